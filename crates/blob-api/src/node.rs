@@ -1,0 +1,100 @@
+//! The storage-node trait.
+
+use async_trait::async_trait;
+use granary_types::{ChunkId, DiskId, PgId};
+
+use crate::{BlobError, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk};
+
+/// How a disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskHealth {
+    /// Reads and writes.
+    Healthy,
+    /// Above the watermark: reads and deletions only, until space comes back.
+    Full,
+    /// Out of service after an I/O error; final until the disk is replaced.
+    Failed,
+}
+
+/// One disk of a node.
+#[derive(Clone, Debug)]
+pub struct DiskStatus {
+    /// Identity, from the directory itself.
+    pub id: DiskId,
+    /// How it does.
+    pub health: DiskHealth,
+    /// Size of the file system in bytes.
+    pub total_bytes: u64,
+    /// Bytes free for new chunks.
+    pub free_bytes: u64,
+    /// Bytes of live chunks.
+    pub live_bytes: u64,
+    /// Bytes that compaction can give back.
+    pub reclaimable_bytes: u64,
+    /// Live chunks.
+    pub chunks: u64,
+}
+
+/// One storage node. Every call names the disk; calls are idempotent and may be repeated.
+#[async_trait]
+pub trait BlobNode: Send + Sync + 'static {
+    /// Stores a chunk; answers after it is durable on the disk.
+    ///
+    /// The disk verifies every block's checksum before it acknowledges.
+    ///
+    /// # Errors
+    /// `Invalid` (checksum or length), `StaleEpoch`, `ChunkExists`, `ChunkDeleted`, `DiskFull`,
+    /// `DiskFailed`, `Busy`, `Unreachable`.
+    async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError>;
+
+    /// Reads the blocks that cover a range of a chunk. Damaged bytes are never returned.
+    ///
+    /// # Errors
+    /// `ChunkNotFound`, `ChunkDeleted`, `Corrupt`, `Invalid` (range), `DiskFailed`, `Busy`,
+    /// `Unreachable`.
+    async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError>;
+
+    /// Copies a chunk under a new id on the same disk; answers after it is durable.
+    ///
+    /// # Errors
+    /// As for [`BlobNode::get`] and [`BlobNode::put`].
+    async fn copy(&self, disk: DiskId, copy: CopyChunk) -> Result<(), BlobError>;
+
+    /// Deletes named chunks, leaving tombstones; answers after that is durable. Unknown ids get a
+    /// tombstone too, so that a late write or a repair cannot bring them back.
+    ///
+    /// # Errors
+    /// `DiskFailed`, `Busy`, `Unreachable`.
+    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError>;
+
+    /// Drops tombstones that every member of the group has confirmed.
+    ///
+    /// # Errors
+    /// `DiskFailed`, `Busy`, `Unreachable`.
+    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError>;
+
+    /// Lists chunks and tombstones of a group in id order, after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// `DiskFailed`, `Busy`, `Unreachable`.
+    async fn list(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+    ) -> Result<ChunkPage, BlobError>;
+
+    /// Opens a group on a disk, or raises its epoch; answers after that is durable. Writes with an
+    /// older epoch are refused from then on.
+    ///
+    /// # Errors
+    /// `StaleEpoch` when the disk already knows a newer one, `DiskFailed`, `Unreachable`.
+    async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError>;
+
+    /// The node's disks and how they do.
+    ///
+    /// # Errors
+    /// `Unreachable`.
+    async fn disks(&self) -> Result<Vec<DiskStatus>, BlobError>;
+}

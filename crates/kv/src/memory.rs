@@ -1,0 +1,278 @@
+//! An in-memory store that can crash: it forgets a suffix of what was not synced.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
+
+type Map = BTreeMap<Bytes, Bytes>;
+
+#[derive(Clone, Debug, Default)]
+struct View {
+    spaces: [Arc<Map>; 3],
+}
+
+impl View {
+    fn map(&self, space: Space) -> &Map {
+        &self.spaces[space as usize]
+    }
+
+    fn apply(&mut self, batch: &WriteBatch) {
+        for op in batch.ops() {
+            match op {
+                Op::Put(space, key, value) => {
+                    Arc::make_mut(&mut self.spaces[*space as usize])
+                        .insert(key.clone(), value.clone());
+                }
+                Op::Delete(space, key) => {
+                    Arc::make_mut(&mut self.spaces[*space as usize]).remove(key);
+                }
+                Op::DeleteRange(space, start, end) => {
+                    Arc::make_mut(&mut self.spaces[*space as usize])
+                        .retain(|key, _| key < start || key >= end);
+                }
+            }
+        }
+    }
+}
+
+/// Bounds of a scan; an inverted range is empty, as in RocksDB.
+fn bounds<'a>(start: &'a [u8], end: Option<&'a [u8]>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    let end = end.map(|end| end.max(start));
+    (
+        Bound::Included(start),
+        end.map_or(Bound::Unbounded, Bound::Excluded),
+    )
+}
+
+impl KvRead for View {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        Ok(self.map(space).get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let owned = |(key, value): (&Bytes, &Bytes)| -> Result<Entry, KvError> {
+            Ok((key.clone(), value.clone()))
+        };
+        let range = self.map(space).range::<[u8], _>(bounds(start, end));
+        match direction {
+            Direction::Forward => Box::new(range.map(owned)),
+            Direction::Backward => Box::new(range.rev().map(owned)),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: View,
+    durable: View,
+    /// Batches written since the last sync, oldest first.
+    pending: VecDeque<WriteBatch>,
+    failure: Option<KvError>,
+    closed: bool,
+}
+
+/// A store in memory. Clones share it, which is how a restarted node finds its data again.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryKv {
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryKv {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loses power: every batch that was not synced is lost but the first `survivors` of them.
+    /// This handle and its clones answer [`KvError::Closed`]; the returned one holds what is left.
+    pub fn crash(&self, survivors: usize) -> Self {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let mut left = state.durable.clone();
+        for batch in state.pending.iter().take(survivors) {
+            left.apply(batch);
+        }
+        let restarted = State {
+            live: left.clone(),
+            durable: left,
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(restarted)),
+        }
+    }
+
+    /// Batches that a crash could lose.
+    pub fn unsynced(&self) -> usize {
+        self.state.lock().pending.len()
+    }
+
+    /// Makes every later write and sync fail, as a dying disk does.
+    pub fn fail(&self, reason: &str) {
+        self.state.lock().failure = Some(KvError::Io(reason.into()));
+    }
+
+    fn view(&self) -> Result<View, KvError> {
+        let state = self.state.lock();
+        if state.closed {
+            Err(KvError::Closed)
+        } else {
+            Ok(state.live.clone())
+        }
+    }
+}
+
+impl KvRead for MemoryKv {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let state = self.state.lock();
+        if state.closed {
+            Err(KvError::Closed)
+        } else {
+            state.live.get(space, key)
+        }
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let (start, end) = (start.to_vec(), end.map(<[u8]>::to_vec));
+        match self.view() {
+            Err(error) => Box::new(std::iter::once(Err(error))),
+            Ok(view) => Box::new(OwnedScan {
+                view,
+                space,
+                start,
+                end,
+                direction,
+            }),
+        }
+    }
+}
+
+/// A scan that owns its view: it finds each next entry from the last key.
+struct OwnedScan {
+    view: View,
+    space: Space,
+    start: Vec<u8>,
+    end: Option<Vec<u8>>,
+    direction: Direction,
+}
+
+impl Iterator for OwnedScan {
+    type Item = Result<Entry, KvError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let map = self.view.map(self.space);
+        let mut range = map.range::<[u8], _>(bounds(&self.start, self.end.as_deref()));
+        let (key, value) = match self.direction {
+            Direction::Forward => range.next(),
+            Direction::Backward => range.next_back(),
+        }?;
+        let entry = (key.clone(), value.clone());
+        match self.direction {
+            Direction::Forward => {
+                self.start = key.to_vec();
+                self.start.push(0);
+            }
+            Direction::Backward => self.end = Some(key.to_vec()),
+        }
+        Some(Ok(entry))
+    }
+}
+
+impl Kv for MemoryKv {
+    fn snapshot(&self) -> Arc<dyn KvRead> {
+        match self.view() {
+            Ok(view) => Arc::new(view),
+            Err(_) => Arc::new(self.clone()),
+        }
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(KvError::Closed);
+        }
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.live.apply(&batch);
+        state.pending.push_back(batch);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(KvError::Closed);
+        }
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.durable = state.live.clone();
+        state.pending.clear();
+        Ok(())
+    }
+
+    fn stats(&self) -> KvStats {
+        KvStats::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(kv: &MemoryKv, key: &str, value: &str) {
+        let mut batch = WriteBatch::new();
+        batch.put(
+            Space::State,
+            key.as_bytes().to_vec(),
+            value.as_bytes().to_vec(),
+        );
+        kv.write(batch).unwrap();
+    }
+
+    fn keys(kv: &dyn KvRead, direction: Direction) -> Vec<Bytes> {
+        kv.scan(Space::State, b"", None, direction)
+            .map(|entry| entry.unwrap().0)
+            .collect()
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+        let kv = MemoryKv::new();
+        put(&kv, "a", "1");
+        kv.sync().unwrap();
+        put(&kv, "b", "2");
+        put(&kv, "c", "3");
+        let restarted = kv.crash(1);
+        assert_eq!(keys(&restarted, Direction::Forward), ["a", "b"]);
+        assert!(matches!(kv.get(Space::State, b"a"), Err(KvError::Closed)));
+    }
+
+    #[test]
+    fn snapshots_do_not_move() {
+        let kv = MemoryKv::new();
+        put(&kv, "a", "1");
+        let before = kv.snapshot();
+        put(&kv, "b", "2");
+        assert_eq!(keys(before.as_ref(), Direction::Forward), ["a"]);
+        assert_eq!(keys(&kv, Direction::Backward), ["b", "a"]);
+    }
+}

@@ -1,0 +1,57 @@
+//! Every limit of the product that more than one crate must agree on, with its source.
+
+/// Shortest bucket name, in bytes (OSS API reference, PutBucket).
+pub const BUCKET_NAME_BYTES_MIN: usize = 3;
+/// Longest bucket name, in bytes (OSS API reference, PutBucket).
+pub const BUCKET_NAME_BYTES_MAX: usize = 63;
+/// Longest object name, in bytes of UTF-8 (OSS API reference).
+pub const OBJECT_KEY_BYTES_MAX: usize = 1023;
+/// Buckets one account may own (OSS API reference: 100 per region).
+pub const BUCKETS_PER_ACCOUNT_MAX: usize = 100;
+
+/// Largest object that one PutObject, PostObject or part may carry, in bytes (5 GB).
+pub const PUT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// Smallest part but the last of a multipart upload, in bytes (100 KB).
+pub const PART_BYTES_MIN: u64 = 100 * 1024;
+/// Highest part number of a multipart upload; the lowest is 1.
+pub const PART_NUMBER_MAX: u32 = 10_000;
+/// Largest object a multipart upload may make, in bytes (48.8 TB).
+pub const OBJECT_BYTES_MAX: u64 = 10_000 * PUT_BYTES_MAX;
+
+/// All `x-oss-meta-*` of one object together, names and values, in bytes (8 KB).
+pub const USER_META_BYTES_MAX: usize = 8 * 1024;
+/// Tags of one object (OSS API reference, PutObjectTagging).
+pub const OBJECT_TAGS_MAX: usize = 10;
+/// Longest tag key of an object, in characters.
+pub const OBJECT_TAG_KEY_CHARS_MAX: usize = 128;
+/// Longest tag value of an object, in characters.
+pub const OBJECT_TAG_VALUE_CHARS_MAX: usize = 256;
+
+/// Keys, uploads, parts or buckets in one listing page unless the client asks for fewer.
+pub const LIST_PAGE_DEFAULT: u32 = 100;
+/// Keys, uploads, parts or buckets in one listing page at most.
+pub const LIST_PAGE_MAX: u32 = 1000;
+/// Objects of one DeleteMultipleObjects request.
+pub const DELETE_OBJECTS_MAX: usize = 1000;
+/// Body of a DeleteMultipleObjects request, in bytes (2 MB).
+pub const DELETE_OBJECTS_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Body of a CompleteMultipartUpload request, in bytes: 10,000 parts with room to spare.
+pub const COMPLETE_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Body of any other request with an XML body, in bytes.
+pub const CONFIG_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Distance between a request's clock and ours that a signature survives, in milliseconds (15 min).
+pub const CLOCK_SKEW_MS_MAX: u64 = 15 * 60 * 1000;
+/// Longest life of a V4 presigned URL, in seconds (7 days).
+pub const PRESIGN_V4_SECS_MAX: u64 = 7 * 24 * 3600;
+
+/// Bytes of one chunk at most.
+pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that one CRC-32C covers inside a chunk; every block but the last is full.
+pub const BLOCK_BYTES: usize = 64 * 1024;
+/// Bytes of one encoded metadata record at most (design: records are bounded).
+pub const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Chunk references in one extent page; keeps a page well below [`RECORD_BYTES_MAX`].
+pub const EXTENTS_PER_PAGE: usize = 128;
+/// Bytes of one Raft log entry at most; a single command may never exceed it.
+pub const LOG_ENTRY_BYTES_MAX: usize = 1024 * 1024;
