@@ -1,1 +1,19 @@
-//! placeholder
+//! The metadata service of one node: key space, commands, queries and the shards themselves.
+//!
+//! What the node assembles (see [`MetaNode`]):
+//!
+//! ```text
+//! let meta: Arc<MetaNode> = MetaNode::open(runtime, node_id, kv, transport, MetaConfig::default()).await?;
+//! if !meta.has_shards() {
+//!     meta.bootstrap(NewCluster { cluster_id, region, root_account, voters: vec![node_id] }).await?;
+//! }
+//! let client = Meta::new(runtime, meta.clone() as Arc<dyn MetaService>);
+//! meta.metrics();              // MetaMetrics
+//! meta.raft();                 // &Arc<RaftHost>, for the gRPC service of the peers
+//! meta.stop().await?;
+//! ```
+//!
+//! It must not know HTTP, chunks or RocksDB; it sits on the `granary-kv` trait.
+
+mod apply;
+mod keyspace;

@@ -1,0 +1,12 @@
+//! The shard that a nonce got, so that an allocation can be repeated.
+
+use granary_meta_api::pb::state;
+
+use super::{Id, row_key};
+
+row_key!(
+    /// Home slab of the root.
+    ShardAllocationKey(ShardAllocation) -> state::ShardAllocation {
+        nonce: Id,
+    }
+);
