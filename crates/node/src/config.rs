@@ -1,0 +1,297 @@
+//! Configuration of a process: flags, then `GRANARY_*` variables, then the TOML file, then defaults.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Deserialize;
+
+/// What `granary server` can be told. The first source that names a setting wins: a flag, its
+/// `GRANARY_*` variable, the file given by --config, the default.
+#[derive(Args, Debug, Default)]
+pub(crate) struct ServerArgs {
+    /// A data directory; repeat it for more. Granary keeps min(3, directories) copies.
+    /// [default: ./granary-data]
+    #[arg(long = "data", value_name = "DIR", env = "GRANARY_DATA", value_delimiter = ',')]
+    data: Vec<PathBuf>,
+    /// Where the metadata lives. [default: `meta` inside the first data directory]
+    #[arg(long, value_name = "DIR", env = "GRANARY_META_DIR")]
+    meta_dir: Option<PathBuf>,
+    /// Address that serves the OSS API. [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "ADDR", env = "GRANARY_LISTEN")]
+    listen: Option<String>,
+    /// Address that serves health and metrics; `off` for none. [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR", env = "GRANARY_ADMIN_LISTEN")]
+    admin_listen: Option<String>,
+    /// Region id that clients sign with. [default: cn-granary-1]
+    #[arg(long, value_name = "ID", env = "GRANARY_REGION")]
+    region: Option<String>,
+    /// A domain whose subdomains are buckets (BUCKET.DOMAIN); repeat it for more.
+    #[arg(long = "domain", value_name = "DOMAIN", env = "GRANARY_DOMAIN", value_delimiter = ',')]
+    domain: Vec<String>,
+    /// URL that ListBuckets and GetBucketInfo advertise. [default: what the client used]
+    #[arg(long, value_name = "URL", env = "GRANARY_PUBLIC_ENDPOINT")]
+    public_endpoint: Option<String>,
+    /// Access key id of the root account. [default: made at the first start]
+    #[arg(long, value_name = "ID", env = "GRANARY_ROOT_ACCESS_KEY_ID")]
+    root_access_key_id: Option<String>,
+    /// Access key secret of the root account; prefer the variable, flags are visible to others.
+    #[arg(long, value_name = "SECRET", env = "GRANARY_ROOT_ACCESS_KEY_SECRET", hide_env_values = true)]
+    root_access_key_secret: Option<String>,
+    /// Log format: `text` or `json`. [default: text]
+    #[arg(long, value_name = "FORMAT", env = "GRANARY_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Log filter in the syntax of tracing's EnvFilter. [default: info]
+    #[arg(long, value_name = "FILTER", env = "GRANARY_LOG")]
+    log: Option<String>,
+    /// OTLP/gRPC endpoint that receives traces, such as http://127.0.0.1:4317. [default: none]
+    #[arg(long, value_name = "URL", env = "GRANARY_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+    /// A TOML file with the same settings (underscores for hyphens) and the tuning sections.
+    #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The file given by --config. Unknown keys are refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    data: Vec<PathBuf>,
+    meta_dir: Option<PathBuf>,
+    listen: Option<String>,
+    admin_listen: Option<String>,
+    region: Option<String>,
+    domain: Vec<String>,
+    public_endpoint: Option<String>,
+    root_access_key_id: Option<String>,
+    root_access_key_secret: Option<String>,
+    log_format: Option<LogFormat>,
+    log: Option<String>,
+    otlp_endpoint: Option<String>,
+    /// Limits and deadlines of the HTTP server.
+    gateway: granary_gateway::HttpConfig,
+    /// Data path: inline size, buffers.
+    datapath: granary_datapath::DataPathConfig,
+    /// Volumes, watermarks, compaction.
+    storage: granary_blob::BlobConfig,
+    /// Shards and grace periods.
+    meta: MetaSection,
+}
+
+/// Settings of the metadata service.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct MetaSection {
+    /// Data shards of a new installation; later values are ignored because the shards exist.
+    pub(crate) shards: u32,
+    /// Memory for caches and write buffers of all databases of the process, in bytes.
+    pub(crate) memory_bytes: usize,
+    /// Replaced or deleted bytes stay readable this long for requests already running, in seconds.
+    pub(crate) reader_grace_secs: u64,
+}
+
+impl Default for MetaSection {
+    fn default() -> Self {
+        Self { shards: 8, memory_bytes: 64 << 20, reader_grace_secs: 900 }
+    }
+}
+
+/// Validated settings of `granary server`.
+#[derive(Debug)]
+pub(crate) struct ServerConfig {
+    pub(crate) data: Vec<PathBuf>,
+    pub(crate) meta_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) region: String,
+    pub(crate) domains: Vec<String>,
+    pub(crate) public_endpoint: Option<String>,
+    pub(crate) root_credentials: Option<Credentials>,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log: String,
+    pub(crate) otlp_endpoint: Option<String>,
+    pub(crate) http: granary_gateway::HttpConfig,
+    pub(crate) datapath: granary_datapath::DataPathConfig,
+    pub(crate) storage: granary_blob::BlobConfig,
+    pub(crate) meta: MetaSection,
+}
+
+/// An access key pair.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl ServerConfig {
+    /// Reads the file, if one is named, and merges it under the flags and variables.
+    pub(crate) fn load(args: ServerArgs) -> anyhow::Result<Self> {
+        let file = match &args.config {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                parse_file(&text).with_context(|| format!("in {}", path.display()))?
+            }
+        };
+        Self::merge(args, file)
+    }
+
+    fn merge(args: ServerArgs, file: File) -> anyhow::Result<Self> {
+        let data = first_list(args.data, file.data, || vec![PathBuf::from("./granary-data")]);
+        let first = data.first().context("at least one data directory is needed")?;
+        for (index, dir) in data.iter().enumerate() {
+            if data[..index].contains(dir) {
+                bail!("data directory {} is named twice", dir.display());
+            }
+        }
+        let meta_dir = args.meta_dir.or(file.meta_dir).unwrap_or_else(|| first.join("meta"));
+        let listen = args.listen.or(file.listen);
+        let admin = args.admin_listen.or(file.admin_listen);
+        let admin = admin.unwrap_or_else(|| "127.0.0.1:9001".to_owned());
+        let id = args.root_access_key_id.or(file.root_access_key_id);
+        let secret = args.root_access_key_secret.or(file.root_access_key_secret);
+        let config = Self {
+            meta_dir,
+            listen: address("listen", listen.as_deref().unwrap_or("127.0.0.1:9000"))?,
+            admin_listen: match admin.as_str() {
+                "off" => None,
+                text => Some(address("admin-listen", text)?),
+            },
+            region: region(args.region.or(file.region))?,
+            domains: first_list(args.domain, file.domain, Vec::new)
+                .into_iter()
+                .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
+                .collect(),
+            public_endpoint: endpoint(args.public_endpoint.or(file.public_endpoint))?,
+            root_credentials: credentials(id, secret)?,
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+            log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            otlp_endpoint: args.otlp_endpoint.or(file.otlp_endpoint),
+            http: file.gateway,
+            datapath: file.datapath,
+            storage: file.storage,
+            meta: file.meta,
+            data,
+        };
+        if !(1..=1024).contains(&config.meta.shards) {
+            bail!("meta.shards must be between 1 and 1024");
+        }
+        Ok(config)
+    }
+}
+
+fn parse_file(text: &str) -> Result<File, toml::de::Error> {
+    toml::from_str(text)
+}
+
+fn first_list<T>(first: Vec<T>, second: Vec<T>, default: impl FnOnce() -> Vec<T>) -> Vec<T> {
+    if !first.is_empty() {
+        first
+    } else if !second.is_empty() {
+        second
+    } else {
+        default()
+    }
+}
+
+fn address(name: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    text.parse().with_context(|| format!("{name}: {text} is not an address such as 127.0.0.1:9000"))
+}
+
+fn region(text: Option<String>) -> anyhow::Result<String> {
+    let text = text.unwrap_or_else(|| "cn-granary-1".to_owned());
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.is_empty() || text.len() > 64 || !text.chars().all(legal) {
+        bail!("region: {text} is not a region id such as cn-granary-1");
+    }
+    Ok(text)
+}
+
+fn endpoint(text: Option<String>) -> anyhow::Result<Option<String>> {
+    let Some(text) = text else { return Ok(None) };
+    let uri: http::Uri =
+        text.parse().with_context(|| format!("public-endpoint: {text} is not a URL"))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        bail!("public-endpoint: {text} is not a URL such as https://oss.example.com");
+    }
+    Ok(Some(text.trim_end_matches('/').to_owned()))
+}
+
+fn credentials(id: Option<String>, secret: Option<String>) -> anyhow::Result<Option<Credentials>> {
+    match (id, secret) {
+        (None, None) => Ok(None),
+        (Some(id), Some(secret)) if !id.is_empty() && secret.len() >= 8 => {
+            Ok(Some(Credentials { id, secret }))
+        }
+        (Some(_), Some(_)) => bail!("the root access key needs an id and a secret of 8 characters or more"),
+        _ => bail!("give both GRANARY_ROOT_ACCESS_KEY_ID and GRANARY_ROOT_ACCESS_KEY_SECRET, or neither"),
+    }
+}
+
+/// A path as people should see it.
+pub(crate) fn shown(path: &Path) -> String {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(args: ServerArgs, file: &str) -> anyhow::Result<ServerConfig> {
+        ServerConfig::merge(args, parse_file(file)?)
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = merged(ServerArgs::default(), "").unwrap();
+        assert_eq!(config.data, [PathBuf::from("./granary-data")]);
+        assert_eq!(config.meta_dir, PathBuf::from("./granary-data/meta"));
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
+        assert_eq!(config.admin_listen.unwrap().to_string(), "127.0.0.1:9001");
+        assert_eq!(config.region, "cn-granary-1");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let args = ServerArgs { region: Some("cn-flag-1".to_owned()), ..ServerArgs::default() };
+        let file = "region = \"cn-file-1\"\nadmin_listen = \"off\"\n[meta]\nshards = 3\n";
+        let config = merged(args, file).unwrap();
+        assert_eq!((config.region.as_str(), config.meta.shards), ("cn-flag-1", 3));
+        assert_eq!(config.admin_listen, None);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        for bad in [
+            "regoin = \"x\"",
+            "listen = \"nowhere\"",
+            "region = \"Not A Region\"",
+            "public_endpoint = \"oss.example.com\"",
+            "root_access_key_id = \"alone\"",
+            "[meta]\nshards = 0",
+            "[meta]\nshard = 1",
+            "data = [\"a\", \"a\"]",
+        ] {
+            assert!(merged(ServerArgs::default(), bad).is_err(), "{bad}");
+        }
+    }
+}
