@@ -1,1 +1,191 @@
-//! placeholder
+//! Object bytes between a request and N storage nodes: chunking, quorum writes, hedged reads,
+//! copies, digests, and the memory they may take.
+//!
+//! It must not know HTTP, permissions or keys' meaning. It writes bytes and hands out a payload;
+//! whether they become an object is decided by the commit that carries the payload. It never
+//! deletes: what a refused or broken write leaves behind is found by the sweep.
+
+mod cluster;
+mod config;
+mod error;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use granary_meta_api::{Meta, pb};
+use granary_runtime::Runtime;
+use granary_types::{ByteRange, Redundancy, StorageClass};
+
+pub use cluster::{ClusterView, NodeDirectory};
+pub use config::DataPathConfig;
+pub use error::{BodyError, ReadError, WriteError};
+
+/// Where bytes are going to belong.
+#[derive(Clone, Debug)]
+pub struct WriteTarget {
+    /// Bucket, key and the bucket generation the caller saw.
+    pub at: pb::Position,
+    /// The bucket's redundancy: which pool takes the bytes.
+    pub redundancy: Redundancy,
+    /// The object's storage class.
+    pub storage_class: StorageClass,
+}
+
+/// What a body may be.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Length the client declared; a body of another length is refused.
+    pub declared_length: Option<u64>,
+    /// Bytes the body may have at most.
+    pub max_bytes: u64,
+}
+
+/// Bytes that are durable but belong to nothing until a command with their payload is applied.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Goes into `PutObject` or `PutPart`.
+    pub payload: pb::Payload,
+    /// Bytes.
+    pub size: u64,
+    /// MD5 of the bytes.
+    pub md5: [u8; 16],
+    /// CRC-64/XZ of the bytes.
+    pub crc64: u64,
+}
+
+/// A version to read from, as `GetVersion { with_body: true }` answered it.
+#[derive(Clone, Debug)]
+pub struct ReadSource {
+    /// Bucket, key and generation it was found at.
+    pub at: pb::Position,
+    /// The version, with its body.
+    pub version: pb::state::Version,
+    /// The bytes of an inline body; empty otherwise.
+    pub inline: Bytes,
+}
+
+/// Which digests a copy must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyDigests {
+    /// A whole object is copied and keeps its ETag and CRC-64: the bytes may go from disk to disk.
+    Keep,
+    /// MD5 and CRC-64 of the copied range are needed: the bytes are streamed and hashed.
+    Compute,
+}
+
+/// Copied bytes, durable but belonging to nothing yet.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// Goes into `PutObject` or `PutPart`.
+    pub payload: pb::Payload,
+    /// Bytes.
+    pub size: u64,
+    /// MD5 and CRC-64/XZ of the bytes; always there with [`CopyDigests::Compute`], otherwise
+    /// `None` may mean that those of the source hold.
+    pub digests: Option<([u8; 16], u64)>,
+}
+
+/// The way of object bytes. Cheap to clone; clones share buffers, map and health.
+#[derive(Clone)]
+pub struct DataPath {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Runtime,
+    meta: Meta,
+    view: ClusterView,
+    nodes: Arc<dyn NodeDirectory>,
+    config: DataPathConfig,
+}
+
+impl DataPath {
+    /// A data path over the nodes of `nodes`, placing chunks by `view`.
+    pub fn new(
+        runtime: Runtime,
+        meta: Meta,
+        view: ClusterView,
+        nodes: Arc<dyn NodeDirectory>,
+        config: DataPathConfig,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                runtime,
+                meta,
+                view,
+                nodes,
+                config,
+            }),
+        }
+    }
+
+    /// Copies that bytes of a redundancy get in this cluster; `None` when no pool serves it.
+    pub fn copies(&self, redundancy: Redundancy) -> Option<u32> {
+        let _ = (redundancy, &self.shared.view, &self.shared.config);
+        None
+    }
+
+    /// Streams a body to disks (or into the payload, when it is small) and hashes it.
+    ///
+    /// A write that is dropped or fails leaves at most unreferenced chunks, which the sweep finds.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; after any of them there is no payload, so nothing can be committed.
+    pub async fn write<S>(
+        &self,
+        target: WriteTarget,
+        body: S,
+        limits: BodyLimits,
+    ) -> Result<Written, WriteError>
+    where
+        S: Stream<Item = Result<Bytes, BodyError>> + Send + Unpin,
+    {
+        let _ = (
+            target,
+            body,
+            limits,
+            &self.shared.runtime,
+            &self.shared.meta,
+            &self.shared.nodes,
+        );
+        Err(WriteError::Overloaded)
+    }
+
+    /// Streams a range of an object, in order. `range` must lie inside the version's size.
+    ///
+    /// The stream ends after the last byte or with one error. Reading is driven by the consumer.
+    pub fn read(&self, source: ReadSource, range: ByteRange) -> ReadStream {
+        let _ = (source, range);
+        ReadStream(Box::pin(futures_util::stream::empty()))
+    }
+
+    /// Copies a range of an object under a write of its own: from disk to disk where pool and
+    /// range allow and [`CopyDigests::Keep`] is enough, streamed in bounded memory otherwise.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn copy(
+        &self,
+        source: ReadSource,
+        range: ByteRange,
+        target: WriteTarget,
+        digests: CopyDigests,
+    ) -> Result<Copied, WriteError> {
+        let _ = (source, range, target, digests);
+        Err(WriteError::Overloaded)
+    }
+}
+
+/// Bytes of an object, in order.
+pub struct ReadStream(Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send>>);
+
+impl Stream for ReadStream {
+    type Item = Result<Bytes, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
