@@ -1,0 +1,29 @@
+//! XML of the protocol: request bodies in, response documents out.
+//!
+//! Bodies are read through one bounded parser that refuses what OSS refuses ([`parse`]); documents are
+//! written by one small writer ([`Writer`]). Neither knows where the values come from.
+
+mod bucket;
+mod de;
+mod listing;
+mod multipart;
+mod object;
+mod request;
+mod ser;
+
+pub use bucket::{
+    BucketEncryption, BucketInfo, BucketStat, BucketSummary, ClassUsage, ListAllMyBucketsResult,
+    LocationConstraint,
+};
+pub use de::{Element, malformed_xml, parse};
+pub use listing::{Encoding, ListBucketResult, ListBucketResultV2, ListedObject, Owner};
+pub use multipart::{
+    CompleteMultipartUploadResult, InitiateMultipartUploadResult, ListMultipartUploadsResult,
+    ListPartsResult, ListedPart, ListedUpload,
+};
+pub use object::{CopyObjectResult, CopyPartResult, DeleteResult, DeletedObject};
+pub(crate) use request::checked_part_number;
+pub use request::{
+    CompleteMultipartUpload, CompletedPart, CreateBucketConfiguration, Delete, DeleteTarget,
+};
+pub use ser::Writer;
