@@ -1,0 +1,98 @@
+//! Settings of every group of a node, in milliseconds and entries.
+
+use std::sync::Arc;
+
+use crate::RaftError;
+
+/// How groups elect, replicate and compact. The defaults suit disks whose syncs take up to 10 ms
+/// and nodes that are busy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// A leader's heartbeat, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Shortest election timeout, in milliseconds.
+    pub election_min_ms: u64,
+    /// Longest election timeout, in milliseconds; also the length of the leader lease.
+    pub election_max_ms: u64,
+    /// Log entries after which applied ones become candidates for purging.
+    pub snapshot_every_entries: u64,
+    /// Applied entries kept in the log, so that a restarted peer catches up from it.
+    pub keep_entries: u64,
+    /// Entries a follower may lag before it is sent a snapshot instead of the log. Larger than
+    /// `keep_entries` has no effect.
+    pub lag_entries: u64,
+    /// Longest transfer of one snapshot, in milliseconds; a single chunk has a tenth of it.
+    pub snapshot_timeout_ms: u64,
+    /// Longest wait for the answer to a message, in milliseconds (one batch's sync at the peer).
+    pub message_timeout_ms: u64,
+    /// Bytes of log entries in one message to a peer.
+    pub message_bytes: usize,
+    /// Entries proposed and not yet applied, per group.
+    pub entries_in_flight: usize,
+    /// Commands that may wait for their entry, per group.
+    pub queue_commands: usize,
+    /// Bytes of commands that may wait or be in flight, per group.
+    pub queue_bytes: usize,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 300,
+            election_min_ms: 1500,
+            election_max_ms: 3000,
+            snapshot_every_entries: 20_000,
+            keep_entries: 10_000,
+            lag_entries: 50_000,
+            snapshot_timeout_ms: 600_000,
+            message_timeout_ms: 2000,
+            message_bytes: 2 * 1024 * 1024,
+            entries_in_flight: 8,
+            queue_commands: 8192,
+            queue_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl RaftConfig {
+    /// Checks the settings against each other; `may_campaign` is whether a new group may start an
+    /// election by itself at once.
+    ///
+    /// # Errors
+    /// [`RaftError::Config`] says which one is not usable.
+    pub(crate) fn validated(&self, may_campaign: bool) -> Result<Arc<openraft::Config>, RaftError> {
+        let positive = [
+            ("entries_in_flight", self.entries_in_flight),
+            ("queue_commands", self.queue_commands),
+            ("queue_bytes", self.queue_bytes),
+            ("message_bytes", self.message_bytes),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(RaftError::Config(format!("{name} must not be 0")));
+        }
+        let config = openraft::Config {
+            cluster_name: "granary".to_owned(),
+            heartbeat_interval: self.heartbeat_ms,
+            // Lease and leader changes are reasoned about with a heartbeat every interval.
+            heartbeat_min_interval: Some(0),
+            election_timeout_min: self.election_min_ms,
+            election_timeout_max: self.election_max_ms,
+            install_snapshot_timeout: self.snapshot_timeout_ms,
+            max_payload_entries: 256,
+            max_append_entries: Some(256),
+            replication_lag_threshold: self.lag_entries,
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_every_entries),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            purge_batch_size: (self.snapshot_every_entries / 4).max(1),
+            enable_elect: may_campaign,
+            enable_pre_vote: Some(true),
+            // A log that goes backwards is lost data: never replicate over it silently.
+            allow_log_reversion: Some(false),
+            // The commit point is not synced, so a restarted leader may be behind what it served:
+            // it has to be elected again, and applies its first entry before it serves.
+            enable_leader_restore: Some(false),
+            ..openraft::Config::default()
+        };
+        config.validate().map(Arc::new).map_err(|error| RaftError::Config(error.to_string()))
+    }
+}

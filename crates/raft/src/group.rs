@@ -1,0 +1,386 @@
+//! One shard's replica on this node: what the metadata service works with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_runtime::{Runtime, within};
+use granary_types::{NodeId, ShardId};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError as ApiError};
+use openraft::raft::ClientWriteResponse;
+
+use crate::handle::Receiver;
+use crate::lease::{LeaseRead, Role, SleepDetector, Standing, by_quorum};
+use crate::log_store::LogStore;
+use crate::proposer::{self, Proposer};
+use crate::types::{Membership, Raft, Types, seeded};
+use crate::{NotLeader, ProposeError, RaftError, RaftReply, RaftRequest};
+
+/// Who takes part in a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Nodes that vote, ascending. While a change is under way: those of both sets.
+    pub voters: Vec<NodeId>,
+    /// Nodes that only follow, ascending.
+    pub learners: Vec<NodeId>,
+    /// True while a change of voters is under way.
+    pub changing: bool,
+}
+
+impl Members {
+    fn of(membership: &Membership) -> Self {
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        Self {
+            voters: voters.into_iter().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            changing: membership.get_joint_config().len() > 1,
+        }
+    }
+}
+
+/// A group's numbers at one moment, for metrics and the admin interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMetrics {
+    /// The shard.
+    pub shard: ShardId,
+    /// The current term.
+    pub term: u64,
+    /// Who leads, as far as known.
+    pub leader: Option<NodeId>,
+    /// Who takes part.
+    pub members: Members,
+    /// Index of the newest log entry.
+    pub last_index: Option<u64>,
+    /// Index of the newest entry known to be committed.
+    pub committed_index: Option<u64>,
+    /// Index of the newest applied entry.
+    pub applied_index: Option<u64>,
+    /// Index up to which the log was cut.
+    pub purged_index: Option<u64>,
+    /// Commands that wait for a log entry.
+    pub queued_commands: usize,
+    /// At the leader: each peer's newest entry known to be durable there.
+    pub matched: BTreeMap<NodeId, Option<u64>>,
+    /// False when the group stopped on this node because of an error.
+    pub healthy: bool,
+}
+
+pub(crate) struct Parts {
+    pub(crate) shard: ShardId,
+    pub(crate) node: NodeId,
+    pub(crate) lease: Duration,
+    pub(crate) standing: Standing,
+    pub(crate) proposer: Proposer,
+    pub(crate) receiver: Receiver,
+    pub(crate) clocks: SleepDetector,
+    pub(crate) log: LogStore,
+    pub(crate) runtime: Runtime,
+}
+
+/// One shard's replica on this node. Clones share it.
+#[derive(Clone)]
+pub struct Group {
+    parts: Arc<Parts>,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("shard", &self.parts.shard).finish_non_exhaustive()
+    }
+}
+
+impl Group {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    fn raft(&self) -> &Raft {
+        self.parts.standing.raft()
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        self.parts.shard
+    }
+
+    /// Proposes a command and waits, for at most `deadline`, until it is durable on a majority and
+    /// applied here; the state machine's answer to it.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; after `Unknown` and `Failed` the command may be applied all the same.
+    pub async fn propose(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ProposeError> {
+        self.parts.proposer.propose(command, deadline).await
+    }
+
+    /// First step of a read: call it, then take the store's snapshot, then confirm.
+    ///
+    /// # Errors
+    /// [`NotLeader`]; with `leader: None` also while this node has won an election but has not yet
+    /// applied its first entry (see [`Group::wait_ready`]).
+    pub fn begin_read(&self) -> Result<LeaseRead<'_>, NotLeader> {
+        match self.parts.standing.role() {
+            Role::Leading(term) => Ok(LeaseRead {
+                standing: &self.parts.standing,
+                clocks: &self.parts.clocks,
+                lease: self.parts.lease,
+                term,
+            }),
+            Role::Starting => Err(NotLeader { leader: None }),
+            Role::Following(leader) => Err(NotLeader { leader }),
+        }
+    }
+
+    /// Proves by asking a quorum that this node leads, and waits until it has applied everything
+    /// that was acknowledged before the call. A snapshot taken afterwards shows all of that.
+    ///
+    /// # Errors
+    /// [`NotLeader`] when it does not lead or no quorum answers within a lease.
+    pub async fn read_barrier(&self) -> Result<(), NotLeader> {
+        let limit = self.parts.lease;
+        let barrier = async {
+            let proof = self.raft().get_read_linearizer(by_quorum(limit)).await;
+            let proof = proof.map_err(|_| self.parts.standing.not_leader())?;
+            let applied = proof.try_await_ready(self.raft(), Some(limit)).await;
+            match applied {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(self.parts.standing.not_leader()),
+            }
+        };
+        within(limit * 2, barrier).await.unwrap_or(Err(NotLeader { leader: None }))
+    }
+
+    /// Who leads, as far as this node knows (it may be this node).
+    pub fn leader(&self) -> Option<NodeId> {
+        match self.parts.standing.role() {
+            Role::Leading(_) | Role::Starting => Some(self.parts.node),
+            Role::Following(leader) => leader,
+        }
+    }
+
+    /// True when this node leads and has applied its term's first entry.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.parts.standing.role(), Role::Leading(_))
+    }
+
+    /// The current term.
+    pub fn term(&self) -> u64 {
+        self.raft().metrics().borrow_watched().current_term
+    }
+
+    /// Index of the newest applied entry.
+    pub fn last_applied(&self) -> Option<u64> {
+        self.parts.standing.applied().id.map(|id| id.index)
+    }
+
+    /// The newest leader's time among the applied entries, in milliseconds since the epoch.
+    pub fn applied_time_ms(&self) -> u64 {
+        self.parts.standing.applied().time_ms
+    }
+
+    /// Who takes part.
+    pub fn members(&self) -> Members {
+        Members::of(self.raft().metrics().borrow_watched().membership_config.membership())
+    }
+
+    /// False once the group has stopped on this node because its log or state machine failed.
+    pub fn is_healthy(&self) -> bool {
+        !proposer::failed(&self.parts.standing)
+    }
+
+    /// The group's numbers now.
+    pub fn metrics(&self) -> GroupMetrics {
+        let watched = self.raft().metrics();
+        let metrics = watched.borrow_watched().clone();
+        let matched = metrics.replication.unwrap_or_default().into_iter();
+        GroupMetrics {
+            shard: self.parts.shard,
+            term: metrics.current_term,
+            leader: self.leader(),
+            members: Members::of(metrics.membership_config.membership()),
+            last_index: metrics.last_log_index,
+            committed_index: metrics.local_committed.map(|id| id.index),
+            applied_index: self.last_applied(),
+            purged_index: metrics.purged.map(|id| id.index),
+            queued_commands: self.parts.proposer.queued(),
+            matched: matched.map(|(node, id)| (NodeId(node), id.map(|id| id.index))).collect(),
+            healthy: self.is_healthy(),
+        }
+    }
+
+    /// Waits, for at most `limit`, until this node leads and can serve, or another leader is
+    /// known.
+    ///
+    /// # Errors
+    /// [`NotLeader`] names the other leader, or nobody when none was found in time.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<(), NotLeader> {
+        let mut standing = self.parts.standing.clone();
+        let waiting = async {
+            loop {
+                match standing.role() {
+                    Role::Leading(_) => return Ok(()),
+                    Role::Following(Some(leader)) => {
+                        return Err(NotLeader { leader: Some(leader) });
+                    }
+                    Role::Following(None) | Role::Starting => {
+                        if !standing.changed().await {
+                            return Err(NotLeader { leader: None });
+                        }
+                    }
+                }
+            }
+        };
+        within(limit, waiting).await.unwrap_or(Err(NotLeader { leader: None }))
+    }
+
+    /// Waits, for at most `limit`, until the entry at `index` is applied here; false when it is
+    /// not.
+    pub async fn wait_applied(&self, index: u64, limit: Duration) -> bool {
+        let mut standing = self.parts.standing.clone();
+        let waiting = async {
+            while standing.applied().id.is_none_or(|id| id.index < index) {
+                if !standing.changed().await {
+                    return false;
+                }
+            }
+            true
+        };
+        within(limit, waiting).await.unwrap_or(false)
+    }
+
+    /// Asks `to` to take over; it does once its log is up to date. Returns when the request is on
+    /// its way: watch [`Group::leader`].
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`] when this node does not lead, [`RaftError::Membership`] when `to`
+    /// does not vote.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), RaftError> {
+        if !self.is_leader() {
+            return Err(self.parts.standing.not_leader().into());
+        }
+        if !self.members().voters.contains(&to) {
+            return Err(RaftError::Membership(format!("node {to} is not a voter")));
+        }
+        let asked = self.raft().trigger().transfer_leader(to.0).await;
+        asked.map_err(|error| RaftError::Stopped(error.to_string()))
+    }
+
+    /// Adds a node that follows without voting, and waits until it has caught up, for at most
+    /// `limit`. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`RaftError::NotNow`] when it has not caught up in time (it goes on), otherwise see
+    /// [`Group::change_membership`].
+    pub async fn add_learner(&self, node: NodeId, limit: Duration) -> Result<(), RaftError> {
+        let adding = seeded(0, self.raft().add_learner(node.0, openraft::EmptyNode {}, true));
+        match within(limit, adding).await {
+            Ok(outcome) => self.changed(outcome),
+            Err(_) => Err(RaftError::NotNow("the learner has not caught up yet")),
+        }
+    }
+
+    /// Makes `voters` the voting members, by way of both sets agreeing (joint consensus). New ones
+    /// must be learners already; removed ones leave the group.
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], [`RaftError::Membership`] (another change is under way, a new
+    /// voter is no learner), [`RaftError::NotNow`] when it is not done within `limit` (it may
+    /// still come to pass), [`RaftError::Stopped`].
+    pub async fn change_membership(
+        &self,
+        voters: &[NodeId],
+        limit: Duration,
+    ) -> Result<(), RaftError> {
+        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        let changing = seeded(0, self.raft().change_membership(voters, false));
+        match within(limit, changing).await {
+            Ok(outcome) => self.changed(outcome),
+            Err(_) => Err(RaftError::NotNow("the membership change is still under way")),
+        }
+    }
+
+    fn changed(
+        &self,
+        outcome: Result<ClientWriteResponse<Types>, ApiError<Types, ClientWriteError<Types>>>,
+    ) -> Result<(), RaftError> {
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(ApiError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(NotLeader { leader: forward.leader_id.map(NodeId) }.into())
+            }
+            Err(ApiError::APIError(error)) => Err(RaftError::Membership(error.to_string())),
+            Err(ApiError::Fatal(error)) => Err(RaftError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Lets the log be cut up to what is applied, but for the entries to keep. Happens by itself
+    /// every `snapshot_every_entries`.
+    ///
+    /// # Errors
+    /// [`RaftError::Stopped`].
+    pub async fn trigger_snapshot(&self) -> Result<(), RaftError> {
+        let triggered = self.raft().trigger().snapshot().await;
+        triggered.map_err(|error| RaftError::Stopped(error.to_string()))
+    }
+
+    pub(crate) async fn handle(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {
+        self.parts.receiver.handle(request).await
+    }
+
+    pub(crate) async fn bootstrap(&self, voters: &[NodeId]) -> Result<(), RaftError> {
+        let members: BTreeMap<u64, openraft::EmptyNode> =
+            voters.iter().map(|node| (node.0, openraft::EmptyNode {})).collect();
+        if !members.contains_key(&self.parts.node.0) {
+            let node = self.parts.node;
+            return Err(RaftError::Membership(format!("node {node} is not among the voters")));
+        }
+        match seeded(0, self.raft().initialize(members)).await {
+            Ok(()) => self.start_alone().await,
+            // Formed already: by an earlier call, or by a peer that was faster.
+            Err(ApiError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(ApiError::APIError(error)) => Err(RaftError::Membership(error.to_string())),
+            Err(ApiError::Fatal(error)) => Err(RaftError::Stopped(error.to_string())),
+        }
+    }
+
+    /// A sole voter needs nobody's vote: it is elected at once instead of after a timeout.
+    pub(crate) async fn start_alone(&self) -> Result<(), RaftError> {
+        let node = self.parts.node.0;
+        let alone = self.raft().with_raft_state(move |state| {
+            let voters: BTreeSet<u64> = state.membership_state.effective().voter_ids().collect();
+            voters == BTreeSet::from([node])
+        });
+        let stopped = |error: crate::types::Fatal| RaftError::Stopped(error.to_string());
+        if !alone.await.map_err(stopped)? {
+            return Ok(());
+        }
+        self.raft().runtime_config().elect(true);
+        self.raft().trigger().elect(false).await.map_err(stopped)?;
+        // Everything in the log is committed then, hence applied.
+        self.wait_ready(self.parts.lease).await?;
+        Ok(())
+    }
+
+    /// Lets the group campaign from `delay` on.
+    pub(crate) fn campaign_after(&self, delay: Duration) {
+        let (group, runtime) = (self.clone(), self.parts.runtime.clone());
+        self.parts.runtime.spawn(async move {
+            tokio::select! {
+                () = runtime.sleep(delay) => group.raft().runtime_config().elect(true),
+                () = runtime.shutdown().cancelled() => {}
+            }
+        });
+    }
+
+    pub(crate) async fn stop(&self) {
+        // The outcome says only whether the task had panicked, which it has logged.
+        let _ = self.raft().shutdown().await;
+        // Only a hint; the log without it is as good.
+        let _ = self.parts.log.flush_committed().await;
+    }
+}

@@ -1,0 +1,220 @@
+//! The receiving half of the protocol: a peer's message to one group of this node.
+//!
+//! A restarted node forgets when it last heard from its leader, so for one lease it neither votes
+//! nor campaigns: otherwise a new leader could be elected while the old one still serves reads
+//! under its lease. A leader that hands over asks for the vote itself and is let through.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_runtime::Runtime;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest,
+};
+use parking_lot::Mutex;
+
+use crate::RaftError;
+use crate::format::{
+    Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
+};
+use crate::snapshot::{SnapshotData, Stage, decode_books, meta};
+use crate::types::{Raft, Snapshot, Vote, seeded};
+use crate::wire::proto::{self, reply, request};
+use crate::wire::{RaftReply, RaftRequest};
+
+impl From<Malformed> for RaftError {
+    fn from(error: Malformed) -> Self {
+        RaftError::Malformed(error.0)
+    }
+}
+
+/// A snapshot being received.
+struct Incoming {
+    transfer: u64,
+    bookkeeping: Bytes,
+    next: u64,
+}
+
+/// What receiving needs, per group.
+pub(crate) struct Receiver {
+    raft: Raft,
+    runtime: Runtime,
+    stage: Stage,
+    /// Until then (monotonic) votes are refused; see the top of the file.
+    quarantine: Option<Duration>,
+    incoming: Mutex<Option<Incoming>>,
+}
+
+fn required<T>(part: Option<T>) -> Result<T, RaftError> {
+    part.ok_or(RaftError::Malformed("a required part is missing"))
+}
+
+fn stopped(error: impl std::fmt::Display) -> RaftError {
+    RaftError::Stopped(error.to_string())
+}
+
+impl Receiver {
+    pub(crate) fn new(
+        raft: Raft,
+        runtime: Runtime,
+        stage: Stage,
+        quarantine: Option<Duration>,
+    ) -> Self {
+        Self { raft, runtime, stage, quarantine, incoming: Mutex::new(None) }
+    }
+
+    pub(crate) async fn handle(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {
+        let body = match request.0 {
+            request::Body::Append(call) => reply::Body::Append(self.append(call).await?),
+            request::Body::Vote(call) => reply::Body::Vote(self.vote(call).await?),
+            request::Body::SnapshotBegin(call) => self.snapshot(self.begin(call).await?),
+            request::Body::SnapshotChunk(call) => self.snapshot(self.chunk(call).await?),
+            request::Body::SnapshotFinish(call) => self.snapshot(self.finish(call).await?),
+            request::Body::TransferLeader(call) => {
+                reply::Body::TransferLeader(self.transfer_leader(call).await?)
+            }
+        };
+        Ok(RaftReply(body))
+    }
+
+    fn snapshot(&self, vote: Option<Vote>) -> reply::Body {
+        reply::Body::Snapshot(proto::SnapshotReply { vote: vote.as_ref().map(vote_to_proto) })
+    }
+
+    async fn append(&self, call: proto::Append) -> Result<proto::AppendReply, RaftError> {
+        use proto::append_reply::Outcome;
+        let entries = call.entries.into_iter().map(entry_from_proto).collect::<Result<_, _>>()?;
+        let request = AppendEntriesRequest {
+            vote: vote_from_proto(required(call.vote)?),
+            prev_log_id: call.previous.map(log_id_from_proto),
+            entries,
+            leader_commit: call.committed.map(log_id_from_proto),
+        };
+        let outcome = match self.raft.append_entries(request).await.map_err(stopped)? {
+            AppendEntriesResponse::Success => Outcome::Success(proto::Blank {}),
+            AppendEntriesResponse::PartialSuccess(matched) => {
+                Outcome::Partial(proto::PartialSuccess {
+                    matched: matched.as_ref().map(log_id_to_proto),
+                })
+            }
+            AppendEntriesResponse::Conflict => Outcome::Conflict(proto::Blank {}),
+            AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(vote_to_proto(&vote)),
+        };
+        Ok(proto::AppendReply { outcome: Some(outcome) })
+    }
+
+    async fn vote(&self, call: proto::VoteCall) -> Result<proto::VoteReply, RaftError> {
+        let promised = self.quarantine.is_some_and(|until| self.runtime.monotonic() < until);
+        if promised && !call.leadership_transfer {
+            return Err(RaftError::NotNow("this node restarted less than a lease ago"));
+        }
+        let mut request = VoteRequest::new(
+            vote_from_proto(required(call.vote)?),
+            call.last.map(log_id_from_proto),
+        );
+        request.leadership_transfer = call.leadership_transfer;
+        let response = if call.pre_vote {
+            self.raft.pre_vote(request).await
+        } else {
+            self.raft.vote(request).await
+        };
+        let response = response.map_err(stopped)?;
+        Ok(proto::VoteReply {
+            vote: Some(vote_to_proto(&response.vote)),
+            granted: response.vote_granted,
+            last: response.last_log_id.as_ref().map(log_id_to_proto),
+        })
+    }
+
+    async fn staging<F>(&self, call: F) -> Result<(), RaftError>
+    where
+        F: FnOnce(&Stage) -> Result<(), granary_kv::KvError> + Send + 'static,
+    {
+        let stage = self.stage.clone();
+        Ok(self.runtime.blocking(move || call(&stage)).await.map_err(stopped)??)
+    }
+
+    /// Starts a transfer and forgets an unfinished one; the own vote if it is higher.
+    async fn begin(&self, call: proto::SnapshotBegin) -> Result<Option<Vote>, RaftError> {
+        let vote = vote_from_proto(required(call.vote)?);
+        decode_books(&call.bookkeeping)?;
+        let current = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
+        if !(vote >= current) {
+            return Ok(Some(current));
+        }
+        *self.incoming.lock() = None;
+        self.staging(Stage::clear).await?;
+        let (transfer, bookkeeping) = (call.transfer, call.bookkeeping);
+        *self.incoming.lock() = Some(Incoming { transfer, bookkeeping, next: 0 });
+        Ok(None)
+    }
+
+    async fn chunk(&self, call: proto::SnapshotChunk) -> Result<Option<Vote>, RaftError> {
+        if crc32c::crc32c(&call.data) != call.crc32c {
+            return Err(RaftError::Malformed("snapshot chunk fails its checksum"));
+        }
+        let mut incoming = self.take(call.transfer)?;
+        if call.sequence != incoming.next {
+            return Err(RaftError::Malformed("snapshot chunk out of order"));
+        }
+        self.staging(move |stage| stage.put(call.sequence, call.data)).await?;
+        incoming.next += 1;
+        let mut slot = self.incoming.lock();
+        // A transfer that began meanwhile has cleared the stage.
+        if slot.is_none() {
+            *slot = Some(incoming);
+        }
+        Ok(None)
+    }
+
+    async fn finish(&self, call: proto::SnapshotFinish) -> Result<Option<Vote>, RaftError> {
+        let vote = vote_from_proto(required(call.vote)?);
+        let incoming = self.take(call.transfer)?;
+        if call.chunks != incoming.next {
+            return Err(RaftError::Malformed("snapshot with another number of chunks"));
+        }
+        let books = decode_books(&incoming.bookkeeping)?;
+        let snapshot = Snapshot {
+            meta: meta(&books),
+            snapshot: SnapshotData::Staged {
+                chunks: incoming.next,
+                bookkeeping: incoming.bookkeeping,
+            },
+        };
+        let installing = self.raft.install_full_snapshot(vote, snapshot);
+        let response = seeded(0, installing).await.map_err(stopped)?;
+        Ok(Some(response.vote))
+    }
+
+    /// Takes the transfer out of its slot, so that no two steps of it run at once.
+    fn take(&self, transfer: u64) -> Result<Incoming, RaftError> {
+        let mut slot = self.incoming.lock();
+        match slot.take_if(|incoming| incoming.transfer == transfer) {
+            Some(incoming) => Ok(incoming),
+            None => Err(RaftError::NotNow("no such snapshot transfer")),
+        }
+    }
+
+    async fn transfer_leader(
+        &self,
+        call: proto::TransferLeader,
+    ) -> Result<proto::TransferLeaderReply, RaftError> {
+        use proto::transfer_leader_reply::Outcome;
+        let from = vote_from_proto(required(call.from)?);
+        let request =
+            TransferLeaderRequest::new(from, call.to, call.last.map(log_id_from_proto));
+        let outcome = match self.raft.handle_transfer_leader(request).await.map_err(stopped)? {
+            Ok(()) => Outcome::Accepted(proto::Blank {}),
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => {
+                Outcome::VoteChanged(vote_to_proto(&actual))
+            }
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+                Outcome::LogNotFlushed(proto::PartialSuccess {
+                    matched: actual.as_ref().map(log_id_to_proto),
+                })
+            }
+        };
+        Ok(proto::TransferLeaderReply { outcome: Some(outcome) })
+    }
+}

@@ -1,0 +1,213 @@
+//! Reads without a quorum round: who leads, under which lease, and by which clock.
+//!
+//! A read is three steps: [`Group::begin_read`](crate::Group::begin_read), take the store's
+//! snapshot, [`LeaseRead::confirm`]. The first step checks that this node leads a term whose first
+//! entry it has applied, so the snapshot holds everything that was acknowledged before; the last
+//! one proves that the same term was still in force after the snapshot was taken. Without the
+//! first step a node that is elected between snapshot and check would serve a stale view.
+//!
+//! The lease is as long as the longest election timeout, counted from when a heartbeat that a
+//! quorum answered was sent; only nine tenths of it are used, so clocks may differ in rate by up
+//! to 10 %. The library measures with a clock that stands still while the machine sleeps. So
+//! it is compared with the runtime's clock that does not: after a sleep the lease is not trusted
+//! until it must have been renewed.
+
+use std::time::Duration;
+
+use granary_runtime::Runtime;
+use granary_types::NodeId;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError as ApiError};
+use openraft::metrics::RaftServerMetrics;
+use openraft::{LinearizerOption, ServerState};
+use openraft_rt_tokio::TokioWatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::NotLeader;
+use crate::machine::Applied;
+use crate::types::{Fatal, Raft, Types};
+
+/// Difference between the two clocks that is not taken for a sleep.
+const SLEEP_MIN: Duration = Duration::from_millis(20);
+
+/// What this node is to the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It leads this term and has applied the term's first entry.
+    Leading(u64),
+    /// It leads, but has not applied the term's first entry yet.
+    Starting,
+    /// Another node leads, or none that is known.
+    Following(Option<NodeId>),
+}
+
+/// Reads the group's role and applied position. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Standing {
+    node: NodeId,
+    raft: Raft,
+    metrics: TokioWatchReceiver<RaftServerMetrics<Types>>,
+    applied: watch::Receiver<Applied>,
+}
+
+impl Standing {
+    pub(crate) fn new(node: NodeId, raft: Raft, applied: watch::Receiver<Applied>) -> Self {
+        let metrics = raft.server_metrics();
+        Self { node, raft, metrics, applied }
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Whether the group still runs on this node.
+    pub(crate) fn running(&self) -> Result<(), Fatal> {
+        self.raft.metrics().borrow_watched().running_state.clone()
+    }
+
+    pub(crate) fn applied(&self) -> Applied {
+        *self.applied.borrow()
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        let (state, vote, leader) = {
+            let metrics = self.metrics.borrow_watched();
+            (metrics.state, metrics.vote, metrics.current_leader)
+        };
+        let leads =
+            state == ServerState::Leader && vote.committed && vote.leader_id.voted_for == self.node.0;
+        if !leads {
+            // A vote that is not yet its own again must not send callers in a circle.
+            let leader = leader.map(NodeId).filter(|leader| *leader != self.node);
+            return Role::Following(leader);
+        }
+        let term = vote.leader_id.term;
+        match self.applied().id {
+            Some(id) if id.leader_id.term == term => Role::Leading(term),
+            _ => Role::Starting,
+        }
+    }
+
+    /// What a caller is told when this node can't serve it.
+    pub(crate) fn not_leader(&self) -> NotLeader {
+        match self.role() {
+            Role::Following(leader) => NotLeader { leader },
+            Role::Leading(_) | Role::Starting => NotLeader { leader: None },
+        }
+    }
+
+    /// Waits until role or applied position changed after the last such wait; false when the group
+    /// has stopped.
+    pub(crate) async fn changed(&mut self) -> bool {
+        tokio::select! {
+            changed = self.metrics.changed() => changed.is_ok(),
+            changed = self.applied.changed() => changed.is_ok(),
+        }
+    }
+}
+
+/// Notices that the machine slept, which the consensus library's clock does not count.
+pub(crate) struct SleepDetector {
+    runtime: Runtime,
+    origin: (Duration, Instant),
+    lease: Duration,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    slept: Duration,
+    distrust_until: Option<Instant>,
+}
+
+impl SleepDetector {
+    pub(crate) fn new(runtime: Runtime, lease: Duration) -> Self {
+        let origin = (runtime.monotonic(), Instant::now());
+        Self { runtime, origin, lease, seen: Mutex::new(Seen::default()) }
+    }
+
+    /// True unless a lease could have been granted before a sleep.
+    fn lease_is_trusted(&self) -> bool {
+        let now = Instant::now();
+        let counted = self.runtime.monotonic().saturating_sub(self.origin.0);
+        let slept = counted.saturating_sub(now - self.origin.1);
+        let mut seen = self.seen.lock();
+        if slept > seen.slept + SLEEP_MIN {
+            seen.slept = slept;
+            seen.distrust_until = Some(now + self.lease);
+        }
+        seen.distrust_until.is_none_or(|until| now >= until)
+    }
+}
+
+/// A read under way: begun before the snapshot, confirmed after it.
+#[must_use = "a snapshot may be stale until the read is confirmed"]
+pub struct LeaseRead<'a> {
+    pub(crate) standing: &'a Standing,
+    pub(crate) clocks: &'a SleepDetector,
+    pub(crate) lease: Duration,
+    pub(crate) term: u64,
+}
+
+impl std::fmt::Debug for LeaseRead<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LeaseRead").field("term", &self.term).finish_non_exhaustive()
+    }
+}
+
+impl LeaseRead<'_> {
+    /// Proves that what a snapshot taken since the beginning of this read shows is current: by the
+    /// lease, or, where that is stale or not trusted, by asking a quorum.
+    ///
+    /// # Errors
+    /// [`NotLeader`] when neither proves it within a third of the lease; the snapshot must not be
+    /// used.
+    pub async fn confirm(self) -> Result<(), NotLeader> {
+        let by_lease = LinearizerOption::new(Some(self.lease / 10 * 9), false)
+            .with_wait_timeout(Duration::ZERO);
+        if let Proof::Holds = self.prove(by_lease).await?
+            && self.clocks.lease_is_trusted()
+        {
+            return Ok(());
+        }
+        match self.prove(by_quorum(self.lease / 3)).await? {
+            Proof::Holds => Ok(()),
+            Proof::Stale => Err(NotLeader { leader: None }),
+        }
+    }
+
+    async fn prove(&self, option: LinearizerOption) -> Result<Proof, NotLeader> {
+        match self.standing.raft().get_read_linearizer(option).await {
+            Ok(proof) if proof.read_log_id().committed_leader_id().term == self.term => {
+                Ok(Proof::Holds)
+            }
+            Ok(_) => Err(self.standing.not_leader()),
+            Err(error) => stale_or_not_leader(self.standing, error),
+        }
+    }
+}
+
+enum Proof {
+    Holds,
+    Stale,
+}
+
+/// The proof by a heartbeat round that begins after the call.
+pub(crate) fn by_quorum(limit: Duration) -> LinearizerOption {
+    LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(limit)
+}
+
+fn stale_or_not_leader(
+    standing: &Standing,
+    error: ApiError<Types, LinearizableReadError<Types>>,
+) -> Result<Proof, NotLeader> {
+    match error {
+        ApiError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Ok(Proof::Stale),
+        ApiError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+            Err(NotLeader { leader: forward.leader_id.map(NodeId) })
+        }
+        _ => Err(standing.not_leader()),
+    }
+}

@@ -1,0 +1,395 @@
+//! The Raft log, vote and commit position of one shard in the node's shared store.
+//!
+//! Rules:
+//! * every write is an un-synced batch; whoever needs durability waits for the one sync stream of
+//!   the database, so that many shards' writes share a sync. The store keeps a prefix of the
+//!   batches after a crash, hence votes and entries survive in the order they were written;
+//! * an append is acknowledged, and a vote returned, only after such a sync;
+//! * the commit position rides along with the next batch and is never synced for its own sake:
+//!   it only speeds up recovery;
+//! * before the log is cut, a sync makes the applied state durable, so the log is never durably
+//!   cut above a durably applied position;
+//! * an entry that should be there and is not, or can't be decoded, is an error.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use granary_kv::{Direction, Kv, KvError, Space, WriteBatch};
+use granary_runtime::{GroupCommit, Runtime};
+use granary_types::ShardId;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
+
+use crate::RaftError;
+use crate::format::{self, Malformed};
+use crate::log_key::{Kind, key, kind_end, number};
+use crate::types::{Entry, LogId, Types, Vote, io_error};
+
+/// Entries of one page when the log is read to be applied.
+const PAGE_ENTRIES: u64 = 256;
+/// Truncations up to this length delete entry by entry: range tombstones slow down later reads.
+const POINT_DELETES_MAX: u64 = 1024;
+
+/// What is known of the log without reading it.
+#[derive(Clone, Debug, Default)]
+struct Bounds {
+    purged: Option<LogId>,
+    last: Option<LogId>,
+}
+
+impl Bounds {
+    fn first_index(&self) -> u64 {
+        self.purged.map_or(0, |id| id.index + 1)
+    }
+
+    fn end_index(&self) -> u64 {
+        self.last.map_or(0, |id| id.index + 1)
+    }
+}
+
+struct Shared {
+    shard: ShardId,
+    kv: Arc<dyn Kv>,
+    runtime: Runtime,
+    syncs: GroupCommit<KvError>,
+    bounds: Mutex<Bounds>,
+    vote: Mutex<Option<Vote>>,
+    committed: Mutex<Option<LogId>>,
+    /// Bytes of entries that one read for a peer returns at most (always at least one entry).
+    page_bytes: usize,
+}
+
+/// One shard's log. Clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+}
+
+/// What a shard's log needs from its node.
+pub(crate) struct LogEnvironment {
+    pub(crate) kv: Arc<dyn Kv>,
+    pub(crate) runtime: Runtime,
+    pub(crate) syncs: GroupCommit<KvError>,
+    pub(crate) page_bytes: usize,
+}
+
+impl LogStore {
+    /// Reads the log's bounds, vote and commit position. Blocks.
+    pub(crate) fn open(shard: ShardId, environment: LogEnvironment) -> Result<Self, RaftError> {
+        let LogEnvironment { kv, runtime, syncs, page_bytes } = environment;
+        let corrupt = |reason: String| RaftError::CorruptLog { shard, reason };
+        let value = |kind: Kind| kv.get(Space::Log, &key(shard, kind, 0));
+        let log_id = |what: &str, kind: Kind| -> Result<Option<LogId>, RaftError> {
+            let decode = |bytes: Bytes| {
+                format::decode_log_id(&bytes).map_err(|error| corrupt(format!("{what}: {error}")))
+            };
+            value(kind)?.map(decode).transpose()
+        };
+        let purged = log_id("purged position", Kind::Purged)?;
+        let committed = log_id("commit position", Kind::Committed)?;
+        let vote = value(Kind::Vote)?
+            .map(|bytes| format::decode_vote(&bytes))
+            .transpose()
+            .map_err(|error| corrupt(format!("vote: {error}")))?;
+        let edge = |direction| -> Result<Option<Entry>, RaftError> {
+            let (start, end) = (key(shard, Kind::Entry, 0), kind_end(shard, Kind::Entry));
+            let Some(found) = kv.scan(Space::Log, &start, Some(&end), direction).next() else {
+                return Ok(None);
+            };
+            let (key, bytes) = found?;
+            decode_at(&key, &bytes).map(Some).map_err(|error| corrupt(error.to_string()))
+        };
+        let last = edge(Direction::Backward)?.map(|entry| entry.log_id);
+        if let Some(first) = edge(Direction::Forward)? {
+            let expected = purged.map_or(0, |id| id.index + 1);
+            if first.log_id.index > expected {
+                let found = first.log_id.index;
+                return Err(corrupt(format!("entries {expected} to {found} are missing")));
+            }
+        }
+        let bounds = Bounds { purged, last: last.max(purged) };
+        let shared = Shared {
+            shard,
+            kv,
+            runtime,
+            syncs,
+            bounds: Mutex::new(bounds),
+            vote: Mutex::new(vote),
+            committed: Mutex::new(committed),
+            page_bytes,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// True when this node ever voted or logged in this group: it may have promised something.
+    pub(crate) fn has_history(&self) -> bool {
+        self.shared.vote.lock().is_some() || self.shared.bounds.lock().last.is_some()
+    }
+
+    /// Writes the commit position that has not ridden along yet, for a quick restart.
+    pub(crate) async fn flush_committed(&self) -> io::Result<()> {
+        self.write(WriteBatch::new()).await
+    }
+
+    /// Writes `batch`, and the commit position with it, without a sync.
+    async fn write(&self, mut batch: WriteBatch) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let call = move || {
+            if let Some(committed) = shared.committed.lock().as_ref() {
+                let key = key(shared.shard, Kind::Committed, 0);
+                batch.put(Space::Log, key, format::encode_log_id(committed));
+            }
+            shared.kv.write(batch)
+        };
+        self.shared.runtime.blocking(call).await.map_err(io_error)?.map_err(io_error)
+    }
+
+    async fn synced(&self) -> io::Result<()> {
+        self.shared.syncs.synced().await.map_err(io_error)
+    }
+
+    fn corrupt(&self, reason: String) -> io::Error {
+        io_error(RaftError::CorruptLog { shard: self.shared.shard, reason })
+    }
+
+    /// Reads the entries of `start..end` that the log holds, all of them or, with `limit_bytes`,
+    /// the first ones up to that size.
+    async fn read(&self, start: u64, end: u64, limit_bytes: usize) -> io::Result<Vec<Entry>> {
+        loop {
+            let bounds = self.shared.bounds.lock().clone();
+            let (start, end) = (start.max(bounds.first_index()), end.min(bounds.end_index()));
+            if start >= end {
+                return Ok(Vec::new());
+            }
+            let shared = Arc::clone(&self.shared);
+            let call = move || scan(&shared, start, end, limit_bytes);
+            let (entries, complete) =
+                self.shared.runtime.blocking(call).await.map_err(io_error)??;
+            if complete {
+                return Ok(entries);
+            }
+            // Short: either the log was cut or truncated while it was read, or it has a hole.
+            let now = self.shared.bounds.lock().clone();
+            if (now.first_index(), now.end_index()) == (bounds.first_index(), bounds.end_index()) {
+                return Err(self.corrupt(format!("entries are missing between {start} and {end}")));
+            }
+        }
+    }
+}
+
+/// Reads `start..end`; false beside the entries when there is a gap.
+fn scan(
+    shared: &Shared,
+    start: u64,
+    end: u64,
+    limit_bytes: usize,
+) -> io::Result<(Vec<Entry>, bool)> {
+    let (from, to) = (key(shared.shard, Kind::Entry, start), key(shared.shard, Kind::Entry, end));
+    let mut entries = Vec::new();
+    let (mut next, mut bytes) = (start, 0);
+    for found in shared.kv.scan(Space::Log, &from, Some(&to), Direction::Forward) {
+        let (key, value) = found.map_err(io_error)?;
+        if !entries.is_empty() && bytes + value.len() > limit_bytes {
+            return Ok((entries, true));
+        }
+        let entry = decode_at(&key, &value).map_err(|error| {
+            io_error(RaftError::CorruptLog { shard: shared.shard, reason: error.to_string() })
+        })?;
+        if entry.log_id.index != next {
+            return Ok((entries, false));
+        }
+        next += 1;
+        bytes += value.len();
+        entries.push(entry);
+    }
+    Ok((entries, next == end))
+}
+
+/// Decodes an entry and checks that it is the one its key names.
+fn decode_at(key: &[u8], value: &Bytes) -> Result<Entry, Malformed> {
+    let entry = format::decode_entry(value)?;
+    if number(key) == Some(entry.log_id.index) {
+        Ok(entry)
+    } else {
+        Err(Malformed("an entry is stored under another entry's key"))
+    }
+}
+
+/// The half-open interval of a range of indexes.
+fn interval(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(index) => index.saturating_add(1),
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = interval(&range);
+        self.read(start, end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, self.shared.page_bytes).await
+    }
+
+    /// Pages through the range, so that a long backlog is never in memory at once.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = interval(&range);
+        let store = self.clone();
+        let pages = stream::unfold(Some(start), move |next| {
+            let store = store.clone();
+            async move {
+                let start = next.filter(|start| *start < end)?;
+                let page_end = end.min(start.saturating_add(PAGE_ENTRIES));
+                match store.read(start, page_end, store.shared.page_bytes).await {
+                    Ok(entries) => {
+                        let next = entries.last().map(|entry| entry.log_id.index + 1);
+                        Some((entries.into_iter().map(Ok).collect::<Vec<_>>(), next))
+                    }
+                    Err(error) => Some((vec![Err(error)], None)),
+                }
+            }
+        });
+        Box::pin(pages.flat_map(stream::iter))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(*self.shared.vote.lock())
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let bounds = self.shared.bounds.lock().clone();
+        Ok(LogState { last_purged_log_id: bounds.purged, last_log_id: bounds.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let mut batch = WriteBatch::new();
+        let key = key(self.shared.shard, Kind::Vote, 0);
+        batch.put(Space::Log, key, format::encode_vote(vote));
+        self.write(batch).await?;
+        self.synced().await?;
+        *self.shared.vote.lock() = Some(*vote);
+        Ok(())
+    }
+
+    /// Remembered, and written with the next batch: it is a hint that saves re-election time, and
+    /// the state machine's own applied position is never far behind it.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        *self.shared.committed.lock() = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(*self.shared.committed.lock())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = WriteBatch::new();
+        let bounds = self.shared.bounds.lock().clone();
+        let mut last = bounds.last;
+        for entry in entries {
+            let index = entry.log_id.index;
+            if last.is_some_and(|id| id.index + 1 != index) {
+                let end = bounds.end_index();
+                return Err(self.corrupt(format!("entry {index} does not follow {end}")));
+            }
+            last = Some(entry.log_id);
+            let key = key(self.shared.shard, Kind::Entry, index);
+            batch.put(Space::Log, key, format::encode_entry(&entry));
+        }
+        self.write(batch).await?;
+        self.shared.bounds.lock().last = last;
+        let syncs = self.shared.syncs.clone();
+        self.shared.runtime.spawn(async move {
+            callback.io_completed(syncs.synced().await.map_err(io_error));
+        });
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let end = {
+            let mut bounds = self.shared.bounds.lock();
+            let end = bounds.end_index();
+            if last < bounds.last {
+                bounds.last = last.max(bounds.purged);
+            }
+            end
+        };
+        let start = last.map_or(0, |id| id.index + 1);
+        let shard = self.shared.shard;
+        let mut batch = WriteBatch::new();
+        if end.saturating_sub(start) <= POINT_DELETES_MAX {
+            (start..end).for_each(|index| batch.delete(Space::Log, key(shard, Kind::Entry, index)));
+        } else {
+            let (from, to) = (key(shard, Kind::Entry, start), kind_end(shard, Kind::Entry));
+            batch.delete_range(Space::Log, from, to);
+        }
+        self.write(batch).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        // The entries are the only copy of what is applied but not yet durable.
+        self.synced().await?;
+        let first = {
+            let mut bounds = self.shared.bounds.lock();
+            let first = bounds.first_index();
+            bounds.purged = bounds.purged.max(Some(upto));
+            bounds.last = bounds.last.max(Some(upto));
+            first
+        };
+        let shard = self.shared.shard;
+        let mut batch = WriteBatch::new();
+        batch.put(Space::Log, key(shard, Kind::Purged, 0), format::encode_log_id(&upto));
+        if first <= upto.index {
+            // Adjacent intervals rather than overlapping ones: each tombstone is compacted once.
+            let (from, to) =
+                (key(shard, Kind::Entry, first), key(shard, Kind::Entry, upto.index + 1));
+            batch.delete_range(Space::Log, from, to);
+        }
+        self.write(batch).await
+    }
+}
+
+/// Entries of one shard's log as stored, for checks in tests.
+#[cfg(test)]
+pub(crate) fn stored_indexes(kv: &dyn granary_kv::KvRead, shard: ShardId) -> Vec<u64> {
+    let (start, end) = (key(shard, Kind::Entry, 0), kind_end(shard, Kind::Entry));
+    kv.scan(Space::Log, &start, Some(&end), Direction::Forward)
+        .map(|entry| number(&entry.unwrap().0).unwrap())
+        .collect()
+}
+

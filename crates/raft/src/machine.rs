@@ -1,0 +1,247 @@
+//! The consensus library's view of a [`StateMachine`]: applies, snapshots, restores.
+//!
+//! Invariants: entries are applied in order, each exactly once as far as the bookkeeping tells;
+//! every command is answered by position; the first error stops the group and is logged here.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use granary_runtime::Runtime;
+use granary_types::ShardId;
+use openraft::entry::RaftEntry;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
+
+use crate::format::Bookkeeping;
+use crate::snapshot::{self, SnapshotData, Stage, decode_books};
+use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, io_error};
+use crate::{Committed, StateMachine, StateMachineError};
+
+/// Entries of one write batch at most.
+const APPLY_ENTRIES_MAX: usize = 256;
+/// Bytes of commands after which a write batch is closed.
+const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How far the state machine is, as readers and the proposer see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) id: Option<LogId>,
+    /// The newest leader's time among the applied entries.
+    pub(crate) time_ms: u64,
+}
+
+impl Applied {
+    fn of(books: &Bookkeeping) -> Self {
+        Self { id: books.applied, time_ms: books.time_ms }
+    }
+}
+
+/// One shard's state machine, driven by the consensus library.
+pub(crate) struct Machine {
+    shard: ShardId,
+    inner: Arc<dyn StateMachine>,
+    runtime: Runtime,
+    stage: Stage,
+    books: Bookkeeping,
+    applied: watch::Sender<Applied>,
+}
+
+impl Machine {
+    /// Loads the bookkeeping, after finishing an interrupted restore. Blocks.
+    pub(crate) fn open(
+        shard: ShardId,
+        inner: Arc<dyn StateMachine>,
+        runtime: Runtime,
+        stage: Stage,
+    ) -> Result<(Self, watch::Receiver<Applied>), StateMachineError> {
+        stage.recover(inner.as_ref())?;
+        let books = load(inner.as_ref())?;
+        let (applied, watcher) = watch::channel(Applied::of(&books));
+        Ok((Self { shard, inner, runtime, stage, books, applied }, watcher))
+    }
+
+    fn fail(&self, doing: &'static str, error: StateMachineError) -> io::Error {
+        tracing::error!(shard = %self.shard, %error, "{doing} failed, the shard stops on this node");
+        io_error(error)
+    }
+
+    async fn blocking<T, F>(&self, doing: &'static str, call: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, StateMachineError> + Send + 'static,
+    {
+        let outcome = self.runtime.blocking(call).await.map_err(io_error)?;
+        outcome.map_err(|error| self.fail(doing, error))
+    }
+
+    fn set_books(&mut self, books: Bookkeeping) {
+        self.applied.send_replace(Applied::of(&books));
+        self.books = books;
+    }
+
+    async fn apply_chunk(
+        &mut self,
+        entries: Vec<Entry>,
+        responders: Vec<Option<ApplyResponder<Types>>>,
+    ) -> io::Result<()> {
+        let mut books = self.books.clone();
+        let mut committed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            committed.push(commit(&mut books, entry));
+        }
+        let expected: Vec<usize> = committed.iter().map(|entry| entry.commands.len()).collect();
+        let (inner, encoded) = (Arc::clone(&self.inner), books.encode());
+        let apply = move || check_answers(inner.apply(committed, encoded)?, &expected);
+        let answers = self.blocking("applying", apply).await?;
+        // Before the answers, so that whoever got one can read it.
+        self.set_books(books);
+        for (responder, answers) in responders.into_iter().zip(answers) {
+            if let Some(responder) = responder {
+                responder.send(answers);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn load(inner: &dyn StateMachine) -> Result<Bookkeeping, StateMachineError> {
+    match inner.load_bookkeeping()? {
+        Some(bytes) => decode_books(&bytes),
+        None => Ok(Bookkeeping::default()),
+    }
+}
+
+/// Moves the bookkeeping past `entry`.
+fn commit(books: &mut Bookkeeping, entry: Entry) -> Committed {
+    let log_id = entry.log_id;
+    books.applied = Some(log_id);
+    if let Some(membership) = entry.get_membership() {
+        books.membership = StoredMembership::new(Some(log_id), membership);
+    }
+    let (entropy, commands) = match entry.payload {
+        Payload::Normal(batch) => {
+            books.time_ms = books.time_ms.max(batch.time_ms);
+            (batch.entropy, batch.commands)
+        }
+        Payload::Blank | Payload::Membership(_) => (0, Vec::new()),
+    };
+    Committed {
+        index: log_id.index,
+        term: log_id.leader_id.term,
+        time_ms: books.time_ms,
+        entropy,
+        commands,
+    }
+}
+
+fn check_answers(
+    answers: Vec<Vec<Bytes>>,
+    expected: &[usize],
+) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
+    if answers.iter().map(Vec::len).eq(expected.iter().copied()) {
+        Ok(answers)
+    } else {
+        Err(StateMachineError::Corrupt {
+            what: "the state machine's answer",
+            reason: "not every command was answered".to_owned(),
+        })
+    }
+}
+
+/// A view of the state machine as a snapshot; `None` when nothing was applied yet.
+fn view(inner: &dyn StateMachine) -> Result<Option<Snapshot>, StateMachineError> {
+    let reader = inner.snapshot()?;
+    let Some(bookkeeping) = reader.bookkeeping() else { return Ok(None) };
+    let books = decode_books(&bookkeeping)?;
+    Ok(books.applied.is_some().then(|| Snapshot {
+        meta: snapshot::meta(&books),
+        snapshot: SnapshotData::View(reader),
+    }))
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.books.applied, self.books.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let (mut chunk, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            if let Payload::Normal(batch) = &entry.payload {
+                bytes += batch.commands.iter().map(Bytes::len).sum::<usize>();
+            }
+            chunk.push(entry);
+            responders.push(responder);
+            if chunk.len() >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
+                self.apply_chunk(std::mem::take(&mut chunk), std::mem::take(&mut responders))
+                    .await?;
+                bytes = 0;
+            }
+        }
+        if chunk.is_empty() { Ok(()) } else { self.apply_chunk(chunk, responders).await }
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { inner: Arc::clone(&self.inner), runtime: self.runtime.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let (inner, stage) = (Arc::clone(&self.inner), self.stage.clone());
+        let install = move || {
+            match snapshot {
+                SnapshotData::Staged { chunks, bookkeeping } => {
+                    stage.install(inner.as_ref(), chunks, &bookkeeping)?;
+                }
+                SnapshotData::View(reader) => {
+                    let bookkeeping = reader.bookkeeping().unwrap_or_default();
+                    snapshot::copy(reader, inner.restore()?, bookkeeping)?;
+                }
+            }
+            load(inner.as_ref())
+        };
+        let books = self.blocking("installing a snapshot", install).await?;
+        self.set_books(books);
+        Ok(())
+    }
+
+    /// The state machine is its own snapshot: a view of it, as of now, is always there. Its
+    /// position may be newer than the one the library remembers, which only shortens catching up.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let inner = Arc::clone(&self.inner);
+        self.blocking("opening a snapshot", move || view(inner.as_ref())).await
+    }
+}
+
+/// "Builds" a snapshot: nothing is copied, a view is opened and its position reported.
+pub(crate) struct Builder {
+    inner: Arc<dyn StateMachine>,
+    runtime: Runtime,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let inner = Arc::clone(&self.inner);
+        let view = self.runtime.blocking(move || view(inner.as_ref())).await.map_err(io_error)?;
+        view.map_err(io_error)?.ok_or_else(|| io::Error::other("nothing is applied yet"))
+    }
+}

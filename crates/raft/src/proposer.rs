@@ -1,0 +1,251 @@
+//! Batches a group's commands into log entries.
+//!
+//! An entry takes what is queued when there is room for one more entry in flight, up to its
+//! limits; there is no timer, so an idle group adds no delay and a busy one fills its entries.
+//! Order: commands enter the log in the order in which they were queued.
+//!
+//! The leader stamps each entry with a time that never goes backwards, across leaders too: before
+//! it stamps, it has applied everything earlier leaders stamped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_runtime::{Runtime, within};
+use granary_types::{NodeId, limits};
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::lease::{Role, Standing};
+use crate::types::{Batch, Callback, Clid, Fatal, Types};
+use crate::{NotLeader, ProposeError, RaftConfig};
+
+/// Commands of one entry at most.
+const ENTRY_COMMANDS_MAX: usize = 512;
+/// What a command costs in an entry beside its bytes, rounded up.
+const COMMAND_OVERHEAD_BYTES: usize = 8;
+
+struct Pending {
+    command: Bytes,
+    answer: oneshot::Sender<Result<Bytes, ProposeError>>,
+    /// Its share of the queue's bytes, given back with the answer.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The way into a group's log. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    queue: mpsc::Sender<Pending>,
+    room: Arc<Semaphore>,
+    room_bytes: usize,
+    standing: Standing,
+}
+
+impl Proposer {
+    pub(crate) fn start(runtime: &Runtime, standing: Standing, config: &RaftConfig) -> Self {
+        let (queue, commands) = mpsc::channel(config.queue_commands);
+        let entries = Entries {
+            runtime: runtime.clone(),
+            standing: standing.clone(),
+            commands,
+            in_flight: Arc::new(Semaphore::new(config.entries_in_flight)),
+            carried: None,
+            stamped_ms: 0,
+        };
+        runtime.spawn(entries.run());
+        let room = Arc::new(Semaphore::new(config.queue_bytes));
+        Self { queue, room, room_bytes: config.queue_bytes, standing }
+    }
+
+    /// Commands that wait for an entry.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    pub(crate) async fn propose(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ProposeError> {
+        let bytes = command.len();
+        if bytes > limits::LOG_ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        if let Role::Following(leader) = self.standing.role() {
+            stopped(&self.standing)?;
+            return Err(NotLeader { leader }.into());
+        }
+        let share = (bytes + COMMAND_OVERHEAD_BYTES).min(self.room_bytes);
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(share);
+        let room = room.map_err(|_| ProposeError::Busy)?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Pending { command, answer, _room: room }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        match within(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            // Dropped unanswered: the group stopped with the entry in flight.
+            Ok(Err(_)) => Err(if failed(&self.standing) {
+                ProposeError::Failed
+            } else {
+                ProposeError::Unknown
+            }),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+}
+
+/// True when the group stopped because of an error.
+pub(crate) fn failed(standing: &Standing) -> bool {
+    matches!(standing.running(), Err(Fatal::StorageError(_) | Fatal::Panicked))
+}
+
+/// The error of a group that no longer runs.
+fn stopped(standing: &Standing) -> Result<(), ProposeError> {
+    match standing.running() {
+        Ok(()) => Ok(()),
+        Err(Fatal::Stopped) => Err(ProposeError::Stopped),
+        Err(_) => Err(ProposeError::Failed),
+    }
+}
+
+/// The task that makes entries.
+struct Entries {
+    runtime: Runtime,
+    standing: Standing,
+    commands: mpsc::Receiver<Pending>,
+    in_flight: Arc<Semaphore>,
+    /// A command that did not fit into the last entry.
+    carried: Option<Pending>,
+    stamped_ms: u64,
+}
+
+impl Entries {
+    async fn run(mut self) {
+        let shutdown = self.runtime.shutdown().clone();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.propose_all() => {}
+        }
+        self.commands.close();
+        let outcome = stopped(&self.standing).err().unwrap_or(ProposeError::Stopped);
+        let carried = self.carried.take();
+        refuse(carried, &outcome);
+        while let Ok(pending) = self.commands.try_recv() {
+            refuse([pending], &outcome);
+        }
+    }
+
+    /// Returns when the group has stopped.
+    async fn propose_all(&mut self) {
+        loop {
+            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
+            if self.carried.is_none() {
+                let Some(first) = self.commands.recv().await else { return };
+                self.carried = Some(first);
+            }
+            match self.leading().await {
+                Ok(Some(term)) => {
+                    let batch = self.collect();
+                    if !batch.is_empty() && self.propose(batch, term, permit).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    let refused = ProposeError::NotLeader(self.standing.not_leader());
+                    refuse(self.collect(), &refused);
+                }
+                Err(Stopped) => return,
+            }
+        }
+    }
+
+    /// The term this node leads, once its first entry is applied; `None` when it does not lead.
+    async fn leading(&mut self) -> Result<Option<u64>, Stopped> {
+        loop {
+            if self.standing.running().is_err() {
+                return Err(Stopped);
+            }
+            match self.standing.role() {
+                Role::Leading(term) => return Ok(Some(term)),
+                Role::Following(_) => return Ok(None),
+                Role::Starting => {
+                    if !self.standing.changed().await {
+                        return Err(Stopped);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what is queued, up to the limits of one entry. Callers that gave up are left out.
+    fn collect(&mut self) -> Vec<Pending> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < ENTRY_COMMANDS_MAX {
+            let Some(pending) = self.carried.take().or_else(|| self.commands.try_recv().ok()) else {
+                break;
+            };
+            if pending.answer.is_closed() {
+                continue;
+            }
+            let cost = pending.command.len() + COMMAND_OVERHEAD_BYTES;
+            if !batch.is_empty() && bytes + cost > limits::LOG_ENTRY_BYTES_MAX {
+                self.carried = Some(pending);
+                break;
+            }
+            bytes += cost;
+            batch.push(pending);
+        }
+        batch
+    }
+
+    async fn propose(
+        &mut self,
+        batch: Vec<Pending>,
+        term: u64,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), Stopped> {
+        let now_ms = self.runtime.now().as_millis();
+        self.stamped_ms = now_ms.max(self.stamped_ms).max(self.standing.applied().time_ms);
+        let entry = Batch {
+            time_ms: self.stamped_ms,
+            entropy: self.runtime.entropy().next_u64(),
+            commands: batch.iter().map(|pending| pending.command.clone()).collect(),
+        };
+        let answer = Callback::new(move |outcome| {
+            answer(batch, outcome);
+            drop(permit);
+        });
+        // The library refuses the entry when the term is over: the stamps are this term's.
+        let written = self.standing.raft().write(entry).with_leader(Clid::new(term));
+        written.responder(answer).await.map_err(|_| Stopped)
+    }
+}
+
+/// The group no longer runs.
+struct Stopped;
+
+fn refuse(batch: impl IntoIterator<Item = Pending>, error: &ProposeError) {
+    for pending in batch {
+        // A caller that gave up does not care.
+        let _ = pending.answer.send(Err(error.clone()));
+    }
+}
+
+fn answer(batch: Vec<Pending>, outcome: ClientWriteResult<Types>) {
+    match outcome {
+        Ok(response) => {
+            for (pending, answer) in batch.into_iter().zip(response.data) {
+                let _ = pending.answer.send(Ok(answer));
+            }
+        }
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
+            let leader = forward.leader_id.map(NodeId);
+            refuse(batch, &ProposeError::NotLeader(NotLeader { leader }));
+        }
+        Err(_) => refuse(batch, &ProposeError::Unknown),
+    }
+}

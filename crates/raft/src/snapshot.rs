@@ -1,0 +1,147 @@
+//! Snapshots in transit: read out lazily at the leader, staged in the store at the follower.
+//!
+//! A received snapshot is staged under keys of its own before anything of the state machine is
+//! touched, so a transfer that breaks off harms nothing, and a crash while it is being installed
+//! is repaired by installing it again ([`Stage::recover`]). Memory: one chunk at either end.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use granary_kv::{Kv, KvError, Space, WriteBatch};
+use granary_types::ShardId;
+
+use crate::format::Bookkeeping;
+use crate::log_key::{Kind, key, kind_end};
+use crate::types::SnapshotMeta;
+use crate::{SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
+
+/// What the consensus library hands around as "the snapshot".
+pub(crate) enum SnapshotData {
+    /// A view of this node's state machine, to be sent.
+    View(Box<dyn SnapshotReader>),
+    /// A received snapshot, complete and durable in the stage.
+    Staged {
+        /// Number of chunks.
+        chunks: u64,
+        /// As sent with it.
+        bookkeeping: Bytes,
+    },
+}
+
+/// The snapshot's identity for the consensus library.
+pub(crate) fn meta(books: &Bookkeeping) -> SnapshotMeta {
+    SnapshotMeta { last_log_id: books.applied, last_membership: books.membership.clone() }
+}
+
+/// Reads bookkeeping as a state machine stored it.
+pub(crate) fn decode_books(bytes: &Bytes) -> Result<Bookkeeping, StateMachineError> {
+    Bookkeeping::decode(bytes).map_err(|error| StateMachineError::Corrupt {
+        what: "bookkeeping",
+        reason: error.to_string(),
+    })
+}
+
+/// One shard's place for received chunks.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    shard: ShardId,
+    kv: Arc<dyn Kv>,
+}
+
+impl Stage {
+    pub(crate) fn new(shard: ShardId, kv: Arc<dyn Kv>) -> Self {
+        Self { shard, kv }
+    }
+
+    fn clearing(&self) -> WriteBatch {
+        let mut batch = WriteBatch::new();
+        let start = key(self.shard, Kind::StagedChunk, 0);
+        batch.delete_range(Space::Log, start, kind_end(self.shard, Kind::Staged));
+        batch
+    }
+
+    /// Forgets what was staged. Blocks.
+    pub(crate) fn clear(&self) -> Result<(), KvError> {
+        self.kv.write(self.clearing())
+    }
+
+    /// Keeps one chunk. Blocks.
+    pub(crate) fn put(&self, sequence: u64, chunk: Bytes) -> Result<(), KvError> {
+        let mut batch = WriteBatch::new();
+        batch.put(Space::Log, key(self.shard, Kind::StagedChunk, sequence), chunk);
+        self.kv.write(batch)
+    }
+
+    /// Replaces the state machine's content by the staged chunks. Blocks.
+    ///
+    /// Durable order: chunks and the mark "complete", then the replacement, then the clearing. The
+    /// mark is what makes a crash in between repeat the replacement.
+    pub(crate) fn install(
+        &self,
+        machine: &dyn StateMachine,
+        chunks: u64,
+        bookkeeping: &Bytes,
+    ) -> Result<(), StateMachineError> {
+        let mut mark = BytesMut::with_capacity(8 + bookkeeping.len());
+        mark.put_u64(chunks);
+        mark.put_slice(bookkeeping);
+        let mut batch = WriteBatch::new();
+        batch.put(Space::Log, key(self.shard, Kind::Staged, 0), mark.freeze());
+        self.kv.write(batch)?;
+        self.kv.sync()?;
+        self.replace(machine, chunks, bookkeeping)
+    }
+
+    fn replace(
+        &self,
+        machine: &dyn StateMachine,
+        chunks: u64,
+        bookkeeping: &Bytes,
+    ) -> Result<(), StateMachineError> {
+        let mut writer = machine.restore()?;
+        for sequence in 0..chunks {
+            let chunk = self.kv.get(Space::Log, &key(self.shard, Kind::StagedChunk, sequence))?;
+            writer.write(chunk.ok_or_else(|| StateMachineError::Corrupt {
+                what: "a staged snapshot",
+                reason: format!("chunk {sequence} of {chunks} is missing"),
+            })?)?;
+        }
+        writer.finish(bookkeeping.clone())?;
+        // Durable before the clearing is: a crash must find either the stage or the new state.
+        self.kv.sync()?;
+        Ok(self.clear()?)
+    }
+
+    /// Finishes an installation that a crash interrupted and drops unfinished transfers. Blocks.
+    pub(crate) fn recover(&self, machine: &dyn StateMachine) -> Result<(), StateMachineError> {
+        let Some(mark) = self.kv.get(Space::Log, &key(self.shard, Kind::Staged, 0))? else {
+            return Ok(self.clear()?);
+        };
+        let Some((count, _)) = mark.split_first_chunk::<8>() else {
+            return Err(StateMachineError::Corrupt {
+                what: "a staged snapshot",
+                reason: "its mark is too short".to_owned(),
+            });
+        };
+        let (chunks, bookkeeping) = (u64::from_be_bytes(*count), mark.slice(8..));
+        let staged = decode_books(&bookkeeping)?;
+        let current = machine.load_bookkeeping()?.map(|books| decode_books(&books)).transpose()?;
+        if current.is_some_and(|current| current.applied >= staged.applied) {
+            return Ok(self.clear()?);
+        }
+        tracing::info!(shard = %self.shard, "installing a snapshot again after an interruption");
+        self.replace(machine, chunks, &bookkeeping)
+    }
+}
+
+/// Copies a view straight into a state machine (both in this process). Blocks.
+pub(crate) fn copy(
+    mut reader: Box<dyn SnapshotReader>,
+    mut writer: Box<dyn SnapshotWriter>,
+    bookkeeping: Bytes,
+) -> Result<(), StateMachineError> {
+    while let Some(chunk) = reader.next_chunk()? {
+        writer.write(chunk)?;
+    }
+    writer.finish(bookkeeping)
+}
