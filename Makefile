@@ -1,0 +1,47 @@
+# The doors into the repository. Each target is a short script under scripts/ or a cargo command.
+#
+#   make run        build and start a server on 127.0.0.1:9000 (ARGS="--data /srv/granary" for flags)
+#   make test       unit, property and conformance suites, then real SDKs against a real server
+#   make test-all   the same and everything that takes long: upstream SDK suites, 5 GiB bodies, more crashes
+#   make lint       formatting, clippy, house rules, dependency policy
+#   make bench      Granary beside a bare HTTP server and, when installed, garage
+#
+# CARGO_TARGET_DIR and GRANARY_VENV move the build output and the Python environment elsewhere.
+
+SHELL := /bin/bash
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export GRANARY_VENV ?= $(CURDIR)/.venv
+GRANARY := $(CARGO_TARGET_DIR)/release/granary
+ARGS ?=
+
+.PHONY: help run build test test-all lint bench setup-build setup-test setup-bench
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup-build:
+	@scripts/setup.sh build
+
+setup-test:
+	@scripts/setup.sh test
+
+setup-bench:
+	@scripts/setup.sh bench
+
+build: setup-build
+	cargo build --release -p granary-node --bin granary
+
+run: build
+	exec $(GRANARY) server $(ARGS)
+
+test: setup-test
+	@scripts/test.sh
+
+test-all: setup-test
+	@GRANARY_TEST_ALL=1 scripts/test.sh
+
+lint: setup-build
+	@scripts/lint.sh
+
+bench: setup-bench
+	@scripts/bench.sh

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Makes sure that what a build, the tests or the benchmark need is there.
+#
+#   scripts/setup.sh build|test|bench
+#
+# As root on Debian or Ubuntu it installs what is missing. Otherwise it changes nothing and says
+# exactly what to install. It never installs Rust: which Rust a machine has is its owner's choice.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+purpose=${1:-build}
+rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+missing=()
+need() { missing+=("$1"); }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] && return 0
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
+  compgen -G '/usr/lib/*/libclang*.so*' >/dev/null && return 0
+  compgen -G '/usr/lib64/libclang*.so*' >/dev/null
+}
+
+# The C++ compiler builds RocksDB, libclang generates its bindings, make builds jemalloc.
+if ! have c++ || ! have cc; then need g++; fi
+have make || need make
+have pkg-config || need pkg-config
+have_libclang || need libclang-dev
+
+if [ "$purpose" = test ]; then
+  have python3 || need python3
+  python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
+fi
+if [ "$purpose" = bench ]; then
+  have python3 || need python3
+  have wrk || need wrk
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    echo "installing: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" ca-certificates >/dev/null
+  else
+    echo "Granary needs packages that are not installed: ${missing[*]}" >&2
+    echo "On Debian or Ubuntu: sudo apt-get install -y ${missing[*]}" >&2
+    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests also Python 3.10 with venv; for the benchmark wrk)" >&2
+    exit 1
+  fi
+fi
+
+if ! have cargo; then
+  [ -x "$HOME/.cargo/bin/cargo" ] && hint="It is in $HOME/.cargo/bin, which is not in PATH." || hint="Install it from https://rustup.rs"
+  echo "Granary needs Rust $rust_wanted or newer and there is no cargo in PATH. $hint" >&2
+  exit 1
+fi
+rust_found=$(cargo --version | sed -n 's/^cargo \([0-9]*\.[0-9]*\).*/\1/p')
+if [ "$(printf '%s\n%s\n' "$rust_wanted" "$rust_found" | sort -V | head -n 1)" != "$rust_wanted" ]; then
+  echo "Granary needs Rust $rust_wanted or newer and this one is $rust_found: run \`rustup update\`." >&2
+  exit 1
+fi
+
+if [ "$purpose" = test ]; then
+  wanted=$(cat tests/sdk/requirements.txt tests/sdk/requirements-crc.txt | sha256sum | cut -c1-16)
+  stamp="$GRANARY_VENV/.granary-$wanted"
+  if [ ! -e "$stamp" ]; then
+    echo "preparing the Python clients in $GRANARY_VENV"
+    [ -x "$GRANARY_VENV/bin/python" ] || python3 -m venv "$GRANARY_VENV"
+    pip=("$GRANARY_VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
+    "${pip[@]}" -r tests/sdk/requirements.txt
+    # oss2 brings a crc module that is pure Python where no Python headers are installed; the
+    # prebuilt one of the other SDK must be the last to write that module.
+    "${pip[@]}" --force-reinstall --no-deps -r tests/sdk/requirements-crc.txt
+    touch "$stamp"
+  fi
+fi

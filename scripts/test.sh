@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Runs the test suites one after the other, goes on after a failure, and closes with one line per suite.
+#
+# GRANARY_TEST_ALL=1 adds what takes long. GRANARY_STAGES="sdk crash" runs only these.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+all=${GRANARY_TEST_ALL:-}
+if [ -n "$all" ]; then stages="house cargo build sdk crash memory upstream"; else stages="house cargo build sdk crash memory"; fi
+stages=${GRANARY_STAGES:-$stages}
+python="$GRANARY_VENV/bin/python"
+export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"
+logs="$CARGO_TARGET_DIR/test-logs"
+mkdir -p "$logs"
+export GRANARY_TEST_LOGS="$logs"
+if [ -n "$all" ]; then marks=(); else marks=(-m "not long"); fi
+
+pytest_in() { "$python" -m pytest -c tests/pytest.ini --rootdir tests "${marks[@]}" "$@"; }
+
+stage() {
+  case "$1" in
+    house)    cargo run --quiet --release -p xtask -- check ;;
+    cargo)    cargo test --release --workspace --no-fail-fast ;;
+    build)    cargo build --release -p granary-node --bin granary ;;
+    sdk)      pytest_in tests/sdk ;;
+    crash)    pytest_in tests/crash -s ;;
+    memory)   pytest_in tests/memory -s ;;
+    upstream) "$python" tests/sdk/upstream_oss2.py ;;
+    *)        echo "there is no stage $1" >&2; return 2 ;;
+  esac
+}
+
+# The numbers that a suite printed, whatever its runner: cargo prints one line per binary, pytest one in all.
+counts() {
+  awk '
+    /^test result: / { for (i = 1; i <= NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^failed/) f += $i; if ($(i+1) ~ /^ignored/) s += $i } seen = 1 }
+    /^suite total: / { p += $3; f += $5; s += $7; seen = 1 }
+    END { if (seen) printf "%d passed, %d failed, %d skipped", p, f, s; else printf "-" }
+  ' "$1"
+}
+
+summary=()
+failed=0
+for name in $stages; do
+  printf '\n== %s\n' "$name"
+  began=$SECONDS
+  stage "$name" 2>&1 | tee "$logs/$name.log"
+  status=${PIPESTATUS[0]}
+  verdict=ok
+  if [ "$status" -ne 0 ]; then verdict=FAILED; failed=1; fi
+  summary+=("$(printf '%-9s %-7s %5ds  %s' "$name" "$verdict" $((SECONDS - began)) "$(counts "$logs/$name.log")")")
+done
+
+printf '\n%s\n' "suite     verdict  time  tests"
+printf '%s\n' "${summary[@]}"
+printf 'in all %ds; logs in %s\n' "$SECONDS" "$logs"
+exit $failed
