@@ -6,6 +6,8 @@ import pytest
 from harness import digest
 from harness.sdk import ApiError, Part
 
+from harness.wire import content_md5
+
 from .test_bucket import check_refused
 
 PART = 102_400
@@ -29,6 +31,7 @@ def test_parts_become_an_object(client, bucket, sizes):
     assert got.etag == done.etag
     assert got.crc64 == str(digest.crc64(whole))
     assert got.headers["x-oss-object-type"] == "Multipart"
+    assert "Content-MD5" not in got.headers
     assert (got.headers["Content-Type"], got.headers["x-oss-meta-a"], got.headers["x-oss-tagging-count"]) == ("text/m", "b", "1")
     entry = client.list_objects(bucket).entries[0]
     assert (entry.size, entry.type, entry.etag) == (len(whole), "Multipart", done.etag)
@@ -300,7 +303,6 @@ def test_forbid_overwrite_on_complete(client, bucket):
 
 
 def test_part_md5(signed, bucket):
-    from harness.wire import content_md5
     upload = signed.initiate(bucket, "k")
     query = [("partNumber", "1"), ("uploadId", upload)]
     good = signed.request("PUT", bucket, "k", query=query, body=b"abc", headers={"Content-MD5": content_md5(b"abc")})
@@ -318,6 +320,9 @@ def test_sequential_parts(signed, bucket):
     assert (answer.status, answer.code) == (400, "PartNotSequential")
     second = signed.upload_part(bucket, "k", upload, 2, b"x")
     assert signed.complete(bucket, "k", upload, [(1, first), (2, second)]).status == 200
+    # Parts that came in order could be hashed as one.
+    got = signed.get(bucket, "k")
+    assert got.headers["content-md5"] == content_md5(got.body)
 
 
 def test_many_parts(signed, bucket):

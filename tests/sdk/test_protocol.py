@@ -1,0 +1,535 @@
+"""What SDKs hide: signatures, clocks, errors on the wire, addressing, HTTP framing, refusals."""
+import base64
+import re
+import socket
+import time
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from harness import signing
+from harness.signing import Credentials, http_date, v4_stamp
+from harness.wire import content_md5
+
+from conftest import DOMAIN
+
+REQUEST_ID = re.compile(r"[0-9A-F]{24}")
+
+
+def check_error(answer, status, code, ec=None, message=None, **fields):
+    """The answer is this error, whole: body or x-oss-err, headers, ids."""
+    assert answer.status == status, (answer.status, answer.body)
+    error = answer.error
+    assert error["Code"] == code, error
+    assert REQUEST_ID.fullmatch(error["RequestId"]), error
+    assert answer.headers["x-oss-request-id"] == error["RequestId"]
+    assert answer.headers["x-oss-ec"] == error["EC"]
+    assert re.fullmatch(r"\d{4}-\d{8}", error["EC"])
+    assert error["HostId"] and error["Message"]
+    if ec:
+        assert error["EC"] == ec
+    if message:
+        assert error["Message"] == message
+    for name, value in fields.items():
+        assert error[name] == value, error
+    return error
+
+
+# -- every answer ------------------------------------------------------------------------------------
+
+
+def test_common_headers(signed, bucket):
+    signed.put(bucket, "k", b"x")
+    seen = set()
+    for answer in (signed.request("GET", bucket, "k"), signed.request("HEAD", bucket, "k"), signed.request("GET", bucket),
+                   signed.request("GET", bucket, "gone"), signed.request("DELETE", bucket, "k"), signed.request("GET")):
+        assert answer.headers["server"] == "AliyunOSS"
+        assert REQUEST_ID.fullmatch(answer.headers["x-oss-request-id"])
+        assert answer.headers["x-oss-server-time"].isdigit()
+        stamp = time.mktime(time.strptime(answer.headers["date"], "%a, %d %b %Y %H:%M:%S GMT")) - time.timezone
+        assert abs(stamp - time.time()) < 5
+        seen.add(answer.headers["x-oss-request-id"])
+    assert len(seen) == 6
+
+
+def test_errors_of_head_travel_in_a_header(signed, bucket):
+    answer = signed.request("HEAD", bucket, "gone")
+    assert answer.body == b""
+    check_error(answer, 404, "NoSuchKey", "0026-00000001", "The specified key does not exist.", Key="gone")
+    answer = signed.request("HEAD", "no-such-bucket-3")
+    check_error(answer, 404, "NoSuchBucket", "0015-00000101")
+    answer = signed.request("HEAD", bucket, "gone", query=["objectMeta"])
+    check_error(answer, 404, "NoSuchKey", "0026-00000001")
+    root = ElementTree.fromstring(base64.b64decode(answer.headers["x-oss-err"]))
+    assert root.findtext("RequestId") == answer.headers["x-oss-request-id"]
+
+
+def test_errors_name_what_was_asked_for(signed, bucket):
+    check_error(signed.request("GET", "no-such-bucket-4"), 404, "NoSuchBucket", message="The specified bucket does not exist.",
+                BucketName="no-such-bucket-4", HostId=signed.netloc)
+    error = check_error(signed.request("GET", bucket, "<a>&'"), 404, "NoSuchKey")
+    assert error["Key"] == "<a>&'"
+
+
+def test_head_bucket(signed, bucket):
+    answer = signed.request("HEAD", bucket)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["x-oss-bucket-region"] in ("cn-granary-1", "oss-cn-granary-1")
+
+
+@pytest.mark.parametrize("name", ["UPPER-case", "ab", "a" * 64, "-lead", "trail-", "under_score", "dot.ted", "spa ce"])
+def test_bad_bucket_names(signed, name):
+    check_error(signed.request("PUT", name, path=f"/{signing.escape(name)}/"), 400, "InvalidBucketName")
+
+
+@pytest.mark.parametrize("body, code", [
+    (b"<CreateBucketConfiguration><StorageClass>Gold</StorageClass></CreateBucketConfiguration>", None),
+    (b"<CreateBucketConfiguration><LocationConstraint>oss-cn-elsewhere</LocationConstraint></CreateBucketConfiguration>", "InvalidLocationConstraint"),
+    (b"<CreateBucketConfiguration>", "MalformedXML"), (b"<Other/>", "MalformedXML"), (b"x" * 1000, "MalformedXML"),
+])
+def test_bad_bucket_configurations(signed, bucket_name, body, code):
+    answer = signed.request("PUT", bucket_name, body=body)
+    assert answer.status == 400, answer.body
+    assert code is None or answer.code == code
+    assert signed.request("HEAD", bucket_name).status == 404
+
+
+def test_location_constraint_of_this_region(signed, bucket_name):
+    body = b"<CreateBucketConfiguration><LocationConstraint>oss-cn-granary-1</LocationConstraint></CreateBucketConfiguration>"
+    signed.must("PUT", bucket_name, body=body)
+    signed.must("DELETE", bucket_name)
+
+
+def test_bad_acl(signed, bucket_name):
+    check_error(signed.request("PUT", bucket_name, headers={"x-oss-acl": "world"}), 400, "InvalidArgument")
+
+
+def test_bucket_info_is_complete(signed, bucket, server):
+    info = signed.must("GET", bucket, query=["bucketInfo"]).xml.find("Bucket")
+    expected = {"Name": bucket, "Location": "oss-cn-granary-1", "StorageClass": "Standard", "DataRedundancyType": "LRS",
+                "AccessMonitor": "Disabled", "TransferAcceleration": "Disabled", "CrossRegionReplication": "Disabled",
+                "AccessControlList/Grant": "private", "ServerSideEncryptionRule/SSEAlgorithm": "None"}
+    assert {path: info.findtext(path) for path in expected} == expected
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z", info.findtext("CreationDate"))
+    assert info.findtext("Owner/ID") and info.findtext("Owner/DisplayName")
+    assert info.findtext("BlockPublicAccess") in ("true", "false")
+    location = signed.must("GET", bucket, query=["location"])
+    assert location.xml.tag.split("}")[-1] == "LocationConstraint"
+    assert location.xml.text == "oss-cn-granary-1"
+
+
+def test_bucket_stat_has_every_counter(signed, bucket):
+    stat = signed.must("GET", bucket, query=["stat"]).xml
+    assert stat.tag == "BucketStat"
+    for name in ("Storage", "ObjectCount", "MultipartUploadCount", "LiveChannelCount", "LastModifiedTime", "StandardStorage", "StandardObjectCount",
+                 "InfrequentAccessStorage", "InfrequentAccessRealStorage", "InfrequentAccessObjectCount", "ArchiveStorage", "ArchiveRealStorage",
+                 "ArchiveObjectCount", "ColdArchiveStorage", "ColdArchiveRealStorage", "ColdArchiveObjectCount", "DeepColdArchiveStorage",
+                 "DeepColdArchiveRealStorage", "DeepColdArchiveObjectCount", "MultipartPartCount", "DeleteMarkerCount"):
+        assert (stat.findtext(name) or "").isdigit(), name
+
+
+# -- signatures --------------------------------------------------------------------------------------
+
+
+def test_signature_mismatch_shows_the_string_to_sign(server, bucket):
+    liar = server.wire(auth="v1", cred=Credentials(server.credentials.key_id, "wrong"))
+    date = http_date()
+    answer = liar.request("PUT", bucket, "dir/k", query=["acl"], headers={"Date": date, "Content-Type": "text/x", "x-oss-meta-b": "2", "x-oss-meta-a": " 1 "})
+    error = check_error(answer, 403, "SignatureDoesNotMatch", OSSAccessKeyId=server.credentials.key_id)
+    expected = f"PUT\n\ntext/x\n{date}\nx-oss-meta-a:1\nx-oss-meta-b:2\n/{bucket}/dir/k?acl"
+    assert error["StringToSign"] == expected
+    assert error["StringToSignBytes"].strip().upper() == " ".join(f"{b:02X}" for b in expected.encode())
+    assert error["SignatureProvided"]
+    liar = server.wire(auth="v4", cred=Credentials(server.credentials.key_id, "wrong"))
+    error = check_error(liar.request("GET", bucket, "a b"), 403, "SignatureDoesNotMatch")
+    assert error["StringToSign"].startswith("OSS4-HMAC-SHA256\n")
+    assert f"/{bucket}/a%20b" in error.get("CanonicalRequest", f"/{bucket}/a%20b")
+
+
+@pytest.mark.parametrize("offset, accepted", [(-14 * 60, True), (14 * 60, True), (-16 * 60, False), (16 * 60, False), (-86400 * 400, False)])
+def test_clock_skew(signed, bucket, offset, accepted):
+    answer = signed.request("GET", bucket, at=time.time() + offset)
+    if accepted:
+        assert answer.status == 200
+    else:
+        check_error(answer, 403, "RequestTimeTooSkewed", "0002-00000504")
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", "2024-01-01", "Fri, 3 Jan 2025 00:00:00 GMT!"])
+def test_v1_needs_a_date(server, bucket, date):
+    raw = server.wire(auth="v1")
+    headers = raw.signed("GET", bucket, None, [], {"Date": date or ""}, "v1")
+    if date is None:
+        del headers["Date"]
+    check_error(raw.send("GET", f"/{bucket}/", headers), 403, "AccessDenied")
+
+
+def test_x_oss_date_replaces_date_in_v1(server, bucket):
+    raw = server.wire(auth="v1")
+    assert raw.request("GET", bucket, headers={"x-oss-date": http_date()}).status == 200
+    assert raw.request("GET", bucket, headers={"x-oss-date": http_date(), "Date": http_date(time.time() - 90000)}).status == 200
+
+
+@pytest.mark.parametrize("value, status, code, ec", [
+    ("OSS", 400, "InvalidArgument", "0002-00000226"), ("OSS abc", 400, "InvalidArgument", "0002-00000226"), ("Basic YTpi", 400, "InvalidArgument", None),
+    ("OSS4-HMAC-SHA256 nonsense", 400, "InvalidArgument", None), ("OSS nobody:AAAA", 403, "InvalidAccessKeyId", "0002-00000902"),
+    ("OSS4-HMAC-SHA256 Credential=a/b/c,Signature=d", 400, "InvalidArgument", None),
+])
+def test_malformed_authorization(wire, bucket, value, status, code, ec):
+    answer = wire.request("GET", bucket, auth=None, headers={"Authorization": value, "Date": http_date(), "x-oss-date": v4_stamp()} if "OSS4" in value
+                          else {"Authorization": value, "Date": http_date()})
+    check_error(answer, status, code, ec)
+
+
+def test_v4_wrong_region(server, bucket):
+    other = server.wire(cred=Credentials(server.credentials.key_id, server.credentials.secret, "cn-elsewhere"))
+    check_error(other.request("HEAD", bucket, "k"), 400, "InvalidArgument", "0002-00000226", "Invalid signing region in Authorization header.")
+
+
+def test_v4_scope_date_must_be_the_request_date(wire, bucket):
+    headers = wire.signed("GET", bucket, None, [], {}, "v4")
+    headers["Authorization"] = re.sub(r"/\d{8}/", "/20200101/", headers["Authorization"])
+    answer = wire.send("GET", f"/{bucket}/", headers)
+    assert answer.status in (400, 403), answer.body
+
+
+def test_v4_additional_headers(wire, bucket):
+    wire.put(bucket, "k", b"0123456789")
+    answer = wire.request("GET", bucket, "k", headers={"Range": "bytes=0-1", "X-Other": " v "}, additional=("range", "x-other"))
+    assert (answer.status, answer.body) == (206, b"01")
+    headers = wire.signed("GET", bucket, "k", [], {"Range": "bytes=0-1"}, "v4", additional=("range",))
+    headers["Range"] = "bytes=0-5"
+    check_error(wire.send("GET", f"/{bucket}/k", headers), 403, "SignatureDoesNotMatch")
+
+
+def test_v4_header_order_and_spaces(wire, bucket):
+    """One SDK puts AdditionalHeaders last and a space after each comma."""
+    headers = wire.signed("GET", bucket, None, [], {"Range": "bytes=0-"}, "v4", additional=("range",))
+    credential, additional, signature = headers["Authorization"].removeprefix("OSS4-HMAC-SHA256 ").split(",")
+    headers["Authorization"] = f"OSS4-HMAC-SHA256 {credential}, {signature}, {additional}"
+    assert wire.send("GET", f"/{bucket}/", headers).status == 200
+
+
+def test_payload_hash_is_only_text_to_sign(wire, bucket):
+    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    stamp = v4_stamp()
+    headers = {"x-oss-date": stamp, "x-oss-content-sha256": digest}
+    signature = signing.v4_signature(wire.cred, "GET", bucket, None, [], headers, stamp, payload=digest)
+    headers["Authorization"] = (f"OSS4-HMAC-SHA256 Credential={wire.cred.key_id}/{stamp[:8]}/{wire.cred.region}/oss/aliyun_v4_request,Signature={signature}")
+    assert wire.send("GET", f"/{bucket}/", headers).status == 200
+
+
+def test_query_is_signed_in_v4_and_only_subresources_in_v1(server, bucket):
+    v1, v4 = server.wire(auth="v1"), server.wire(auth="v4")
+    headers = v1.signed("GET", bucket, None, [("max-keys", "1")], {}, "v1")
+    assert v1.send("GET", f"/{bucket}/?max-keys=2&x-unknown=1", headers).status == 200
+    headers = v4.signed("GET", bucket, None, [("max-keys", "1")], {}, "v4")
+    check_error(v4.send("GET", f"/{bucket}/?max-keys=2", headers), 403, "SignatureDoesNotMatch")
+
+
+def test_anonymous_access_follows_the_acl(wire, bucket_name):
+    for acl, reads, writes in (("private", False, False), ("public-read", True, False), ("public-read-write", True, True)):
+        name = f"{bucket_name}-{acl}"
+        wire.must("PUT", name, headers={"x-oss-acl": acl})
+        wire.put(name, "k", b"data")
+        try:
+            got = wire.request("GET", name, "k", auth=None)
+            assert got.status == (200 if reads else 403), acl
+            put = wire.request("PUT", name, "n", body=b"new", auth=None)
+            assert put.status == (200 if writes else 403), acl
+            if not writes:
+                check_error(put, 403, "AccessDenied")
+            listing = wire.request("GET", name, auth=None)
+            assert listing.status == (200 if reads else 403), acl
+            check_error(wire.request("DELETE", name, auth=None), 403, "AccessDenied")
+        finally:
+            wire.delete_bucket_with_contents(name)
+
+
+# -- presigned URLs ----------------------------------------------------------------------------------
+
+
+def test_url_that_expired(signed, bucket):
+    signed.put(bucket, "k", b"x")
+    fresh = signed.send("GET", signed.url("GET", bucket, "k", expires_s=5), {})
+    assert fresh.body == b"x"
+    stale = signed.send("GET", signed.url("GET", bucket, "k", expires_s=60, at=time.time() - 120), {})
+    check_error(stale, 403, "AccessDenied")
+
+
+@pytest.mark.parametrize("drop", ["OSSAccessKeyId", "Expires", "Signature"])
+def test_v1_url_needs_its_three_parts(server, bucket, drop):
+    raw = server.wire(auth="v1")
+    target = re.sub(rf"[?&]{drop}=[^&]*", lambda m: "?" if m.group().startswith("?") else "", raw.url("GET", bucket, "k")).replace("?&", "?")
+    assert drop not in target
+    check_error(raw.send("GET", target, {}), 403, "AccessDenied")
+
+
+def test_v1_url_expiry_comes_before_the_signature(server, bucket):
+    raw = server.wire(auth="v1", cred=Credentials(server.credentials.key_id, "wrong"))
+    check_error(raw.send("GET", raw.url("GET", bucket, "k", at=time.time() - 9999, expires_s=1), {}), 403, "AccessDenied")
+    check_error(raw.send("GET", raw.url("GET", bucket, "k"), {}), 403, "SignatureDoesNotMatch")
+    good = server.wire(auth="v1").url("GET", bucket, "k")
+    check_error(raw.send("GET", re.sub(r"Expires=\d+", "Expires=soon", good), {}), 403, "AccessDenied")
+
+
+def test_v1_url_and_header_together(server, bucket):
+    raw = server.wire(auth="v1")
+    headers = raw.signed("GET", bucket, "k", [], {}, "v1")
+    check_error(raw.send("GET", raw.url("GET", bucket, "k"), headers), 400, "InvalidArgument")
+
+
+def test_v4_url_bounds(wire, bucket):
+    wire.put(bucket, "k", b"x")
+    assert wire.send("GET", wire.url("GET", bucket, "k", expires_s=604800), {}).status == 200
+    for seconds in (0, 604801, -5):
+        answer = wire.send("GET", wire.url("GET", bucket, "k", expires_s=seconds), {})
+        assert answer.status in (400, 403), (seconds, answer.status)
+    tampered = wire.url("GET", bucket, "k", expires_s=60).replace("x-oss-expires=60", "x-oss-expires=6000")
+    check_error(wire.send("GET", tampered, {}), 403, "SignatureDoesNotMatch")
+    other_key = wire.url("GET", bucket, "k").replace(f"/{bucket}/k?", f"/{bucket}/k2?")
+    check_error(wire.send("GET", other_key, {}), 403, "SignatureDoesNotMatch")
+
+
+def test_url_with_overrides(signed, bucket):
+    signed.put(bucket, "k", b"x")
+    target = signed.url("GET", bucket, "k", query=[("response-content-type", "image/png")])
+    assert signed.send("GET", target, {}).headers["content-type"] == "image/png"
+
+
+# -- addressing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [f"{{}}.{DOMAIN}", "{}.localhost", "{}.oss.localhost"])
+def test_virtual_host(signed, bucket, server, host):
+    host = host.format(bucket)
+    for name in (host, f"{host}:{server.port}", host.upper() if "localhost" in host else host):
+        put = signed.request("PUT", bucket, "dir/k ü", body=b"v", host=name)
+        assert put.status == 200, put.body
+        assert signed.request("GET", bucket, "dir/k ü", host=name).body == b"v"
+        listing = signed.request("GET", bucket, host=name)
+        assert listing.texts("Contents/Key") == ["dir/k ü"]
+    assert signed.get(bucket, "dir/k ü").body == b"v"
+
+
+def test_virtual_host_of_a_missing_bucket(signed):
+    check_error(signed.request("GET", "no-such-bucket-5", host=f"no-such-bucket-5.{DOMAIN}"), 404, "NoSuchBucket", HostId=f"no-such-bucket-5.{DOMAIN}")
+
+
+def test_domain_itself_is_the_service(signed, bucket):
+    answer = signed.request("GET", host=DOMAIN)
+    assert bucket in answer.texts("Buckets/Bucket/Name")
+
+
+def test_sdks_by_virtual_host(server, bucket):
+    from harness import sdk
+    for name in sdk.NAMES:
+        client = sdk.make(name, server, endpoint=f"http://{DOMAIN}:{server.port}")
+        client.put_object(bucket, f"dir/{name}", b"by host")
+        assert client.get_object(bucket, f"dir/{name}").data == b"by host"
+        assert client.list_objects(bucket, prefix=f"dir/{name}").keys == [f"dir/{name}"]
+        assert client.get_bucket_info(bucket).name == bucket
+
+
+def test_path_style_without_slash(signed, bucket):
+    assert signed.request("GET", bucket, path=f"/{bucket}").status == 200
+
+
+def test_slashes_and_escapes_in_paths(signed, bucket):
+    """`%2F` and `/` are the same key, and nothing is normalised away."""
+    signed.put(bucket, "a/b", b"1")
+    assert signed.request("GET", bucket, "a/b", path=f"/{bucket}/a%2Fb").body == b"1"
+    assert signed.request("GET", bucket, "a/b", path=f"/{bucket}/%61/b").body == b"1"
+    for key in ("x//y", "x/./y", "x/../y", "./x", "../x", "x/"):
+        assert signed.request("PUT", bucket, key, body=key.encode()).status == 200, key
+        assert signed.get(bucket, key).body == key.encode()
+
+
+def test_plus_is_a_plus_in_paths(signed, bucket):
+    assert signed.request("PUT", bucket, "a+b", path=f"/{bucket}/a+b", body=b"plus").status == 200
+    assert signed.must("GET", bucket).texts("Contents/Key") == ["a+b"]
+
+
+@pytest.mark.parametrize("path", ["/{}/%zz", "/{}/%", "/{}/%ff%fe", "/{}/a%00b"])
+def test_undecodable_keys(wire, bucket, path):
+    answer = wire.request("GET", bucket, "x", path=path.format(bucket))
+    assert answer.status in (400, 403, 404), answer.status
+    assert answer.code
+
+
+# -- HTTP --------------------------------------------------------------------------------------------
+
+
+def read_answer(connection):
+    """Head and body of one answer on a bare socket."""
+    reader = connection.makefile("rb")
+    status = int(reader.readline().split()[1])
+    headers = {}
+    while (line := reader.readline().strip()):
+        name, _, value = line.decode().partition(":")
+        headers[name.lower()] = value.strip()
+    return status, headers, reader.read(int(headers.get("content-length", 0)))
+
+
+def test_expect_continue_is_answered(wire, bucket):
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("PUT", bucket, "k", {"Content-Length": "5", "Expect": "100-continue"}))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        connection.sendall(b"hello")
+        assert read_answer(connection)[0] == 200
+    assert wire.get(bucket, "k").body == b"hello"
+
+
+def test_body_of_a_refused_request_is_not_asked_for(server, wire, bucket):
+    liar = server.wire(cred=Credentials(server.credentials.key_id, "wrong"))
+    cases = [(liar, bucket, "k", {}, 403), (wire, "no-such-bucket-6", "k", {}, 404), (wire, bucket, "/lead", {}, 400)]
+    wire.put(bucket, "there", b"")
+    for raw, name, key, headers, status in cases:
+        with raw.socket() as connection:
+            connection.sendall(raw.head_bytes("PUT", name, key, {"Content-Length": str(1 << 30), "Expect": "100-continue", **headers}))
+            assert read_answer(connection)[0] == status
+
+
+def test_keep_alive_and_pipelining(wire, bucket):
+    wire.put(bucket, "k", b"0123456789")
+    with wire.socket() as connection:
+        head = wire.head_bytes("GET", bucket, "k", {})
+        for _ in range(5):
+            connection.sendall(head)
+            assert read_answer(connection)[2] == b"0123456789"
+
+
+def test_connection_close_is_honoured(wire, bucket):
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("GET", bucket, None, {"Connection": "close"}))
+        received = b""
+        while (piece := connection.recv(65536)):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_http_1_0(wire, bucket):
+    wire.put(bucket, "k", b"old")
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("GET", bucket, "k", {}).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n"))
+        received = b""
+        while (piece := connection.recv(65536)):
+            received += piece
+        assert received.endswith(b"\r\n\r\nold")
+
+
+def test_chunked_body(signed, bucket):
+    pieces = [b"a" * 10, b"b" * 70_000, b"c"]
+    answer = signed.request("PUT", bucket, "k", body=iter(pieces))
+    assert answer.status == 200
+    assert signed.get(bucket, "k").body == b"".join(pieces)
+
+
+def test_neither_length_nor_chunks(wire, bucket):
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("PUT", bucket, "k", {}))
+        status, _, body = read_answer(connection)
+    assert (status, b"<Code>MissingContentLength</Code>" in body) == (411, True)
+
+
+def test_body_over_the_limit_is_refused_by_its_length(wire, bucket):
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("PUT", bucket, "k", {"Content-Length": str((5 << 30) + 1)}))
+        status, _, body = read_answer(connection)
+    assert (status, b"<Code>EntityTooLarge</Code>" in body) == (400, True)
+
+
+@pytest.mark.parametrize("sent", [0, 1, 100_000, 3_000_000])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_hanging_up_mid_body_stores_nothing(wire, bucket, sent, old):
+    if old:
+        wire.put(bucket, "k", old)
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("PUT", bucket, "k", {"Content-Length": "4000000"}))
+        connection.sendall(b"x" * sent)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(10)
+        try:
+            while connection.recv(65536):
+                pass
+        except OSError:
+            pass
+    got = wire.request("GET", bucket, "k")
+    assert (got.status, got.body) == (200, old) if old else got.status == 404
+
+
+def test_hanging_up_mid_chunk_stores_nothing(wire, bucket):
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("PUT", bucket, "k", {"Transfer-Encoding": "chunked"}) + b"ff\r\nshort")
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(10)
+        try:
+            connection.recv(65536)
+        except OSError:
+            pass
+    assert wire.request("GET", bucket, "k").status == 404
+
+
+def test_malformed_chunk_stores_nothing(wire, bucket):
+    with wire.socket() as connection:
+        connection.sendall(wire.head_bytes("PUT", bucket, "k", {"Transfer-Encoding": "chunked"}) + b"5\r\nhello\r\nZZ\r\n")
+        connection.settimeout(10)
+        try:
+            connection.recv(65536)
+        except OSError:
+            pass
+    assert wire.request("GET", bucket, "k").status == 404
+
+
+@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PUT /b/k HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+                                  b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 300_000 + b"\r\n\r\n",
+                                  b"PUT /b/k HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+def test_junk_is_refused_and_the_server_lives(wire, bucket, junk):
+    with wire.socket(timeout_s=15) as connection:
+        try:
+            connection.sendall(junk)
+            answer = connection.recv(4096)
+        except (ConnectionResetError, BrokenPipeError):
+            answer = b""
+        assert answer == b"" or re.match(rb"HTTP/1\.[01] (4\d\d|505)", answer), answer[:100]
+    assert wire.request("HEAD", bucket).status == 200
+
+
+def test_slow_reader_gets_everything(wire, bucket):
+    body = bytes(range(256)) * 40_000
+    wire.put(bucket, "k", body)
+    with wire.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(wire.head_bytes("GET", bucket, "k", {"Connection": "close"}))
+        received = bytearray()
+        for count in range(10**9):
+            piece = connection.recv(3000 if count < 300 else 1 << 20)
+            if not piece:
+                break
+            received += piece
+            if count < 300 and count % 30 == 0:
+                time.sleep(0.02)
+    assert bytes(received).split(b"\r\n\r\n", 1)[1] == body
+
+
+def test_methods_that_are_not_there(wire, bucket):
+    for method in ("PATCH", "TRACE", "PROPFIND"):
+        answer = wire.request(method, bucket, "k")
+        assert answer.status in (400, 405, 501), (method, answer.status)
+        assert answer.code in ("MethodNotAllowed", "NotImplemented", "InvalidArgument")
+
+
+def test_delete_objects_needs_no_more_than_its_body(signed, bucket):
+    signed.put(bucket, "k", b"")
+    body = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    answer = signed.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
+    assert (answer.status, answer.texts("Deleted/Key")) == (200, ["k"])
+
+
+def test_xml_bodies_are_bounded(wire, bucket):
+    body = b"<Delete>" + b"<!--" + b"x" * (3 << 20) + b"-->" + b"</Delete>"
+    answer = wire.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
+    assert answer.status == 400
+    bomb = b'<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><Delete><Object><Key>&b;</Key></Object></Delete>'
+    answer = wire.request("POST", bucket, query=["delete"], body=bomb, headers={"Content-MD5": content_md5(bomb)})
+    assert (answer.status, answer.code) == (400, "MalformedXML")
