@@ -1,5 +1,6 @@
-//! Signs requests as the SDKs do. For the test kit's raw client, benchmarks and the bucket-to-bucket
-//! copy of clients; the server itself only verifies.
+//! Signs requests as the SDKs do. For raw clients in tests and benchmarks; the server only verifies.
+
+use std::fmt;
 
 use granary_types::Timestamp;
 use http::{HeaderMap, HeaderValue, Method};
@@ -8,8 +9,8 @@ use super::{SECURITY_TOKEN_HEADER, SignedRequest, v1, v4};
 use crate::header::date::{format_basic_iso8601, format_http_date};
 use crate::query::Query;
 
-/// Keys to sign with.
-#[derive(Clone, Debug)]
+/// Keys to sign with. Its `Debug` shows the id only.
+#[derive(Clone)]
 pub struct Credentials {
     /// The access key id.
     pub access_key_id: String,
@@ -62,6 +63,14 @@ impl Request {
         if let Ok(value) = HeaderValue::try_from(value) {
             self.headers.insert(name, value);
         }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,6 +16,8 @@ mod subresources;
 mod v1;
 mod v4;
 
+use std::fmt;
+
 use granary_types::{Timestamp, limits::CLOCK_SKEW_MS_MAX};
 use http::{HeaderMap, Method, header};
 use subtle::ConstantTimeEq as _;
@@ -73,8 +75,8 @@ impl SignatureKind {
     }
 }
 
-/// A signature as presented, read but not verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A signature as presented, read but not verified. Its `Debug` shows neither token nor signature.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Presented {
     access_key_id: String,
     security_token: Option<String>,
@@ -215,6 +217,15 @@ impl Presented {
             .extra("SignatureProvided", self.signature.as_str())
             .extra("StringToSign", String::from_utf8_lossy(string_to_sign))
             .extra("StringToSignBytes", spaced.join(" "))
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("access_key_id", &self.access_key_id)
+            .field("kind", &self.kind())
+            .finish_non_exhaustive()
     }
 }
 

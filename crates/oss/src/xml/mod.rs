@@ -27,3 +27,6 @@ pub use request::{
     CompleteMultipartUpload, CompletedPart, CreateBucketConfiguration, Delete, DeleteTarget,
 };
 pub use ser::Writer;
+
+#[cfg(test)]
+mod tests;
