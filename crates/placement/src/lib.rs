@@ -1,1 +1,23 @@
-//! placeholder
+//! Which disks hold what: topology and redundancy rules in, disk sets and quorums out.
+//!
+//! Pure: no I/O, no clock, no randomness of its own (callers pass a seed), no records and no wire.
+//!
+//! Invariants:
+//! - a group's disks never share the failure domain of its rule;
+//! - removing a disk touches only the groups it is a member of;
+//! - adding disks moves close to their share of the capacity, and nothing else.
+
+mod choice;
+mod groups;
+mod layout;
+mod quorum;
+mod rebalance;
+mod rule;
+mod topology;
+
+pub use choice::GroupChooser;
+pub use groups::{groups_wanted, plan_groups, replacement_for};
+pub use quorum::{acks_needed, write_quorum};
+pub use rebalance::{Move, plan_rebalance};
+pub use rule::{FailureDomain, Rule, rule_for};
+pub use topology::{Disk, Topology};

@@ -5,6 +5,7 @@
 
 mod bucket_name;
 mod byte_range;
+pub mod crc64;
 mod etag;
 mod ids;
 pub mod limits;
