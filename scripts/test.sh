@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
-if [ -n "$all" ]; then stages="house cargo build sdk crash memory upstream"; else stages="house cargo build sdk crash memory"; fi
+if [ -n "$all" ]; then stages="house cargo build sdk crash disks memory upstream"; else stages="house cargo build sdk crash disks memory"; fi
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"
@@ -21,9 +21,11 @@ stage() {
   case "$1" in
     house)    cargo run --quiet --release -p xtask -- check ;;
     cargo)    cargo test --release --workspace --no-fail-fast ;;
-    build)    cargo build --release -p granary-node --bin granary ;;
+    build)    cargo build --release -p granary-node --bin granary &&
+              cargo run --quiet --release -p xtask -- readme --check ;;
     sdk)      pytest_in tests/sdk ;;
     crash)    pytest_in tests/crash -s ;;
+    disks)    pytest_in tests/disks -s ;;
     memory)   pytest_in tests/memory -s ;;
     upstream) "$python" tests/sdk/upstream_oss2.py ;;
     *)        echo "there is no stage $1" >&2; return 2 ;;
