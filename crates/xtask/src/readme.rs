@@ -1,6 +1,7 @@
 //! Keeps the README's list of what works equal to the server's own table of operations.
 //!
 //! The list stands between two marker lines and is whatever `granary operations --markdown` prints.
+//! `cargo run --release -p xtask -- readme` writes it anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-const OPEN: &str = "<!-- operations: written by `cargo run --release -p xtask -- readme` -->";
-const CLOSE: &str = "<!-- end of operations -->";
+const OPEN: &str = "<!-- operations:begin -->";
+const CLOSE: &str = "<!-- operations:end -->";
 
 /// Rewrites the block.
 pub(crate) fn write(root: &Path) -> anyhow::Result<()> {
