@@ -1,11 +1,28 @@
-//! What a gateway knows of the cluster: the root's map, and how the disks do.
+//! What a process knows of the cluster: the root's map, how the disks do, and which disks have
+//! just let it down. A cache: being late costs a retry, never bytes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use granary_blob_api::BlobNode;
-use granary_meta_api::{Meta, MetaError};
-use granary_runtime::Runtime;
-use granary_types::NodeId;
+use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use futures_util::stream;
+use granary_blob_api::{BlobNode, DiskHealth, DiskStatus};
+use granary_meta_api::{Meta, MetaError, pb};
+use granary_placement::{GroupChooser, acks_needed};
+use granary_runtime::{Runtime, within};
+use granary_types::{ChunkId, DiskId, NodeId, PgId};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::map::{ClusterMap, Group};
+
+/// How long a node may take to say how its disks do.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Nodes asked at once.
+const STATUS_CALLS: usize = 32;
 
 /// Finds the client of a storage node.
 pub trait NodeDirectory: Send + Sync + 'static {
@@ -23,6 +40,68 @@ struct Shared {
     runtime: Runtime,
     meta: Meta,
     nodes: Arc<dyn NodeDirectory>,
+    /// What is known now; replaced whole.
+    known: ArcSwap<Known>,
+    /// Disks to avoid until a monotonic time, because a request to them has just failed.
+    suspects: Mutex<HashMap<DiskId, Duration>>,
+    map_turn: Turn,
+    health_turn: Turn,
+}
+
+/// Lets one caller at a time look something up; those who waited meanwhile share what the next
+/// one finds.
+struct Turn {
+    free: Semaphore,
+    done: AtomicU64,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            free: Semaphore::new(1),
+            done: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs `look`, unless a look-up that began after this call has ended meanwhile.
+    async fn take<T>(&self, look: impl Future<Output = T>) -> Option<T> {
+        let before = self.done.load(Ordering::Acquire);
+        let _turn = self.free.acquire().await.ok()?;
+        // The first one to end may have begun before this call, the second one cannot have.
+        if self.done.load(Ordering::Acquire) >= before + 2 {
+            return None;
+        }
+        let found = look.await;
+        self.done.fetch_add(1, Ordering::AcqRel);
+        Some(found)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    map: Arc<ClusterMap>,
+    health: Arc<HashMap<DiskId, DiskStatus>>,
+    /// True once nodes were asked: from then on a disk without status is unreachable.
+    asked: bool,
+    /// Per pool: the open groups, weighted by the free space of their fullest disk.
+    choosers: Arc<HashMap<u32, GroupChooser>>,
+}
+
+/// A group chosen for a chunk.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    pub(crate) group: Group,
+    /// Members to write to.
+    pub(crate) disks: Vec<DiskId>,
+    /// Copies the group should have.
+    pub(crate) copies: usize,
+}
+
+impl Choice {
+    /// True when every member can be written.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.disks.len() >= self.copies
+    }
 }
 
 impl ClusterView {
@@ -33,6 +112,10 @@ impl ClusterView {
                 runtime,
                 meta,
                 nodes,
+                known: ArcSwap::from_pointee(Known::default()),
+                suspects: Mutex::new(HashMap::new()),
+                map_turn: Turn::new(),
+                health_turn: Turn::new(),
             }),
         }
     }
@@ -42,12 +125,245 @@ impl ClusterView {
     /// # Errors
     /// The root gave no answer. A node that gives none counts as unhealthy, which is no error.
     pub async fn refresh(&self) -> Result<(), MetaError> {
-        let _ = (&self.shared.meta, &self.shared.nodes);
+        self.refresh_map().await?;
+        self.refresh_health().await;
         Ok(())
     }
 
-    /// Refreshes every `interval` until the runtime shuts down.
-    pub fn start_refreshing(&self, interval: std::time::Duration) {
-        let _ = (interval, &self.shared.runtime);
+    /// Reads the map from the root. Callers that arrive while it is being read share the answer
+    /// of the next reading.
+    ///
+    /// # Errors
+    /// The root gave no answer.
+    pub async fn refresh_map(&self) -> Result<(), MetaError> {
+        let found = self.shared.map_turn.take(self.read_map()).await;
+        found.unwrap_or(Ok(()))
     }
+
+    async fn read_map(&self) -> Result<(), MetaError> {
+        let shared = &self.shared;
+        let known_epoch = shared.known.load().map.epoch();
+        let answer = shared.meta.query(pb::GetClusterMap { known_epoch }).await?;
+        if !answer.unchanged {
+            let map = Arc::new(ClusterMap::from_wire(answer));
+            self.learn(|known| Known {
+                map: Arc::clone(&map),
+                ..known.clone()
+            });
+        }
+        Ok(())
+    }
+
+    /// Asks every node how its disks do.
+    pub async fn refresh_health(&self) {
+        self.shared.health_turn.take(self.ask_nodes()).await;
+    }
+
+    async fn ask_nodes(&self) {
+        let map = self.map();
+        let asked = stream::iter(map.nodes().collect::<Vec<_>>()).map(|id| async move {
+            let node = self.shared.nodes.node(id)?;
+            match within(STATUS_TIMEOUT, node.disks()).await {
+                Ok(Ok(disks)) => Some(disks),
+                Ok(Err(error)) => {
+                    tracing::debug!(node = %id, %error, "node does not say how its disks do");
+                    None
+                }
+                Err(_) => None,
+            }
+        });
+        let answers: Vec<_> = asked.buffer_unordered(STATUS_CALLS).collect().await;
+        let disks = answers.into_iter().flatten().flatten();
+        let health: Arc<HashMap<_, _>> = Arc::new(disks.map(|disk| (disk.id, disk)).collect());
+        self.learn(|known| Known {
+            health: Arc::clone(&health),
+            asked: true,
+            ..known.clone()
+        });
+    }
+
+    /// Refreshes every `interval` until the runtime shuts down.
+    pub fn start_refreshing(&self, interval: Duration) {
+        let view = self.clone();
+        let runtime = self.shared.runtime.clone();
+        self.shared.runtime.spawn(async move {
+            loop {
+                if let Err(error) = view.refresh().await {
+                    tracing::debug!(%error, "cluster map not refreshed");
+                }
+                tokio::select! {
+                    () = runtime.sleep(interval) => {}
+                    () = runtime.shutdown().cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// The map as it is known now.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        Arc::clone(&self.shared.known.load().map)
+    }
+
+    /// What a disk's node said of it last; `None` when it said nothing.
+    pub fn status(&self, disk: DiskId) -> Option<DiskStatus> {
+        self.shared.known.load().health.get(&disk).cloned()
+    }
+
+    /// The client of the node a disk sits in.
+    pub fn node_of(&self, disk: DiskId) -> Option<Arc<dyn BlobNode>> {
+        let node = self.shared.known.load().map.node_of(disk)?;
+        self.shared.nodes.node(node)
+    }
+
+    /// True when the disk takes chunks, as far as its node and the map say.
+    pub fn is_writable(&self, disk: DiskId) -> bool {
+        self.shared.known.load().is_writable(disk)
+    }
+
+    /// True when the disk can be read, as far as its node and the map say.
+    pub fn is_readable(&self, disk: DiskId) -> bool {
+        self.shared.known.load().is_readable(disk)
+    }
+
+    /// Keeps requests away from a disk for a while: one to it has just failed.
+    pub(crate) fn suspect(&self, disk: DiskId, lasting: Duration) {
+        let until = self.shared.runtime.monotonic() + lasting;
+        self.shared.suspects.lock().insert(disk, until);
+    }
+
+    fn suspects(&self) -> Vec<DiskId> {
+        let now = self.shared.runtime.monotonic();
+        let mut suspects = self.shared.suspects.lock();
+        suspects.retain(|_, until| *until > now);
+        suspects.keys().copied().collect()
+    }
+
+    /// A group for a new chunk: whole if there is one in any of the pools, else one that can have
+    /// the write quorum. Groups in `avoid` are left out.
+    pub(crate) fn choose(&self, pools: &[u32], seed: u64, avoid: &[PgId]) -> Option<Choice> {
+        let (known, suspects) = (self.shared.known.load(), self.suspects());
+        let whole = |choice: &Choice| choice.is_whole();
+        let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
+        known
+            .choose(pools, seed, avoid, &suspects, whole)
+            .or_else(|| known.choose(pools, seed, avoid, &suspects, enough))
+    }
+
+    /// True when some group could take a chunk if no disk were under suspicion.
+    pub(crate) fn could_choose(&self, pools: &[u32]) -> bool {
+        let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
+        let known = self.shared.known.load();
+        known.choose(pools, 0, &[], &[], enough).is_some()
+    }
+
+    /// The disks of a chunk in the order in which they should be asked: complete members first,
+    /// disks that answer before those that do not, near before far, rotated by chunk.
+    pub(crate) fn read_order(&self, chunk: ChunkId, zone: &str) -> Vec<DiskId> {
+        let (known, suspects) = (self.shared.known.load(), self.suspects());
+        let Some(group) = known.map.group(chunk.pg()) else {
+            return Vec::new();
+        };
+        let mut members = group.members.clone();
+        let turn = chunk.0 as usize % members.len().max(1);
+        members.rotate_left(turn);
+        members.sort_by_key(|member| {
+            let doubtful = !known.is_readable(member.disk) || suspects.contains(&member.disk);
+            let far = known.map.zone_of(member.disk) != zone;
+            (doubtful, !member.complete, far)
+        });
+        members.iter().map(|member| member.disk).collect()
+    }
+
+    fn learn(&self, change: impl Fn(&Known) -> Known) {
+        self.shared.known.rcu(|known| {
+            let mut known = change(known);
+            known.choosers = Arc::new(choosers(&known.map, &known.health));
+            known
+        });
+    }
+}
+
+impl Known {
+    fn is_writable(&self, disk: DiskId) -> bool {
+        let healthy = match self.health.get(&disk) {
+            Some(status) => status.health == DiskHealth::Healthy,
+            None => !self.asked,
+        };
+        healthy && self.map.is_in(disk)
+    }
+
+    fn is_readable(&self, disk: DiskId) -> bool {
+        match self.health.get(&disk) {
+            Some(status) => status.health != DiskHealth::Failed,
+            None => !self.asked,
+        }
+    }
+
+    fn choose(
+        &self,
+        pools: &[u32],
+        seed: u64,
+        avoid: &[PgId],
+        suspects: &[DiskId],
+        accept: impl Fn(&Choice) -> bool,
+    ) -> Option<Choice> {
+        pools.iter().find_map(|pool| {
+            let copies = self.copies(*pool)?;
+            let chooser = self.choosers.get(pool)?;
+            let mut chosen = None;
+            chooser.choose(seed, |id| {
+                chosen = self
+                    .choice(id, copies, avoid, suspects)
+                    .filter(|choice| accept(choice));
+                chosen.is_some()
+            })?;
+            chosen
+        })
+    }
+
+    fn copies(&self, pool: u32) -> Option<usize> {
+        let pool = self.map.pools().iter().find(|known| known.id == pool)?;
+        Some(pool.copies as usize)
+    }
+
+    fn choice(
+        &self,
+        id: PgId,
+        copies: usize,
+        avoid: &[PgId],
+        suspects: &[DiskId],
+    ) -> Option<Choice> {
+        let group = self.map.group(id).filter(|group| !group.closed)?;
+        if avoid.contains(&id) {
+            return None;
+        }
+        let usable = |disk: &DiskId| self.is_writable(*disk) && !suspects.contains(disk);
+        let disks = group.disks().filter(usable).collect();
+        Some(Choice {
+            group: group.clone(),
+            disks,
+            copies: copies.max(group.members.len()),
+        })
+    }
+}
+
+/// Choosers per pool over the open groups.
+fn choosers(map: &ClusterMap, health: &HashMap<DiskId, DiskStatus>) -> HashMap<u32, GroupChooser> {
+    let free = |disk| health.get(&disk).map_or(1, |status| status.free_bytes);
+    let mut candidates: HashMap<u32, Vec<(PgId, u64)>> = HashMap::new();
+    for group in map.groups().filter(|group| !group.closed) {
+        let weight = group.disks().map(free).min().unwrap_or(0);
+        // Kilobytes, so that the sum over many large disks stays in range.
+        candidates
+            .entry(group.pool)
+            .or_default()
+            .push((group.id, weight / 1024 + 1));
+    }
+    candidates
+        .into_iter()
+        .map(|(pool, mut groups)| {
+            groups.sort_unstable();
+            (pool, GroupChooser::new(groups))
+        })
+        .collect()
 }

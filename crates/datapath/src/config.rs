@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use granary_types::limits::CHUNK_BYTES_MAX;
+use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a [`crate::DataPath`].
@@ -17,8 +17,6 @@ pub struct DataPathConfig {
     pub read_buffer_bytes: u64,
     /// How long a request waits for buffer memory before it is told to come back, in milliseconds.
     pub buffer_wait_ms: u64,
-    /// How long replaced bytes stay readable; must be the shards' value, in milliseconds.
-    pub reader_grace_ms: u64,
     /// A read that lasts longer is cut, in milliseconds.
     pub read_age_max_ms: u64,
     /// Time one chunk may take to reach its disks, retries included, in milliseconds.
@@ -41,7 +39,6 @@ impl Default for DataPathConfig {
             write_buffer_bytes: 192 * 1024 * 1024,
             read_buffer_bytes: 96 * 1024 * 1024,
             buffer_wait_ms: 20_000,
-            reader_grace_ms: 15 * 60 * 1000,
             read_age_max_ms: 48 * 3600 * 1000,
             chunk_write_timeout_ms: 30_000,
             chunk_read_timeout_ms: 20_000,
@@ -52,10 +49,45 @@ impl Default for DataPathConfig {
     }
 }
 
+/// A setting that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} must be {wanted}")]
+pub struct InvalidConfig {
+    /// The setting.
+    pub name: &'static str,
+    /// What it must be.
+    pub wanted: &'static str,
+}
+
 impl DataPathConfig {
-    /// How long replaced bytes stay readable.
-    pub fn reader_grace(&self) -> Duration {
-        Duration::from_millis(self.reader_grace_ms)
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let chunk = CHUNK_BYTES_MAX as u64;
+        for (name, holds, wanted) in [
+            (
+                "inline_max_bytes",
+                self.inline_max_bytes <= BLOCK_BYTES,
+                "at most 64 KiB",
+            ),
+            (
+                "write_buffer_bytes",
+                self.write_buffer_bytes >= chunk,
+                "at least 4 MiB",
+            ),
+            (
+                "read_buffer_bytes",
+                self.read_buffer_bytes >= chunk,
+                "at least 4 MiB",
+            ),
+        ] {
+            if !holds {
+                return Err(InvalidConfig { name, wanted });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,23 +5,49 @@
 //! whether they become an object is decided by the commit that carries the payload. It never
 //! deletes: what a refused or broken write leaves behind is found by the sweep.
 
+mod budget;
+mod chunk_reader;
+mod chunk_writer;
 mod cluster;
 mod config;
+mod copy;
+mod digest;
 mod error;
+mod extents;
+mod hints;
+mod latency;
+mod map;
+mod metrics;
+mod pace;
+mod pin;
+mod read;
+mod restore;
+mod session;
+#[cfg(test)]
+mod tests;
+mod write;
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use granary_blob_api::ChunkEntry;
 use granary_meta_api::{Meta, pb};
 use granary_runtime::Runtime;
-use granary_types::{ByteRange, Redundancy, StorageClass};
+use granary_types::{ByteRange, DiskId, Redundancy, StorageClass};
+use prometheus_client::registry::Registry;
+
+use budget::BufferBudget;
+use latency::ReadLatency;
+use metrics::Metrics;
 
 pub use cluster::{ClusterView, NodeDirectory};
-pub use config::DataPathConfig;
+pub use config::{DataPathConfig, InvalidConfig};
 pub use error::{BodyError, ReadError, WriteError};
+pub use hints::{RepairHint, RepairHints};
+pub use map::{ClusterMap, Group, GroupMember};
+pub use read::ReadStream;
+pub use restore::RestoreError;
 
 /// Where bytes are going to belong.
 #[derive(Clone, Debug)]
@@ -94,38 +120,69 @@ pub struct DataPath {
     shared: Arc<Shared>,
 }
 
+/// What the parts of one data path share.
 struct Shared {
     runtime: Runtime,
     meta: Meta,
     view: ClusterView,
-    nodes: Arc<dyn NodeDirectory>,
     config: DataPathConfig,
+    write_budget: BufferBudget,
+    read_budget: BufferBudget,
+    latency: ReadLatency,
+    hints: RepairHints,
+    metrics: Metrics,
+}
+
+impl Shared {
+    /// Pools that take bytes of a redundancy, best first.
+    fn pools(&self, redundancy: Redundancy) -> Vec<u32> {
+        let map = self.view.map();
+        let pools = map.pools_for(redundancy, &self.config.zone);
+        pools.iter().map(|pool| pool.id).collect()
+    }
 }
 
 impl DataPath {
-    /// A data path over the nodes of `nodes`, placing chunks by `view`.
-    pub fn new(
-        runtime: Runtime,
-        meta: Meta,
-        view: ClusterView,
-        nodes: Arc<dyn NodeDirectory>,
-        config: DataPathConfig,
-    ) -> Self {
+    /// A data path that finds disks and places chunks by `view`.
+    pub fn new(runtime: Runtime, meta: Meta, view: ClusterView, config: DataPathConfig) -> Self {
         Self {
             shared: Arc::new(Shared {
                 runtime,
                 meta,
                 view,
-                nodes,
+                write_budget: BufferBudget::new(config.write_buffer_bytes),
+                read_budget: BufferBudget::new(config.read_buffer_bytes),
                 config,
+                latency: ReadLatency::default(),
+                hints: RepairHints::default(),
+                metrics: Metrics::default(),
             }),
         }
     }
 
+    /// The view of the cluster it works with.
+    pub fn view(&self) -> &ClusterView {
+        &self.shared.view
+    }
+
+    /// Adds its metrics to a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        let shared = &self.shared;
+        shared
+            .metrics
+            .register(registry, &shared.write_budget, &shared.read_budget);
+    }
+
+    /// Copies that reads found damaged or missing.
+    pub fn repair_hints(&self) -> RepairHints {
+        self.shared.hints.clone()
+    }
+
     /// Copies that bytes of a redundancy get in this cluster; `None` when no pool serves it.
     pub fn copies(&self, redundancy: Redundancy) -> Option<u32> {
-        let _ = (redundancy, &self.shared.view, &self.shared.config);
-        None
+        let map = self.shared.view.map();
+        let pools = map.pools_for(redundancy, &self.shared.config.zone);
+        pools.first().map(|pool| pool.copies)
     }
 
     /// Streams a body to disks (or into the payload, when it is small) and hashes it.
@@ -143,23 +200,14 @@ impl DataPath {
     where
         S: Stream<Item = Result<Bytes, BodyError>> + Send + Unpin,
     {
-        let _ = (
-            target,
-            body,
-            limits,
-            &self.shared.runtime,
-            &self.shared.meta,
-            &self.shared.nodes,
-        );
-        Err(WriteError::Overloaded)
+        write::write(&self.shared, target, body, limits).await
     }
 
     /// Streams a range of an object, in order. `range` must lie inside the version's size.
     ///
     /// The stream ends after the last byte or with one error. Reading is driven by the consumer.
     pub fn read(&self, source: ReadSource, range: ByteRange) -> ReadStream {
-        let _ = (source, range);
-        ReadStream(Box::pin(futures_util::stream::empty()))
+        ReadStream::new(Arc::clone(&self.shared), source, range)
     }
 
     /// Copies a range of an object under a write of its own: from disk to disk where pool and
@@ -174,18 +222,20 @@ impl DataPath {
         target: WriteTarget,
         digests: CopyDigests,
     ) -> Result<Copied, WriteError> {
-        let _ = (source, range, target, digests);
-        Err(WriteError::Overloaded)
+        copy::copy(&self.shared, source, range, target, digests).await
     }
-}
 
-/// Bytes of an object, in order.
-pub struct ReadStream(Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send>>);
-
-impl Stream for ReadStream {
-    type Item = Result<Bytes, ReadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(cx)
+    /// Copies one chunk from the first of `sources` that holds it intact to `target`.
+    ///
+    /// # Errors
+    /// See [`RestoreError`].
+    pub async fn restore_chunk(
+        &self,
+        entry: &ChunkEntry,
+        sources: &[DiskId],
+        target: DiskId,
+        pg_epoch: u64,
+    ) -> Result<(), RestoreError> {
+        restore::restore_chunk(&self.shared, entry, sources, target, pg_epoch).await
     }
 }

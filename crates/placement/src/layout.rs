@@ -116,22 +116,11 @@ impl<'a> Layout<'a> {
 
     /// Counts a slot more on a disk.
     pub(crate) fn add(&mut self, disk: DiskId) {
-        self.change(disk, |load| load + 1);
-    }
-
-    /// Counts a slot less on a disk.
-    pub(crate) fn remove(&mut self, disk: DiskId) {
-        self.change(disk, |load| load.saturating_sub(1));
-    }
-
-    fn change(&mut self, disk: DiskId, with: impl Fn(u64) -> u64) {
         if !self.disks.contains_key(&disk) {
             return;
         }
         self.take_out(disk);
-        if let Some(load) = self.loads.get_mut(&disk) {
-            *load = with(*load);
-        }
+        *self.loads.entry(disk).or_default() += 1;
         self.insert(disk);
     }
 

@@ -1,0 +1,211 @@
+//! The root's cluster map in the form that placement and the way of bytes need. Pure.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use granary_meta_api::pb;
+use granary_placement::{Disk, Topology};
+use granary_types::{DiskId, NodeId, PgId, Redundancy, ShardId};
+
+/// `state` of a disk record that may hold chunks and get new ones.
+const DISK_IN: u32 = 0;
+
+/// One member of a placement group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// The disk.
+    pub disk: DiskId,
+    /// True when it holds every chunk it should; false while it is being filled.
+    pub complete: bool,
+}
+
+/// One placement group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Identity.
+    pub id: PgId,
+    /// The pool it belongs to.
+    pub pool: u32,
+    /// Raised by every change of its members.
+    pub epoch: u64,
+    /// Its disks.
+    pub members: Vec<GroupMember>,
+    /// True when it takes no new chunks.
+    pub closed: bool,
+}
+
+impl Group {
+    /// Its disks.
+    pub fn disks(&self) -> impl Iterator<Item = DiskId> {
+        self.members.iter().map(|member| member.disk)
+    }
+}
+
+/// The cluster as the root describes it at one epoch.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterMap {
+    epoch: u64,
+    nodes: HashMap<NodeId, pb::state::Node>,
+    disks: HashMap<DiskId, pb::state::Disk>,
+    pools: Vec<pb::state::Pool>,
+    groups: HashMap<PgId, Group>,
+    shards: Vec<ShardId>,
+    settings: pb::state::ShardSettings,
+}
+
+impl ClusterMap {
+    /// Reads the root's answer.
+    pub fn from_wire(map: pb::ClusterMap) -> Self {
+        let groups = map.groups.into_iter().map(|group| {
+            let members = group.members.iter().map(|member| GroupMember {
+                disk: DiskId(member.disk),
+                complete: member.complete,
+            });
+            let id = PgId(group.id);
+            let group = Group {
+                id,
+                pool: group.pool,
+                epoch: group.epoch,
+                members: members.collect(),
+                closed: group.closed,
+            };
+            (id, group)
+        });
+        let mut shards: Vec<_> = map.ranges.iter().map(|hint| ShardId(hint.shard)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        Self {
+            epoch: map.epoch,
+            shards,
+            settings: map.info.and_then(|info| info.settings).unwrap_or_default(),
+            groups: groups.collect(),
+            nodes: map.nodes.into_iter().map(|n| (NodeId(n.id), n)).collect(),
+            disks: map.disks.into_iter().map(|d| (DiskId(d.id), d)).collect(),
+            pools: map.pools,
+        }
+    }
+
+    /// The root's epoch of this map; 0 when nothing is known.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Shards that own ranges, in order; the root is not among them unless it owns one.
+    pub fn shards(&self) -> &[ShardId] {
+        &self.shards
+    }
+
+    /// How long the bytes of a replaced object outlive it.
+    pub fn reader_grace(&self) -> Duration {
+        Duration::from_millis(self.settings.reader_grace_ms)
+    }
+
+    /// How long a write id lives unless its lease is renewed.
+    pub fn write_lease(&self) -> Duration {
+        Duration::from_millis(self.settings.write_lease_ms)
+    }
+
+    /// A group.
+    pub fn group(&self, id: PgId) -> Option<&Group> {
+        self.groups.get(&id)
+    }
+
+    /// Every group, in no particular order.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values()
+    }
+
+    /// Every disk record, in no particular order.
+    pub fn disks(&self) -> impl Iterator<Item = &pb::state::Disk> {
+        self.disks.values()
+    }
+
+    /// Every pool, in the order of their ids.
+    pub fn pools(&self) -> &[pb::state::Pool] {
+        &self.pools
+    }
+
+    /// Every node, in no particular order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.keys().copied()
+    }
+
+    /// The node a disk sits in.
+    pub fn node_of(&self, disk: DiskId) -> Option<NodeId> {
+        self.disks.get(&disk).map(|disk| NodeId(disk.node))
+    }
+
+    /// The zone a disk lies in; empty when it is not known.
+    pub fn zone_of(&self, disk: DiskId) -> &str {
+        let node = self.node_of(disk).and_then(|node| self.nodes.get(&node));
+        node.map_or("", |node| node.zone.as_str())
+    }
+
+    /// True when the disk is known and was not taken out for good.
+    pub fn is_in(&self, disk: DiskId) -> bool {
+        self.disks
+            .get(&disk)
+            .is_some_and(|disk| disk.state == DISK_IN)
+    }
+
+    /// Disk sets of a pool's groups that take new chunks.
+    pub fn open_groups(&self, pool: u32) -> Vec<Vec<DiskId>> {
+        let open = self.groups.values().filter(|g| g.pool == pool && !g.closed);
+        open.map(|group| group.disks().collect()).collect()
+    }
+
+    /// The disks as placement sees them. `in_service` adds what the map does not know: health.
+    pub fn topology(&self, in_service: impl Fn(DiskId) -> bool) -> Topology {
+        Topology::new(self.disks.values().map(|disk| {
+            let id = DiskId(disk.id);
+            Disk {
+                id,
+                node: NodeId(disk.node),
+                zone: self.zone_of(id).to_owned(),
+                capacity_bytes: disk.total_bytes,
+                in_service: self.is_in(id) && in_service(id),
+            }
+        }))
+    }
+
+    /// Pools that serve a redundancy, best first: most copies, then the preferred zone, then the
+    /// oldest.
+    pub fn pools_for(&self, redundancy: Redundancy, zone: &str) -> Vec<&pb::state::Pool> {
+        let serving = |pool: &&pb::state::Pool| pool.redundancy == redundancy.number();
+        let mut pools: Vec<_> = self.pools.iter().filter(serving).collect();
+        pools.sort_by_key(|pool| (std::cmp::Reverse(pool.copies), pool.zone != zone, pool.id));
+        pools
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_pool_comes_first() {
+        let pool = |id, copies, zone: &str| pb::state::Pool {
+            id,
+            copies,
+            zone: zone.to_owned(),
+            redundancy: Redundancy::Lrs.number(),
+            ..Default::default()
+        };
+        let map = ClusterMap::from_wire(pb::ClusterMap {
+            pools: vec![
+                pool(1, 1, "a"),
+                pool(2, 3, "a"),
+                pool(3, 3, "b"),
+                pool(4, 3, "b"),
+            ],
+            ..Default::default()
+        });
+        let ids: Vec<_> = map
+            .pools_for(Redundancy::Lrs, "b")
+            .iter()
+            .map(|p| p.id)
+            .collect();
+        assert_eq!(ids, [3, 4, 2, 1]);
+        assert!(map.pools_for(Redundancy::Zrs, "b").is_empty());
+    }
+}

@@ -1,0 +1,102 @@
+//! The repair primitive: one chunk from a good copy to a disk that lacks it.
+//!
+//! It decides nothing: which chunk, from where and where to is the caller's, who compared listings.
+
+use std::time::Duration;
+
+use granary_blob_api::{BlobError, Block, ChunkEntry, ErrorKind, GetChunk, PutChunk};
+use granary_runtime::within;
+use granary_types::DiskId;
+
+use crate::Shared;
+use crate::copy::take_write_memory;
+use crate::digest::CutChunk;
+
+/// Why a chunk was not restored.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The chunk was deleted meanwhile: there is nothing to restore.
+    #[error("chunk was deleted meanwhile")]
+    Gone,
+    /// No source has an intact copy that can be read now.
+    #[error("no intact copy can be read: {0}")]
+    NoSource(String),
+    /// The disk that lacks it did not take it.
+    #[error("disk did not take the chunk: {0}")]
+    Target(BlobError),
+    /// Memory is short; try later.
+    #[error("too much in transit")]
+    Overloaded,
+}
+
+/// Copies a chunk from the first of `sources` that holds it intact to `target`.
+pub(crate) async fn restore_chunk(
+    shared: &Shared,
+    entry: &ChunkEntry,
+    sources: &[DiskId],
+    target: DiskId,
+    pg_epoch: u64,
+) -> Result<(), RestoreError> {
+    let _share = take_write_memory(shared, entry.length as usize)
+        .await
+        .map_err(|_| RestoreError::Overloaded)?;
+    let blocks = read_whole(shared, entry, sources).await?;
+    let unreachable = |what: &str| RestoreError::Target(BlobError::Unreachable(what.to_owned()));
+    let node = shared
+        .view
+        .node_of(target)
+        .ok_or_else(|| unreachable("its node is not known here"))?;
+    let put = PutChunk {
+        id: entry.id,
+        owner: entry.owner,
+        pg_epoch,
+        blocks,
+    };
+    let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms);
+    match within(limit, node.put(target, put)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(BlobError::ChunkDeleted(_))) => Err(RestoreError::Gone),
+        Ok(Err(error)) => Err(RestoreError::Target(error)),
+        Err(_) => Err(unreachable("no answer in time")),
+    }
+}
+
+/// The blocks of a whole chunk whose digest is the listed one.
+async fn read_whole(
+    shared: &Shared,
+    entry: &ChunkEntry,
+    sources: &[DiskId],
+) -> Result<Vec<Block>, RestoreError> {
+    let limit = Duration::from_millis(shared.config.chunk_read_timeout_ms);
+    let mut last = "no other disk holds it".to_owned();
+    let mut gone = false;
+    for &disk in sources {
+        let Some(node) = shared.view.node_of(disk) else {
+            continue;
+        };
+        let range = GetChunk {
+            id: entry.id,
+            offset: 0,
+            length: entry.length,
+        };
+        match within(limit, node.get(disk, range)).await {
+            Ok(Ok(read)) if is_intact(entry, &read.blocks) => return Ok(read.blocks),
+            Ok(Ok(_)) => last = format!("disk {disk}: bytes do not fit the listed digest"),
+            Ok(Err(error)) => {
+                gone |= error.kind() == ErrorKind::NotFound;
+                last = format!("disk {disk}: {error}");
+            }
+            Err(_) => last = format!("disk {disk}: no answer in time"),
+        }
+    }
+    Err(if gone {
+        RestoreError::Gone
+    } else {
+        RestoreError::NoSource(last)
+    })
+}
+
+fn is_intact(entry: &ChunkEntry, blocks: &[Block]) -> bool {
+    let cut = CutChunk::from_blocks(blocks.to_vec());
+    cut.length == entry.length && cut.digest == entry.digest && blocks.iter().all(Block::is_intact)
+}
