@@ -29,7 +29,9 @@ type Objects = Arc<RwLock<HashMap<String, Bytes>>>;
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9100".to_owned());
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:9100".to_owned());
     let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
     let listener = TcpListener::bind(address).await?;
     println!("bare hyper on {}", listener.local_addr()?);
@@ -49,7 +51,10 @@ async fn main() -> std::io::Result<()> {
     }
 }
 
-async fn answer(objects: Objects, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    objects: Objects,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     let response = match *request.method() {
         Method::PUT => match store(&objects, path, request.into_body()).await {
@@ -57,8 +62,14 @@ async fn answer(objects: Objects, request: Request<Incoming>) -> Result<Response
             Err(_) => status(StatusCode::BAD_REQUEST),
         },
         Method::GET | Method::HEAD => {
-            let found = objects.read().ok().and_then(|objects| objects.get(&path).cloned());
-            found.map_or_else(|| status(StatusCode::NOT_FOUND), |body| Response::new(Full::new(body)))
+            let found = objects
+                .read()
+                .ok()
+                .and_then(|objects| objects.get(&path).cloned());
+            found.map_or_else(
+                || status(StatusCode::NOT_FOUND),
+                |body| Response::new(Full::new(body)),
+            )
         }
         _ => status(StatusCode::METHOD_NOT_ALLOWED),
     };
