@@ -66,7 +66,7 @@ const APART: [(&str, &[&str], &str); 10] = [
     ),
     (
         "datapath",
-        &["meta", "meta-api", "blob"],
+        &["meta", "blob"],
         "it moves bytes between api crates",
     ),
     ("oss", &["tokio", "hyper"], "the dialect is pure"),
