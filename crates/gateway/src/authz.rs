@@ -1,0 +1,102 @@
+//! May they: gathers the facts that `granary-policy` needs and turns its answer into an error.
+//!
+//! The owner's requests, which are nearly all, need no look-up beyond the bucket's. For others the
+//! object's own list is read; what was read is kept for the operation.
+
+use granary_oss::{ErrorCode, OssError};
+use granary_policy::{Access, Action, BucketFacts, Caller, Decision, Facts, ObjectFacts, evaluate};
+use granary_types::{ObjectAcl, ObjectKey};
+
+use crate::buckets::Bucket;
+use crate::ctx::{Ctx, Shared, Subject, find_version_in};
+use crate::version_id::VersionRef;
+
+/// Decides whether the request may go on.
+///
+/// # Errors
+/// AccessDenied, ServiceUnavailable.
+pub(crate) async fn authorise(cx: &mut Ctx) -> Result<(), OssError> {
+    let bucket = match cx.subject {
+        Subject::Service => None,
+        Subject::Bucket | Subject::Object(..) => cx.bucket.as_deref(),
+    };
+    let mut facts = Facts {
+        bucket: bucket.map(facts_of),
+        object: None,
+    };
+    let mut decision = evaluate(cx.caller, cx.action, &facts);
+    if decision == Decision::NeedsObject {
+        let mut object = None;
+        if let (Subject::Object(key, version), Some(bucket)) = (&cx.subject, bucket) {
+            let answer = find_version_in(&cx.shared, bucket, key, *version, true).await?;
+            object = answer
+                .as_ref()
+                .and_then(|answer| object_facts(answer.version.as_ref()));
+            cx.found = answer;
+        }
+        facts.object = Some(object);
+        decision = evaluate(cx.caller, cx.action, &facts);
+    }
+    if decision == Decision::Allow {
+        Ok(())
+    } else {
+        Err(denied(cx.caller, cx.action))
+    }
+}
+
+/// Decides about another object than the request's own: the source of a copy, or one of the
+/// objects that DeleteMultipleObjects names.
+///
+/// # Errors
+/// AccessDenied, ServiceUnavailable.
+pub(crate) async fn authorise_object(
+    shared: &Shared,
+    caller: Caller,
+    action: Action,
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: VersionRef,
+) -> Result<(), OssError> {
+    let mut facts = Facts {
+        bucket: Some(facts_of(bucket)),
+        object: None,
+    };
+    let mut decision = evaluate(caller, action, &facts);
+    if decision == Decision::NeedsObject {
+        let answer = find_version_in(shared, bucket, key, version, false).await?;
+        let version = answer.as_ref().and_then(|answer| answer.version.as_ref());
+        facts.object = Some(object_facts(version));
+        decision = evaluate(caller, action, &facts);
+    }
+    if decision == Decision::Allow {
+        Ok(())
+    } else {
+        Err(denied(caller, action))
+    }
+}
+
+fn facts_of(bucket: &Bucket) -> BucketFacts {
+    BucketFacts {
+        owner: bucket.owner,
+        acl: bucket.acl,
+    }
+}
+
+/// An ACL of a later version of Granary closes the object rather than opening it.
+fn object_facts(version: Option<&granary_meta_api::pb::state::Version>) -> Option<ObjectFacts> {
+    let version = version.filter(|version| !version.delete_marker)?;
+    let acl = match version.acl {
+        0 => ObjectAcl::Default,
+        number => ObjectAcl::from_number(number).unwrap_or(ObjectAcl::Private),
+    };
+    Some(ObjectFacts { acl })
+}
+
+fn denied(caller: Caller, action: Action) -> OssError {
+    let message = match (action.access(), caller) {
+        (Access::Account, _) => "You have no right to access this service without a signature.",
+        (Access::Owner, Caller::Account(_)) => "The bucket you access does not belong to you.",
+        _ => "You have no right to access this object because of bucket acl.",
+    };
+    OssError::new(ErrorCode::AccessDenied).message(message)
+}

@@ -1,0 +1,287 @@
+//! What an operation works with: the shared parts of the gateway, and one request's head, caller
+//! and bucket, with the retries that an old view of the bucket needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_datapath::{DataPath, WriteTarget};
+use granary_meta_api::pb::rejection::Reason;
+use granary_meta_api::{Command, Meta, pb};
+use granary_oss::xml::Owner;
+use granary_oss::{ErrorCode, OssError};
+use granary_policy::{Action, Caller};
+use granary_runtime::Runtime;
+use granary_types::{AccountId, BucketName, ObjectKey, StorageClass};
+
+use crate::admission::Admission;
+use crate::authn::Authenticator;
+use crate::buckets::{Bucket, BucketViews};
+use crate::config::Settings;
+use crate::failure;
+use crate::head::Head;
+use crate::metrics::Metrics;
+use crate::version_id::VersionRef;
+
+/// Times a request looks its bucket up again because a shard did not know its view.
+const REFRESHES_MAX: u32 = 40;
+/// Pause between them, while a bucket's deletion or configuration is being decided.
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+
+/// The parts of a gateway that all requests share.
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) runtime: Runtime,
+    pub(crate) meta: Meta,
+    pub(crate) datapath: DataPath,
+    pub(crate) buckets: BucketViews,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Metrics,
+}
+
+impl Shared {
+    /// An id for a request: 24 upper-case hexadecimal digits.
+    pub(crate) fn new_request_id(&self) -> String {
+        let random = self.runtime.entropy().next_u128() & ((1 << 96) - 1);
+        format!("{random:024X}")
+    }
+
+    /// A bucket as it was a moment ago.
+    ///
+    /// # Errors
+    /// ServiceUnavailable.
+    pub(crate) async fn find_bucket(
+        &self,
+        name: &BucketName,
+    ) -> Result<Option<Arc<Bucket>>, OssError> {
+        self.buckets.find(name).await.map_err(failure::of_meta)
+    }
+}
+
+/// What a request is about, as far as permissions matter.
+#[derive(Clone, Debug)]
+pub(crate) enum Subject {
+    /// The account's own things.
+    Service,
+    /// The bucket.
+    Bucket,
+    /// An object of the bucket.
+    Object(ObjectKey, VersionRef),
+}
+
+/// One request, past authentication.
+pub(crate) struct Ctx {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) head: Head,
+    pub(crate) caller: Caller,
+    pub(crate) action: Action,
+    pub(crate) subject: Subject,
+    /// `None` for operations that need no bucket.
+    pub(crate) bucket: Option<Arc<Bucket>>,
+    /// The version that was looked up to decide on permission, with its inline bytes.
+    pub(crate) found: Option<pb::VersionResult>,
+}
+
+impl Ctx {
+    /// The bucket that was looked up before the operation began.
+    ///
+    /// # Errors
+    /// NoSuchBucket, when the operation did not ask for the look-up.
+    pub(crate) fn bucket(&self) -> Result<&Arc<Bucket>, OssError> {
+        self.bucket
+            .as_ref()
+            .ok_or_else(|| OssError::new(ErrorCode::NoSuchBucket))
+    }
+
+    /// The account that asks; anonymous callers own nothing.
+    pub(crate) fn account(&self) -> AccountId {
+        self.caller.account().unwrap_or(AccountId(0))
+    }
+
+    /// Who owns what this request writes: the caller, or the bucket's owner for anonymous writes.
+    ///
+    /// # Errors
+    /// NoSuchBucket.
+    pub(crate) fn writer(&self) -> Result<AccountId, OssError> {
+        Ok(self.caller.account().unwrap_or(self.bucket()?.owner))
+    }
+
+    /// Where bytes of a new object are going.
+    ///
+    /// # Errors
+    /// NoSuchBucket.
+    pub(crate) fn write_target(
+        &self,
+        key: &ObjectKey,
+        storage_class: StorageClass,
+    ) -> Result<WriteTarget, OssError> {
+        let bucket = self.bucket()?;
+        Ok(WriteTarget {
+            at: bucket.position(key),
+            redundancy: bucket.redundancy,
+            storage_class,
+        })
+    }
+
+    /// The current version of a key, or a named one; `None` when there is none.
+    ///
+    /// # Errors
+    /// NoSuchBucket when the bucket has gone meanwhile; AccessDenied when it was replaced by one
+    /// that the caller may not use; ServiceUnavailable.
+    pub(crate) async fn find_version(
+        &mut self,
+        key: &ObjectKey,
+        version: VersionRef,
+        with_body: bool,
+    ) -> Result<Option<pb::VersionResult>, OssError> {
+        if let Subject::Object(subject, of) = &self.subject {
+            // Deciding on permission may have looked it up already.
+            if subject == key
+                && *of == version
+                && let Some(found) = self.found.take()
+            {
+                return Ok(Some(found).filter(|found| found.found));
+            }
+        }
+        for _ in 0..REFRESHES_MAX {
+            let bucket = Arc::clone(self.bucket()?);
+            let answer = find_version_in(&self.shared, &bucket, key, version, with_body).await?;
+            match answer {
+                Some(answer) => return Ok(Some(answer).filter(|answer| answer.found)),
+                None => self.refresh_bucket(&bucket).await?,
+            }
+        }
+        Err(OssError::new(ErrorCode::ServiceUnavailable))
+    }
+
+    /// Decides a command at a key; `build` gets the position. Repeats it with a new view of the
+    /// bucket when the shard does not know the old one.
+    ///
+    /// `movable` says whether what the command carries may be committed to another bucket of the
+    /// same name: chunks belong to the bucket they were written for.
+    ///
+    /// # Errors
+    /// Outer: not decided, or the bucket is gone. Inner: the cluster said no.
+    pub(crate) async fn propose_at<C: Command>(
+        &mut self,
+        key: &ObjectKey,
+        movable: bool,
+        build: impl Fn(pb::Position) -> C + Send,
+    ) -> Result<Result<C::Reply, pb::Rejection>, OssError> {
+        for _ in 0..REFRESHES_MAX {
+            let bucket = Arc::clone(self.bucket()?);
+            let command = build(bucket.position(key));
+            let decision = self
+                .shared
+                .meta
+                .propose(command)
+                .await
+                .map_err(failure::of_meta)?;
+            match decision {
+                Err(rejection)
+                    if matches!(
+                        rejection.reason(),
+                        Reason::StaleGeneration | Reason::NoSuchBucket
+                    ) =>
+                {
+                    self.refresh_bucket(&bucket).await?;
+                    if !movable && self.bucket()?.id != bucket.id {
+                        return Err(OssError::new(ErrorCode::ServiceUnavailable)
+                            .source("the bucket was replaced while the body was being written"));
+                    }
+                }
+                decision => return Ok(decision),
+            }
+        }
+        Err(OssError::new(ErrorCode::ServiceUnavailable)
+            .source("the shard and the root do not agree about the bucket"))
+    }
+
+    /// Looks the bucket up again and asks for permission again if it has changed.
+    ///
+    /// # Errors
+    /// NoSuchBucket, AccessDenied, ServiceUnavailable.
+    pub(crate) async fn refresh_bucket(&mut self, old: &Bucket) -> Result<(), OssError> {
+        let name = old.name.clone();
+        let found = self
+            .shared
+            .buckets
+            .find_now(&name)
+            .await
+            .map_err(failure::of_meta)?;
+        let Some(bucket) = found else {
+            return Err(no_such_bucket(&name));
+        };
+        let (unchanged, same) = (*bucket == *old, bucket.id == old.id);
+        self.bucket = Some(bucket);
+        if unchanged {
+            // The shard is ahead of the root, or the bucket's deletion is being decided.
+            self.shared.runtime.sleep(REFRESH_PAUSE).await;
+            return Ok(());
+        }
+        if !same {
+            self.found = None;
+        }
+        crate::authz::authorise(self).await
+    }
+
+    /// Whether the bucket of this name is another one than `seen`: what holds no position (a
+    /// listing, a counter) is asked again then.
+    ///
+    /// # Errors
+    /// NoSuchBucket, AccessDenied, ServiceUnavailable.
+    pub(crate) async fn bucket_has_changed(&mut self, seen: &Bucket) -> Result<bool, OssError> {
+        let found = self
+            .shared
+            .buckets
+            .find_now(&seen.name)
+            .await
+            .map_err(failure::of_meta)?;
+        let bucket = found.ok_or_else(|| no_such_bucket(&seen.name))?;
+        let changed = bucket.id != seen.id;
+        self.bucket = Some(bucket);
+        if changed {
+            crate::authz::authorise(self).await?;
+        }
+        Ok(changed)
+    }
+
+    /// The endpoint that answers advertise: the configured one verbatim, or what the client used.
+    pub(crate) fn advertised_endpoint(&self) -> String {
+        let configured = self.shared.settings.public_endpoint.as_deref();
+        configured
+            .unwrap_or_else(|| self.head.endpoint())
+            .to_owned()
+    }
+
+    /// An account as answers show it.
+    pub(crate) fn owner(&self, account: AccountId) -> Owner {
+        Owner {
+            id: account.to_string(),
+            display_name: account.to_string(),
+        }
+    }
+}
+
+/// Asks a shard for a version; `None` when the shard does not know this view of the bucket.
+pub(crate) async fn find_version_in(
+    shared: &Shared,
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: VersionRef,
+    with_body: bool,
+) -> Result<Option<pb::VersionResult>, OssError> {
+    let query = pb::GetVersion {
+        at: Some(bucket.position(key)),
+        version_stamp: version.stamp(),
+        null_version: version.is_null(),
+        with_body,
+    };
+    let answer = shared.meta.query(query).await.map_err(failure::of_meta)?;
+    Ok(Some(answer).filter(|answer| !answer.bucket_unknown))
+}
+
+/// NoSuchBucket with the name.
+pub(crate) fn no_such_bucket(name: &BucketName) -> OssError {
+    OssError::new(ErrorCode::NoSuchBucket).extra("BucketName", name.as_str())
+}

@@ -1,0 +1,174 @@
+//! PutBucket: creates a bucket, or changes the ACL of one that the caller owns already.
+
+use granary_meta_api::pb;
+use granary_meta_api::pb::rejection::Reason;
+use granary_oss::header::{bucket_acl, redundancy, storage_class};
+use granary_oss::xml::CreateBucketConfiguration;
+use granary_oss::{ErrorCode, OssError};
+use granary_types::limits::{BUCKETS_PER_ACCOUNT_MAX, CONFIG_BODY_BYTES_MAX};
+use granary_types::{BucketAcl, BucketName, Redundancy, StorageClass};
+use http::{StatusCode, header};
+
+use crate::ctx::{Ctx, Subject};
+use crate::failure;
+use crate::head::{Head, not_implemented};
+use crate::ops::object::checked_class;
+use crate::ops::{Body, BodyKind, BucketUse, Operation};
+use crate::pipeline::document;
+use crate::render::Output;
+
+/// Headers that would make another kind of bucket.
+const UNBUILT: &[&str] = &[
+    "x-oss-hns-status",
+    "x-oss-server-side-encryption",
+    "x-oss-server-side-encryption-key-id",
+    "x-oss-server-side-data-encryption",
+    "x-oss-bucket-tagging",
+    "x-oss-bucket-object-worm-enabled",
+];
+
+/// The input.
+#[derive(Debug)]
+pub(crate) struct PutBucket {
+    name: BucketName,
+    acl: Option<BucketAcl>,
+    storage_class: Option<StorageClass>,
+    redundancy: Option<Redundancy>,
+    resource_group: String,
+}
+
+impl Operation for PutBucket {
+    const BODY: BodyKind = BodyKind::Buffered {
+        max_bytes: CONFIG_BODY_BYTES_MAX,
+    };
+    const BUCKET: BucketUse = BucketUse::None;
+
+    fn parse(head: &Head) -> Result<Self, OssError> {
+        let enabled_hns = head
+            .text("x-oss-hns-status")
+            .is_some_and(|v| v != "disabled");
+        if enabled_hns {
+            return Err(not_implemented("x-oss-hns-status"));
+        }
+        let others: Vec<&str> = UNBUILT
+            .iter()
+            .copied()
+            .filter(|name| *name != "x-oss-hns-status")
+            .collect();
+        head.refuse(&others)?;
+        Ok(Self {
+            name: head.bucket_name()?,
+            acl: bucket_acl(&head.headers)?,
+            storage_class: storage_class(&head.headers)?,
+            redundancy: redundancy(&head.headers)?,
+            resource_group: head.text("x-oss-resource-group-id").unwrap_or_default(),
+        })
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Service
+    }
+
+    async fn handle(self, cx: &mut Ctx, body: Body<'_>) -> Result<Output, OssError> {
+        let wanted = CreateBucketConfiguration::parse(&document(body))?;
+        check_location(
+            wanted.location_constraint.as_deref(),
+            &cx.shared.settings.region,
+        )?;
+        let class = wanted
+            .storage_class
+            .or(self.storage_class)
+            .map(checked_class)
+            .transpose()?;
+        let redundancy = wanted
+            .redundancy
+            .or(self.redundancy)
+            .unwrap_or(Redundancy::Lrs);
+        if redundancy != Redundancy::Lrs && cx.shared.datapath.copies(redundancy).is_none() {
+            return Err(OssError::invalid_argument(
+                "No pool of this cluster has the data redundancy type.",
+                "DataRedundancyType",
+                redundancy.as_str(),
+            ));
+        }
+        let bucket = pb::state::Bucket {
+            name: self.name.as_str().to_owned(),
+            owner: cx.account().0,
+            storage_class: class.unwrap_or(StorageClass::Standard).number(),
+            redundancy: redundancy.number(),
+            acl: self.acl.unwrap_or(BucketAcl::Private).number(),
+            resource_group: self.resource_group,
+            ..pb::state::Bucket::default()
+        };
+        let command = pb::CreateBucket {
+            bucket: Some(bucket),
+            buckets_max: u32::try_from(BUCKETS_PER_ACCOUNT_MAX).unwrap_or(u32::MAX),
+            acl_given: self.acl.is_some(),
+        };
+        let decision = cx.shared.meta.create_bucket(command).await;
+        cx.shared.buckets.forget(&self.name);
+        decision
+            .map_err(failure::of_meta)?
+            .map_err(|rejection| rejected(&rejection, &self.name))?;
+        let location = format!("/{}", self.name);
+        Ok(Output::empty(StatusCode::OK).header(header::LOCATION, &location))
+    }
+}
+
+fn rejected(rejection: &pb::Rejection, name: &BucketName) -> OssError {
+    let error = failure::of_rejection(rejection).extra("BucketName", name.as_str());
+    match rejection.reason() {
+        Reason::BucketExistsOtherConfig => {
+            error.message("The bucket exists with another storage class or redundancy.")
+        }
+        _ => error,
+    }
+}
+
+/// The region may be named with its prefix, as documents do, or without.
+fn check_location(wanted: Option<&str>, region: &str) -> Result<(), OssError> {
+    let wanted = wanted.unwrap_or_default();
+    let id = wanted.strip_prefix("oss-").unwrap_or(wanted);
+    if wanted.is_empty() || id == region {
+        return Ok(());
+    }
+    Err(OssError::new(ErrorCode::InvalidLocationConstraint).extra("LocationConstraint", wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::tests::head;
+
+    #[test]
+    fn locations() {
+        for ok in [None, Some(""), Some("oss-cn-x"), Some("cn-x")] {
+            assert!(check_location(ok, "cn-x").is_ok(), "{ok:?}");
+        }
+        let error = check_location(Some("oss-cn-y"), "cn-x").unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidLocationConstraint);
+    }
+
+    #[test]
+    fn other_kinds_of_buckets_are_not_made_by_accident() {
+        for (name, value, code) in [
+            ("x-oss-hns-status", "enabled", ErrorCode::NotImplemented),
+            (
+                "x-oss-server-side-encryption",
+                "AES256",
+                ErrorCode::NotImplemented,
+            ),
+            ("x-oss-acl", "open", ErrorCode::InvalidArgument),
+        ] {
+            let head = head("PUT", "localhost", "/bucket", &[(name, value)]);
+            assert_eq!(PutBucket::parse(&head).unwrap_err().code(), code, "{name}");
+        }
+        let head = head(
+            "PUT",
+            "localhost",
+            "/bucket",
+            &[("x-oss-hns-status", "disabled")],
+        );
+        assert!(PutBucket::parse(&head).is_ok());
+    }
+}

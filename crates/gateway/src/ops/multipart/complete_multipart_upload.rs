@@ -1,0 +1,191 @@
+//! CompleteMultipartUpload: makes the object of its parts. Only references move, no bytes.
+
+use granary_meta_api::pb;
+use granary_oss::OssError;
+use granary_oss::address::AddressStyle;
+use granary_oss::error::ec;
+use granary_oss::escape;
+use granary_oss::header::{object_acl, text};
+use granary_oss::listing::encoding;
+use granary_oss::xml::{
+    CompleteMultipartUpload as Document, CompleteMultipartUploadResult, Encoding,
+};
+use granary_types::limits::COMPLETE_BODY_BYTES_MAX;
+use granary_types::{ETag, ObjectAcl};
+use http::header;
+
+use super::upload::UploadRef;
+use crate::buckets::Versioning;
+use crate::ctx::{Ctx, Subject};
+use crate::head::Head;
+use crate::ops::object::{UNBUILT_IN_WRITES, forbids_overwrite};
+use crate::ops::{Body, BodyKind, Operation};
+use crate::pipeline::document;
+use crate::render::Output;
+use crate::version_id::{self, VersionRef};
+
+/// The input.
+#[derive(Debug)]
+pub(crate) struct CompleteMultipartUpload {
+    upload: UploadRef,
+    /// All parts there are, instead of a list.
+    all: bool,
+    acl: Option<ObjectAcl>,
+    encoding: Encoding,
+}
+
+impl Operation for CompleteMultipartUpload {
+    const BODY: BodyKind = BodyKind::Buffered {
+        max_bytes: COMPLETE_BODY_BYTES_MAX,
+    };
+
+    fn parse(head: &Head) -> Result<Self, OssError> {
+        head.refuse(UNBUILT_IN_WRITES)?;
+        let all = match text(&head.headers, "x-oss-complete-all") {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case("yes") => true,
+            Some(value) => {
+                return Err(OssError::invalid_argument(
+                    "The value of x-oss-complete-all must be yes.",
+                    "x-oss-complete-all",
+                    value,
+                ));
+            }
+        };
+        Ok(Self {
+            upload: UploadRef::parse(head, ec::NO_SUCH_UPLOAD_COMPLETE)?,
+            all,
+            acl: object_acl(&head.headers)?,
+            encoding: encoding(&head.query)?,
+        })
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Object(self.upload.key.clone(), VersionRef::Current)
+    }
+
+    async fn handle(self, cx: &mut Ctx, body: Body<'_>) -> Result<Output, OssError> {
+        let parts = self.parts(&document(body))?;
+        let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
+        let Self {
+            upload,
+            all,
+            acl,
+            encoding,
+        } = self;
+        let upload_id = upload.id()?;
+        let decision = cx.propose_at(&upload.key, true, |at| pb::CompleteUpload {
+            at: Some(at),
+            upload_id: upload_id.clone(),
+            parts: parts.clone(),
+            all,
+            forbid_overwrite,
+            acl: acl.map_or(0, ObjectAcl::number),
+        });
+        let reply = decision
+            .await?
+            .map_err(|rejection| upload.rejected(&rejection))?;
+        let version = reply.version.unwrap_or_default();
+        let etag = ETag::parse(&version.etag);
+        let bucket = cx.bucket()?;
+        let versioned = bucket.versioning != Versioning::Unset;
+        let result = CompleteMultipartUploadResult {
+            location: location(&cx.head, bucket.name.as_str(), upload.key.as_bytes()),
+            bucket: bucket.name.as_str().to_owned(),
+            key: upload.key.as_str().to_owned(),
+            etag: etag.clone(),
+            encoding,
+        };
+        let md5 = Some(version.content_md5.as_str()).filter(|md5| !md5.is_empty());
+        Ok(Output::xml(result.to_xml())
+            .header(header::ETAG, &etag.quoted())
+            .oss("content-md5", md5)
+            .oss(
+                "x-oss-hash-crc64ecma",
+                version.has_crc64.then(|| version.crc64.to_string()),
+            )
+            .oss(
+                "x-oss-version-id",
+                versioned.then(|| version_id::of(&version)),
+            ))
+    }
+}
+
+impl CompleteMultipartUpload {
+    /// The parts that the body lists.
+    fn parts(&self, body: &[u8]) -> Result<Vec<pb::CompletePart>, OssError> {
+        if self.all {
+            return if body.is_empty() {
+                Ok(Vec::new())
+            } else {
+                Err(OssError::invalid_argument(
+                    "Should not specify both complete all header and http body.",
+                    "x-oss-complete-all",
+                    "yes",
+                )
+                .ec(ec::COMPLETE_ALL_WITH_BODY))
+            };
+        }
+        let parts = Document::parse(body)?.parts;
+        let part = |part: granary_oss::xml::CompletedPart| pb::CompletePart {
+            number: part.number,
+            etag: part.etag.as_str().to_owned(),
+        };
+        Ok(parts.into_iter().map(part).collect())
+    }
+}
+
+/// The object's URL, as the client would address it.
+fn location(head: &Head, bucket: &str, key: &[u8]) -> String {
+    let (host, key) = (&head.host, escape::encode_path(key));
+    match head.address.style {
+        AddressStyle::VirtualHost => format!("http://{host}/{key}"),
+        AddressStyle::Path => format!("http://{host}/{bucket}/{key}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::tests::head;
+    use granary_oss::ErrorCode;
+
+    fn parse(headers: &[(&str, &str)]) -> Result<CompleteMultipartUpload, OssError> {
+        let target = format!("/bucket/k?uploadId={}", "0".repeat(32));
+        CompleteMultipartUpload::parse(&head("POST", "localhost", &target, headers))
+    }
+
+    #[test]
+    fn all_or_a_list_but_not_both() {
+        let all = parse(&[("x-oss-complete-all", "yes")]).unwrap();
+        assert_eq!(all.parts(b"").unwrap(), []);
+        let error = all.parts(b"<CompleteMultipartUpload/>").unwrap_err();
+        assert_eq!(
+            (error.code(), error.ec_text()),
+            (ErrorCode::InvalidArgument, "0042-00000216")
+        );
+        assert!(parse(&[("x-oss-complete-all", "no")]).is_err());
+        let listed = parse(&[]).unwrap();
+        assert_eq!(listed.parts(b"<CompleteMultipartUpload/>").unwrap(), []);
+        assert_eq!(
+            listed.parts(b"").unwrap_err().code(),
+            ErrorCode::MalformedXML
+        );
+    }
+
+    #[test]
+    fn the_location_is_what_the_client_would_use() {
+        for (host, target, expected) in [
+            (
+                "127.0.0.1:9000",
+                "/bucket/a%20b",
+                "http://127.0.0.1:9000/bucket/a%20b",
+            ),
+            ("bucket.localhost", "/a/b", "http://bucket.localhost/a/b"),
+        ] {
+            let head = head("POST", host, target, &[]);
+            let key = head.object_key().unwrap();
+            assert_eq!(location(&head, "bucket", key.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! UploadPartCopy: makes a part of the bytes of an existing object, or of a range of them.
+
+use granary_datapath::CopyDigests;
+use granary_meta_api::pb;
+use granary_oss::error::ec;
+use granary_oss::header::copy_source_range;
+use granary_oss::listing::part_number;
+use granary_oss::xml::CopyPartResult;
+use granary_oss::{ErrorCode, OssError};
+use granary_types::limits::PUT_BYTES_MAX;
+use granary_types::{ETag, Timestamp};
+
+use super::upload::{UploadRef, storage_class};
+use crate::ctx::{Ctx, Subject};
+use crate::head::Head;
+use crate::ops::object::{Source, UNBUILT_IN_WRITES, write_failed};
+use crate::ops::{Body, BodyKind, Operation};
+use crate::render::Output;
+use crate::version_id::VersionRef;
+
+/// The input.
+#[derive(Debug)]
+pub(crate) struct UploadPartCopy {
+    upload: UploadRef,
+    number: u32,
+    source: Source,
+}
+
+impl Operation for UploadPartCopy {
+    const BODY: BodyKind = BodyKind::None;
+
+    fn parse(head: &Head) -> Result<Self, OssError> {
+        head.refuse(UNBUILT_IN_WRITES)?;
+        Ok(Self {
+            upload: UploadRef::parse(head, ec::NO_SUCH_UPLOAD_PART_COPY)?,
+            number: part_number(&head.query)?,
+            source: Source::parse(head).map_err(|error| match error.code() {
+                ErrorCode::InvalidArgument => error.ec(ec::PART_COPY_SOURCE),
+                _ => error,
+            })?,
+        })
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Object(self.upload.key.clone(), VersionRef::Current)
+    }
+
+    async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
+        let Self {
+            upload,
+            number,
+            source,
+        } = self;
+        let upload_id = upload.id()?;
+        let class = storage_class(&upload.find(cx).await?);
+        let found = source.find(cx).await?;
+        let range = copy_source_range(&cx.head.headers, found.version().size);
+        if range.length() > PUT_BYTES_MAX {
+            return Err(OssError::new(ErrorCode::EntityTooLarge)
+                .extra("MaxSizeAllowed", PUT_BYTES_MAX.to_string()));
+        }
+        let target = cx.write_target(&upload.key, class)?;
+        let datapath = cx.shared.datapath.clone();
+        let copied = match datapath
+            .copy(found.read.clone(), range, target, CopyDigests::Compute)
+            .await
+        {
+            Ok(copied) => copied,
+            Err(error) => return Err(write_failed(cx, error).await),
+        };
+        let (md5, crc64) = copied.digests.ok_or_else(|| {
+            OssError::new(ErrorCode::InternalError).source("the copy has no digests")
+        })?;
+        let etag = ETag::from_md5(md5);
+        let decision = cx.propose_at(&upload.key, false, |at| pb::PutPart {
+            at: Some(at),
+            upload_id: upload_id.clone(),
+            number,
+            etag: etag.as_str().to_owned(),
+            crc64,
+            payload: Some(copied.payload.clone()),
+        });
+        let reply = decision
+            .await?
+            .map_err(|rejection| upload.rejected(&rejection))?;
+        let modified = reply
+            .part
+            .map_or(cx.shared.runtime.now(), |p| Timestamp(p.modified_ms));
+        let result = CopyPartResult {
+            etag,
+            last_modified: modified,
+        };
+        Ok(Output::xml(result.to_xml())
+            .oss("x-oss-hash-crc64ecma", Some(crc64.to_string()))
+            .oss("x-oss-copy-source-version-id", found.version_id()))
+    }
+}

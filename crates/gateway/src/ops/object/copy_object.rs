@@ -1,0 +1,229 @@
+//! CopyObject: makes an object of the bytes of another one, without the client in between.
+//!
+//! The bytes are copied before the record is: a copy is an object of its own and outlives its
+//! source. Metadata and tags come from the source or from the request, as the directives say.
+
+use granary_datapath::CopyDigests;
+use granary_meta_api::pb;
+use granary_oss::header::{MetadataDirective, TaggingDirective};
+use granary_oss::xml::CopyObjectResult;
+use granary_oss::{ErrorCode, OssError};
+use granary_types::limits::PUT_BYTES_MAX;
+use granary_types::{ByteRange, ETag, ObjectKey, ObjectType, Timestamp};
+
+use super::{Attributes, Source, forbids_overwrite, write_failed};
+use crate::buckets::Versioning;
+use crate::ctx::{Ctx, Subject};
+use crate::failure;
+use crate::head::Head;
+use crate::ops::{Body, BodyKind, Operation};
+use crate::render::Output;
+use crate::version_id::{self, VersionRef};
+
+/// The input.
+#[derive(Debug)]
+pub(crate) struct CopyObject {
+    key: ObjectKey,
+    source: Source,
+    attributes: Attributes,
+    metadata: MetadataDirective,
+    tagging: TaggingDirective,
+}
+
+impl Operation for CopyObject {
+    const BODY: BodyKind = BodyKind::None;
+
+    fn parse(head: &Head) -> Result<Self, OssError> {
+        let (key, source) = (head.object_key()?, Source::parse(head)?);
+        let bucket = head.bucket_name()?;
+        // An object copied onto itself can only be meant to change its metadata.
+        let onto_itself = source.named.bucket == bucket
+            && source.named.key == key
+            && source.named.version_id.is_none();
+        let asked = MetadataDirective::from_headers(&head.headers)?;
+        Ok(Self {
+            metadata: if onto_itself {
+                MetadataDirective::Replace
+            } else {
+                asked
+            },
+            tagging: TaggingDirective::from_headers(&head.headers)?,
+            attributes: Attributes::parse(head)?,
+            key,
+            source,
+        })
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Object(self.key.clone(), VersionRef::Current)
+    }
+
+    async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
+        let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
+        let found = self.source.find(cx).await?;
+        let attributes = self.attributes(found.version())?;
+        let size = found.version().size;
+        if size > PUT_BYTES_MAX && !self.is_onto_itself(cx) {
+            return Err(OssError::new(ErrorCode::EntityTooLarge)
+                .message("The source is too large for one copy: use UploadPartCopy.")
+                .extra("MaxSizeAllowed", PUT_BYTES_MAX.to_string()));
+        }
+        // 1. The bytes become durable, but belong to nothing.
+        let target = cx.write_target(&self.key, attributes.class_in(cx.bucket()?))?;
+        let (datapath, whole) = (cx.shared.datapath.clone(), ByteRange::whole(size));
+        let copied = match datapath
+            .copy(found.read.clone(), whole, target, CopyDigests::Keep)
+            .await
+        {
+            Ok(copied) => copied,
+            Err(error) => return Err(write_failed(cx, error).await),
+        };
+        // 2. The commit makes them the object.
+        let template = attributes.to_version(cx.bucket()?, cx.writer()?);
+        let version = copy_of(found.version(), template, copied.digests, copied.size);
+        let movable = copied.payload.extents.is_empty() && copied.payload.staged_extents == 0;
+        let decision = cx.propose_at(&self.key, movable, |at| pb::PutObject {
+            at: Some(at),
+            version: Some(version.clone()),
+            payload: Some(copied.payload.clone()),
+            forbid_overwrite,
+        });
+        let reply = decision
+            .await?
+            .map_err(|rejection| failure::of_rejection(&rejection))?;
+        let stored = reply.version.unwrap_or(version);
+        let result = CopyObjectResult {
+            etag: ETag::parse(&stored.etag),
+            last_modified: Timestamp(stored.modified_ms),
+        };
+        let versioned = cx.bucket()?.versioning != Versioning::Unset;
+        Ok(Output::xml(result.to_xml())
+            .oss(
+                "x-oss-hash-crc64ecma",
+                stored.has_crc64.then(|| stored.crc64.to_string()),
+            )
+            .oss(
+                "x-oss-version-id",
+                versioned.then(|| version_id::of(&stored)),
+            )
+            .oss("x-oss-copy-source-version-id", found.version_id()))
+    }
+}
+
+impl CopyObject {
+    /// The new object's attributes, from the source or from the request.
+    fn attributes(&self, source: &pb::state::Version) -> Result<Attributes, OssError> {
+        let mut attributes = self.attributes.clone();
+        let kept = Attributes::of_version(source);
+        if self.metadata == MetadataDirective::Copy {
+            attributes.headers = kept.headers;
+            attributes.user_meta = kept.user_meta;
+        }
+        if self.tagging == TaggingDirective::Copy {
+            attributes.tags = kept.tags;
+        }
+        attributes.check_size()?;
+        Ok(attributes)
+    }
+
+    fn is_onto_itself(&self, cx: &Ctx) -> bool {
+        let same_bucket = cx
+            .bucket()
+            .is_ok_and(|bucket| bucket.name == self.source.named.bucket);
+        same_bucket && self.source.named.key == self.key
+    }
+}
+
+/// The record of a copy: the source's tag and checksum hold as long as its bytes are kept as they
+/// are.
+fn copy_of(
+    source: &pb::state::Version,
+    template: pb::state::Version,
+    digests: Option<([u8; 16], u64)>,
+    size: u64,
+) -> pb::state::Version {
+    let multipart = source.object_type == ObjectType::Multipart.number();
+    let keeps_tag = multipart || source.object_type == ObjectType::Normal.number();
+    let kind = if multipart {
+        ObjectType::Multipart
+    } else {
+        ObjectType::Normal
+    };
+    let etag = match digests {
+        Some((md5, _)) if !keeps_tag => ETag::from_md5(md5).as_str().to_owned(),
+        _ => source.etag.clone(),
+    };
+    let (crc64, has_crc64) = match digests {
+        Some((_, crc64)) => (crc64, true),
+        None => (source.crc64, source.has_crc64),
+    };
+    pb::state::Version {
+        object_type: kind.number(),
+        size,
+        etag,
+        crc64,
+        has_crc64,
+        content_md5: source.content_md5.clone(),
+        ..template
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::tests::head;
+
+    fn parse(headers: &[(&str, &str)]) -> Result<CopyObject, OssError> {
+        CopyObject::parse(&head("PUT", "localhost", "/bucket/k", headers))
+    }
+
+    #[test]
+    fn directives_say_where_attributes_come_from() {
+        let source = pb::state::Version {
+            headers: vec![pb::state::Header {
+                name: "content-type".into(),
+                value: "a/b".into(),
+            }],
+            tags: vec![pb::state::Tag {
+                key: "t".into(),
+                value: "1".into(),
+            }],
+            ..Default::default()
+        };
+        for (from, metadata, tagging, kind, tag) in [
+            ("/other/k", "COPY", "Copy", "a/b", "1"),
+            ("/other/k", "REPLACE", "Copy", "c/d", "1"),
+            ("/other/k", "COPY", "Replace", "a/b", "2"),
+            // Onto itself: always the request's.
+            ("/bucket/k", "COPY", "Replace", "c/d", "2"),
+        ] {
+            let copy = parse(&[
+                ("x-oss-copy-source", from),
+                ("x-oss-metadata-directive", metadata),
+                ("x-oss-tagging-directive", tagging),
+                ("x-oss-tagging", "t=2"),
+                ("content-type", "c/d"),
+            ]);
+            let attributes = copy.unwrap().attributes(&source).unwrap();
+            assert_eq!(
+                attributes.headers,
+                [("content-type".to_owned(), kind.to_owned())]
+            );
+            assert_eq!(attributes.tags, [("t".to_owned(), tag.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn a_source_must_be_named() {
+        for (value, code) in [
+            ("bucket", ErrorCode::InvalidArgument),
+            ("/B/k", ErrorCode::InvalidBucketName),
+            ("/bucket/k?versionId=x", ErrorCode::InvalidArgument),
+        ] {
+            assert_eq!(
+                parse(&[("x-oss-copy-source", value)]).unwrap_err().code(),
+                code
+            );
+        }
+    }
+}

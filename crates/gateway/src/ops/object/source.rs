@@ -1,0 +1,117 @@
+//! The source of a copy: another object, perhaps of another bucket, that the caller may read.
+
+use std::sync::Arc;
+
+use granary_datapath::ReadSource;
+use granary_meta_api::pb::state;
+use granary_oss::error::ec;
+use granary_oss::header::{CopySource, Preconditions};
+use granary_oss::{ErrorCode, OssError};
+use granary_policy::{Access, Action};
+
+use super::version::{check_conditions, check_readable, existing};
+use crate::authz::authorise_object;
+use crate::buckets::{Bucket, Versioning};
+use crate::ctx::{Ctx, find_version_in, no_such_bucket};
+use crate::failure;
+use crate::head::Head;
+use crate::version_id::{self, VersionRef};
+
+const READ: Action = Action::new("GetObject", Access::ReadObject);
+
+/// What a copy says about its source.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) named: CopySource,
+    version: VersionRef,
+    conditions: Preconditions,
+}
+
+/// A source that was found and may be read.
+pub(crate) struct Found {
+    pub(crate) read: ReadSource,
+    bucket: Arc<Bucket>,
+}
+
+impl Source {
+    /// Reads the headers of a copy.
+    ///
+    /// # Errors
+    /// InvalidArgument, InvalidBucketName, InvalidObjectName.
+    pub(crate) fn parse(head: &Head) -> Result<Self, OssError> {
+        let named = CopySource::from_headers(&head.headers)?.ok_or_else(|| {
+            OssError::invalid_argument(
+                "Copy Source must mention the source bucket and key: /sourcebucket/sourcekey.",
+                "x-oss-copy-source",
+                "",
+            )
+        })?;
+        Ok(Self {
+            version: VersionRef::parse(named.version_id.as_deref())?,
+            named,
+            conditions: Preconditions::of_copy_source(&head.headers),
+        })
+    }
+
+    /// Finds the source, asks for permission to read it and judges the conditions.
+    ///
+    /// # Errors
+    /// NoSuchBucket, AccessDenied, NoSuchKey, NoSuchVersion, InvalidObjectState, NotModified,
+    /// PreconditionFailed.
+    pub(crate) async fn find(&self, cx: &Ctx) -> Result<Found, OssError> {
+        let CopySource {
+            bucket: name, key, ..
+        } = &self.named;
+        let shared = &cx.shared;
+        let mut bucket = shared
+            .find_bucket(name)
+            .await?
+            .ok_or_else(|| no_such_bucket(name))?;
+        let caller = cx.caller;
+        authorise_object(shared, caller, READ, &bucket, key, self.version).await?;
+        let mut answer = find_version_in(shared, &bucket, key, self.version, true).await?;
+        if answer.is_none() {
+            // The view was old: once more with a new one.
+            let found = shared
+                .buckets
+                .find_now(name)
+                .await
+                .map_err(failure::of_meta)?;
+            bucket = found.ok_or_else(|| no_such_bucket(name))?;
+            authorise_object(shared, caller, READ, &bucket, key, self.version).await?;
+            answer = find_version_in(shared, &bucket, key, self.version, true).await?;
+            if answer.is_none() {
+                return Err(OssError::new(ErrorCode::ServiceUnavailable));
+            }
+        }
+        let answer = answer.filter(|answer| answer.found);
+        let (version, inline) =
+            existing(answer, key, self.version).map_err(|error| match error.code() {
+                ErrorCode::MethodNotAllowed => {
+                    OssError::new(ErrorCode::NoSuchKey).ec(ec::COPY_DELETE_MARKER)
+                }
+                _ => error,
+            })?;
+        check_conditions(&self.conditions, &version)?;
+        check_readable(&version, shared.runtime.now())?;
+        let read = ReadSource {
+            at: bucket.position(key),
+            version,
+            inline,
+        };
+        Ok(Found { read, bucket })
+    }
+}
+
+impl Found {
+    /// The source's record.
+    pub(crate) fn version(&self) -> &state::Version {
+        &self.read.version
+    }
+
+    /// The value of `x-oss-copy-source-version-id`.
+    pub(crate) fn version_id(&self) -> Option<String> {
+        let versioned = self.bucket.versioning != Versioning::Unset;
+        versioned.then(|| version_id::of(&self.read.version))
+    }
+}
