@@ -238,4 +238,10 @@ impl DataPath {
     ) -> Result<(), RestoreError> {
         restore::restore_chunk(&self.shared, entry, sources, target, pg_epoch).await
     }
+
+    /// True when a disk holds a chunk as it is listed, every byte of it. False also when the disk
+    /// cannot be read now.
+    pub async fn verify_copy(&self, entry: &ChunkEntry, disk: DiskId) -> bool {
+        restore::verify_copy(&self.shared, entry, disk).await
+    }
 }

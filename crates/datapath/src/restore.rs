@@ -96,6 +96,14 @@ async fn read_whole(
     })
 }
 
+/// True when a disk holds a chunk as it is listed, every byte of it.
+pub(crate) async fn verify_copy(shared: &Shared, entry: &ChunkEntry, disk: DiskId) -> bool {
+    match take_write_memory(shared, entry.length as usize).await {
+        Ok(_share) => read_whole(shared, entry, &[disk]).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
 fn is_intact(entry: &ChunkEntry, blocks: &[Block]) -> bool {
     let cut = CutChunk::from_blocks(blocks.to_vec());
     cut.length == entry.length && cut.digest == entry.digest && blocks.iter().all(Block::is_intact)

@@ -1,1 +1,33 @@
-//! placeholder
+//! Background work: deletion, sweep, buckets half deleted, placement, redundancy, idle shards.
+//!
+//! A worker is one file with a bounded, idempotent, resumable `tick`. One loop owns lease, jitter,
+//! trigger, backoff and pause. Workers know neither the state machine nor the disk engine, only
+//! their seams, and they delete only chunks that a command or a verdict of every shard names.
+
+//FINISH mod bucket_finisher;
+mod chunk_deleter;
+mod deletion;
+mod error;
+mod group_listing;
+mod group_repair;
+mod meta_tick;
+mod metrics;
+mod orphan_sweep;
+mod owners;
+mod placement_keeper;
+mod redundancy;
+mod runner;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+//FINISH pub use bucket_finisher::BucketFinisher;
+pub use deletion::DeletionWorker;
+pub use error::WorkerError;
+pub use meta_tick::MetaTick;
+pub use metrics::WorkerMetrics;
+pub use orphan_sweep::OrphanSweep;
+pub use placement_keeper::{KeeperConfig, PlacementKeeper};
+pub use redundancy::{RedundancyStatus, RedundancyWorker};
+pub use runner::{RunnerConfig, WorkerHandle, WorkerState, start};
+pub use worker::{Tick, Worker};

@@ -1,0 +1,118 @@
+//! The chunks of a group, member by member, merged in the order of their ids.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_blob_api::{BlobNode, ChunkEntry};
+use granary_datapath::ClusterView;
+use granary_runtime::within;
+use granary_types::{ChunkId, DiskId, PgId};
+
+use crate::WorkerError;
+
+/// Entries asked for at once.
+pub(crate) const PAGE: u32 = 1000;
+/// Time a page may take.
+pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What the members of a group say of one chunk.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    /// The chunk, as a member that has it (or its tombstone) lists it.
+    pub(crate) entry: ChunkEntry,
+    /// Members that hold it.
+    pub(crate) live: Vec<DiskId>,
+    /// True when a member has a tombstone: the chunk was deleted by command.
+    pub(crate) deleted: bool,
+}
+
+/// A merged listing. Memory: a page per member.
+pub(crate) struct GroupListing {
+    members: Vec<MemberListing>,
+}
+
+struct MemberListing {
+    node: Arc<dyn BlobNode>,
+    disk: DiskId,
+    pg: PgId,
+    page: VecDeque<ChunkEntry>,
+    after: Option<ChunkId>,
+    ended: bool,
+}
+
+impl GroupListing {
+    /// A listing of `disks` of a group, after a chunk. Disks without a reachable node are an error.
+    pub(crate) fn new(
+        view: &ClusterView,
+        pg: PgId,
+        disks: &[DiskId],
+        after: Option<ChunkId>,
+    ) -> Result<Self, WorkerError> {
+        let members = disks.iter().map(|&disk| {
+            let error = || granary_blob_api::BlobError::Unreachable("node is not known".to_owned());
+            let node = view.node_of(disk);
+            Ok(MemberListing {
+                node: node.ok_or_else(|| WorkerError::Disk {
+                    disk,
+                    error: error(),
+                })?,
+                disk,
+                pg,
+                page: VecDeque::new(),
+                after,
+                ended: false,
+            })
+        });
+        Ok(Self {
+            members: members.collect::<Result<_, WorkerError>>()?,
+        })
+    }
+
+    /// The next chunk; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Copies>, WorkerError> {
+        for member in &mut self.members {
+            member.fill().await?;
+        }
+        let fronts = self.members.iter().filter_map(|member| member.page.front());
+        let Some(&entry) = fronts.min_by_key(|entry| entry.id) else {
+            return Ok(None);
+        };
+        let mut copies = Copies {
+            entry,
+            live: Vec::with_capacity(self.members.len()),
+            deleted: false,
+        };
+        for member in &mut self.members {
+            let Some(own) = member.page.pop_front_if(|own| own.id == entry.id) else {
+                continue;
+            };
+            if own.deleted {
+                copies.deleted = true;
+            } else {
+                copies.live.push(member.disk);
+                copies.entry = own;
+            }
+        }
+        Ok(Some(copies))
+    }
+}
+
+impl MemberListing {
+    async fn fill(&mut self) -> Result<(), WorkerError> {
+        while self.page.is_empty() && !self.ended {
+            let listing = self.node.list(self.disk, self.pg, self.after, PAGE);
+            let page = within(LIST_TIMEOUT, listing)
+                .await
+                .map_err(|_| WorkerError::TooLong)?
+                .map_err(|error| WorkerError::Disk {
+                    disk: self.disk,
+                    error,
+                })?;
+            self.ended = page.next_after.is_none();
+            self.after = page.next_after;
+            self.page = page.entries.into();
+        }
+        Ok(())
+    }
+}

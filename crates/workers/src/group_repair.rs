@@ -1,0 +1,201 @@
+//! Brings the members of one group in step: compares their sorted listings, copies what one lacks
+//! from one that has it, and carries tombstones to where they are missing.
+//!
+//! It never copies what is tombstoned, nor what no commit can bring to life any more. It counts
+//! what stays below its redundancy, and says so rather than "done".
+
+use futures_util::{StreamExt, stream};
+use granary_blob_api::ChunkEntry;
+use granary_datapath::{ClusterView, DataPath, Group, RestoreError};
+use granary_meta_api::Meta;
+use granary_types::{ChunkId, DiskId};
+
+use crate::chunk_deleter::ChunkDeleter;
+use crate::group_listing::GroupListing;
+use crate::owners::expired_owners;
+use crate::{WorkerError, WorkerMetrics};
+
+/// Chunks compared per call.
+const COMPARED_PER_CALL: usize = 10_000;
+/// Chunks that lack a copy, per call.
+const LACKING_PER_CALL: usize = 2000;
+/// Chunks copied per call.
+const COPIED_PER_CALL: usize = 32;
+/// Chunks copied at once.
+const COPIES_AT_ONCE: usize = 4;
+
+/// Repairs groups. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct GroupRepair {
+    meta: Meta,
+    view: ClusterView,
+    path: DataPath,
+    deleter: ChunkDeleter,
+    metrics: WorkerMetrics,
+}
+
+/// What a call found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Repaired {
+    /// Chunks that should exist.
+    pub(crate) chunks: u64,
+    /// Chunks that have fewer copies than they should, after what could be done.
+    pub(crate) below_target: u64,
+    /// Chunks that should be on a member taking part and are not.
+    pub(crate) failed: u64,
+    /// Where the next call goes on; `None` when the group is through.
+    pub(crate) next_after: Option<ChunkId>,
+}
+
+/// A chunk some members lack.
+struct Lacking {
+    entry: ChunkEntry,
+    live: Vec<DiskId>,
+}
+
+impl GroupRepair {
+    pub(crate) fn new(meta: Meta, path: DataPath, metrics: WorkerMetrics) -> Self {
+        let view = path.view().clone();
+        Self {
+            meta,
+            deleter: ChunkDeleter::new(view.clone()),
+            view,
+            path,
+            metrics,
+        }
+    }
+
+    /// Members that can be listed and written to now.
+    pub(crate) fn serving(&self, group: &Group) -> Vec<DiskId> {
+        let map = self.view.map();
+        let serves = |disk: &DiskId| map.is_in(*disk) && self.view.is_readable(*disk);
+        group.disks().filter(serves).collect()
+    }
+
+    /// Works through a part of a group, from `after` on. `copies` is what its chunks should have.
+    pub(crate) async fn repair(
+        &self,
+        group: &Group,
+        copies: usize,
+        after: Option<ChunkId>,
+    ) -> Result<Repaired, WorkerError> {
+        let serving = self.serving(group);
+        let mut listing = GroupListing::new(&self.view, group.id, &serving, after)?;
+        let mut repaired = Repaired::default();
+        let (mut lacking, mut tombstones, mut to_copy) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..COMPARED_PER_CALL {
+            let Some(found) = listing.next().await? else {
+                repaired.next_after = None;
+                break;
+            };
+            repaired.next_after = Some(found.entry.id);
+            if found.deleted {
+                tombstones.push(found.entry.id);
+            } else if found.live.len() < copies {
+                to_copy += usize::from(found.live.len() < serving.len());
+                lacking.push(Lacking {
+                    entry: found.entry,
+                    live: found.live,
+                });
+            } else {
+                repaired.chunks += 1;
+            }
+            if lacking.len() >= LACKING_PER_CALL || to_copy >= COPIED_PER_CALL {
+                break;
+            }
+        }
+        // Deletes where a member missed it, and forgets where all have confirmed.
+        self.deleter.delete(&tombstones).await;
+        self.fill(group, copies, &serving, lacking, &mut repaired)
+            .await?;
+        Ok(repaired)
+    }
+
+    /// Copies chunks to the members that lack them.
+    async fn fill(
+        &self,
+        group: &Group,
+        copies: usize,
+        serving: &[DiskId],
+        lacking: Vec<Lacking>,
+        repaired: &mut Repaired,
+    ) -> Result<(), WorkerError> {
+        let expired = expired_owners(&self.meta, lacking.iter().map(|chunk| &chunk.entry)).await?;
+        let wanted = lacking
+            .into_iter()
+            .filter(|chunk| !expired.contains(&chunk.entry.owner));
+        let outcomes: Vec<_> = stream::iter(wanted)
+            .map(|chunk| self.fill_one(group, serving, chunk))
+            .buffer_unordered(COPIES_AT_ONCE)
+            .collect()
+            .await;
+        for (held, failed) in outcomes.into_iter().flatten() {
+            repaired.chunks += 1;
+            repaired.failed += u64::from(failed);
+            repaired.below_target += u64::from(held < copies);
+        }
+        Ok(())
+    }
+
+    /// Copies one chunk; the copies it has now and whether a member still lacks it. `None` when it
+    /// was deleted meanwhile.
+    async fn fill_one(
+        &self,
+        group: &Group,
+        serving: &[DiskId],
+        chunk: Lacking,
+    ) -> Option<(usize, bool)> {
+        let (mut held, mut failed) = (chunk.live.len(), false);
+        for &disk in serving.iter().filter(|disk| !chunk.live.contains(disk)) {
+            let copied = self
+                .path
+                .restore_chunk(&chunk.entry, &chunk.live, disk, group.epoch)
+                .await;
+            match copied {
+                Ok(()) => {
+                    held += 1;
+                    self.metrics.chunks_restored.inc();
+                }
+                Err(RestoreError::Gone) => return None,
+                Err(error) => {
+                    tracing::debug!(chunk = %chunk.entry.id, %disk, %error, "chunk not restored");
+                    failed = true;
+                }
+            }
+        }
+        Some((held, failed))
+    }
+
+    /// Looks at a copy that a reader complained about; true when it is good now.
+    pub(crate) async fn check_copy(&self, chunk: ChunkId, disk: DiskId) -> bool {
+        let map = self.view.map();
+        let Some(group) = map.group(chunk.pg()) else {
+            return true;
+        };
+        let serving = self.serving(group);
+        if !serving.contains(&disk) {
+            return true;
+        }
+        let before = ChunkId(chunk.0.wrapping_sub(1));
+        let listing = GroupListing::new(&self.view, group.id, &serving, Some(before));
+        let Ok(mut listing) = listing else {
+            return false;
+        };
+        let found = match listing.next().await {
+            Ok(Some(found)) if found.entry.id == chunk && !found.deleted => found,
+            // Gone everywhere, or deleted: nothing to repair.
+            Ok(_) => return true,
+            Err(_) => return false,
+        };
+        let sources: Vec<_> = found.live.iter().copied().filter(|&d| d != disk).collect();
+        let restored = self
+            .path
+            .restore_chunk(&found.entry, &sources, disk, group.epoch)
+            .await;
+        let read = self.path.verify_copy(&found.entry, disk).await;
+        if restored.is_ok() && read {
+            self.metrics.chunks_restored.inc();
+        }
+        read
+    }
+}

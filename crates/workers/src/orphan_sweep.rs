@@ -1,0 +1,171 @@
+//! Finds chunks of writes that were never committed, and of objects whose deletion lost track of
+//! them, and deletes them.
+//!
+//! Invariant: a chunk is deleted only when every shard that may own its object says, by its own
+//! applied time, that no commit of it can be accepted any more.
+
+use bytes::Bytes;
+use granary_blob_api::ChunkEntry;
+use granary_datapath::ClusterView;
+use granary_meta_api::Meta;
+use granary_runtime::within;
+use granary_types::{ChunkId, DiskId, PgId};
+
+use crate::chunk_deleter::ChunkDeleter;
+use crate::group_listing::{LIST_TIMEOUT, PAGE};
+use crate::owners::expired_owners;
+use crate::{Tick, Worker, WorkerError, WorkerMetrics};
+
+/// Pages of chunks per tick.
+const PAGES_PER_TICK: usize = 16;
+
+/// The sweep. A pass goes through every disk of every group; a tick through a few pages.
+pub struct OrphanSweep {
+    meta: Meta,
+    view: ClusterView,
+    deleter: ChunkDeleter,
+    metrics: WorkerMetrics,
+    at: Cursor,
+}
+
+/// Where the pass is: the group, the disk in it, the last chunk seen on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cursor {
+    pg: PgId,
+    disk: DiskId,
+    after: Option<ChunkId>,
+}
+
+impl Cursor {
+    fn to_bytes(self) -> Bytes {
+        let mut bytes = Vec::with_capacity(28);
+        bytes.extend_from_slice(&self.pg.0.to_be_bytes());
+        bytes.extend_from_slice(&self.disk.0.to_be_bytes());
+        bytes.extend_from_slice(&self.after.unwrap_or_default().to_bytes());
+        bytes.into()
+    }
+
+    fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let (pg, rest) = bytes.split_first_chunk::<4>()?;
+        let (disk, after) = rest.split_first_chunk::<8>()?;
+        let after = ChunkId::from_slice(after)?;
+        Some(Self {
+            pg: PgId(u32::from_be_bytes(*pg)),
+            disk: DiskId(u64::from_be_bytes(*disk)),
+            after: (after != ChunkId::default()).then_some(after),
+        })
+    }
+}
+
+impl OrphanSweep {
+    /// A sweep over all groups of the map.
+    pub fn new(meta: Meta, view: ClusterView, metrics: WorkerMetrics) -> Self {
+        Self {
+            meta,
+            deleter: ChunkDeleter::new(view.clone()),
+            view,
+            metrics,
+            at: Cursor::default(),
+        }
+    }
+
+    /// The place at or after the cursor; `None` at the end of the pass.
+    fn place(&self) -> Option<Cursor> {
+        let map = self.view.map();
+        let mut places: Vec<_> = map
+            .groups()
+            .flat_map(|group| group.disks().map(|disk| (group.id, disk)))
+            .filter(|&(pg, disk)| (pg, disk) >= (self.at.pg, self.at.disk))
+            .filter(|&(_, disk)| map.is_in(disk) && self.view.is_readable(disk))
+            .collect();
+        places.sort_unstable();
+        let (pg, disk) = *places.first()?;
+        let here = (pg, disk) == (self.at.pg, self.at.disk);
+        Some(Cursor {
+            pg,
+            disk,
+            after: if here { self.at.after } else { None },
+        })
+    }
+
+    async fn sweep_page(&self, place: Cursor) -> Result<Option<ChunkId>, WorkerError> {
+        let disk = place.disk;
+        let failed = |error| WorkerError::Disk { disk, error };
+        let Some(node) = self.view.node_of(disk) else {
+            return Ok(None);
+        };
+        let listing = node.list(disk, place.pg, place.after, PAGE);
+        let page = within(LIST_TIMEOUT, listing)
+            .await
+            .map_err(|_| WorkerError::TooLong)?
+            .map_err(failed)?;
+        let live: Vec<&ChunkEntry> = page.entries.iter().filter(|entry| !entry.deleted).collect();
+        let expired = expired_owners(&self.meta, live.iter().copied()).await?;
+        let garbage: Vec<ChunkId> = live
+            .iter()
+            .filter(|entry| expired.contains(&entry.owner))
+            .map(|entry| entry.id)
+            .collect();
+        if !garbage.is_empty() {
+            let gone = self.deleter.delete(&garbage).await;
+            tracing::info!(chunks = gone.len(), pg = %place.pg, "swept chunks of dead writes");
+            self.metrics.chunks_swept.inc_by(gone.len() as u64);
+        }
+        Ok(page.next_after)
+    }
+}
+
+impl Worker for OrphanSweep {
+    const NAME: &'static str = "orphan-sweep";
+
+    async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
+        for _ in 0..PAGES_PER_TICK {
+            let Some(place) = self.place() else {
+                self.at = Cursor::default();
+                return Ok(Tick::Done);
+            };
+            let swept = self.sweep_page(place).await;
+            self.at = match &swept {
+                Ok(Some(after)) => Cursor {
+                    after: Some(*after),
+                    ..place
+                },
+                // The end of this disk, or a disk that cannot be listed now: the next pass.
+                Ok(None) | Err(WorkerError::Disk { .. }) => Cursor {
+                    disk: DiskId(place.disk.0.saturating_add(1)),
+                    after: None,
+                    ..place
+                },
+                Err(_) => place,
+            };
+            swept?;
+        }
+        Ok(Tick::More)
+    }
+
+    fn cursor(&self) -> Bytes {
+        self.at.to_bytes()
+    }
+
+    fn resume(&mut self, cursor: &[u8]) {
+        self.at = Cursor::from_slice(cursor).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_survive_the_lease() {
+        for after in [None, Some(ChunkId::new(PgId(7), 9))] {
+            let cursor = Cursor {
+                pg: PgId(7),
+                disk: DiskId(1 << 40),
+                after,
+            };
+            assert_eq!(Cursor::from_slice(&cursor.to_bytes()), Some(cursor));
+        }
+        assert_eq!(Cursor::from_slice(b"?"), None);
+    }
+}

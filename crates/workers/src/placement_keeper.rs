@@ -1,0 +1,103 @@
+//! Keeps pools and placement groups as placement wants them: creates them, opens them on their
+//! disks, takes failed disks out, gives their places to others and fills those.
+//!
+//! Invariants: a member counts as complete only after a whole comparison without a failed copy; the
+//! comparison begins only after every member in service has made the group's epoch durable, so no
+//! write of an older epoch can slip in behind it.
+
+mod backfill;
+mod layout;
+mod membership;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use granary_datapath::{ClusterView, DataPath};
+use granary_meta_api::Meta;
+use granary_runtime::Runtime;
+use granary_types::{ChunkId, DiskId, PgId};
+
+use crate::group_repair::GroupRepair;
+use crate::{Tick, Worker, WorkerError, WorkerMetrics};
+
+/// What an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeeperConfig {
+    /// A disk whose node does not answer this long is taken out and replaced, in milliseconds.
+    pub unreachable_out_ms: u64,
+}
+
+impl Default for KeeperConfig {
+    fn default() -> Self {
+        Self {
+            unreachable_out_ms: 15 * 60 * 1000,
+        }
+    }
+}
+
+/// The placement keeper.
+pub struct PlacementKeeper {
+    runtime: Runtime,
+    meta: Meta,
+    view: ClusterView,
+    repair: GroupRepair,
+    config: KeeperConfig,
+    /// Since when (monotonic) a disk has not been reachable.
+    unreachable: HashMap<DiskId, Duration>,
+    /// Epochs that disks have confirmed to this process.
+    opened: HashMap<(PgId, DiskId), u64>,
+    filling: HashMap<PgId, Filling>,
+}
+
+/// The state of filling a group's new members. Lost with the process: it begins again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filling {
+    epoch: u64,
+    after: Option<ChunkId>,
+    failed: u64,
+}
+
+impl PlacementKeeper {
+    /// A keeper that copies chunks through `path`.
+    pub fn new(
+        runtime: Runtime,
+        meta: Meta,
+        path: DataPath,
+        metrics: WorkerMetrics,
+        config: KeeperConfig,
+    ) -> Self {
+        Self {
+            runtime,
+            view: path.view().clone(),
+            repair: GroupRepair::new(meta.clone(), path, metrics),
+            meta,
+            config,
+            unreachable: HashMap::new(),
+            opened: HashMap::new(),
+            filling: HashMap::new(),
+        }
+    }
+}
+
+impl Worker for PlacementKeeper {
+    const NAME: &'static str = "placement-keeper";
+
+    async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
+        self.view.refresh().await?;
+        let mut changed = self.update_disk_states().await?;
+        changed |= self.create_pools().await?;
+        changed |= self.create_groups().await?;
+        changed |= self.replace_lost_members().await?;
+        if changed {
+            self.view.refresh_map().await?;
+        }
+        self.open_groups().await?;
+        let more = self.fill_members().await?;
+        Ok(if changed || more {
+            Tick::More
+        } else {
+            Tick::Done
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! Pools and groups that should exist.
+
+use granary_meta_api::pb;
+use granary_placement::{FailureDomain, Rule, Topology, groups_wanted, plan_groups, rule_for};
+use granary_types::Redundancy;
+
+use super::PlacementKeeper;
+use crate::WorkerError;
+
+/// Groups created with one command.
+const GROUPS_PER_COMMAND: usize = 500;
+/// Groups created per tick and pool.
+const GROUPS_PER_TICK: usize = 5000;
+
+/// A pool that placement wants.
+struct Wanted {
+    redundancy: Redundancy,
+    /// Empty for pools that span zones.
+    zone: String,
+    rule: Rule,
+}
+
+impl Wanted {
+    fn name(&self) -> String {
+        match self.redundancy {
+            Redundancy::Lrs => format!("LRS@{}/{}", self.zone, self.rule.copies),
+            Redundancy::Zrs => format!("ZRS/{}", self.rule.copies),
+        }
+    }
+}
+
+/// The pools a topology can serve.
+fn wanted_pools(topology: &Topology) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for zone in topology.zones() {
+        let part = topology.in_zone(zone);
+        if let Some(rule) = rule_for(Redundancy::Lrs, &part) {
+            wanted.push(Wanted {
+                redundancy: Redundancy::Lrs,
+                zone: zone.to_owned(),
+                rule,
+            });
+        }
+    }
+    if let Some(rule) = rule_for(Redundancy::Zrs, topology) {
+        wanted.push(Wanted {
+            redundancy: Redundancy::Zrs,
+            zone: String::new(),
+            rule,
+        });
+    }
+    wanted
+}
+
+/// What separates the members of a pool's groups in this topology.
+pub(super) fn rule_of(pool: &pb::state::Pool, topology: &Topology) -> Rule {
+    let redundancy = Redundancy::from_number(pool.redundancy);
+    let domain = redundancy
+        .and_then(|redundancy| rule_for(redundancy, topology))
+        .map_or(FailureDomain::Disk, |rule| rule.domain);
+    Rule {
+        copies: pool.copies as usize,
+        domain,
+    }
+}
+
+/// The part of the topology that serves a pool.
+pub(super) fn topology_of(pool: &pb::state::Pool, topology: &Topology) -> Topology {
+    if pool.zone.is_empty() && pool.redundancy == Redundancy::Zrs.number() {
+        topology.clone()
+    } else {
+        topology.in_zone(&pool.zone)
+    }
+}
+
+impl PlacementKeeper {
+    pub(super) fn topology(&self) -> Topology {
+        self.view.map().topology(|disk| self.view.is_readable(disk))
+    }
+
+    /// Creates the pools that are wanted and do not exist. A pool with more copies than wanted
+    /// stays the best one: a lost disk lowers the redundancy there is, never the target.
+    pub(super) async fn create_pools(&self) -> Result<bool, WorkerError> {
+        let (map, topology) = (self.view.map(), self.topology());
+        let mut created = false;
+        for wanted in wanted_pools(&topology) {
+            let serves = |pool: &&pb::state::Pool| {
+                pool.redundancy == wanted.redundancy.number()
+                    && pool.zone == wanted.zone
+                    && pool.copies as usize >= wanted.rule.copies
+            };
+            if map.pools().iter().any(|pool| serves(&pool)) {
+                continue;
+            }
+            let pool = pb::state::Pool {
+                id: 0,
+                name: wanted.name(),
+                redundancy: wanted.redundancy.number(),
+                copies: wanted.rule.copies as u32,
+                zone: wanted.zone.clone(),
+            };
+            let answer = self
+                .meta
+                .propose(pb::CreatePool { pool: Some(pool) })
+                .await?;
+            answer.map_err(|no| WorkerError::refused("a pool", no))?;
+            tracing::info!(pool = wanted.name(), "pool created");
+            created = true;
+        }
+        if created {
+            self.view.refresh_map().await?;
+        }
+        Ok(created)
+    }
+
+    /// Creates open groups where a pool has too few. Only the best pool of a class and zone gets
+    /// new ones; groups with a lost member do not count.
+    pub(super) async fn create_groups(&self) -> Result<bool, WorkerError> {
+        let (map, topology) = (self.view.map(), self.topology());
+        let mut created = false;
+        for pool in map.pools() {
+            let best = map
+                .pools()
+                .iter()
+                .filter(|other| other.redundancy == pool.redundancy && other.zone == pool.zone)
+                .all(|other| other.copies <= pool.copies);
+            if !best {
+                continue;
+            }
+            let part = topology_of(pool, &topology);
+            let rule = rule_of(pool, &part);
+            let open = map.open_groups(pool.id);
+            let serves = |disk| part.find(disk).is_some_and(|disk| disk.in_service);
+            let whole = open
+                .iter()
+                .filter(|group| group.iter().all(|&disk| serves(disk)))
+                .count();
+            let lacking = groups_wanted(&part, rule).saturating_sub(whole);
+            if lacking == 0 {
+                continue;
+            }
+            let seed = self.runtime.entropy().next_u64();
+            let planned = plan_groups(&part, rule, &open, lacking.min(GROUPS_PER_TICK), seed);
+            for groups in planned.chunks(GROUPS_PER_COMMAND) {
+                self.create(pool.id, groups).await?;
+                created = true;
+            }
+        }
+        Ok(created)
+    }
+
+    async fn create(
+        &self,
+        pool: u32,
+        groups: &[Vec<granary_types::DiskId>],
+    ) -> Result<(), WorkerError> {
+        let member = |disk: &granary_types::DiskId| pb::state::PgMember {
+            disk: disk.0,
+            complete: true,
+        };
+        let groups = groups.iter().map(|disks| pb::state::PlacementGroup {
+            pool,
+            members: disks.iter().map(member).collect(),
+            ..Default::default()
+        });
+        let command = pb::CreatePgs {
+            pool,
+            groups: groups.collect(),
+        };
+        let answer = self.meta.propose(command).await?;
+        answer.map_err(|no| WorkerError::refused("placement groups", no))?;
+        Ok(())
+    }
+}
