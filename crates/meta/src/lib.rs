@@ -17,3 +17,11 @@
 
 mod apply;
 mod keyspace;
+mod limits;
+mod machine;
+mod node;
+mod ownership;
+mod query;
+mod rows;
+
+pub use node::{MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster};

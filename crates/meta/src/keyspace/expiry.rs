@@ -1,5 +1,5 @@
 //! A look to be taken after a minute: at an unfinished write or a read pin that may have expired,
-//! at a used id that may be forgotten, or (empty key, zero id) at a dropped bucket.
+//! at a used id that may be forgotten, or (home slab, empty key, zero id) at a dropped bucket.
 
 use bytes::Bytes;
 use granary_types::BucketId;

@@ -5,7 +5,7 @@ use granary_raft::StateMachineError;
 use granary_types::SlabId;
 use prost::Message;
 
-use super::{Kind, KeyField};
+use super::{KeyField, Kind};
 
 /// The key of a row of one kind.
 pub(crate) trait RowKey: Sized + Clone + std::fmt::Debug {

@@ -68,22 +68,37 @@ fn round_trips_in_order<K: RowKey + Sample + Ord>(a: &[u8], b: &[u8]) {
     let a = K::sample(&mut Source(a.to_vec(), 0));
     let b = K::sample(&mut Source(b.to_vec(), 0));
     assert_eq!(K::decode(&a.encode()).unwrap(), a);
-    assert_eq!(a.encode().cmp(&b.encode()), a.cmp(&b), "{a:?} against {b:?}");
+    assert_eq!(
+        a.encode().cmp(&b.encode()),
+        a.cmp(&b),
+        "{a:?} against {b:?}"
+    );
     let prefix = kind_prefix(a.slab(), K::KIND);
     assert!(a.encode().starts_with(&prefix));
 }
 
 fn golden<K: RowKey + Ord>(key: &K, expected: &str) {
-    assert_eq!(hex::encode(key.encode()), expected, "{key:?}: bytes on disk must never change");
+    assert_eq!(
+        hex::encode(key.encode()),
+        expected,
+        "{key:?}: bytes on disk must never change"
+    );
     assert_eq!(K::decode(&key.encode()).unwrap(), *key);
 }
 
 #[test]
 fn truncated_or_longer_keys_are_refused() {
-    let key = head::HeadKey { slab: SlabId(7), bucket: BucketId(1), key: Bytes::from_static(b"a") };
+    let key = head::HeadKey {
+        slab: SlabId(7),
+        bucket: BucketId(1),
+        key: Bytes::from_static(b"a"),
+    };
     let bytes = key.encode();
     for length in 0..bytes.len() {
-        assert!(head::HeadKey::decode(&bytes[..length]).is_err(), "{length} bytes");
+        assert!(
+            head::HeadKey::decode(&bytes[..length]).is_err(),
+            "{length} bytes"
+        );
     }
     assert!(head::HeadKey::decode(&[&bytes[..], &[0]].concat()).is_err());
     assert!(version::VersionKey::decode(&bytes).is_err());
@@ -96,38 +111,233 @@ fn keys_keep_their_bytes() {
     golden(&restore_marker::RestoreMarkerKey { slab }, "0000000702");
     golden(&raft_bookkeeping::RaftBookkeepingKey { slab }, "0000000703");
     golden(&shard_clock::ShardClockKey { slab }, "0000000704");
-    golden(&bucket_view::BucketViewKey { slab, bucket: BucketId(0x0102) }, "00000007050000000000000102");
-    golden(&counter::CounterKey { slab, bucket: BucketId(0x0102), class: 5 }, "0000000706000000000000010200000005");
-    golden(&quota::QuotaKey { slab, bucket: BucketId(0x0102) }, "00000007070000000000000102");
-    golden(&change_log::ChangeLogKey { slab, seq: 0x0304 }, "00000007080000000000000304");
+    golden(
+        &bucket_view::BucketViewKey {
+            slab,
+            bucket: BucketId(0x0102),
+        },
+        "00000007050000000000000102",
+    );
+    golden(
+        &counter::CounterKey {
+            slab,
+            bucket: BucketId(0x0102),
+            class: 5,
+        },
+        "0000000706000000000000010200000005",
+    );
+    golden(
+        &quota::QuotaKey {
+            slab,
+            bucket: BucketId(0x0102),
+        },
+        "00000007070000000000000102",
+    );
+    golden(
+        &change_log::ChangeLogKey { slab, seq: 0x0304 },
+        "00000007080000000000000304",
+    );
     golden(&cluster_info::ClusterInfoKey { slab }, "0000000720");
-    golden(&account::AccountKey { slab, account: 0x0304 }, "00000007210000000000000304");
-    golden(&access_key::AccessKeyKey { slab, id: Bytes::from_static(b"k\0y") }, "00000007226b00ff790001");
-    golden(&bucket_by_name::BucketByNameKey { slab, name: Bytes::from_static(b"k\0y") }, "00000007236b00ff790001");
-    golden(&bucket_by_id::BucketByIdKey { slab, bucket: BucketId(0x0102) }, "00000007240000000000000102");
-    golden(&bucket_by_owner::BucketByOwnerKey { slab, owner: 0x0304, name: Bytes::from_static(b"k\0y") }, "000000072500000000000003046b00ff790001");
-    golden(&bucket_unfinished::BucketUnfinishedKey { slab, bucket: BucketId(0x0102) }, "00000007260000000000000102");
-    golden(&meta_node::NodeKey { slab, node: 0x0304 }, "00000007270000000000000304");
-    golden(&disk::DiskKey { slab, disk: 0x0304 }, "00000007280000000000000304");
+    golden(
+        &account::AccountKey {
+            slab,
+            account: 0x0304,
+        },
+        "00000007210000000000000304",
+    );
+    golden(
+        &access_key::AccessKeyKey {
+            slab,
+            id: Bytes::from_static(b"k\0y"),
+        },
+        "00000007226b00ff790001",
+    );
+    golden(
+        &bucket_by_name::BucketByNameKey {
+            slab,
+            name: Bytes::from_static(b"k\0y"),
+        },
+        "00000007236b00ff790001",
+    );
+    golden(
+        &bucket_by_id::BucketByIdKey {
+            slab,
+            bucket: BucketId(0x0102),
+        },
+        "00000007240000000000000102",
+    );
+    golden(
+        &bucket_by_owner::BucketByOwnerKey {
+            slab,
+            owner: 0x0304,
+            name: Bytes::from_static(b"k\0y"),
+        },
+        "000000072500000000000003046b00ff790001",
+    );
+    golden(
+        &bucket_unfinished::BucketUnfinishedKey {
+            slab,
+            bucket: BucketId(0x0102),
+        },
+        "00000007260000000000000102",
+    );
+    golden(
+        &meta_node::NodeKey { slab, node: 0x0304 },
+        "00000007270000000000000304",
+    );
+    golden(
+        &disk::DiskKey { slab, disk: 0x0304 },
+        "00000007280000000000000304",
+    );
     golden(&pool::PoolKey { slab, pool: 5 }, "000000072900000005");
-    golden(&placement_group::PlacementGroupKey { slab, pg: 5 }, "000000072a00000005");
-    golden(&range_hint::RangeHintKey { slab, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y") }, "000000072b00000000000001026b00ff790001");
-    golden(&lease::LeaseKey { slab, name: Bytes::from_static(b"k\0y") }, "000000072c6b00ff790001");
-    golden(&shard_allocation::ShardAllocationKey { slab, nonce: Id([0xab; 16]) }, "000000072dabababababababababababababababab");
-    golden(&shard_entry::ShardEntryKey { slab, shard: 5 }, "000000072e00000005");
-    golden(&head::HeadKey { slab, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y") }, "000000074000000000000001026b00ff790001");
-    golden(&version::VersionKey { slab, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), stamp: Newest(6) }, "000000074100000000000001026b00ff790001fffffffffffffff9");
-    golden(&inline::InlineKey { slab, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), object: Id([0xab; 16]) }, "000000074200000000000001026b00ff790001abababababababababababababababab");
-    golden(&upload::UploadKey { slab, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), upload: Id([0xab; 16]) }, "000000074300000000000001026b00ff790001abababababababababababababababab");
-    golden(&part::PartKey { slab, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), upload: Id([0xab; 16]), number: 5 }, "000000074400000000000001026b00ff790001abababababababababababababababab00000005");
-    golden(&command_reply::CommandReplyKey { slab, minute: 5, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), command: Id([0xab; 16]) }, "00000007500000000500000000000001026b00ff790001abababababababababababababababab");
-    golden(&expiry::ExpiryKey { slab, minute: 5, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), object: Id([0xab; 16]) }, "00000007510000000500000000000001026b00ff790001abababababababababababababababab");
-    golden(&lifecycle_index::LifecycleIndexKey { slab, minute: 5, bucket: BucketId(0x0102), key: Bytes::from_static(b"k\0y"), stamp: 0x0304 }, "00000007520000000500000000000001026b00ff7900010000000000000304");
-    golden(&deletion::DeletionKey { slab, seq: 0x0304, bucket: BucketId(0x0102), object: Id([0xab; 16]) }, "000000076000000000000003040000000000000102abababababababababababababababab");
-    golden(&owner::OwnerKey { slab, bucket: BucketId(0x0102), object: Id([0xab; 16]) }, "00000007700000000000000102abababababababababababababababab");
-    golden(&extent::ExtentKey { slab, bucket: BucketId(0x0102), object: Id([0xab; 16]), page: 5 }, "00000007710000000000000102abababababababababababababababab00000005");
-    golden(&part_page::PartPageKey { slab, bucket: BucketId(0x0102), object: Id([0xab; 16]), page: 5 }, "00000007720000000000000102abababababababababababababababab00000005");
-    golden(&pin::PinKey { slab, bucket: BucketId(0x0102), object: Id([0xab; 16]) }, "00000007730000000000000102abababababababababababababababab");
+    golden(
+        &placement_group::PlacementGroupKey { slab, pg: 5 },
+        "000000072a00000005",
+    );
+    golden(
+        &range_hint::RangeHintKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+        },
+        "000000072b00000000000001026b00ff790001",
+    );
+    golden(
+        &lease::LeaseKey {
+            slab,
+            name: Bytes::from_static(b"k\0y"),
+        },
+        "000000072c6b00ff790001",
+    );
+    golden(
+        &shard_allocation::ShardAllocationKey {
+            slab,
+            nonce: Id([0xab; 16]),
+        },
+        "000000072dabababababababababababababababab",
+    );
+    golden(
+        &shard_entry::ShardEntryKey { slab, shard: 5 },
+        "000000072e00000005",
+    );
+    golden(
+        &head::HeadKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+        },
+        "000000074000000000000001026b00ff790001",
+    );
+    golden(
+        &version::VersionKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            stamp: Newest(6),
+        },
+        "000000074100000000000001026b00ff790001fffffffffffffff9",
+    );
+    golden(
+        &inline::InlineKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            object: Id([0xab; 16]),
+        },
+        "000000074200000000000001026b00ff790001abababababababababababababababab",
+    );
+    golden(
+        &upload::UploadKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            upload: Id([0xab; 16]),
+        },
+        "000000074300000000000001026b00ff790001abababababababababababababababab",
+    );
+    golden(
+        &part::PartKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            upload: Id([0xab; 16]),
+            number: 5,
+        },
+        "000000074400000000000001026b00ff790001abababababababababababababababab00000005",
+    );
+    golden(
+        &command_reply::CommandReplyKey {
+            slab,
+            minute: 5,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            command: Id([0xab; 16]),
+        },
+        "00000007500000000500000000000001026b00ff790001abababababababababababababababab",
+    );
+    golden(
+        &expiry::ExpiryKey {
+            slab,
+            minute: 5,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            object: Id([0xab; 16]),
+        },
+        "00000007510000000500000000000001026b00ff790001abababababababababababababababab",
+    );
+    golden(
+        &lifecycle_index::LifecycleIndexKey {
+            slab,
+            minute: 5,
+            bucket: BucketId(0x0102),
+            key: Bytes::from_static(b"k\0y"),
+            stamp: 0x0304,
+        },
+        "00000007520000000500000000000001026b00ff7900010000000000000304",
+    );
+    golden(
+        &deletion::DeletionKey {
+            slab,
+            seq: 0x0304,
+            bucket: BucketId(0x0102),
+            object: Id([0xab; 16]),
+        },
+        "000000076000000000000003040000000000000102abababababababababababababababab",
+    );
+    golden(
+        &owner::OwnerKey {
+            slab,
+            bucket: BucketId(0x0102),
+            object: Id([0xab; 16]),
+        },
+        "00000007700000000000000102abababababababababababababababab",
+    );
+    golden(
+        &extent::ExtentKey {
+            slab,
+            bucket: BucketId(0x0102),
+            object: Id([0xab; 16]),
+            page: 5,
+        },
+        "00000007710000000000000102abababababababababababababababab00000005",
+    );
+    golden(
+        &part_page::PartPageKey {
+            slab,
+            bucket: BucketId(0x0102),
+            object: Id([0xab; 16]),
+            page: 5,
+        },
+        "00000007720000000000000102abababababababababababababababab00000005",
+    );
+    golden(
+        &pin::PinKey {
+            slab,
+            bucket: BucketId(0x0102),
+            object: Id([0xab; 16]),
+        },
+        "00000007730000000000000102abababababababababababababababab",
+    );
 }
 
 proptest! {

@@ -1,0 +1,118 @@
+//! Bytes that nothing refers to any more: queued with a grace for readers, and forgotten once the
+//! storage nodes have deleted them.
+
+use granary_meta_api::pb::state;
+use granary_meta_api::pb::state::body::Place as BodyPlace;
+use granary_meta_api::pb::state::owner::State;
+use granary_types::ObjectId;
+
+use super::tx::allocated_by_apply;
+use super::{ApplyContext, Refusal, Tx, expiry};
+use crate::keyspace::Id;
+use crate::keyspace::deletion::DeletionKey;
+use crate::keyspace::inline::InlineKey;
+use crate::keyspace::owner::OwnerKey;
+use crate::ownership::Place;
+use crate::rows::Rows;
+
+/// Gives up a body: inline bytes go at once (a reader got them with the record), chunks are queued.
+pub(super) fn release(
+    tx: &mut Tx<'_>,
+    place: &Place,
+    time_ms: u64,
+    object: &[u8],
+    body: Option<&state::Body>,
+    size: u64,
+) -> Result<(), Refusal> {
+    let (Some(body), Some(object)) = (body, Id::from_slice(object)) else {
+        return Ok(());
+    };
+    match &body.place {
+        None => Ok(()),
+        Some(BodyPlace::Inline(inline)) => {
+            if inline.length > 0 {
+                tx.delete(&inline_key(place, object));
+            }
+            Ok(())
+        }
+        Some(_) => queue_deletion(tx, place, time_ms, object, body, size),
+    }
+}
+
+/// Queues chunks for deletion, due after the reader grace.
+pub(super) fn queue_deletion(
+    tx: &mut Tx<'_>,
+    place: &Place,
+    time_ms: u64,
+    object: Id,
+    body: &state::Body,
+    size: u64,
+) -> Result<(), Refusal> {
+    let grace_ms = tx.clock.settings.map_or(0, |s| s.reader_grace_ms);
+    let row = DeletionKey {
+        slab: place.slab,
+        seq: tx.next_stamp(time_ms),
+        bucket: place.bucket,
+        object,
+    };
+    let deletion = state::Deletion {
+        due_ms: time_ms.saturating_add(grace_ms),
+        bucket_id: place.bucket.0,
+        object_id: object.to_bytes(),
+        body: Some(body.clone()),
+        key: place.key.clone(),
+        size,
+    };
+    tx.put(&row, &deletion)?;
+    let row = owner_key(place, object);
+    let mut owner = tx.get(&row)?.unwrap_or_default();
+    owner.key = place.key.clone();
+    owner.set_state(State::Deleting);
+    tx.put(&row, &owner)
+}
+
+/// Removes the owner row of bytes that are gone. While a commit of the id could still be accepted
+/// the row stays, as "deleted", so that the id is not used twice.
+pub(super) fn forget_id(
+    tx: &mut Tx<'_>,
+    place: &Place,
+    time_ms: u64,
+    object: Id,
+) -> Result<(), Refusal> {
+    let row = owner_key(place, object);
+    let owner = tx.get(&row)?.unwrap_or_default();
+    let birth_ms = ObjectId::from_slice(&object.0)
+        .unwrap_or_default()
+        .birth_ms();
+    let lease_end = birth_ms.saturating_add(ApplyContext::write_lease_ms(tx));
+    let deadline_ms = lease_end.max(owner.deadline_ms);
+    if allocated_by_apply(object) || deadline_ms <= time_ms {
+        tx.delete(&row);
+        return Ok(());
+    }
+    let deleted = state::Owner {
+        state: State::Deleted.into(),
+        key: place.key.clone(),
+        deadline_ms,
+        ..Default::default()
+    };
+    tx.put(&row, &deleted)?;
+    expiry::schedule(tx, place, object, deadline_ms)
+}
+
+pub(super) fn owner_key(place: &Place, object: Id) -> OwnerKey {
+    OwnerKey {
+        slab: place.slab,
+        bucket: place.bucket,
+        object,
+    }
+}
+
+pub(super) fn inline_key(place: &Place, object: Id) -> InlineKey {
+    InlineKey {
+        slab: place.slab,
+        bucket: place.bucket,
+        key: place.key.clone(),
+        object,
+    }
+}

@@ -1,0 +1,200 @@
+//! What time takes away: answers whose repeats are refused anyway, unfinished writes, read pins,
+//! used ids and dropped buckets.
+//!
+//! A few rows are handled with each command, more with a tick, so that no command pays for many.
+//! In every minute a shard's rows are one interval: what is found depends on this shard alone.
+
+use bytes::Bytes;
+use granary_meta_api::pb::state;
+use granary_meta_api::pb::state::owner::State;
+use granary_types::{BucketId, SlabId, limits};
+
+use super::deletions::queue_deletion;
+use super::{Refusal, Tx};
+use crate::keyspace::bucket_view::BucketViewKey;
+use crate::keyspace::command_reply::CommandReplyKey;
+use crate::keyspace::expiry::ExpiryKey;
+use crate::keyspace::owner::OwnerKey;
+use crate::keyspace::pin::PinKey;
+use crate::keyspace::{Id, Kind, RowKey, kind_prefix, minute_end_ms, minute_of};
+use crate::limits::{COMMAND_DEADLINE_MS_MAX, REPLY_MARGIN_MS};
+use crate::ownership::{Place, timed_bounds};
+use crate::rows::{Bounds, Rows};
+
+/// Takes away at most `rows` rows of each sort, stepping over at most `idle` minutes without any.
+pub(super) fn run(tx: &mut Tx<'_>, time_ms: u64, rows: usize, idle: usize) -> Result<(), Refusal> {
+    let mut budget = Budget { rows, idle };
+    while budget.left() && minute_end_ms(tx.clock.reply_minute) + REPLY_MARGIN_MS <= time_ms {
+        let minute = tx.clock.reply_minute;
+        let found = expired::<CommandReplyKey>(tx, Kind::CommandReply, minute, budget.rows)?;
+        for row in &found {
+            tx.delete(row);
+        }
+        if budget.spend(found.len()) {
+            tx.clock.reply_minute = minute + 1;
+        }
+    }
+    let mut budget = Budget { rows, idle };
+    while budget.left() && minute_end_ms(tx.clock.expiry_minute) <= time_ms {
+        let minute = tx.clock.expiry_minute;
+        let found = expired::<ExpiryKey>(tx, Kind::Expiry, minute, budget.rows)?;
+        for row in &found {
+            tx.delete(row);
+            look(tx, time_ms, row)?;
+        }
+        if budget.spend(found.len()) {
+            tx.clock.expiry_minute = minute + 1;
+        }
+    }
+    Ok(())
+}
+
+struct Budget {
+    rows: usize,
+    idle: usize,
+}
+
+impl Budget {
+    fn left(&self) -> bool {
+        self.rows > 0 && self.idle > 0
+    }
+
+    /// Accounts for rows found in a minute; true when the minute has no more.
+    fn spend(&mut self, found: usize) -> bool {
+        let exhausted = found < self.rows;
+        self.rows -= found;
+        if exhausted {
+            self.idle -= 1;
+        }
+        exhausted
+    }
+}
+
+/// The shard's rows of a minute, at most `limit`: in its home slab and in every range.
+fn expired<K: RowKey>(
+    tx: &Tx<'_>,
+    kind: Kind,
+    minute: u32,
+    limit: usize,
+) -> Result<Vec<K>, Refusal> {
+    let mut prefix = kind_prefix(tx.home(), kind);
+    prefix.extend_from_slice(&minute.to_be_bytes());
+    let mut all = vec![Bounds::prefix(prefix)];
+    all.extend(
+        tx.descriptor
+            .ranges
+            .iter()
+            .map(|range| timed_bounds(range, kind, minute)),
+    );
+    let mut found = Vec::new();
+    for bounds in all {
+        for row in tx.rows::<K>(&bounds).take(limit - found.len()) {
+            found.push(row?.0);
+        }
+    }
+    Ok(found)
+}
+
+/// Looks at what an expiry row stands for. It may have been renewed or be gone: then nothing
+/// happens.
+fn look(tx: &mut Tx<'_>, time_ms: u64, row: &ExpiryKey) -> Result<(), Refusal> {
+    if row.slab == tx.home() {
+        return forget_bucket(tx, row.bucket);
+    }
+    let place = Place {
+        slab: row.slab,
+        bucket: row.bucket,
+        key: row.key.clone(),
+    };
+    let pin_key = PinKey {
+        slab: row.slab,
+        bucket: row.bucket,
+        object: row.object,
+    };
+    if let Some(pin) = tx.get(&pin_key)?
+        && pin.until_ms <= time_ms
+    {
+        tx.delete(&pin_key);
+    }
+    let owner_key = OwnerKey {
+        slab: row.slab,
+        bucket: row.bucket,
+        object: row.object,
+    };
+    let Some(owner) = tx.get(&owner_key)? else {
+        return Ok(());
+    };
+    if owner.deadline_ms > time_ms {
+        return Ok(());
+    }
+    match owner.state() {
+        State::Writing if owner.staged_extents == 0 => tx.delete(&owner_key),
+        State::Writing => {
+            let per_page = limits::EXTENTS_PER_PAGE as u64;
+            let pages = u32::try_from(owner.staged_extents.div_ceil(per_page)).unwrap_or(u32::MAX);
+            let body = state::Body {
+                place: Some(state::body::Place::Pages(state::PagedBody {
+                    pages,
+                    extents: owner.staged_extents,
+                })),
+            };
+            queue_deletion(tx, &place, time_ms, row.object, &body, owner.staged_bytes)?;
+        }
+        State::Deleted => tx.delete(&owner_key),
+        State::Committed | State::Part | State::Deleting => {}
+    }
+    Ok(())
+}
+
+/// Forgets a dropped bucket: no command of its time can be accepted any more.
+fn forget_bucket(tx: &mut Tx<'_>, bucket: BucketId) -> Result<(), Refusal> {
+    let row = BucketViewKey {
+        slab: tx.home(),
+        bucket,
+    };
+    if tx.get(&row)?.is_some_and(|view| view.dropped) {
+        tx.delete(&row);
+    }
+    Ok(())
+}
+
+/// Asks for a look at a dropped bucket once no delayed command of its time can arrive any more.
+pub(super) fn forget_bucket_later(
+    tx: &mut Tx<'_>,
+    home: SlabId,
+    bucket: BucketId,
+    time_ms: u64,
+) -> Result<(), Refusal> {
+    let place = Place {
+        slab: home,
+        bucket,
+        key: Bytes::new(),
+    };
+    let at_ms = time_ms + COMMAND_DEADLINE_MS_MAX + REPLY_MARGIN_MS;
+    schedule(tx, &place, Id([0; 16]), at_ms)
+}
+
+/// Asks for a look at an object id once `at_ms` has passed.
+pub(super) fn schedule(
+    tx: &mut Tx<'_>,
+    place: &Place,
+    object: Id,
+    at_ms: u64,
+) -> Result<(), Refusal> {
+    tx.put(&key(place, object, at_ms), &())
+}
+
+/// Takes back what [`schedule`] asked for.
+pub(super) fn unschedule(tx: &mut Tx<'_>, place: &Place, object: Id, at_ms: u64) {
+    tx.delete(&key(place, object, at_ms));
+}
+
+fn key(place: &Place, object: Id, at_ms: u64) -> ExpiryKey {
+    ExpiryKey {
+        slab: place.slab,
+        minute: minute_of(at_ms),
+        bucket: place.bucket,
+        key: place.key.clone(),
+        object,
+    }
+}

@@ -1,0 +1,97 @@
+//! What the commands of the root share.
+
+use bytes::Bytes;
+use granary_meta_api::pb::rejection::Reason;
+use granary_meta_api::pb::state;
+use granary_types::BucketId;
+
+use super::{Refusal, Tx};
+use crate::keyspace::bucket_by_id::BucketByIdKey;
+use crate::keyspace::bucket_by_name::BucketByNameKey;
+use crate::keyspace::bucket_by_owner::BucketByOwnerKey;
+use crate::keyspace::bucket_unfinished::BucketUnfinishedKey;
+use crate::keyspace::cluster_info::ClusterInfoKey;
+use crate::rows::Rows;
+
+/// The cluster's counters; refused before `InitCluster`.
+pub(super) fn info(tx: &Tx<'_>) -> Result<state::ClusterInfo, Refusal> {
+    let row = ClusterInfoKey { slab: tx.home() };
+    tx.get(&row)?
+        .ok_or_else(|| Refusal::invalid("the cluster is not initialised"))
+}
+
+pub(super) fn put_info(tx: &mut Tx<'_>, info: &state::ClusterInfo) -> Result<(), Refusal> {
+    let row = ClusterInfoKey { slab: tx.home() };
+    tx.put(&row, info)
+}
+
+/// Tells the gateways that what the cluster map shows has changed.
+pub(super) fn raise_map_epoch(tx: &mut Tx<'_>) -> Result<(), Refusal> {
+    let mut info = info(tx)?;
+    info.map_epoch += 1;
+    put_info(tx, &info)
+}
+
+fn text(name: &str) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
+}
+
+pub(super) fn by_id(tx: &Tx<'_>, bucket: u64) -> BucketByIdKey {
+    BucketByIdKey {
+        slab: tx.home(),
+        bucket: BucketId(bucket),
+    }
+}
+
+pub(super) fn by_name(tx: &Tx<'_>, name: &str) -> BucketByNameKey {
+    BucketByNameKey {
+        slab: tx.home(),
+        name: text(name),
+    }
+}
+
+pub(super) fn by_owner(tx: &Tx<'_>, bucket: &state::Bucket) -> BucketByOwnerKey {
+    BucketByOwnerKey {
+        slab: tx.home(),
+        owner: bucket.owner,
+        name: text(&bucket.name),
+    }
+}
+
+/// A bucket by id; refused when there is none.
+pub(super) fn get_bucket(tx: &Tx<'_>, bucket: u64) -> Result<state::Bucket, Refusal> {
+    tx.get(&by_id(tx, bucket))?
+        .ok_or_else(|| Reason::NoSuchBucket.into())
+}
+
+/// Stores a bucket, and whether a worker has to look at it.
+pub(super) fn put_bucket(tx: &mut Tx<'_>, bucket: &state::Bucket) -> Result<(), Refusal> {
+    let unfinished = BucketUnfinishedKey {
+        slab: tx.home(),
+        bucket: BucketId(bucket.id),
+    };
+    if bucket.state() == state::bucket::State::Active {
+        tx.delete(&unfinished);
+    } else {
+        tx.put(&unfinished, &())?;
+    }
+    let row = by_id(tx, bucket.id);
+    tx.put(&row, bucket)
+}
+
+/// Removes a bucket and its indexes.
+pub(super) fn remove_bucket(tx: &mut Tx<'_>, bucket: &state::Bucket) {
+    let unfinished = BucketUnfinishedKey {
+        slab: tx.home(),
+        bucket: BucketId(bucket.id),
+    };
+    tx.delete(&unfinished);
+    let (by_id, by_name, by_owner) = (
+        by_id(tx, bucket.id),
+        by_name(tx, &bucket.name),
+        by_owner(tx, bucket),
+    );
+    tx.delete(&by_id);
+    tx.delete(&by_name);
+    tx.delete(&by_owner);
+}

@@ -1,0 +1,61 @@
+//! Where each command acts, and what must hold before it is applied. One line per command.
+
+use granary_meta_api::pb;
+use granary_meta_api::pb::command::Command as Wire;
+
+/// Where a command acts.
+pub(super) enum Scope<'c> {
+    /// Changes objects at a position: owned, and the bucket's generation as the sender saw it.
+    Objects(Option<&'c pb::Position>),
+    /// Acts at a position whatever the bucket's state.
+    Position(Option<&'c pb::Position>),
+    /// Acts on the shard as a whole.
+    Shard,
+    /// Acts on the root.
+    Root,
+}
+
+/// Where a command acts.
+pub(super) fn scope(command: &Wire) -> Scope<'_> {
+    match command {
+        Wire::PutObject(c) => Scope::Objects(c.at.as_ref()),
+        Wire::DeleteObject(c) => Scope::Objects(c.at.as_ref()),
+        Wire::InitiateUpload(c) => Scope::Objects(c.at.as_ref()),
+        Wire::PutPart(c) => Scope::Objects(c.at.as_ref()),
+        Wire::CompleteUpload(c) => Scope::Objects(c.at.as_ref()),
+        Wire::AbortUpload(c) => Scope::Objects(c.at.as_ref()),
+        Wire::StageExtents(c) => Scope::Objects(c.at.as_ref()),
+        Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
+        Wire::AckDeletions(_)
+        | Wire::ConfigureBucket(_)
+        | Wire::FenceBucket(_)
+        | Wire::SplitRange(_)
+        | Wire::ChildReported(_)
+        | Wire::Tick(_)
+        | Wire::ActivateFeature(_) => Scope::Shard,
+        Wire::InitCluster(_)
+        | Wire::CreateBucket(_)
+        | Wire::FinishCreateBucket(_)
+        | Wire::SetBucketAcl(_)
+        | Wire::BeginDeleteBucket(_)
+        | Wire::EndDeleteBucket(_)
+        | Wire::PutAccessKey(_)
+        | Wire::RegisterNode(_)
+        | Wire::RegisterDisk(_)
+        | Wire::CreatePool(_)
+        | Wire::CreatePgs(_)
+        | Wire::ReplacePgMember(_)
+        | Wire::CompletePgMember(_)
+        | Wire::AllocateShard(_)
+        | Wire::ReportRange(_)
+        | Wire::AcquireLease(_) => Scope::Root,
+    }
+}
+
+/// The feature level a shard must have activated before the command may be applied.
+pub(super) fn level(command: &Wire) -> u64 {
+    match command {
+        Wire::ActivateFeature(_) => 0,
+        _ => 1,
+    }
+}

@@ -1,0 +1,121 @@
+//! SplitRange: hands the upper part of a range to a new shard, in the same slab.
+//!
+//! Everything positional stays where it is: from this entry on it belongs to the child. The
+//! child's home slab is written in the same batch, so that the child is there exactly when its
+//! parent has let go. Its stamps start above every one of the parent.
+
+use granary_meta_api::pb;
+use granary_meta_api::pb::command_reply::Reply;
+use granary_meta_api::pb::fault::Kind as FaultKind;
+use granary_meta_api::pb::state;
+use granary_types::{BucketId, SlabId, limits};
+
+use super::expiry::forget_bucket_later;
+use super::{Apply, ApplyContext, Refusal, Tx, empty};
+use crate::keyspace::bucket_view::BucketViewKey;
+use crate::keyspace::shard_clock::ShardClockKey;
+use crate::keyspace::shard_descriptor::ShardDescriptorKey;
+use crate::keyspace::{KeyField, Kind, kind_prefix};
+use crate::limits::UNREPORTED_CHILDREN_MAX;
+use crate::ownership::{contains, start_of, touches_bucket};
+use crate::rows::{Bounds, Rows};
+
+impl Apply for pb::SplitRange {
+    fn apply(self, tx: &mut Tx<'_>, cx: &ApplyContext) -> Result<Reply, Refusal> {
+        if self.child_shard == 0 || self.child_home_slab == 0 {
+            return Err(Refusal::invalid("no child"));
+        }
+        if self.split_key.len() > limits::OBJECT_KEY_BYTES_MAX {
+            return Err(Refusal::invalid("the split key is too long"));
+        }
+        if tx.descriptor.unreported_children.len() >= UNREPORTED_CHILDREN_MAX {
+            return Err(Refusal::invalid(
+                "the root has to hear of earlier children first",
+            ));
+        }
+        let at = (self.split_bucket, self.split_key.as_ref());
+        let found = tx
+            .descriptor
+            .ranges
+            .iter()
+            .position(|r| contains(r, at.0, at.1));
+        let Some(index) = found else {
+            return Err(Refusal::fault(
+                FaultKind::WrongShard,
+                "the split point is not this shard's",
+            ));
+        };
+        let range = tx.descriptor.ranges[index].clone();
+        if start_of(&range) == at {
+            return Err(Refusal::invalid(
+                "nothing would be left below the split point",
+            ));
+        }
+        let epoch = tx.descriptor.epoch + 1;
+        let child_range = state::Range {
+            start_bucket: self.split_bucket,
+            start_key: self.split_key.clone(),
+            epoch,
+            ..range.clone()
+        };
+        tx.descriptor.epoch = epoch;
+        tx.descriptor.ranges[index] = state::Range {
+            bounded: true,
+            end_bucket: self.split_bucket,
+            end_key: self.split_key,
+            epoch,
+            ..range
+        };
+        let child = state::ShardDescriptor {
+            shard: self.child_shard,
+            home_slab: self.child_home_slab,
+            ranges: vec![child_range.clone()],
+            epoch,
+            unreported_children: Vec::new(),
+        };
+        tx.descriptor.unreported_children.push(state::ChildShard {
+            shard: self.child_shard,
+            home_slab: self.child_home_slab,
+            range: Some(child_range),
+            voters: self.voters,
+        });
+        write_child(tx, child, cx.time_ms)?;
+        empty()
+    }
+}
+
+/// Writes the child's home slab, and lets go of the buckets that are all its own now.
+fn write_child(
+    tx: &mut Tx<'_>,
+    child: state::ShardDescriptor,
+    time_ms: u64,
+) -> Result<(), Refusal> {
+    let slab = SlabId(child.home_slab);
+    let clock = state::ShardClock {
+        change_seq: 0,
+        deletion_token: 0,
+        ..tx.clock
+    };
+    tx.put(&ShardClockKey { slab }, &clock)?;
+    let first = child.ranges.first().map_or(0, |range| range.start_bucket);
+    let views = Bounds::prefix(kind_prefix(tx.home(), Kind::BucketView));
+    let mut from = kind_prefix(tx.home(), Kind::BucketView);
+    BucketId(first).write(&mut from);
+    let views = tx.list::<BucketViewKey>(&views.from(from), usize::MAX)?;
+    for (row, view) in views {
+        if touches_bucket(&child, row.bucket) {
+            let copy = BucketViewKey {
+                slab,
+                bucket: row.bucket,
+            };
+            tx.put(&copy, &view)?;
+            if view.dropped {
+                forget_bucket_later(tx, slab, row.bucket, time_ms)?;
+            }
+        }
+        if !touches_bucket(&tx.descriptor, row.bucket) {
+            tx.delete(&row);
+        }
+    }
+    tx.put(&ShardDescriptorKey { slab }, &child)
+}

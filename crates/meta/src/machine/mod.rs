@@ -1,0 +1,195 @@
+//! One shard's state machine: applies log entries to the store, and lets a snapshot of the shard's
+//! rows be read out and put in place.
+
+mod own_rows;
+mod restore;
+mod snapshot;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_kv::{Kv, KvRead, Space, WriteBatch};
+use granary_meta_api::pb::state;
+use granary_raft::{Committed, SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
+use granary_types::{ShardId, SlabId};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::apply::{FEATURE_LEVEL, Tx, decide};
+use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;
+use crate::keyspace::restore_marker::RestoreMarkerKey;
+use crate::keyspace::shard_clock::ShardClockKey;
+use crate::keyspace::shard_descriptor::ShardDescriptorKey;
+use crate::keyspace::{Kind, ROOT_HOME_SLAB, RowKey};
+use crate::rows::{RawRows, Rows, View};
+
+/// One shard's state over the node's store.
+pub(crate) struct ShardMachine {
+    shard: ShardId,
+    home: SlabId,
+    kv: Arc<dyn Kv>,
+    /// What the shard owns, as of the newest applied entry.
+    descriptor: watch::Sender<state::ShardDescriptor>,
+}
+
+impl ShardMachine {
+    /// The machine of a shard whose home slab is known.
+    ///
+    /// # Errors
+    /// The descriptor cannot be read.
+    pub(crate) fn open(
+        kv: Arc<dyn Kv>,
+        shard: ShardId,
+        home: SlabId,
+    ) -> Result<Arc<Self>, StateMachineError> {
+        let known = View(kv.as_ref()).get(&ShardDescriptorKey { slab: home })?;
+        let (descriptor, _) = watch::channel(known.unwrap_or_default());
+        Ok(Arc::new(Self {
+            shard,
+            home,
+            kv,
+            descriptor,
+        }))
+    }
+
+    /// The shard's home slab.
+    pub(crate) fn home(&self) -> SlabId {
+        self.home
+    }
+
+    /// Follows what the shard owns.
+    pub(crate) fn watch(&self) -> watch::Receiver<state::ShardDescriptor> {
+        self.descriptor.subscribe()
+    }
+
+    fn announce(&self, new: &state::ShardDescriptor) {
+        self.descriptor.send_if_modified(|known| {
+            let changed = known != new;
+            if changed {
+                known.clone_from(new);
+            }
+            changed
+        });
+    }
+
+    fn restoring(&self) -> Result<bool, StateMachineError> {
+        View(self.kv.as_ref()).exists(&RestoreMarkerKey { slab: self.home })
+    }
+}
+
+impl StateMachine for ShardMachine {
+    fn load_bookkeeping(&self) -> Result<Option<Bytes>, StateMachineError> {
+        if self.restoring()? {
+            return Ok(None);
+        }
+        View(self.kv.as_ref()).get(&RaftBookkeepingKey { slab: self.home })
+    }
+
+    fn apply(
+        &self,
+        entries: Vec<Committed>,
+        bookkeeping: Bytes,
+    ) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
+        let base: &dyn KvRead = self.kv.as_ref();
+        let mut tx = Tx::open(base, self.home)?;
+        let mut answers = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let time_ms = tx.clock.applied_ms.max(entry.time_ms);
+            tx.clock.applied_ms = time_ms;
+            let decided: Result<Vec<Bytes>, _> = entry
+                .commands
+                .into_iter()
+                .map(|command| decide(command, time_ms, &mut tx))
+                .collect();
+            answers.push(decided?);
+        }
+        let descriptor = tx.descriptor.clone();
+        self.kv.write(tx.into_batch(bookkeeping))?;
+        self.announce(&descriptor);
+        Ok(answers)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, StateMachineError> {
+        let reader = snapshot::Reader::open(self.kv.snapshot(), self.home)?;
+        Ok(Box::new(reader))
+    }
+
+    fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
+        let descriptor = self.descriptor.clone();
+        let writer = restore::Writer::start(&self.kv, self.shard, self.home, descriptor)?;
+        Ok(Box::new(writer))
+    }
+}
+
+/// Writes the first state of a shard that exists from the cluster's beginning. A shard that has a
+/// state keeps it.
+///
+/// # Errors
+/// The store failed.
+pub(crate) fn create_shard(
+    kv: &dyn Kv,
+    descriptor: &state::ShardDescriptor,
+    settings: state::ShardSettings,
+) -> Result<(), StateMachineError> {
+    let slab = SlabId(descriptor.home_slab);
+    let view = View(kv);
+    if view.exists(&ShardDescriptorKey { slab })? || view.exists(&RestoreMarkerKey { slab })? {
+        return Ok(());
+    }
+    let clock = state::ShardClock {
+        feature_level: FEATURE_LEVEL,
+        settings: Some(settings),
+        ..Default::default()
+    };
+    let mut batch = WriteBatch::new();
+    let key = ShardDescriptorKey { slab }.encode();
+    batch.put(Space::State, key, descriptor.encode_to_vec());
+    batch.put(
+        Space::State,
+        ShardClockKey { slab }.encode(),
+        clock.encode_to_vec(),
+    );
+    Ok(kv.write(batch)?)
+}
+
+/// What the root owns: nothing but its home slab.
+pub(crate) fn root_descriptor() -> state::ShardDescriptor {
+    state::ShardDescriptor {
+        shard: ShardId::ROOT.0,
+        home_slab: ROOT_HOME_SLAB.0,
+        epoch: 1,
+        ..Default::default()
+    }
+}
+
+/// The replicas on this node: shard and home slab of each. Looks once at every slab.
+///
+/// # Errors
+/// The store failed.
+pub(crate) fn local_shards(kv: &dyn Kv) -> Result<Vec<(ShardId, SlabId)>, StateMachineError> {
+    let view = View(kv);
+    let mut found = Vec::new();
+    let mut next = Some(0u32);
+    while let Some(from) = next {
+        let Some(entry) = view.scan_raw(&from.to_be_bytes(), None).next() else {
+            break;
+        };
+        let (key, _) = entry?;
+        let Some((slab, kind)) = key.first_chunk::<4>().zip(key.get(4)) else {
+            return Err(StateMachineError::Corrupt {
+                what: "a key of the metadata",
+                reason: "it is too short".to_owned(),
+            });
+        };
+        let slab = SlabId(u32::from_be_bytes(*slab));
+        if *kind == Kind::ShardDescriptor as u8 {
+            let descriptor = view.get(&ShardDescriptorKey { slab })?.unwrap_or_default();
+            found.push((ShardId(descriptor.shard), slab));
+        } else if *kind == Kind::RestoreMarker as u8 {
+            let marker = view.get(&RestoreMarkerKey { slab })?.unwrap_or_default();
+            found.push((ShardId(marker.shard), slab));
+        }
+        next = slab.0.checked_add(1);
+    }
+    Ok(found)
+}

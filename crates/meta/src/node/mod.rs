@@ -1,0 +1,236 @@
+//! The metadata service of one node: its shards, over one store and one Raft host.
+//!
+//! It opens what it finds in the store, forms a new cluster when told to, follows splits, and
+//! answers commands and queries for the shards it leads. Blocking calls are made away from the
+//! async threads, a bounded number at a time.
+
+mod bootstrap;
+mod children;
+mod config;
+mod error;
+mod metrics;
+mod serve;
+mod ticker;
+
+pub use bootstrap::NewCluster;
+pub use config::MetaConfig;
+pub use error::MetaNodeError;
+pub use metrics::MetaMetrics;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use granary_kv::Kv;
+use granary_meta_api::MetaService;
+use granary_raft::{Group, RaftError, RaftHost, RaftTransport};
+use granary_runtime::Runtime;
+use granary_types::{NodeId, ShardId, SlabId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
+
+use crate::machine::{ShardMachine, local_shards};
+use metrics::Counts;
+
+/// A shard's replica on this node.
+struct Shard {
+    group: Group,
+    machine: Arc<ShardMachine>,
+    /// Counter of the write ids this replica gave out.
+    ids: Arc<AtomicU32>,
+}
+
+/// The metadata service of one node.
+pub struct MetaNode {
+    runtime: Runtime,
+    node: NodeId,
+    kv: Arc<dyn Kv>,
+    host: Arc<RaftHost>,
+    config: MetaConfig,
+    shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    /// Shards being opened, so that two callers do not open one twice.
+    opening: Mutex<Vec<ShardId>>,
+    /// How the root is reached; `None`: by this node itself.
+    root_route: RwLock<Option<Arc<dyn MetaService>>>,
+    /// Queries that may run or wait, and that may run.
+    admitted: Semaphore,
+    running: Semaphore,
+    counts: Counts,
+}
+
+impl std::fmt::Debug for MetaNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetaNode")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MetaNode {
+    /// Opens every shard that has a replica in the store; a new store has none (see
+    /// [`MetaNode::bootstrap`]). Shards of which this node is the only voter serve when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The store, the log or the state machine of a shard cannot be read.
+    pub async fn open(
+        runtime: Runtime,
+        node: NodeId,
+        kv: Arc<dyn Kv>,
+        transport: Arc<dyn RaftTransport>,
+        config: MetaConfig,
+    ) -> Result<Arc<Self>, MetaNodeError> {
+        let runtime = runtime.child();
+        let host = RaftHost::start(
+            runtime.clone(),
+            node,
+            config.raft.clone(),
+            Arc::clone(&kv),
+            transport,
+        );
+        let meta = Arc::new(Self {
+            admitted: Semaphore::new(config.queries_waiting_max + config.queries_running_max),
+            running: Semaphore::new(config.queries_running_max),
+            runtime,
+            node,
+            kv,
+            host,
+            config,
+            shards: RwLock::default(),
+            opening: Mutex::default(),
+            root_route: RwLock::default(),
+            counts: Counts::default(),
+        });
+        let store = Arc::clone(&meta.kv);
+        let found = meta
+            .runtime
+            .blocking(move || local_shards(store.as_ref()))
+            .await??;
+        let opened = found
+            .into_iter()
+            .map(|(shard, home)| meta.open_shard(shard, home));
+        try_join_all(opened).await?;
+        if meta.shard(ShardId::ROOT).is_some() {
+            meta.adopt_first_shards().await?;
+        }
+        meta.runtime.spawn(ticker::run(Arc::clone(&meta)));
+        Ok(meta)
+    }
+
+    /// True when this node has a replica of any shard: it belongs to a cluster.
+    pub fn has_shards(&self) -> bool {
+        !self.shards.read().is_empty()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The Raft host, for the service that takes the peers' requests.
+    pub fn raft(&self) -> &Arc<RaftHost> {
+        &self.host
+    }
+
+    /// Tells how the root is reached when another node may lead it.
+    pub fn route_root_through(&self, service: Arc<dyn MetaService>) {
+        *self.root_route.write() = Some(service);
+    }
+
+    /// Waits, for at most `limit`, until every shard of this node has a leader.
+    ///
+    /// # Errors
+    /// [`MetaNodeError::NotReady`] names a shard that has none.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<(), MetaNodeError> {
+        let deadline = self.runtime.monotonic() + limit;
+        let shards: Vec<_> = self.shards.read().values().cloned().collect();
+        for shard in shards {
+            let left = deadline.saturating_sub(self.runtime.monotonic());
+            let ready = shard.group.wait_ready(left).await;
+            if ready.is_err_and(|not_leader| not_leader.leader.is_none()) {
+                return Err(MetaNodeError::NotReady(shard.group.shard()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every task and group; what was acknowledged is durable already.
+    ///
+    /// # Errors
+    /// The last sync failed.
+    pub async fn stop(&self) -> Result<(), MetaNodeError> {
+        self.runtime.stop().await;
+        self.shards.write().clear();
+        self.host
+            .stop()
+            .await
+            .map_err(|error| MetaNodeError::Raft(error.into()))
+    }
+
+    fn shard(&self, shard: ShardId) -> Option<Arc<Shard>> {
+        self.shards.read().get(&shard).cloned()
+    }
+
+    /// Opens a replica and follows what becomes of it. One that is open stays as it is.
+    fn open_shard(
+        self: &Arc<Self>,
+        shard: ShardId,
+        home: SlabId,
+    ) -> Pin<Box<dyn Future<Output = Result<(), MetaNodeError>> + Send>> {
+        let meta = Arc::clone(self);
+        // Boxed: following a shard may open its children, which are followed in turn.
+        Box::pin(async move {
+            if meta.shard(shard).is_some() {
+                return Ok(());
+            }
+            let Some(_opening) = Opening::begin(&meta, shard) else {
+                return Err(MetaNodeError::Raft(RaftError::NotNow(
+                    "the shard is being opened",
+                )));
+            };
+            let store = Arc::clone(&meta.kv);
+            let machine = move || ShardMachine::open(store, shard, home);
+            let machine = meta.runtime.blocking(machine).await??;
+            let group = meta.host.open(shard, machine.clone()).await?;
+            let opened = Arc::new(Shard {
+                group,
+                machine,
+                ids: Arc::default(),
+            });
+            meta.shards.write().insert(shard, Arc::clone(&opened));
+            let following = children::follow(Arc::clone(&meta), opened);
+            meta.runtime.spawn(following);
+            Ok(())
+        })
+    }
+}
+
+/// Held while a shard is being opened.
+struct Opening<'m> {
+    meta: &'m MetaNode,
+    shard: ShardId,
+}
+
+impl<'m> Opening<'m> {
+    fn begin(meta: &'m MetaNode, shard: ShardId) -> Option<Self> {
+        let mut opening = meta.opening.lock();
+        if opening.contains(&shard) {
+            return None;
+        }
+        opening.push(shard);
+        Some(Self { meta, shard })
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.meta
+            .opening
+            .lock()
+            .retain(|shard| *shard != self.shard);
+    }
+}

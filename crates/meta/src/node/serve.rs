@@ -1,0 +1,196 @@
+//! Commands and queries of clients, for the shards this node leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use granary_meta_api::pb::command::Command as WireCommand;
+use granary_meta_api::pb::query::Query as WireQuery;
+use granary_meta_api::{MetaError, MetaService, pb};
+use granary_raft::{NotLeader, ProposeError};
+use granary_types::ShardId;
+use prost::Message;
+
+use super::metrics::increment;
+use super::{MetaNode, Shard};
+use crate::query::{IdSource, QueryError, ShardView, Snapshot, answer};
+
+/// Deadline of the commands a node gives itself, in milliseconds.
+pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
+/// How far a shard's applied time may lie behind when the sweep asks, in milliseconds.
+const SWEEP_LAG_MS: u64 = 1000;
+/// Shortest and longest wait for a command, in milliseconds: clocks of clients may differ.
+const WAIT_MS: std::ops::RangeInclusive<u64> = 1000..=60_000;
+
+#[async_trait]
+impl MetaService for MetaNode {
+    async fn propose(
+        &self,
+        shard: ShardId,
+        command: pb::Command,
+    ) -> Result<pb::CommandReply, MetaError> {
+        let outcome = self.decide(shard, command).await;
+        match &outcome {
+            Ok(reply) => {
+                increment(&self.counts.commands);
+                if reply.rejection.is_some() {
+                    increment(&self.counts.rejections);
+                }
+            }
+            Err(_) => increment(&self.counts.command_errors),
+        }
+        outcome
+    }
+
+    async fn query(&self, shard: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
+        let outcome = self.read(shard, query).await;
+        increment(match &outcome {
+            Ok(_) => &self.counts.queries,
+            Err(_) => &self.counts.query_errors,
+        });
+        outcome
+    }
+}
+
+impl MetaNode {
+    async fn decide(
+        &self,
+        id: ShardId,
+        mut command: pb::Command,
+    ) -> Result<pb::CommandReply, MetaError> {
+        let shard = self.shard(id).ok_or(MetaError::WrongShard(id))?;
+        match &mut command.command {
+            // It must not get into the log: replicas stop at what they do not know.
+            None => return Err(MetaError::Invalid("an unknown command".to_owned())),
+            Some(WireCommand::SplitRange(split)) => stamp_voters(&shard, split)?,
+            Some(WireCommand::ActivateFeature(activate)) => {
+                if activate.level > crate::apply::FEATURE_LEVEL {
+                    return Err(MetaError::Invalid("an unknown feature level".to_owned()));
+                }
+            }
+            Some(_) => {}
+        }
+        let now_ms = self.runtime.now().as_millis();
+        let wait_ms = command.deadline_ms.saturating_sub(now_ms);
+        let wait_ms = wait_ms.clamp(*WAIT_MS.start(), *WAIT_MS.end());
+        let bytes = command.encode_to_vec().into();
+        let reply = shard
+            .group
+            .propose(bytes, Duration::from_millis(wait_ms))
+            .await;
+        let reply = reply.map_err(|error| propose_error(id, &error))?;
+        let reply = pb::ProposeReply::decode(reply)
+            .map_err(|error| MetaError::Internal(format!("an answer of apply: {error}")))?;
+        if let Some(fault) = reply.fault {
+            return Err(MetaError::from_fault(id, fault));
+        }
+        reply
+            .reply
+            .ok_or_else(|| MetaError::Internal("an empty answer of apply".to_owned()))
+    }
+
+    async fn read(&self, id: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
+        let query = query.query;
+        let query = query.ok_or_else(|| MetaError::Invalid("an unknown query".to_owned()))?;
+        let shard = self.shard(id).ok_or(MetaError::WrongShard(id))?;
+        let _admitted = self
+            .admitted
+            .try_acquire()
+            .map_err(|_| MetaError::Busy(id))?;
+        if matches!(query, WireQuery::LookupOwners(_)) {
+            self.catch_up(id, &shard).await?;
+        }
+        let unavailable = |_| MetaError::Unavailable("the node is stopping".to_owned());
+        let _running = self.running.acquire().await;
+        let term = shard.group.term();
+        let lease = shard
+            .group
+            .begin_read()
+            .map_err(|error| not_leader(id, error))?;
+        let kv = Arc::clone(&self.kv);
+        let snapshot = self
+            .runtime
+            .blocking(move || kv.snapshot())
+            .await
+            .map_err(unavailable)?;
+        lease
+            .confirm()
+            .await
+            .map_err(|error| not_leader(id, error))?;
+        if shard.group.term() != term {
+            return Err(MetaError::NotLeader {
+                shard: id,
+                leader: None,
+            });
+        }
+        let ids = IdSource {
+            shard: id,
+            term,
+            counter: Arc::clone(&shard.ids),
+        };
+        let (now_ms, home) = (self.runtime.now().as_millis(), shard.machine.home());
+        let read = move || {
+            let snapshot: Snapshot = snapshot;
+            let view = ShardView::open(snapshot.as_ref(), home, now_ms, ids)?;
+            answer(query, &view)
+        };
+        let reply = self.runtime.blocking(read).await.map_err(unavailable)?;
+        let reply = reply.map_err(|error| query_error(id, error))?;
+        Ok(pb::QueryReply { reply: Some(reply) })
+    }
+
+    /// Brings the applied time of a shard up to now: the sweep decides by it.
+    async fn catch_up(&self, id: ShardId, shard: &Shard) -> Result<(), MetaError> {
+        let now_ms = self.runtime.now().as_millis();
+        if shard.group.applied_time_ms() + SWEEP_LAG_MS < now_ms {
+            // A tick cannot be rejected.
+            let _ = self.propose_here(id, pb::Tick {}).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The child's voters are the parent's, as they are when the split is proposed.
+fn stamp_voters(shard: &Shard, split: &mut pb::SplitRange) -> Result<(), MetaError> {
+    if !split.voters.is_empty() {
+        return Ok(());
+    }
+    let members = shard.group.members();
+    if members.changing {
+        return Err(MetaError::Unavailable(
+            "the shard's members are changing".to_owned(),
+        ));
+    }
+    split.voters = members.voters.into_iter().map(|node| node.0).collect();
+    Ok(())
+}
+
+fn not_leader(shard: ShardId, error: NotLeader) -> MetaError {
+    MetaError::NotLeader {
+        shard,
+        leader: error.leader,
+    }
+}
+
+fn propose_error(shard: ShardId, error: &ProposeError) -> MetaError {
+    match error {
+        ProposeError::NotLeader(error) => not_leader(shard, *error),
+        ProposeError::Unknown | ProposeError::Failed => {
+            MetaError::UnknownOutcome(error.to_string())
+        }
+        ProposeError::TooLarge { .. } => MetaError::Invalid(error.to_string()),
+        ProposeError::Busy => MetaError::Busy(shard),
+        ProposeError::Stopped => MetaError::Unavailable(error.to_string()),
+    }
+}
+
+fn query_error(shard: ShardId, error: QueryError) -> MetaError {
+    match error {
+        QueryError::WrongShard => MetaError::WrongShard(shard),
+        QueryError::Invalid(what) => MetaError::Invalid(what.to_owned()),
+        QueryError::Failed(error) => {
+            tracing::error!(shard = shard.0, %error, "a shard's state cannot be read");
+            MetaError::Internal(error.to_string())
+        }
+    }
+}
