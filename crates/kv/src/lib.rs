@@ -7,6 +7,8 @@
 
 mod batch;
 mod memory;
+#[cfg(any(test, feature = "testsuite"))]
+pub mod testsuite;
 
 pub use batch::{Op, WriteBatch};
 pub use memory::MemoryKv;
@@ -49,6 +51,9 @@ pub enum KvError {
     /// Stored bytes failed their checksum or could not be read back.
     #[error("key-value store is corrupt: {0}")]
     Corrupt(Arc<str>),
+    /// Another process, or another handle in this one, has the store open.
+    #[error("key-value store is in use: {0}")]
+    InUse(Arc<str>),
     /// The store was closed or crashed.
     #[error("key-value store is closed")]
     Closed,

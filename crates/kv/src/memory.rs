@@ -267,12 +267,28 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_do_not_move() {
+    fn a_failing_disk_fails_writes_and_syncs() {
         let kv = MemoryKv::new();
         put(&kv, "a", "1");
-        let before = kv.snapshot();
-        put(&kv, "b", "2");
-        assert_eq!(keys(before.as_ref(), Direction::Forward), ["a"]);
-        assert_eq!(keys(&kv, Direction::Backward), ["b", "a"]);
+        kv.fail("EIO");
+        assert!(matches!(kv.sync(), Err(KvError::Io(_))));
+        assert!(matches!(kv.write(WriteBatch::new()), Err(KvError::Io(_))));
+        assert_eq!(kv.unsynced(), 1);
+    }
+
+    #[test]
+    fn conforms() {
+        crate::testsuite::conforms(&|| Arc::new(MemoryKv::new()));
+    }
+
+    #[test]
+    fn what_was_synced_survives_a_crash_with_any_number_of_survivors() {
+        for survivors in 0..4 {
+            let kv = std::cell::RefCell::new(MemoryKv::new());
+            crate::testsuite::survives(&|| Arc::new(kv.borrow().clone()), &|| {
+                let restarted = kv.borrow().crash(survivors);
+                *kv.borrow_mut() = restarted;
+            });
+        }
     }
 }

@@ -37,6 +37,8 @@ mod wire;
 
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "testsuite"))]
+pub mod testsuite;
 
 pub use config::RaftConfig;
 pub use error::{NotLeader, ProposeError, RaftError, TransportError};

@@ -21,7 +21,7 @@ pub struct RaftRequest(pub(crate) proto::request::Body);
 pub struct RaftReply(pub(crate) proto::reply::Body);
 
 /// What a request is about; transports separate bulk from heartbeats by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RequestKind {
     /// Log entries, or an empty one as a heartbeat.
     Append,

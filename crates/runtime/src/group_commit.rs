@@ -87,15 +87,25 @@ where
         }
         if let Err(error) = outcome {
             tracing::error!(%error, "sync failed, no later write will be acknowledged");
-            refuse_all(queue, error).await;
+            refuse_all(&runtime, queue, error).await;
             return;
         }
     }
 }
 
-async fn refuse_all<E: Clone>(mut queue: mpsc::Receiver<Waiter<E>>, error: E) {
-    while let Some(waiter) = queue.recv().await {
-        let _ = waiter.send(Err(error.clone()));
+async fn refuse_all<E: Clone>(
+    runtime: &Runtime,
+    mut queue: mpsc::Receiver<Waiter<E>>,
+    error: E,
+) {
+    let refusing = async {
+        while let Some(waiter) = queue.recv().await {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    };
+    tokio::select! {
+        () = refusing => {}
+        () = runtime.shutdown().cancelled() => {}
     }
 }
 
@@ -143,5 +153,8 @@ mod tests {
         });
         assert_eq!(group.synced().await, Err("EIO"));
         assert_eq!(group.synced().await, Err("EIO"));
+        // The stream ends with its runtime all the same.
+        runtime.stop().await;
+        assert_eq!(group.synced().await, Err("stopped"));
     }
 }

@@ -1,0 +1,205 @@
+//! Nodes in one process over a transport that can lose, delay and cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use granary_kv::{Kv, MemoryKv};
+use granary_runtime::{Entropy, Runtime, SeededEntropy};
+use granary_types::{NodeId, ShardId};
+use parking_lot::Mutex;
+
+use super::simulated;
+use crate::testsuite::MapMachine;
+use crate::{
+    Group, RaftConfig, RaftHost, RaftReply, RaftRequest, RaftTransport, RequestKind,
+    TransportError,
+};
+
+pub(crate) const SHARD: ShardId = ShardId(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Connects hosts in memory.
+pub(crate) struct Network {
+    hosts: Mutex<BTreeMap<NodeId, Weak<RaftHost>>>,
+    /// Pairs (from, to) that don't hear each other.
+    cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    entropy: SeededEntropy,
+    /// Requests and replies lost, in percent.
+    loss: Mutex<u64>,
+    pub(crate) sent: Mutex<BTreeMap<RequestKind, u64>>,
+}
+
+impl Network {
+    fn passes(&self, from: NodeId, to: NodeId) -> bool {
+        !self.cut.lock().contains(&(from, to)) && self.entropy.below(100) >= *self.loss.lock()
+    }
+
+    pub(crate) fn cut_off(&self, node: NodeId, others: &[NodeId]) {
+        let mut cut = self.cut.lock();
+        for other in others.iter().filter(|other| **other != node) {
+            cut.insert((node, *other));
+            cut.insert((*other, node));
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.cut.lock().clear();
+    }
+
+    pub(crate) fn lose(&self, percent: u64) {
+        *self.loss.lock() = percent;
+    }
+}
+
+struct Link {
+    from: NodeId,
+    network: Arc<Network>,
+}
+
+#[async_trait]
+impl RaftTransport for Link {
+    async fn send(
+        &self,
+        to: NodeId,
+        shard: ShardId,
+        request: RaftRequest,
+    ) -> Result<RaftReply, TransportError> {
+        *self.network.sent.lock().entry(request.kind()).or_default() += 1;
+        let delay = 1 + self.network.entropy.below(5);
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        let lost =
+            || TransportError::NoAnswer { peer: to, reason: "lost on the way".to_owned() };
+        if !self.network.passes(self.from, to) {
+            return Err(lost());
+        }
+        let host = self.network.hosts.lock().get(&to).and_then(Weak::upgrade);
+        let host = host.ok_or_else(|| TransportError::Unreachable {
+            peer: to,
+            reason: "down".to_owned(),
+        })?;
+        let reply = host.handle(shard, request).await.map_err(|error| {
+            TransportError::Refused { peer: to, reason: error.to_string() }
+        })?;
+        if self.network.passes(to, self.from) { Ok(reply) } else { Err(lost()) }
+    }
+}
+
+/// One node of a simulated cluster.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) kv: MemoryKv,
+    pub(crate) runtime: Runtime,
+    pub(crate) host: Arc<RaftHost>,
+    pub(crate) group: Group,
+}
+
+impl Node {
+    pub(crate) fn map(&self) -> MapMachine {
+        MapMachine::new(SHARD, Arc::new(self.kv.clone()))
+    }
+
+    pub(crate) async fn put(&self, key: &str) -> Result<Bytes, crate::ProposeError> {
+        self.group.propose(Bytes::from(format!("{key}=v")), PATIENCE).await
+    }
+}
+
+/// A cluster under one seed.
+pub(crate) struct Cluster {
+    pub(crate) network: Arc<Network>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    config: RaftConfig,
+    seed: u64,
+    starts: u64,
+}
+
+impl Cluster {
+    /// `voters` nodes that have formed the shard.
+    pub(crate) async fn formed(voters: u64, seed: u64, config: RaftConfig) -> Self {
+        let network = Network {
+            hosts: Mutex::default(),
+            cut: Mutex::default(),
+            entropy: SeededEntropy::new(seed),
+            loss: Mutex::new(0),
+            sent: Mutex::default(),
+        };
+        let nodes = BTreeMap::new();
+        let mut cluster = Self { network: Arc::new(network), nodes, config, seed, starts: 0 };
+        let ids: Vec<NodeId> = (1..=voters).map(NodeId).collect();
+        for id in &ids {
+            cluster.start(*id, MemoryKv::new()).await;
+        }
+        for node in cluster.nodes.values() {
+            node.host.bootstrap(SHARD, &ids).await.unwrap();
+        }
+        cluster
+    }
+
+    pub(crate) async fn start(&mut self, id: NodeId, kv: MemoryKv) {
+        self.starts += 1;
+        let runtime = simulated(self.seed.wrapping_mul(1000) + self.starts);
+        let link = Link { from: id, network: Arc::clone(&self.network) };
+        let store: Arc<dyn Kv> = Arc::new(kv.clone());
+        let host = RaftHost::start(
+            runtime.clone(),
+            id,
+            self.config.clone(),
+            Arc::clone(&store),
+            Arc::new(link),
+        );
+        let group = host.open(SHARD, Arc::new(MapMachine::new(SHARD, store))).await.unwrap();
+        self.network.hosts.lock().insert(id, Arc::downgrade(&host));
+        self.nodes.insert(id, Node { id, kv, runtime, host, group });
+    }
+
+    /// Takes a node down as a power cut does; the store with what its disk kept.
+    pub(crate) async fn kill(&mut self, id: NodeId, survivors: usize) -> MemoryKv {
+        self.network.hosts.lock().remove(&id);
+        let node = self.nodes.remove(&id).unwrap();
+        let left = node.kv.crash(survivors);
+        // Only ends the tasks: the store answers nothing any more.
+        let _ = node.host.stop().await;
+        left
+    }
+
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The node that leads and serves, once there is one among `among`.
+    pub(crate) async fn leader_among(&self, among: &[NodeId]) -> &Node {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let found = self
+                .nodes
+                .values()
+                .filter(|node| among.contains(&node.id) && node.group.is_leader())
+                .max_by_key(|node| node.group.term());
+            if let Some(node) = found {
+                return node;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no leader, seed {}", self.seed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn leader(&self) -> &Node {
+        self.leader_among(&self.ids()).await
+    }
+
+    /// Waits until every node has applied what the leader has, then compares their content.
+    pub(crate) async fn converge(&self) {
+        let leader = self.leader().await;
+        leader.put("fence").await.unwrap();
+        let index = leader.group.last_applied().unwrap();
+        for node in self.nodes.values() {
+            let caught_up = node.group.wait_applied(index, PATIENCE).await;
+            assert!(caught_up, "node {} stays behind, seed {}", node.id, self.seed);
+            let (expected, found) = (leader.map(), node.map());
+            assert_eq!(found.keys().unwrap(), expected.keys().unwrap(), "seed {}", self.seed);
+            assert_eq!(found.history().unwrap(), expected.history().unwrap(), "seed {}", self.seed);
+        }
+    }
+}

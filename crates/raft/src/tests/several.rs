@@ -1,0 +1,273 @@
+//! Three voters and more: lost leaders, partitions, snapshots, membership, hand-over, reads.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_kv::MemoryKv;
+use granary_types::NodeId;
+
+use super::cluster::{Cluster, PATIENCE};
+use crate::{ProposeError, RaftConfig, RequestKind};
+
+async fn three(seed: u64) -> Cluster {
+    Cluster::formed(3, seed, RaftConfig::default()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_is_replaced_and_nothing_acknowledged_is_lost() {
+    for seed in 1..=5 {
+        let mut cluster = three(seed).await;
+        let first = cluster.leader().await.id;
+        for number in 0..20 {
+            cluster.nodes[&first].put(&format!("before{number:02}")).await.unwrap();
+        }
+        let follower = cluster.ids().into_iter().find(|id| *id != first).unwrap();
+        match cluster.nodes[&follower].put("refused").await {
+            Err(ProposeError::NotLeader(error)) => {
+                assert_eq!(error.leader, Some(first), "seed {seed}");
+            }
+            other => panic!("a follower answered {other:?}, seed {seed}"),
+        }
+        let left = cluster.kill(first, 0).await;
+        let second = cluster.leader().await;
+        assert_ne!(second.id, first);
+        for number in 0..20 {
+            second.put(&format!("after{number:02}")).await.unwrap();
+        }
+        second.group.begin_read().unwrap().confirm().await.unwrap();
+        let keys = second.map().keys().unwrap();
+        assert_eq!(keys.iter().filter(|key| key.starts_with("before")).count(), 20);
+        cluster.start(first, left).await;
+        cluster.converge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partitioned_leader_stops_serving_before_another_one_starts() {
+    for seed in 1..=5 {
+        let cluster = three(seed).await;
+        let old = cluster.leader().await;
+        old.put("before").await.unwrap();
+        let (ids, term) = (cluster.ids(), old.group.term());
+        let others: Vec<NodeId> = ids.iter().copied().filter(|id| *id != old.id).collect();
+        cluster.network.cut_off(old.id, &ids);
+        // Whatever the moment: as long as the old one confirms reads, no other one leads.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let new = loop {
+            let confirmed = match old.group.begin_read() {
+                Ok(read) => read.confirm().await.is_ok(),
+                Err(_) => false,
+            };
+            let elected = cluster.nodes.values().find(|node| {
+                node.id != old.id && node.group.is_leader() && node.group.term() > term
+            });
+            assert!(!(confirmed && elected.is_some()), "two leaders serve reads, seed {seed}");
+            if let Some(node) = elected {
+                break node;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no new leader, seed {seed}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(others.contains(&new.id));
+        new.put("meanwhile").await.unwrap();
+        if let Ok(read) = old.group.begin_read() {
+            assert!(read.confirm().await.is_err(), "a deposed leader confirmed a read");
+        }
+        assert!(old.group.read_barrier().await.is_err());
+        let deadline = Duration::from_secs(2);
+        let lost = old.group.propose(Bytes::from_static(b"lost=v"), deadline).await;
+        assert!(
+            matches!(lost, Err(ProposeError::Unknown | ProposeError::NotLeader(_))),
+            "seed {seed}: {lost:?}"
+        );
+        cluster.network.heal();
+        cluster.converge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lossy_network_loses_no_acknowledged_command() {
+    for seed in 1..=5 {
+        let cluster = three(seed).await;
+        cluster.leader().await;
+        cluster.network.lose(10);
+        let mut acknowledged = Vec::new();
+        for number in 0..60 {
+            let key = format!("key{number:02}");
+            if cluster.leader().await.put(&key).await.is_ok() {
+                acknowledged.push(key);
+            }
+        }
+        cluster.network.lose(0);
+        cluster.converge().await;
+        assert!(acknowledged.len() > 30, "seed {seed}: only {} went through", acknowledged.len());
+        let keys = cluster.leader().await.map().keys().unwrap();
+        let lost: Vec<_> = acknowledged.iter().filter(|key| !keys.contains(key)).collect();
+        assert!(lost.is_empty(), "seed {seed}: lost {lost:?}");
+    }
+}
+
+fn compacting() -> RaftConfig {
+    RaftConfig {
+        snapshot_every_entries: 40,
+        keep_entries: 10,
+        lag_entries: 20,
+        ..RaftConfig::default()
+    }
+}
+
+/// A node id is never used twice, so a wiped node comes back under a new one.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_node_is_replaced_by_a_new_one_through_a_snapshot() {
+    for seed in 1..=3 {
+        let mut cluster = Cluster::formed(3, seed, compacting()).await;
+        let leader = cluster.leader().await.id;
+        for number in 0..200 {
+            cluster.nodes[&leader].put(&format!("key{number:03}")).await.unwrap();
+        }
+        let lost = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+        cluster.kill(lost, 0).await;
+        let new = NodeId(9);
+        cluster.start(new, MemoryKv::new()).await;
+        let group = cluster.nodes[&leader].group.clone();
+        group.add_learner(new, PATIENCE).await.unwrap();
+        let sent = cluster.network.sent.lock().clone();
+        let chunks = sent.get(&RequestKind::Snapshot).copied().unwrap_or(0);
+        assert!(chunks > 10, "seed {seed}: caught up without a snapshot: {sent:?}");
+        let mut voters: Vec<NodeId> = cluster.ids();
+        group.change_membership(&voters, PATIENCE).await.unwrap();
+        voters.sort_unstable();
+        let members = group.members();
+        assert_eq!((members.voters, members.changing), (voters, false));
+        cluster.converge().await;
+        assert_eq!(cluster.nodes[&new].map().keys().unwrap().len(), 201);
+        // The new one counts: without another old one there is still a majority.
+        let third = cluster.ids().into_iter().find(|id| *id != leader && *id != new).unwrap();
+        cluster.kill(third, 0).await;
+        cluster.leader().await.put("with the new one").await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_away_too_long_catches_up_by_a_snapshot() {
+    for (seed, survivors) in [(1, 0), (2, 3), (3, usize::MAX)] {
+        let mut cluster = Cluster::formed(3, seed, compacting()).await;
+        let leader = cluster.leader().await.id;
+        for number in 0..30 {
+            cluster.nodes[&leader].put(&format!("early{number:02}")).await.unwrap();
+        }
+        let away = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+        let left = cluster.kill(away, survivors).await;
+        for number in 0..150 {
+            cluster.nodes[&leader].put(&format!("late{number:03}")).await.unwrap();
+        }
+        cluster.start(away, left).await;
+        cluster.converge().await;
+        let sent = cluster.network.sent.lock().clone();
+        assert!(sent.contains_key(&RequestKind::Snapshot), "seed {seed}: {sent:?}");
+        // What it installed survives its next crash.
+        let left = cluster.kill(away, 0).await;
+        cluster.start(away, left).await;
+        cluster.converge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_that_breaks_off_harms_nothing() {
+    let mut cluster = Cluster::formed(3, 11, compacting()).await;
+    let leader = cluster.leader().await.id;
+    let away = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let left = cluster.kill(away, 0).await;
+    for number in 0..400 {
+        cluster.nodes[&leader].put(&format!("key{number:03}")).await.unwrap();
+    }
+    cluster.start(away, left).await;
+    // Cut the line again and again while chunks are on their way.
+    let chunks = |cluster: &Cluster| {
+        cluster.network.sent.lock().get(&RequestKind::Snapshot).copied().unwrap_or(0)
+    };
+    for _ in 0..5 {
+        let before = chunks(&cluster);
+        while chunks(&cluster) < before + 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        cluster.network.cut_off(away, &cluster.ids());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.network.heal();
+        if cluster.nodes[&away].map().keys().unwrap().len() >= 400 {
+            break;
+        }
+    }
+    cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_on_request() {
+    let cluster = three(21).await;
+    let old = cluster.leader().await;
+    old.put("before").await.unwrap();
+    let to = cluster.ids().into_iter().find(|id| *id != old.id).unwrap();
+    assert!(cluster.nodes[&to].group.transfer_leader(to).await.is_err(), "only a leader can");
+    assert!(old.group.transfer_leader(NodeId(77)).await.is_err(), "only to a voter");
+    let asked = tokio::time::Instant::now();
+    old.group.transfer_leader(to).await.unwrap();
+    let new = cluster.leader_among(&[to]).await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_millis(1000), "took {took:?}, as long as an election");
+    new.put("after").await.unwrap();
+    assert!(old.group.begin_read().is_err(), "the old leader still serves");
+    cluster.converge().await;
+}
+
+/// A restarted follower has forgotten whom it promised a lease; it must not help to elect anybody
+/// within that lease, or two leaders serve reads.
+#[tokio::test(start_paused = true)]
+async fn a_restarted_node_keeps_the_promise_it_forgot() {
+    for seed in 1..=8 {
+        let mut cluster = three(seed).await;
+        let old = cluster.leader().await.id;
+        cluster.nodes[&old].put("before").await.unwrap();
+        let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != old).collect();
+        // One follower has long not heard of the leader and wants to lead; the other one restarts.
+        cluster.network.cut_off(others[0], &[old]);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let left = cluster.kill(others[1], 0).await;
+        cluster.start(others[1], left).await;
+        cluster.network.cut_off(others[1], &[old]);
+        let term = cluster.nodes[&old].group.term();
+        for _ in 0..200 {
+            let confirmed = match cluster.nodes[&old].group.begin_read() {
+                Ok(read) => read.confirm().await.is_ok(),
+                Err(_) => false,
+            };
+            let elected = others.iter().any(|id| {
+                let group = &cluster.nodes[id].group;
+                group.is_leader() && group.term() > term
+            });
+            assert!(!(confirmed && elected), "two leaders serve reads, seed {seed}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        cluster.network.heal();
+        cluster.converge().await;
+    }
+}
+
+/// The same seed gives the same elections: nothing draws from outside of the runtime.
+#[tokio::test(start_paused = true)]
+async fn a_run_repeats_itself_under_its_seed() {
+    let run = |seed| async move {
+        let mut cluster = three(seed).await;
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let leader = cluster.leader().await.id;
+            cluster.nodes[&leader].put("x").await.unwrap();
+            let group = &cluster.nodes[&leader].group;
+            seen.push((leader, group.term(), group.last_applied()));
+            let left = cluster.kill(leader, 0).await;
+            cluster.leader().await;
+            cluster.start(leader, left).await;
+        }
+        seen
+    };
+    assert_eq!(run(31).await, run(31).await);
+}
