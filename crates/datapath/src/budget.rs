@@ -48,6 +48,11 @@ impl BufferBudget {
         self.taken(within(wait, permit).await.ok()?.ok()?)
     }
 
+    /// All of it, in bytes.
+    pub(crate) fn total_bytes(&self) -> usize {
+        usize::try_from(self.total * UNIT_BYTES as u64).unwrap_or(usize::MAX)
+    }
+
     /// Part of the budget that is free, in percent.
     pub(crate) fn free_percent(&self) -> u64 {
         self.free.available_permits() as u64 * 100 / self.total

@@ -264,6 +264,7 @@ impl Pipeline {
         };
         expected
             .min(BUFFER_STEP_BYTES)
+            .min(self.shared.write_budget.total_bytes())
             .min(CHUNK_BYTES - self.filling.length)
     }
 
