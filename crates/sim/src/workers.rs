@@ -1,0 +1,77 @@
+//! The background work of a node, as its binary starts it, in shorter intervals.
+
+use std::time::Duration;
+
+use granary_meta_api::Meta;
+use granary_runtime::Runtime;
+use granary_workers::{
+    DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
+    RunnerConfig, Worker, WorkerMetrics,
+};
+
+use crate::Cluster;
+use crate::net::Life;
+
+/// Life of a worker's lease.
+const LEASE_TTL: Duration = Duration::from_secs(20);
+/// A disk that is away this long is replaced; longer than any fault lasts.
+const UNREACHABLE_OUT_MS: u64 = 10 * 60 * 1000;
+/// How often everything is compared.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
+
+struct Starter {
+    runtime: Runtime,
+    meta: Meta,
+    metrics: WorkerMetrics,
+    holder: String,
+}
+
+impl Starter {
+    fn start<W: Worker>(&self, every_ms: u64, worker: W) {
+        let config = RunnerConfig {
+            lease_ttl: LEASE_TTL,
+            ..RunnerConfig::every(self.holder.clone(), Duration::from_millis(every_ms))
+        };
+        let (meta, metrics) = (self.meta.clone(), self.metrics.clone());
+        granary_workers::start(&self.runtime, meta, metrics, config, worker);
+    }
+}
+
+/// Starts every worker of a life.
+pub(crate) fn start(cluster: &Cluster, life: &Life) {
+    let (meta, data, view, _) = cluster.data_path(life);
+    let runtime = life.runtime.clone();
+    let metrics = WorkerMetrics::default();
+    let starter = Starter {
+        runtime: runtime.clone(),
+        meta: meta.clone(),
+        metrics: metrics.clone(),
+        holder: format!("node-{}", life.endpoint.0),
+    };
+    let (path, counts) = (view.clone(), metrics.clone());
+    starter.start(
+        1000,
+        DeletionWorker::new(runtime.clone(), meta.clone(), path, counts),
+    );
+    starter.start(
+        5000,
+        OrphanSweep::new(meta.clone(), view.clone(), metrics.clone()),
+    );
+    let idle_after = Duration::from_secs(5);
+    starter.start(
+        5000,
+        MetaTick::new(runtime.clone(), meta.clone(), view, idle_after),
+    );
+    let keeper = KeeperConfig {
+        unreachable_out_ms: UNREACHABLE_OUT_MS,
+    };
+    let (path, counts) = (data.clone(), metrics.clone());
+    starter.start(
+        1000,
+        PlacementKeeper::new(runtime.clone(), meta.clone(), path, counts, keeper),
+    );
+    starter.start(
+        2000,
+        RedundancyWorker::new(runtime, meta, data, metrics, COMPARE_EVERY),
+    );
+}
