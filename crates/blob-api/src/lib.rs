@@ -7,9 +7,26 @@
 mod chunk;
 mod error;
 mod node;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
+mod wire;
 
 pub use chunk::{
     Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk,
 };
 pub use error::{BlobError, ErrorKind};
 pub use node::{BlobNode, DiskHealth, DiskStatus};
+pub use wire::{BlobService, GrpcBlobNode, MESSAGE_BYTES_MAX};
+
+/// Messages of proto/blob.proto.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::wildcard_imports,
+    reason = "generated; documented in proto/blob.proto"
+)]
+pub(crate) mod pb {
+    tonic::include_proto!("granary.blob");
+}

@@ -8,12 +8,16 @@ use granary_kv::Kv;
 use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use granary_vfs::DirLock;
 
+/// Smallest volume that makes sense.
+const VOLUME_BYTES_MIN: u64 = 64 * 1024;
+
 /// Limits of the disk engine; the same for every disk of a node.
 #[derive(Clone, Debug)]
 pub struct BlobConfig {
     /// The cluster the disks belong to, 1 to 64 bytes; a disk of another one is refused.
     pub cluster_id: String,
-    /// Bytes of one volume file at most; at least two of the largest chunks fit.
+    /// Bytes of one volume file at most, at least 64 KiB; a chunk that is larger gets a volume of its
+    /// own.
     pub volume_bytes: u64,
     /// Bytes by which a volume file is reserved ahead of its writes.
     pub allocate_bytes: u64,
@@ -68,8 +72,8 @@ impl BlobConfig {
         if self.cluster_id.is_empty() || self.cluster_id.len() > 64 {
             return Err("cluster_id must have 1 to 64 bytes".to_owned());
         }
-        if self.volume_bytes < 2 * largest_record {
-            return Err(format!("volume_bytes must be at least {}", 2 * largest_record));
+        if self.volume_bytes < VOLUME_BYTES_MIN {
+            return Err(format!("volume_bytes must be at least {VOLUME_BYTES_MIN}"));
         }
         if u64::from(self.queue_bytes) < largest_record {
             return Err(format!("queue_bytes must be at least {largest_record}"));

@@ -1,20 +1,33 @@
 //! One storage node's disk engine: chunks in append-only volumes, an index that can be rebuilt.
 //!
-//! Being wired; the constructors are settled:
+//! A disk has one writer. What it appends is made durable by a sync that all waiting writers share,
+//! then indexed, then acknowledged. Reads find a chunk in the index and bring it with one
+//! positioned read. The layout is drawn in docs/data-layout-volumes.md.
 //!
-//! ```text
-//! BlobStore::open(runtime: Runtime, config: BlobConfig, vfs: Arc<dyn Vfs>, disks: Vec<DiskConfig>)
-//!     -> Result<BlobStore, OpenError>                            async; BlobStore: Clone + BlobNode
-//! store.add_disk(DiskConfig) -> Result<DiskId, OpenError>        async; also for a disk that comes later
-//! store.remove_disk(DiskId) -> bool                              async; closes it, its data stays
-//! store.compact_once(DiskId) -> Result<Compaction, BlobError>    async; one volume, without throttle
-//! store.metrics() -> Vec<(DiskId, DiskMetrics)>
-//! store.shutdown()                                               async; checkpoint, then stop
-//! read_identity(&dyn Vfs, &Path) -> Result<Option<DiskIdentity>, OpenError>
-//! granary_blob_api::{GrpcBlobNode::new(Channel, Duration), BlobService::server(Arc<dyn BlobNode>)}
-//! granary_blob_api::testsuite (feature "testsuite"): {run, over_pipe, FaultyBlobNode, Faults}
-//! ```
+//! It must not know buckets, keys, placement or the network. Invariants: acknowledged means durable
+//! and indexed; what is read was written, or an error; only named chunks are deleted; nothing in
+//! memory grows with the number of chunks; a failed sync is final for its disk, and only for it.
 
+mod commit;
+mod compact;
 mod config;
+mod disk;
+mod error;
+mod format;
+mod identity;
+mod index;
+mod metrics;
+mod reader;
+mod recover;
+mod store;
+mod volumes;
+mod work;
+mod writer;
 
+pub use compact::Compaction;
 pub use config::{BlobConfig, DiskConfig};
+pub use error::OpenError;
+pub use format::DiskIdentity;
+pub use identity::read_identity;
+pub use metrics::DiskMetrics;
+pub use store::BlobStore;

@@ -323,10 +323,10 @@ impl VfsFile for MemoryFile {
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        let bytes: Vec<u8> = slices
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        slices
             .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
+            .for_each(|slice| bytes.extend_from_slice(slice));
         let mut state = self.state.lock();
         state.may_change(&self.path)?;
         let now = state.inodes[self.inode].length();

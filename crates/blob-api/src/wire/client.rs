@@ -1,0 +1,118 @@
+//! A storage node behind a gRPC channel.
+
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use granary_runtime::within;
+use granary_types::{ChunkId, DiskId, PgId};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::{MESSAGE_BYTES_MAX, convert, fault};
+use crate::pb::{self, blob_client::BlobClient};
+use crate::{BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk};
+
+/// A remote storage node. Every call has the same deadline, which the server learns too.
+///
+/// A channel is one connection; bulk bytes must not share it with Raft or heartbeats.
+#[derive(Clone, Debug)]
+pub struct GrpcBlobNode {
+    client: BlobClient<Channel>,
+    deadline: Duration,
+}
+
+impl GrpcBlobNode {
+    /// A node behind `channel`; a call that takes longer than `deadline` is `Unreachable`.
+    pub fn new(channel: Channel, deadline: Duration) -> Self {
+        let client = BlobClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Self { client, deadline }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.deadline);
+        request
+    }
+
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, BlobError> {
+        match within(self.deadline, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(fault::from_status(&status)),
+            Err(elapsed) => Err(BlobError::Unreachable(elapsed.to_string())),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobNode for GrpcBlobNode {
+    async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
+        let request = self.request(convert::put_request(disk, chunk));
+        let mut client = self.client.clone();
+        self.answer(client.put(request)).await.map(|_| ())
+    }
+
+    async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
+        let request = self.request(convert::get_request(disk, range));
+        let mut client = self.client.clone();
+        convert::chunk_read(self.answer(client.get(request)).await?)
+    }
+
+    async fn copy(&self, disk: DiskId, copy: CopyChunk) -> Result<(), BlobError> {
+        let request = self.request(convert::copy_request(disk, copy));
+        let mut client = self.client.clone();
+        self.answer(client.copy(request)).await.map(|_| ())
+    }
+
+    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+        let request = self.request(pb::DeleteRequest {
+            disk: disk.0,
+            chunks: chunks.into_iter().map(convert::id_bytes).collect(),
+        });
+        let mut client = self.client.clone();
+        self.answer(client.delete(request)).await.map(|_| ())
+    }
+
+    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+        let request = self.request(pb::ForgetRequest {
+            disk: disk.0,
+            chunks: chunks.into_iter().map(convert::id_bytes).collect(),
+        });
+        let mut client = self.client.clone();
+        self.answer(client.forget(request)).await.map(|_| ())
+    }
+
+    async fn list(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+    ) -> Result<ChunkPage, BlobError> {
+        let request = self.request(convert::list_request(disk, pg, after, limit));
+        let mut client = self.client.clone();
+        convert::chunk_page(self.answer(client.list(request)).await?)
+    }
+
+    async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {
+        let request = self.request(pb::OpenPgRequest {
+            disk: disk.0,
+            pg: pg.0,
+            epoch,
+        });
+        let mut client = self.client.clone();
+        self.answer(client.open_pg(request)).await.map(|_| ())
+    }
+
+    async fn disks(&self) -> Result<Vec<DiskStatus>, BlobError> {
+        let request = self.request(pb::DisksRequest {});
+        let mut client = self.client.clone();
+        let reply = self.answer(client.disks(request)).await?;
+        Ok(reply.disks.iter().map(convert::disk_status).collect())
+    }
+}

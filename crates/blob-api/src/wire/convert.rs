@@ -1,0 +1,222 @@
+//! Requests and replies ⇄ messages. What comes from the wire is checked; copies no object bytes.
+
+use bytes::Bytes;
+use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
+use granary_types::{BucketId, ChunkId, DiskId, ObjectId, PgId};
+
+use crate::{
+    BlobError, Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk, DiskHealth,
+    DiskStatus, GetChunk, PutChunk, pb,
+};
+
+fn invalid(what: &str) -> BlobError {
+    BlobError::Invalid(format!("malformed message: {what}"))
+}
+
+pub(super) fn id_bytes(id: ChunkId) -> Bytes {
+    Bytes::copy_from_slice(&id.to_bytes())
+}
+
+pub(super) fn chunk_id(bytes: &Bytes) -> Result<ChunkId, BlobError> {
+    ChunkId::from_slice(bytes).ok_or_else(|| invalid("chunk id"))
+}
+
+pub(super) fn chunk_ids(list: &[Bytes]) -> Result<Vec<ChunkId>, BlobError> {
+    list.iter().map(chunk_id).collect()
+}
+
+fn owner_message(owner: ChunkOwner) -> pb::Owner {
+    pb::Owner {
+        bucket: owner.bucket.0,
+        object: Bytes::copy_from_slice(&owner.object.to_bytes()),
+    }
+}
+
+fn owner(message: Option<pb::Owner>) -> Result<ChunkOwner, BlobError> {
+    let message = message.ok_or_else(|| invalid("owner"))?;
+    Ok(ChunkOwner {
+        bucket: BucketId(message.bucket),
+        object: ObjectId::from_slice(&message.object).ok_or_else(|| invalid("object id"))?,
+    })
+}
+
+fn block_messages(blocks: Vec<Block>) -> Vec<pb::Block> {
+    let message = |block: Block| pb::Block {
+        crc32c: block.crc32c,
+        data: block.data,
+    };
+    blocks.into_iter().map(message).collect()
+}
+
+fn blocks(messages: Vec<pb::Block>) -> Result<Vec<Block>, BlobError> {
+    if messages.len() > CHUNK_BYTES_MAX / BLOCK_BYTES {
+        return Err(invalid("too many blocks"));
+    }
+    let block = |message: pb::Block| Block {
+        crc32c: message.crc32c,
+        data: message.data,
+    };
+    Ok(messages.into_iter().map(block).collect())
+}
+
+pub(super) fn put_request(disk: DiskId, chunk: PutChunk) -> pb::PutRequest {
+    pb::PutRequest {
+        disk: disk.0,
+        id: id_bytes(chunk.id),
+        owner: Some(owner_message(chunk.owner)),
+        pg_epoch: chunk.pg_epoch,
+        blocks: block_messages(chunk.blocks),
+    }
+}
+
+pub(super) fn put_chunk(request: pb::PutRequest) -> Result<PutChunk, BlobError> {
+    Ok(PutChunk {
+        id: chunk_id(&request.id)?,
+        owner: owner(request.owner)?,
+        pg_epoch: request.pg_epoch,
+        blocks: blocks(request.blocks)?,
+    })
+}
+
+pub(super) fn get_request(disk: DiskId, range: GetChunk) -> pb::GetRequest {
+    pb::GetRequest {
+        disk: disk.0,
+        id: id_bytes(range.id),
+        offset: range.offset,
+        length: range.length,
+    }
+}
+
+pub(super) fn get_chunk(request: &pb::GetRequest) -> Result<GetChunk, BlobError> {
+    Ok(GetChunk {
+        id: chunk_id(&request.id)?,
+        offset: request.offset,
+        length: request.length,
+    })
+}
+
+pub(super) fn get_reply(read: ChunkRead) -> pb::GetReply {
+    pb::GetReply {
+        offset: read.offset,
+        blocks: block_messages(read.blocks),
+    }
+}
+
+/// A reply that we cannot read is no reply: whoever sent it is no storage node of ours.
+fn unreadable(error: &BlobError) -> BlobError {
+    BlobError::Unreachable(format!("unreadable reply: {error}"))
+}
+
+pub(super) fn chunk_read(reply: pb::GetReply) -> Result<ChunkRead, BlobError> {
+    Ok(ChunkRead {
+        offset: reply.offset,
+        blocks: blocks(reply.blocks).map_err(|error| unreadable(&error))?,
+    })
+}
+
+pub(super) fn copy_request(disk: DiskId, copy: CopyChunk) -> pb::CopyRequest {
+    pb::CopyRequest {
+        disk: disk.0,
+        source: id_bytes(copy.source),
+        target: id_bytes(copy.target),
+        owner: Some(owner_message(copy.owner)),
+        pg_epoch: copy.pg_epoch,
+    }
+}
+
+pub(super) fn copy_chunk(request: pb::CopyRequest) -> Result<CopyChunk, BlobError> {
+    Ok(CopyChunk {
+        source: chunk_id(&request.source)?,
+        target: chunk_id(&request.target)?,
+        owner: owner(request.owner)?,
+        pg_epoch: request.pg_epoch,
+    })
+}
+
+pub(super) fn list_request(
+    disk: DiskId,
+    pg: PgId,
+    after: Option<ChunkId>,
+    limit: u32,
+) -> pb::ListRequest {
+    pb::ListRequest {
+        disk: disk.0,
+        pg: pg.0,
+        after: after.map(id_bytes).unwrap_or_default(),
+        limit,
+    }
+}
+
+pub(super) fn optional_id(bytes: &Bytes) -> Result<Option<ChunkId>, BlobError> {
+    if bytes.is_empty() {
+        Ok(None)
+    } else {
+        chunk_id(bytes).map(Some)
+    }
+}
+
+pub(super) fn list_reply(page: ChunkPage) -> pb::ListReply {
+    let entry = |entry: ChunkEntry| pb::Entry {
+        id: id_bytes(entry.id),
+        owner: Some(owner_message(entry.owner)),
+        length: entry.length,
+        digest: entry.digest,
+        deleted: entry.deleted,
+    };
+    pb::ListReply {
+        entries: page.entries.into_iter().map(entry).collect(),
+        next_after: page.next_after.map(id_bytes).unwrap_or_default(),
+    }
+}
+
+pub(super) fn chunk_page(reply: pb::ListReply) -> Result<ChunkPage, BlobError> {
+    let entry = |message: pb::Entry| {
+        Ok(ChunkEntry {
+            id: chunk_id(&message.id)?,
+            owner: owner(message.owner)?,
+            length: message.length,
+            digest: message.digest,
+            deleted: message.deleted,
+        })
+    };
+    let entries: Result<Vec<_>, BlobError> = reply.entries.into_iter().map(entry).collect();
+    Ok(ChunkPage {
+        entries: entries.map_err(|error| unreadable(&error))?,
+        next_after: optional_id(&reply.next_after).map_err(|error| unreadable(&error))?,
+    })
+}
+
+pub(super) fn disk_message(status: &DiskStatus) -> pb::Disk {
+    let health = match status.health {
+        DiskHealth::Healthy => pb::disk::Health::Healthy,
+        DiskHealth::Full => pb::disk::Health::Full,
+        DiskHealth::Failed => pb::disk::Health::Failed,
+    };
+    pb::Disk {
+        id: status.id.0,
+        health: health.into(),
+        total_bytes: status.total_bytes,
+        free_bytes: status.free_bytes,
+        live_bytes: status.live_bytes,
+        reclaimable_bytes: status.reclaimable_bytes,
+        chunks: status.chunks,
+    }
+}
+
+pub(super) fn disk_status(message: &pb::Disk) -> DiskStatus {
+    let health = match message.health() {
+        pb::disk::Health::Healthy => DiskHealth::Healthy,
+        pb::disk::Health::Full => DiskHealth::Full,
+        // A health that this version does not know is none to rely on.
+        pb::disk::Health::Failed | pb::disk::Health::Unknown => DiskHealth::Failed,
+    };
+    DiskStatus {
+        id: DiskId(message.id),
+        health,
+        total_bytes: message.total_bytes,
+        free_bytes: message.free_bytes,
+        live_bytes: message.live_bytes,
+        reclaimable_bytes: message.reclaimable_bytes,
+        chunks: message.chunks,
+    }
+}

@@ -1,0 +1,104 @@
+//! The gRPC service in front of any storage node.
+
+use std::sync::Arc;
+
+use granary_types::{DiskId, PgId};
+use tonic::{Request, Response, Status};
+
+use super::{MESSAGE_BYTES_MAX, convert, fault};
+use crate::pb::{self, blob_server::BlobServer};
+use crate::{BlobError, BlobNode};
+
+/// Serves a [`BlobNode`]. The deadline that a client sends is enforced by tonic's server.
+#[derive(Clone)]
+pub struct BlobService {
+    node: Arc<dyn BlobNode>,
+}
+
+impl BlobService {
+    /// The service to add to a tonic server, with its message limits set.
+    pub fn server(node: Arc<dyn BlobNode>) -> BlobServer<Self> {
+        BlobServer::new(Self { node })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+fn answer<T, R>(outcome: Result<T, BlobError>, reply: impl FnOnce(T) -> R) -> Answer<R> {
+    match outcome {
+        Ok(value) => Ok(Response::new(reply(value))),
+        Err(error) => Err(fault::to_status(&error)),
+    }
+}
+
+type Answer<R> = Result<Response<R>, Status>;
+
+fn checked<T>(value: Result<T, BlobError>) -> Result<T, Status> {
+    value.map_err(|error| fault::to_status(&error))
+}
+
+#[tonic::async_trait]
+impl pb::blob_server::Blob for BlobService {
+    async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutReply> {
+        let request = request.into_inner();
+        let disk = DiskId(request.disk);
+        let chunk = checked(convert::put_chunk(request))?;
+        answer(self.node.put(disk, chunk).await, |()| pb::PutReply {})
+    }
+
+    async fn get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetReply> {
+        let request = request.into_inner();
+        let range = checked(convert::get_chunk(&request))?;
+        answer(
+            self.node.get(DiskId(request.disk), range).await,
+            convert::get_reply,
+        )
+    }
+
+    async fn copy(&self, request: Request<pb::CopyRequest>) -> Answer<pb::CopyReply> {
+        let request = request.into_inner();
+        let disk = DiskId(request.disk);
+        let copy = checked(convert::copy_chunk(request))?;
+        answer(self.node.copy(disk, copy).await, |()| pb::CopyReply {})
+    }
+
+    async fn delete(&self, request: Request<pb::DeleteRequest>) -> Answer<pb::DeleteReply> {
+        let request = request.into_inner();
+        let chunks = checked(convert::chunk_ids(&request.chunks))?;
+        answer(self.node.delete(DiskId(request.disk), chunks).await, |()| {
+            pb::DeleteReply {}
+        })
+    }
+
+    async fn forget(&self, request: Request<pb::ForgetRequest>) -> Answer<pb::ForgetReply> {
+        let request = request.into_inner();
+        let chunks = checked(convert::chunk_ids(&request.chunks))?;
+        answer(self.node.forget(DiskId(request.disk), chunks).await, |()| {
+            pb::ForgetReply {}
+        })
+    }
+
+    async fn list(&self, request: Request<pb::ListRequest>) -> Answer<pb::ListReply> {
+        let request = request.into_inner();
+        let after = checked(convert::optional_id(&request.after))?;
+        let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
+        answer(
+            self.node.list(disk, pg, after, request.limit).await,
+            convert::list_reply,
+        )
+    }
+
+    async fn open_pg(&self, request: Request<pb::OpenPgRequest>) -> Answer<pb::OpenPgReply> {
+        let request = request.into_inner();
+        let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
+        answer(self.node.open_pg(disk, pg, request.epoch).await, |()| {
+            pb::OpenPgReply {}
+        })
+    }
+
+    async fn disks(&self, _: Request<pb::DisksRequest>) -> Answer<pb::DisksReply> {
+        answer(self.node.disks().await, |disks| pb::DisksReply {
+            disks: disks.iter().map(convert::disk_message).collect(),
+        })
+    }
+}

@@ -1,0 +1,293 @@
+//! Gives back the room of dead records, one volume at a time, while reads and writes go on.
+//!
+//! What lives in a volume is written again at the tail, through the same queue as everything else;
+//! then the index is made durable and the file removed. It can stop anywhere and begin again: what
+//! was moved is dead in the old volume. A tombstone goes along while it is not forgotten, and also
+//! after that as long as an older volume holds a dead record of any chunk.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use granary_blob_api::BlobError;
+
+use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::format::{
+    Header, Kind, VOLUME_HEADER_BYTES, VolumeStats, decode_epochs, decode_tombstones,
+};
+use crate::index::Place;
+use crate::volumes::{Found, Scan, Search};
+use crate::work::{MovedChunk, Work};
+
+/// Bytes of live records that one step moves, at least one record.
+const STEP_BYTES: u64 = 4 << 20;
+/// Headers that one step looks at, at most.
+const STEP_RECORDS: usize = 1024;
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// Bytes of records that were written again.
+    pub moved_bytes: u64,
+    /// Bytes of the volume that is gone; 0 when it had to stay because of damaged records.
+    pub freed_bytes: u64,
+}
+
+/// What is remembered between compactions of a disk.
+#[derive(Debug, Default)]
+pub(crate) struct Compacting {
+    /// Volumes that cannot be read well enough to be emptied; tried again after a restart.
+    stuck: HashSet<u32>,
+}
+
+/// What one step found to move.
+#[derive(Default)]
+struct Step {
+    work: Vec<Work>,
+    bytes: u64,
+    done: bool,
+}
+
+/// How fast a compaction may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Throttled,
+    Unthrottled,
+}
+
+/// Compacts a disk now and then until its runtime stops.
+pub(crate) async fn run(disk: Arc<Disk>) {
+    let interval = disk.config().compact_interval;
+    while !disk.is_failed() {
+        tokio::select! {
+            () = disk.runtime().sleep(interval) => {}
+            () = disk.runtime().shutdown().cancelled() => return,
+        }
+        loop {
+            let compacted = tokio::select! {
+                compacted = compact_one(&disk, Pace::Throttled) => compacted,
+                () = disk.runtime().shutdown().cancelled() => return,
+            };
+            match compacted {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(disk = disk.id().0, %error, "compaction stopped for now");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Compacts the volume with the largest dead share, if one is worth it.
+pub(crate) async fn compact_one(
+    disk: &Arc<Disk>,
+    pace: Pace,
+) -> Result<Option<Compaction>, BlobError> {
+    let mut compacting = disk.compacting.lock().await;
+    disk.check_usable()?;
+    let looking = Arc::clone(disk);
+    blocking(disk, move || Ok(looking.refresh_space())).await?;
+    let Some((volume, stats)) = pick(disk, &compacting.stuck) else {
+        return Ok(None);
+    };
+    // Ends the volume when it is the active one; and everything written to it is indexed now.
+    disk.submit(Work::Seal(volume)).await?;
+    let outcome = empty(disk, volume, pace).await;
+    let Some(moved_bytes) = outcome? else {
+        compacting.stuck.insert(volume);
+        tracing::error!(disk = disk.id().0, volume, "volume is damaged and stays");
+        return Ok(Some(Compaction {
+            moved_bytes: 0,
+            freed_bytes: 0,
+        }));
+    };
+    let removing = Arc::clone(disk);
+    let removed = blocking(disk, move || remove(&removing, volume)).await?;
+    if !removed {
+        compacting.stuck.insert(volume);
+        tracing::error!(
+            disk = disk.id().0,
+            volume,
+            "volume has unreadable records and stays"
+        );
+    }
+    let freed_bytes = if removed { stats.used_bytes } else { 0 };
+    if removed {
+        disk.metrics().compacted(moved_bytes, freed_bytes);
+    }
+    Ok(Some(Compaction {
+        moved_bytes,
+        freed_bytes,
+    }))
+}
+
+async fn blocking<T: Send + 'static>(
+    disk: &Arc<Disk>,
+    call: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+) -> Result<T, BlobError> {
+    match disk.runtime().blocking(call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            disk.fail(&error);
+            Err(disk.out_of_service())
+        }
+        Err(_) => Err(disk.out_of_service()),
+    }
+}
+
+/// The volume with the largest dead share above the threshold. A full disk takes what it can get,
+/// the active volume only when it is worth ending.
+fn pick(disk: &Disk, stuck: &HashSet<u32>) -> Option<(u32, VolumeStats)> {
+    let config = disk.config();
+    let threshold = if disk.is_full() {
+        5
+    } else {
+        u64::from(config.compact_dead_percent)
+    };
+    let active = disk.active_volume();
+    let worth_ending = config.volume_bytes / 8;
+    let percent = |stats: &VolumeStats| stats.dead_bytes() * 100 / stats.used_bytes.max(1);
+    disk.index()
+        .volumes()
+        .into_iter()
+        .filter(|(volume, stats)| {
+            !stuck.contains(volume)
+                && stats.dead_bytes() > 0
+                && percent(stats) >= threshold
+                && (active != Some(*volume) || stats.dead_bytes() >= worth_ending)
+        })
+        .max_by_key(|(_, stats)| percent(stats))
+}
+
+/// Moves everything that lives in a volume; `None` when it cannot be read.
+async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<u64>, BlobError> {
+    let mut offset = VOLUME_HEADER_BYTES;
+    let mut moved_bytes = 0;
+    loop {
+        let reading = Arc::clone(disk);
+        let read = disk
+            .runtime()
+            .blocking(move || {
+                let step = next_step(&reading, volume, &mut offset);
+                (step, offset)
+            })
+            .await
+            .map_err(|_| disk.out_of_service())?;
+        let (step, next_offset) = read;
+        offset = next_offset;
+        let step = match step {
+            Ok(Some(step)) => step,
+            Ok(None) => return Ok(None),
+            Err(DiskError::Index(error)) => {
+                disk.fail(&DiskError::Index(error));
+                return Err(disk.out_of_service());
+            }
+            Err(error) => {
+                tracing::error!(disk = disk.id().0, volume, %error, "cannot read volume");
+                return Ok(None);
+            }
+        };
+        // At once, so that they share a sync; the queue bounds them.
+        try_join_all(step.work.into_iter().map(|work| disk.submit(work))).await?;
+        moved_bytes += step.bytes;
+        if step.done {
+            return Ok(Some(moved_bytes));
+        }
+        if pace == Pace::Throttled {
+            let per_sec = disk.config().compact_bytes_per_sec;
+            let pause = Duration::from_micros(step.bytes.saturating_mul(1_000_000) / per_sec);
+            disk.runtime().sleep(pause).await;
+        }
+    }
+}
+
+/// The next records to move. Blocks.
+fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>, DiskError> {
+    let file = disk.volumes().open(volume)?;
+    let Some(header) = disk.volumes().header(volume, file.as_ref())? else {
+        // Without its header nothing of a volume can be made out; an unused one has nothing.
+        let unused = disk.index().stats(volume).chunks == 0;
+        return Ok(unused.then_some(Step {
+            done: true,
+            ..Step::default()
+        }));
+    };
+    let mut scan = Scan::new(file, header.seal, *offset, Search::WholeFile)?;
+    let mut step = Step::default();
+    for _ in 0..STEP_RECORDS {
+        if step.bytes >= STEP_BYTES {
+            break;
+        }
+        match scan.next()? {
+            None => {
+                step.done = true;
+                break;
+            }
+            Some(Found::Gap { .. }) => {}
+            Some(Found::Record { offset, header }) => {
+                let at = Place { volume, offset };
+                if let Some(work) = work_for(disk, &scan, at, &header)? {
+                    step.bytes += header.span();
+                    step.work.push(work);
+                }
+            }
+        }
+    }
+    *offset = scan.offset();
+    Ok(Some(step))
+}
+
+fn work_for(
+    disk: &Disk,
+    scan: &Scan,
+    at: Place,
+    header: &Header,
+) -> Result<Option<Work>, DiskError> {
+    match header.kind {
+        Kind::Void => Ok(None),
+        Kind::Chunk => {
+            let entry = disk.index().get(header.id)?;
+            let lives = entry.is_some_and(|entry| {
+                entry.is_live() && (entry.volume, entry.offset) == (at.volume, at.offset)
+            });
+            if !lives {
+                return Ok(None);
+            }
+            let body = Bytes::from(scan.body(at.offset, header)?);
+            Ok(Some(Work::Move(MovedChunk {
+                from: at,
+                header: *header,
+                body,
+            })))
+        }
+        Kind::Tombstones | Kind::PgEpochs => {
+            let body = scan.body(at.offset, header)?;
+            if !header.body_is_intact(&body) {
+                return Ok(None);
+            }
+            Ok(Some(if header.kind == Kind::Tombstones {
+                Work::MoveTombstones(at.volume, decode_tombstones(&body))
+            } else {
+                Work::MoveEpochs(at.volume, decode_epochs(&body))
+            }))
+        }
+    }
+}
+
+/// Removes an emptied volume; false when the index still points into it. Blocks.
+fn remove(disk: &Disk, volume: u32) -> Result<bool, DiskError> {
+    let stats = disk.index().stats(volume);
+    if stats.live_chunks > 0 || stats.live_notes > 0 {
+        return Ok(false);
+    }
+    // The index must know the new places for good before the old ones are gone.
+    disk.index().checkpoint()?;
+    disk.volumes().remove(volume)?;
+    disk.index().drop_volume(volume)?;
+    Ok(true)
+}

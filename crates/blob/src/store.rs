@@ -1,0 +1,435 @@
+//! One node's disks behind the storage-node trait.
+//!
+//! Each disk stands alone: a failing one answers `DiskFailed`, the others do not notice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use granary_blob_api::{
+    BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
+};
+use granary_runtime::{Runtime, within};
+use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
+use granary_types::{ChunkId, DiskId, PgId};
+use granary_vfs::{DirLock, Vfs};
+use parking_lot::RwLock;
+
+use crate::compact::{self, Compaction, Pace};
+use crate::config::{BlobConfig, DiskConfig};
+use crate::disk::{Disk, Parts};
+use crate::error::{DiskError, OpenError};
+use crate::format::PgEpoch;
+use crate::identity::open_identity;
+use crate::index::Index;
+use crate::metrics::DiskMetrics;
+use crate::recover::recover;
+use crate::volumes::Volumes;
+use crate::work::{NewChunk, Work};
+use crate::writer::{Start, Writer};
+use crate::{commit, format};
+
+/// Chunks that one deletion or one page of a listing may name, at most.
+const CHUNKS_PER_CALL_MAX: usize = 10_000;
+
+/// One node's disk engine. Cheap to clone; clones share the disks.
+#[derive(Clone)]
+pub struct BlobStore {
+    runtime: Runtime,
+    config: Arc<BlobConfig>,
+    vfs: Arc<dyn Vfs>,
+    disks: Arc<RwLock<BTreeMap<DiskId, OpenDisk>>>,
+}
+
+#[derive(Clone)]
+struct OpenDisk {
+    disk: Arc<Disk>,
+    /// Released when the last clone of the store lets the disk go.
+    _lock: Arc<DirLock>,
+}
+
+/// A disk that has been recovered and is not served yet.
+struct Recovered {
+    parts: Parts,
+    start: Start,
+    lock: DirLock,
+}
+
+impl BlobStore {
+    /// Opens a node with these disks, recovering each. Fails when any of them cannot be opened; to
+    /// go on without a broken one, open with none and call [`BlobStore::add_disk`] for each.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(
+        runtime: Runtime,
+        config: BlobConfig,
+        vfs: Arc<dyn Vfs>,
+        disks: Vec<DiskConfig>,
+    ) -> Result<Self, OpenError> {
+        config.check().map_err(OpenError::Config)?;
+        let store = Self {
+            runtime,
+            config: Arc::new(config),
+            vfs,
+            disks: Arc::default(),
+        };
+        for disk in disks {
+            store.add_disk(disk).await?;
+        }
+        Ok(store)
+    }
+
+    /// Opens one more disk; an empty directory becomes a new one. Returns its identity.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn add_disk(&self, disk: DiskConfig) -> Result<DiskId, OpenError> {
+        let runtime = self.runtime.child();
+        let (config, vfs) = (Arc::clone(&self.config), Arc::clone(&self.vfs));
+        let opening = runtime.clone();
+        let recovered = self
+            .runtime
+            .blocking(move || open_disk(opening, config, vfs, disk))
+            .await
+            .map_err(|_| OpenError::Stopping)??;
+        let Recovered { parts, start, lock } = recovered;
+        let id = parts.id;
+        let mut disks = self.disks.write();
+        if disks.contains_key(&id) {
+            return Err(OpenError::Duplicate(id));
+        }
+        let (disk, jobs) = Disk::new(parts);
+        let writer = Writer::new(Arc::clone(&disk), start);
+        commit::start(&disk, writer, jobs);
+        runtime.spawn(compact::run(Arc::clone(&disk)));
+        let (path, chunks) = (disk.dir().display(), disk.index().totals().chunks);
+        tracing::info!(disk = id.0, %path, chunks, "disk opened");
+        let open = OpenDisk {
+            disk,
+            _lock: Arc::new(lock),
+        };
+        disks.insert(id, open);
+        Ok(id)
+    }
+
+    /// Closes a disk after what is queued on it; its data stays. False when it is not open.
+    pub async fn remove_disk(&self, id: DiskId) -> bool {
+        let removed = self.disks.write().remove(&id);
+        match removed {
+            Some(open) => {
+                close(&open.disk).await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Compacts the volume of a disk with the largest share of dead bytes, without throttle.
+    /// `None` when none is worth it.
+    ///
+    /// # Errors
+    /// `DiskFailed`; `DiskFull` or `Busy` when there is no room to move what lives.
+    pub async fn compact_once(&self, disk: DiskId) -> Result<Option<Compaction>, BlobError> {
+        let disk = self.disk(disk)?;
+        compact::compact_one(&disk, Pace::Unthrottled).await
+    }
+
+    /// Counters of every disk.
+    pub fn metrics(&self) -> Vec<(DiskId, DiskMetrics)> {
+        let disks = self.disks.read();
+        let snapshot = |(id, open): (&DiskId, &OpenDisk)| (*id, open.disk.snapshot());
+        disks.iter().map(snapshot).collect()
+    }
+
+    /// Closes every disk: finishes what is queued and makes the indexes durable, so that the next
+    /// start has nothing to recover.
+    pub async fn shutdown(&self) {
+        let disks = std::mem::take(&mut *self.disks.write());
+        for open in disks.values() {
+            close(&open.disk).await;
+        }
+    }
+
+    fn disk(&self, id: DiskId) -> Result<Arc<Disk>, BlobError> {
+        let disks = self.disks.read();
+        match disks.get(&id) {
+            Some(open) => Ok(Arc::clone(&open.disk)),
+            None => Err(BlobError::DiskFailed(id)),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        disk: &Arc<Disk>,
+        call: impl FnOnce(&Disk) -> Result<T, BlobError> + Send + 'static,
+    ) -> Result<T, BlobError> {
+        let called = Arc::clone(disk);
+        match self.runtime.blocking(move || call(&called)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(disk.out_of_service()),
+        }
+    }
+
+    async fn read(&self, disk: &Arc<Disk>, range: GetChunk) -> Result<ChunkRead, BlobError> {
+        disk.check_usable()?;
+        let place = Arc::clone(disk.reads()).acquire_owned();
+        let place = match within(self.config.busy_after, place).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) => return Err(disk.out_of_service()),
+            Err(_) => {
+                disk.metrics().refused_busy();
+                return Err(BlobError::Busy(disk.id()));
+            }
+        };
+        let began = self.runtime.monotonic();
+        let read = self
+            .blocking(disk, move |disk| {
+                let _place = place;
+                disk.read(&range)
+            })
+            .await?;
+        let bytes: usize = read.blocks.iter().map(|block| block.data.len()).sum();
+        let took = self.runtime.monotonic().saturating_sub(began);
+        disk.metrics().got(bytes as u64, took);
+        Ok(read)
+    }
+
+    async fn write(&self, disk: &Arc<Disk>, chunk: PutChunk) -> Result<(), BlobError> {
+        disk.check_usable()?;
+        let began = self.runtime.monotonic();
+        let chunk = self
+            .blocking(disk, move |disk| {
+                if disk.is_full() {
+                    disk.refresh_space();
+                }
+                verify(chunk)
+            })
+            .await?;
+        if disk.is_full() {
+            disk.metrics().refused_full();
+            return Err(BlobError::DiskFull(disk.id()));
+        }
+        let bytes = u64::from(chunk.length);
+        let outcome = disk.submit(Work::Put(chunk)).await;
+        if outcome == Err(BlobError::DiskFull(disk.id())) {
+            disk.metrics().refused_full();
+        }
+        outcome?;
+        let took = self.runtime.monotonic().saturating_sub(began);
+        disk.metrics().put(bytes, took);
+        Ok(())
+    }
+}
+
+fn open_disk(
+    runtime: Runtime,
+    config: Arc<BlobConfig>,
+    vfs: Arc<dyn Vfs>,
+    disk: DiskConfig,
+) -> Result<Recovered, OpenError> {
+    let DiskConfig { path, index, lock } = disk;
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    vfs.create_dir_all(&path).map_err(io)?;
+    let lock = match lock {
+        Some(lock) => lock,
+        None => vfs.lock(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => OpenError::InUse(error),
+            _ => io(error),
+        })?,
+    };
+    let identity = open_identity(&runtime, vfs.as_ref(), &path, &config.cluster_id)?;
+    let volumes = Volumes::new(Arc::clone(&vfs), &path, identity.disk, config.open_files);
+    let failed = |error: DiskError| match error {
+        DiskError::Io(source) => io(source),
+        DiskError::NoSpace => io(std::io::ErrorKind::StorageFull.into()),
+        DiskError::Index(source) => OpenError::Index {
+            path: path.clone(),
+            source,
+        },
+        DiskError::NewerVolume { found, .. } => OpenError::NewerFormat {
+            path: path.clone(),
+            found,
+            known: format::VOLUME_FORMAT,
+        },
+    };
+    let (index, meta) =
+        Index::open(index, identity.disk).map_err(|error| failed(DiskError::Index(error)))?;
+    let start = recover(&volumes, &index, meta, config.volume_bytes).map_err(failed)?;
+    let parts = Parts {
+        id: identity.disk,
+        dir: path,
+        runtime,
+        config,
+        vfs,
+        volumes,
+        index,
+    };
+    Ok(Recovered { parts, start, lock })
+}
+
+async fn close(disk: &Arc<Disk>) {
+    disk.drain().await;
+    disk.runtime().stop().await;
+    if disk.is_failed() {
+        return;
+    }
+    let closing = Arc::clone(disk);
+    let checkpoint = disk
+        .runtime()
+        .blocking(move || closing.index().checkpoint())
+        .await;
+    match checkpoint {
+        Ok(Ok(())) => tracing::info!(disk = disk.id().0, "disk closed"),
+        // Nothing is lost: the next start replays the volumes.
+        Ok(Err(error)) => tracing::warn!(disk = disk.id().0, %error, "index checkpoint failed"),
+        Err(cancelled) => {
+            tracing::warn!(disk = disk.id().0, %cancelled, "index checkpoint failed");
+        }
+    }
+}
+
+/// Checks what a writer sent; only then it is worth a place in the queue.
+fn verify(chunk: PutChunk) -> Result<NewChunk, BlobError> {
+    let invalid = |why: &str| Err(BlobError::Invalid(why.to_owned()));
+    let Some((last, full)) = chunk.blocks.split_last() else {
+        return invalid("a chunk has at least one block");
+    };
+    if full.iter().any(|block| block.data.len() != BLOCK_BYTES) {
+        return invalid("every block but the last is full");
+    }
+    if last.data.is_empty() || last.data.len() > BLOCK_BYTES {
+        return invalid("the last block has 1 to 65536 bytes");
+    }
+    let length = full.len() * BLOCK_BYTES + last.data.len();
+    if length > CHUNK_BYTES_MAX {
+        return invalid("a chunk has at most 4 MiB");
+    }
+    if !chunk.blocks.iter().all(granary_blob_api::Block::is_intact) {
+        return invalid("a block does not match its checksum");
+    }
+    let digest = chunk.blocks.iter().fold(0, |digest, block| {
+        crc32c::crc32c_append(digest, &block.crc32c.to_le_bytes())
+    });
+    Ok(NewChunk {
+        id: chunk.id,
+        owner: chunk.owner,
+        pg_epoch: chunk.pg_epoch,
+        length: length as u32,
+        digest,
+        blocks: chunk.blocks,
+    })
+}
+
+/// A deletion that finds no room is to be repeated: compaction makes some, and the disk does not
+/// lack room for what takes none.
+fn busy_when_full(error: BlobError) -> BlobError {
+    match error {
+        BlobError::DiskFull(disk) => BlobError::Busy(disk),
+        error => error,
+    }
+}
+
+fn check_count(chunks: &[ChunkId]) -> Result<(), BlobError> {
+    if chunks.len() > CHUNKS_PER_CALL_MAX {
+        return Err(BlobError::Invalid(format!(
+            "{} chunks in one call, at most {CHUNKS_PER_CALL_MAX}",
+            chunks.len()
+        )));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl BlobNode for BlobStore {
+    async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
+        let disk = self.disk(disk)?;
+        self.write(&disk, chunk).await
+    }
+
+    async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
+        let disk = self.disk(disk)?;
+        self.read(&disk, range).await
+    }
+
+    async fn copy(&self, disk: DiskId, copy: CopyChunk) -> Result<(), BlobError> {
+        if copy.source.pg() != copy.target.pg() {
+            return Err(BlobError::Invalid(
+                "a copy stays in its placement group".to_owned(),
+            ));
+        }
+        let disk = self.disk(disk)?;
+        let source = copy.source;
+        let entry = self
+            .blocking(&disk, move |disk| disk.find_live(source))
+            .await?;
+        let whole = GetChunk {
+            id: copy.source,
+            offset: 0,
+            length: entry.length,
+        };
+        let read = self.read(&disk, whole).await?;
+        let chunk = PutChunk {
+            id: copy.target,
+            owner: copy.owner,
+            pg_epoch: copy.pg_epoch,
+            blocks: read.blocks,
+        };
+        self.write(&disk, chunk).await
+    }
+
+    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+        check_count(&chunks)?;
+        let disk = self.disk(disk)?;
+        let count = chunks.len() as u64;
+        let outcome = disk.submit(Work::Delete(chunks)).await;
+        outcome.map_err(busy_when_full)?;
+        disk.metrics().deleted(count);
+        Ok(())
+    }
+
+    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+        check_count(&chunks)?;
+        let outcome = self.disk(disk)?.submit(Work::Forget(chunks)).await;
+        outcome.map_err(busy_when_full)
+    }
+
+    async fn list(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+    ) -> Result<ChunkPage, BlobError> {
+        let disk = self.disk(disk)?;
+        disk.check_usable()?;
+        let limit = (limit as usize).clamp(1, CHUNKS_PER_CALL_MAX);
+        self.blocking(&disk, move |disk| {
+            disk.index().list(pg, after, limit).map_err(|error| {
+                disk.fail(&DiskError::Index(error));
+                disk.out_of_service()
+            })
+        })
+        .await
+    }
+
+    async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {
+        let disk = self.disk(disk)?;
+        let outcome = disk.submit(Work::OpenPg(PgEpoch { pg, epoch })).await;
+        outcome.map_err(busy_when_full)
+    }
+
+    async fn disks(&self) -> Result<Vec<DiskStatus>, BlobError> {
+        let disks: Vec<Arc<Disk>> = {
+            let open = self.disks.read();
+            open.values().map(|open| Arc::clone(&open.disk)).collect()
+        };
+        self.runtime
+            .blocking(move || disks.iter().map(|disk| disk.status()).collect())
+            .await
+            .map_err(|stopping| BlobError::Unreachable(stopping.to_string()))
+    }
+}

@@ -1,0 +1,186 @@
+//! Giving room back while reads go on; tombstones outlive what they bury.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use granary_blob_api::testsuite::pattern;
+use granary_blob_api::{BlobError, BlobNode};
+use granary_kv::MemoryKv;
+use granary_vfs::{CrashStyle, Vfs};
+
+use crate::support::{Machine, config, content, dir, get, id, simulate};
+
+async fn compact_all(machine: &Machine) -> u64 {
+    let mut freed = 0;
+    while let Some(done) = machine.store.compact_once(machine.disk()).await.unwrap() {
+        freed += done.freed_bytes;
+    }
+    freed
+}
+
+fn used_bytes(machine: &Machine) -> u64 {
+    let space = machine.vfs.space(&dir(0)).unwrap();
+    space.total_bytes - space.free_bytes
+}
+
+#[test]
+fn dead_bytes_are_given_back_and_live_ones_stay() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        for n in 0..60 {
+            machine
+                .put(0, id(n), &content(id(n), 0, 40_000))
+                .await
+                .unwrap();
+        }
+        let before = used_bytes(&machine);
+        let dead: Vec<_> = (0..60).filter(|n| n % 3 != 0).map(id).collect();
+        machine
+            .store
+            .delete(machine.disk(), dead.clone())
+            .await
+            .unwrap();
+        let reclaimable = machine.status(machine.disk()).await.reclaimable_bytes;
+        assert!(reclaimable >= 40 * 40_000, "{reclaimable}");
+        let freed = compact_all(&machine).await;
+        assert!(freed >= 40 * 40_000, "{freed}");
+        let after = used_bytes(&machine);
+        assert!(after * 2 < before, "{before} bytes before, {after} after");
+        let check = async |machine: &Machine| {
+            for n in 0..60 {
+                let read = machine.get(0, id(n), 40_000).await;
+                if n % 3 == 0 {
+                    assert_eq!(read.unwrap(), content(id(n), 0, 40_000));
+                } else {
+                    assert_eq!(read, Err(BlobError::ChunkDeleted(id(n))));
+                }
+            }
+        };
+        check(&machine).await;
+        let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+        let index = machine.indexes[0].crash(0);
+        let machine = machine.revive(&runtime, crashed, vec![index]).await;
+        check(&machine).await;
+        let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+        let machine = machine
+            .revive(&runtime, crashed, vec![MemoryKv::new()])
+            .await;
+        check(&machine).await;
+        // Groups stay open: their epochs were taken along.
+        let stale = machine
+            .store
+            .open_pg(machine.disk(), crate::support::PG, 0)
+            .await;
+        assert!(
+            matches!(stale, Err(BlobError::StaleEpoch { current: 1, .. })),
+            "{stale:?}"
+        );
+        let expected = machine.status(machine.disk()).await;
+        assert_eq!(expected.chunks, 20);
+    });
+}
+
+/// Forgotten tombstones go only when no older record of their chunk is left anywhere.
+#[test]
+fn the_dead_do_not_come_back_with_a_lost_index() {
+    simulate(1, |runtime| async move {
+        let mut machine = Machine::new(&runtime, config(), 1).await;
+        // The victim lies in a volume that stays mostly alive, and so is never compacted.
+        machine.put(0, id(0), &pattern(1, 10_000)).await.unwrap();
+        for n in 1..6 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        // Its tombstone lies in one that is.
+        for n in 100..105 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        let disk = machine.disk();
+        machine.store.delete(disk, vec![id(0)]).await.unwrap();
+        for n in 105..110 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        let mut gone: Vec<_> = (100..110).map(id).collect();
+        machine.store.delete(disk, gone.clone()).await.unwrap();
+        gone.push(id(0));
+        machine.store.forget(disk, gone).await.unwrap();
+        assert_eq!(
+            machine.get(0, id(0), 10).await,
+            Err(BlobError::ChunkNotFound(id(0)))
+        );
+        for round in 0..4u128 {
+            assert!(compact_all(&machine).await > 0 || round > 0);
+            let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+            machine = machine
+                .revive(&runtime, crashed, vec![MemoryKv::new()])
+                .await;
+            let read = machine.get(0, id(0), 10).await;
+            let dead = [
+                Err(BlobError::ChunkNotFound(id(0))),
+                Err(BlobError::ChunkDeleted(id(0))),
+            ];
+            assert!(dead.contains(&read), "round {round}: {read:?}");
+            for n in 1..6 {
+                machine.get(0, id(n), 40_000).await.unwrap();
+            }
+            // Something more to compact in the next round.
+            for n in 0..8 {
+                let chunk = id(1000 + round * 100 + n);
+                machine.put(0, chunk, &pattern(1, 40_000)).await.unwrap();
+                machine.store.delete(disk, vec![chunk]).await.unwrap();
+            }
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_and_writes_go_on_during_compaction() {
+    let runtime = granary_runtime::Runtime::system();
+    let machine = Machine::new(&runtime, config(), 1).await;
+    for n in 0..100 {
+        machine
+            .put(0, id(n), &content(id(n), 0, 20_000))
+            .await
+            .unwrap();
+    }
+    let dead: Vec<_> = (0..100).filter(|n| n % 2 == 0).map(id).collect();
+    machine.store.delete(machine.disk(), dead).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4u128)
+        .map(|reader| {
+            let (store, disk, done) = (machine.store.clone(), machine.disk(), Arc::clone(&done));
+            runtime.spawn(async move {
+                let mut reads = 0u128;
+                while !done.load(Ordering::SeqCst) || reads < 50 {
+                    let n = (reads * 7 + reader) % 50 * 2 + 1;
+                    let read = get(&store, disk, id(n), 20_000).await;
+                    assert_eq!(read.unwrap(), content(id(n), 0, 20_000));
+                    reads += 1;
+                }
+            })
+        })
+        .collect();
+    let mut compacted = 0;
+    let mut next = 1000;
+    while machine
+        .store
+        .compact_once(machine.disk())
+        .await
+        .unwrap()
+        .is_some()
+    {
+        compacted += 1;
+        machine
+            .put(0, id(next), &content(id(next), 0, 20_000))
+            .await
+            .unwrap();
+        next += 1;
+    }
+    done.store(true, Ordering::SeqCst);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert!(compacted >= 3, "{compacted}");
+    let metrics = machine.store.metrics()[0].1;
+    assert_eq!(metrics.compacted_volumes, compacted);
+    assert_eq!(metrics.corrupt, 0);
+}

@@ -1,0 +1,208 @@
+//! Disks that fail, fill up and rot.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_blob_api::testsuite::pattern;
+use granary_blob_api::{BlobError, BlobNode, DiskHealth};
+use granary_kv::MemoryKv;
+use granary_vfs::{CrashStyle, Fault};
+
+use crate::support::{Machine, config, content, dir, id, put, simulate};
+
+/// What makes a disk fail for good on a write; the others of the node do not notice.
+#[test]
+fn a_failing_disk_takes_only_itself_out() {
+    for (seed, fault) in [Fault::SyncError, Fault::WriteError, Fault::ReadOnly]
+        .into_iter()
+        .enumerate()
+    {
+        simulate(seed as u64, |runtime| async move {
+            let machine = Machine::new(&runtime, config(), 3).await;
+            let bytes = pattern(1, 5000);
+            for n in 0..3 {
+                machine.put(n, id(1), &bytes).await.unwrap();
+            }
+            machine.vfs.inject(dir(1), fault);
+            let lost = BlobError::DiskFailed(machine.disks[1]);
+            assert_eq!(
+                machine.put(1, id(2), &bytes).await,
+                Err(lost.clone()),
+                "{fault:?}"
+            );
+            assert_eq!(machine.health(1).await, DiskHealth::Failed);
+            // A disk that seems well again is not trusted.
+            machine.vfs.heal();
+            let deleted = machine.store.delete(machine.disks[1], vec![id(1)]).await;
+            assert_eq!(deleted, Err(lost.clone()));
+            assert_eq!(machine.put(1, id(3), &bytes).await, Err(lost.clone()));
+            assert_eq!(machine.get(1, id(1), 5000).await, Err(lost));
+            for n in [0, 2] {
+                machine.put(n, id(2), &bytes).await.unwrap();
+                assert_eq!(machine.get(n, id(1), 5000).await.unwrap(), bytes);
+                assert_eq!(machine.health(n).await, DiskHealth::Healthy);
+            }
+            // Replaced or repaired by a human, and opened again: what was acknowledged is there.
+            assert!(machine.store.remove_disk(machine.disks[1]).await);
+            let crashed = machine.vfs.crash(seed as u64, CrashStyle::Torn);
+            let indexes = machine.indexes.iter().map(|index| index.crash(0)).collect();
+            let machine = machine.revive(&runtime, crashed, indexes).await;
+            assert_eq!(machine.get(1, id(1), 5000).await.unwrap(), bytes);
+            assert_eq!(machine.health(1).await, DiskHealth::Healthy);
+        });
+    }
+}
+
+#[test]
+fn a_failing_index_takes_the_disk_out() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 2).await;
+        machine.indexes[0].fail("no more");
+        let outcome = machine.put(0, id(1), &pattern(1, 10)).await;
+        assert_eq!(outcome, Err(BlobError::DiskFailed(machine.disks[0])));
+        machine.put(1, id(1), &pattern(1, 10)).await.unwrap();
+    });
+}
+
+#[test]
+fn unreadable_and_rotten_bytes_are_never_returned_and_counted() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let bytes = pattern(1, 150_000);
+        machine.put(0, id(1), &bytes).await.unwrap();
+        machine.put(0, id(2), &bytes).await.unwrap();
+        let damaged = BlobError::Corrupt(id(1));
+        machine.vfs.inject(dir(0), Fault::ReadError);
+        assert_eq!(machine.get(0, id(1), 1000).await, Err(damaged.clone()));
+        machine.vfs.heal();
+        assert_eq!(machine.get(0, id(1), 150_000).await.unwrap(), bytes);
+        let volume = machine.volumes(0).pop().unwrap();
+        // In the second block of the first chunk, which follows the group's epoch record.
+        let block = 4096 + 4096 + 128 + 65_540 + 4;
+        machine.vfs.flip_bit(&volume, block + 9, 3).unwrap();
+        assert_eq!(machine.get(0, id(1), 150_000).await, Err(damaged));
+        // Other blocks and other chunks are as good as before.
+        assert_eq!(
+            machine.get(0, id(1), 65_536).await.unwrap(),
+            bytes.slice(..65_536)
+        );
+        assert_eq!(machine.get(0, id(2), 150_000).await.unwrap(), bytes);
+        assert_eq!(machine.health(0).await, DiskHealth::Healthy);
+        assert_eq!(machine.store.metrics()[0].1.corrupt, 2);
+    });
+}
+
+/// A full disk refuses puts, serves reads and deletions, and comes back by itself.
+#[test]
+fn a_full_disk_recovers_by_itself() {
+    simulate(1, |runtime| async move {
+        let mut config = config();
+        config.min_free_bytes = 512 << 10;
+        config.compact_interval = Duration::from_secs(10);
+        let machine = Machine::new(&runtime, config, 1).await;
+        machine.vfs.set_capacity(dir(0), 4 << 20);
+        let disk = machine.disk();
+        let bytes = pattern(1, 100_000);
+        let mut stored = Vec::new();
+        let refusal = loop {
+            let next = id(stored.len() as u128);
+            match machine.put(0, next, &bytes).await {
+                Ok(()) => stored.push(next),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refusal, BlobError::DiskFull(disk));
+        assert_eq!(machine.health(0).await, DiskHealth::Full);
+        assert!(stored.len() > 20, "only {} chunks fit", stored.len());
+        for chunk in &stored {
+            assert_eq!(machine.get(0, *chunk, 100_000).await.unwrap(), bytes);
+        }
+        for chunk in stored.iter().step_by(2) {
+            machine.store.delete(disk, vec![*chunk]).await.unwrap();
+        }
+        // Compaction runs on its own; nobody asks for anything.
+        runtime.sleep(Duration::from_secs(60)).await;
+        assert_eq!(machine.health(0).await, DiskHealth::Healthy);
+        machine.put(0, id(1 << 20), &bytes).await.unwrap();
+        for chunk in stored.iter().skip(1).step_by(2) {
+            assert_eq!(machine.get(0, *chunk, 100_000).await.unwrap(), bytes);
+        }
+    });
+}
+
+/// No watermark, so the file system itself says no, in the middle of a write.
+#[test]
+fn running_out_of_space_harms_nothing_acknowledged() {
+    for seed in 0..20 {
+        simulate(seed, |runtime| async move {
+            let mut machine = Machine::new(&runtime, config(), 1).await;
+            machine
+                .vfs
+                .set_capacity(dir(0), (700_000 + seed * 3001) & !511);
+            let mut stored = Vec::new();
+            let mut refused = 0;
+            for n in 0..40 {
+                let bytes = content(id(n), 0, 30_000);
+                match machine.put(0, id(n), &bytes).await {
+                    Ok(()) => stored.push((id(n), bytes)),
+                    Err(error) => {
+                        assert_eq!(error, BlobError::DiskFull(machine.disk()));
+                        refused += 1;
+                    }
+                }
+            }
+            assert!(refused > 0 && stored.len() > 10, "seed {seed}");
+            let crashed = machine.vfs.crash(seed, CrashStyle::Torn);
+            machine = machine
+                .revive(&runtime, crashed, vec![MemoryKv::new()])
+                .await;
+            for (chunk, bytes) in &stored {
+                assert_eq!(
+                    machine.get(0, *chunk, 30_000).await.as_ref(),
+                    Ok(bytes),
+                    "seed {seed}"
+                );
+            }
+            let status = machine.status(machine.disk()).await;
+            assert_eq!(
+                status.chunks,
+                stored.len() as u64,
+                "refused chunks are not there"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_full_queue_answers_busy() {
+    simulate(1, |runtime| async move {
+        let mut config = config();
+        config.queue_bytes = 5 << 20;
+        config.busy_after = Duration::ZERO;
+        let machine = Machine::new(&runtime, config, 1).await;
+        let big: Bytes = pattern(1, 4 << 20);
+        let (a, b) = tokio::join!(machine.put(0, id(1), &big), machine.put(0, id(2), &big));
+        assert_eq!((a, b), (Ok(()), Err(BlobError::Busy(machine.disk()))));
+        machine.put(0, id(2), &big).await.unwrap();
+        let metrics = machine.store.metrics()[0].1;
+        assert_eq!((metrics.refused_busy, metrics.queue_bytes), (1, 0));
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_writers_share_syncs() {
+    let runtime = granary_runtime::Runtime::system();
+    let machine = Machine::new(&runtime, config(), 1).await;
+    let before = machine.store.metrics()[0].1.syncs;
+    let writers: Vec<_> = (0..500u128)
+        .map(|n| {
+            let (store, disk) = (machine.store.clone(), machine.disk());
+            runtime.spawn(async move { put(&store, disk, id(n), &pattern(1, 100)).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap().unwrap();
+    }
+    let syncs = machine.store.metrics()[0].1.syncs - before;
+    assert!(syncs < 250, "{syncs} syncs for 500 writers");
+}

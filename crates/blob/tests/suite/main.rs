@@ -1,0 +1,9 @@
+//! What a storage node promises, on the disk engine: conformance, faults, recovery, compaction and
+//! a model that random sequences with crashes are held against.
+
+mod compaction;
+mod conformance;
+mod faults;
+mod model;
+mod opening;
+mod support;
