@@ -371,6 +371,7 @@ impl Group {
         let (group, runtime) = (self.clone(), self.parts.runtime.clone());
         self.parts.runtime.spawn(async move {
             tokio::select! {
+                biased;
                 () = runtime.sleep(delay) => group.raft().runtime_config().elect(true),
                 () = runtime.shutdown().cancelled() => {}
             }

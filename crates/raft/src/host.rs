@@ -129,6 +129,10 @@ impl RaftHost {
         let loaded = self.runtime.blocking(load).await;
         let (log, (machine, applied)) =
             loaded.map_err(|error| RaftError::Stopped(error.to_string()))??;
+        if log.purged() > applied.borrow().id {
+            let reason = "the state machine lacks entries that were cut from it".to_owned();
+            return Err(RaftError::CorruptLog { shard, reason });
+        }
         // See `handle`: whoever may have promised something before a restart waits for a lease.
         let promised = log.has_history();
         let config = self.config.validated(!promised)?;

@@ -102,6 +102,7 @@ impl Standing {
     /// has stopped.
     pub(crate) async fn changed(&mut self) -> bool {
         tokio::select! {
+            biased;
             changed = self.metrics.changed() => changed.is_ok(),
             changed = self.applied.changed() => changed.is_ok(),
         }

@@ -36,16 +36,15 @@ const PAGE_ENTRIES: u64 = 256;
 const POINT_DELETES_MAX: u64 = 1024;
 
 /// What is known of the log without reading it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Bounds {
+    /// Index of the first entry; of the next one when there is none.
+    first: u64,
     purged: Option<LogId>,
     last: Option<LogId>,
 }
 
 impl Bounds {
-    fn first_index(&self) -> u64 {
-        self.purged.map_or(0, |id| id.index + 1)
-    }
 
     fn end_index(&self) -> u64 {
         self.last.map_or(0, |id| id.index + 1)
@@ -112,7 +111,8 @@ impl LogStore {
                 return Err(corrupt(format!("entries {expected} to {found} are missing")));
             }
         }
-        let bounds = Bounds { purged, last: last.max(purged) };
+        let first = purged.map_or(0, |id| id.index + 1);
+        let bounds = Bounds { first, purged, last: last.max(purged) };
         let shared = Shared {
             shard,
             kv,
@@ -129,6 +129,11 @@ impl LogStore {
     /// True when this node ever voted or logged in this group: it may have promised something.
     pub(crate) fn has_history(&self) -> bool {
         self.shared.vote.lock().is_some() || self.shared.bounds.lock().last.is_some()
+    }
+
+    /// Position up to which the log was cut.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.shared.bounds.lock().purged
     }
 
     /// Writes the commit position that has not ridden along yet, for a quick restart.
@@ -162,7 +167,7 @@ impl LogStore {
     async fn read(&self, start: u64, end: u64, limit_bytes: usize) -> io::Result<Vec<Entry>> {
         loop {
             let bounds = self.shared.bounds.lock().clone();
-            let (start, end) = (start.max(bounds.first_index()), end.min(bounds.end_index()));
+            let (start, end) = (start.max(bounds.first), end.min(bounds.end_index()));
             if start >= end {
                 return Ok(Vec::new());
             }
@@ -174,8 +179,7 @@ impl LogStore {
                 return Ok(entries);
             }
             // Short: either the log was cut or truncated while it was read, or it has a hole.
-            let now = self.shared.bounds.lock().clone();
-            if (now.first_index(), now.end_index()) == (bounds.first_index(), bounds.end_index()) {
+            if *self.shared.bounds.lock() == bounds {
                 return Err(self.corrupt(format!("entries are missing between {start} and {end}")));
             }
         }
@@ -320,9 +324,12 @@ impl RaftLogStorage<Types> for LogStore {
     {
         let mut batch = WriteBatch::new();
         let bounds = self.shared.bounds.lock().clone();
-        let mut last = bounds.last;
+        let (mut first, mut last) = (bounds.first, bounds.last);
         for entry in entries {
             let index = entry.log_id.index;
+            if last.is_none() {
+                first = index;
+            }
             if last.is_some_and(|id| id.index + 1 != index) {
                 let end = bounds.end_index();
                 return Err(self.corrupt(format!("entry {index} does not follow {end}")));
@@ -332,7 +339,10 @@ impl RaftLogStorage<Types> for LogStore {
             batch.put(Space::Log, key, format::encode_entry(&entry));
         }
         self.write(batch).await?;
-        self.shared.bounds.lock().last = last;
+        {
+            let mut bounds = self.shared.bounds.lock();
+            (bounds.first, bounds.last) = (first, last);
+        }
         let syncs = self.shared.syncs.clone();
         self.shared.runtime.spawn(async move {
             callback.io_completed(syncs.synced().await.map_err(io_error));
@@ -366,7 +376,8 @@ impl RaftLogStorage<Types> for LogStore {
         self.synced().await?;
         let first = {
             let mut bounds = self.shared.bounds.lock();
-            let first = bounds.first_index();
+            let first = bounds.first;
+            bounds.first = first.max(upto.index + 1);
             bounds.purged = bounds.purged.max(Some(upto));
             bounds.last = bounds.last.max(Some(upto));
             first

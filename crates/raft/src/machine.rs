@@ -151,15 +151,12 @@ fn check_answers(
     }
 }
 
-/// A view of the state machine as a snapshot; `None` when nothing was applied yet.
-fn view(inner: &dyn StateMachine) -> Result<Option<Snapshot>, StateMachineError> {
+/// A view of the state machine as a snapshot; its position is `None` when nothing was applied yet.
+fn view(inner: &dyn StateMachine) -> Result<Snapshot, StateMachineError> {
     let reader = inner.snapshot()?;
-    let Some(bookkeeping) = reader.bookkeeping() else { return Ok(None) };
-    let books = decode_books(&bookkeeping)?;
-    Ok(books.applied.is_some().then(|| Snapshot {
-        meta: snapshot::meta(&books),
-        snapshot: SnapshotData::View(reader),
-    }))
+    let books = reader.bookkeeping().map(|bytes| decode_books(&bytes)).transpose()?;
+    let meta = snapshot::meta(&books.unwrap_or_default());
+    Ok(Snapshot { meta, snapshot: SnapshotData::View(reader) })
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -226,7 +223,8 @@ impl RaftStateMachine<Types> for Machine {
     /// position may be newer than the one the library remembers, which only shortens catching up.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let inner = Arc::clone(&self.inner);
-        self.blocking("opening a snapshot", move || view(inner.as_ref())).await
+        let view = self.blocking("opening a snapshot", move || view(inner.as_ref())).await?;
+        Ok(view.meta.last_log_id.is_some().then_some(view))
     }
 }
 
@@ -242,6 +240,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let inner = Arc::clone(&self.inner);
         let view = self.runtime.blocking(move || view(inner.as_ref())).await.map_err(io_error)?;
-        view.map_err(io_error)?.ok_or_else(|| io::Error::other("nothing is applied yet"))
+        view.map_err(io_error)
     }
 }

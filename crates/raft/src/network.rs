@@ -236,6 +236,7 @@ impl RaftNetworkV2<Types> for Peer {
         let limit = option.hard_ttl();
         let sending = within(limit, self.send_snapshot(vote, snapshot, limit));
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = sending => sent.unwrap_or_else(|_| {
                 let failure = Failure::TimedOut;

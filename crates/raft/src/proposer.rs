@@ -127,6 +127,7 @@ impl Entries {
     async fn run(mut self) {
         let shutdown = self.runtime.shutdown().clone();
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => {}
             () = self.propose_all() => {}
         }

@@ -249,6 +249,25 @@ async fn a_failing_disk_acknowledges_nothing() {
     assert_eq!(node.map().keys().unwrap(), ["before"]);
 }
 
+/// The part of the log that would rebuild it is gone, so an empty state machine must not serve.
+#[tokio::test(start_paused = true)]
+async fn a_lost_state_machine_does_not_open() {
+    let config =
+        RaftConfig { snapshot_every_entries: 10, keep_entries: 2, ..RaftConfig::default() };
+    let mut cluster = Cluster::formed(1, 10, config.clone()).await;
+    for number in 0..40 {
+        cluster.nodes[&ONE].put(&format!("key{number}")).await.unwrap();
+    }
+    let left = cluster.kill(ONE, usize::MAX).await;
+    let mut batch = WriteBatch::new();
+    batch.delete_range(Space::State, &b""[..], &b"\xff"[..]);
+    left.write(batch).unwrap();
+    let store: Arc<dyn Kv> = Arc::new(left);
+    let host = RaftHost::start(simulated(11), ONE, config, store.clone(), Arc::new(NoPeers));
+    let opened = host.open(SHARD, Arc::new(MapMachine::new(SHARD, store))).await;
+    assert!(matches!(opened, Err(RaftError::CorruptLog { .. })), "{opened:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_log_with_a_hole_or_a_broken_entry_does_not_open() {
     type Damage = fn(&mut WriteBatch, Bytes);
