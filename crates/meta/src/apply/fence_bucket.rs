@@ -42,6 +42,10 @@ impl Apply for pb::FenceBucket {
         }
         match self.action() {
             Action::Fence => {
+                // Not again after this attempt has given up.
+                if view.generation == self.generation && !view.fenced {
+                    return Err(Reason::Stale.into());
+                }
                 view.fenced = true;
                 view.generation = self.generation;
                 tx.put(&row, &view)?;

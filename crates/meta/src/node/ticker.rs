@@ -6,7 +6,7 @@ use std::time::Duration;
 use granary_kv::Kv;
 use granary_meta_api::pb;
 use granary_raft::StateMachineError;
-use granary_types::SlabId;
+use granary_types::{ShardId, SlabId};
 
 use super::{MetaNode, Shard};
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
@@ -31,6 +31,12 @@ pub(super) async fn run(meta: Arc<MetaNode>) {
 }
 
 async fn tick_all(meta: &Arc<MetaNode>) {
+    // A voter may hear of the cluster's first shards only after it was opened.
+    if meta.shard(ShardId::ROOT).is_some()
+        && let Err(error) = meta.adopt_first_shards().await
+    {
+        tracing::warn!(%error, "first shards not opened yet");
+    }
     let shards: Vec<_> = meta.shards.read().values().cloned().collect();
     for shard in shards {
         if !shard.group.is_leader() {
