@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use granary_blob::BlobConfig;
+use granary_datapath::DataPathConfig;
+use granary_gateway::GatewayConfig;
 use serde::Deserialize;
 
 /// What `granary server` can be told. The first source that names a setting wins: a flag, its
@@ -13,7 +17,12 @@ use serde::Deserialize;
 pub(crate) struct ServerArgs {
     /// A data directory; repeat it for more. Granary keeps min(3, directories) copies.
     /// [default: ./granary-data]
-    #[arg(long = "data", value_name = "DIR", env = "GRANARY_DATA", value_delimiter = ',')]
+    #[arg(
+        long = "data",
+        value_name = "DIR",
+        env = "GRANARY_DATA",
+        value_delimiter = ','
+    )]
     data: Vec<PathBuf>,
     /// Where the metadata lives. [default: `meta` inside the first data directory]
     #[arg(long, value_name = "DIR", env = "GRANARY_META_DIR")]
@@ -28,7 +37,12 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "ID", env = "GRANARY_REGION")]
     region: Option<String>,
     /// A domain whose subdomains are buckets (BUCKET.DOMAIN); repeat it for more.
-    #[arg(long = "domain", value_name = "DOMAIN", env = "GRANARY_DOMAIN", value_delimiter = ',')]
+    #[arg(
+        long = "domain",
+        value_name = "DOMAIN",
+        env = "GRANARY_DOMAIN",
+        value_delimiter = ','
+    )]
     domain: Vec<String>,
     /// URL that ListBuckets and GetBucketInfo advertise. [default: what the client used]
     #[arg(long, value_name = "URL", env = "GRANARY_PUBLIC_ENDPOINT")]
@@ -37,7 +51,12 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "ID", env = "GRANARY_ROOT_ACCESS_KEY_ID")]
     root_access_key_id: Option<String>,
     /// Access key secret of the root account; prefer the variable, flags are visible to others.
-    #[arg(long, value_name = "SECRET", env = "GRANARY_ROOT_ACCESS_KEY_SECRET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "GRANARY_ROOT_ACCESS_KEY_SECRET",
+        hide_env_values = true
+    )]
     root_access_key_secret: Option<String>,
     /// Log format: `text` or `json`. [default: text]
     #[arg(long, value_name = "FORMAT", env = "GRANARY_LOG_FORMAT")]
@@ -81,11 +100,11 @@ struct File {
     log: Option<String>,
     otlp_endpoint: Option<String>,
     /// Limits and deadlines of the HTTP server.
-    gateway: granary_gateway::HttpConfig,
+    gateway: GatewayConfig,
     /// Data path: inline size, buffers.
-    datapath: granary_datapath::DataPathConfig,
+    datapath: DataPathConfig,
     /// Volumes, watermarks, compaction.
-    storage: granary_blob::BlobConfig,
+    storage: StorageSection,
     /// Shards and grace periods.
     meta: MetaSection,
 }
@@ -104,7 +123,58 @@ pub(crate) struct MetaSection {
 
 impl Default for MetaSection {
     fn default() -> Self {
-        Self { shards: 8, memory_bytes: 64 << 20, reader_grace_secs: 900 }
+        Self {
+            shards: 8,
+            memory_bytes: 64 << 20,
+            reader_grace_secs: 900,
+        }
+    }
+}
+
+/// Settings of the disks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StorageSection {
+    /// Bytes of one volume file at most.
+    volume_bytes: u64,
+    /// Free bytes of the file system below which a disk takes no new chunks.
+    min_free_bytes: u64,
+    /// The same as a share of the file system, in percent; the larger of both counts.
+    min_free_percent: u8,
+    /// Share of dead bytes, in percent, from which a volume is compacted.
+    compact_dead_percent: u8,
+    /// Pause between two looks for a volume to compact, in seconds.
+    compact_interval_secs: u64,
+    /// Bytes per second that compaction may rewrite on one disk.
+    compact_bytes_per_sec: u64,
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        let disk = BlobConfig::for_cluster("default");
+        Self {
+            volume_bytes: disk.volume_bytes,
+            min_free_bytes: disk.min_free_bytes,
+            min_free_percent: disk.min_free_percent,
+            compact_dead_percent: disk.compact_dead_percent,
+            compact_interval_secs: disk.compact_interval.as_secs(),
+            compact_bytes_per_sec: disk.compact_bytes_per_sec,
+        }
+    }
+}
+
+impl StorageSection {
+    /// The disk engine's settings.
+    pub(crate) fn for_cluster(&self, cluster_id: &str) -> BlobConfig {
+        BlobConfig {
+            volume_bytes: self.volume_bytes,
+            min_free_bytes: self.min_free_bytes,
+            min_free_percent: self.min_free_percent,
+            compact_dead_percent: self.compact_dead_percent,
+            compact_interval: Duration::from_secs(self.compact_interval_secs),
+            compact_bytes_per_sec: self.compact_bytes_per_sec,
+            ..BlobConfig::for_cluster(cluster_id)
+        }
     }
 }
 
@@ -116,15 +186,14 @@ pub(crate) struct ServerConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) region: String,
-    pub(crate) domains: Vec<String>,
     pub(crate) public_endpoint: Option<String>,
     pub(crate) root_credentials: Option<Credentials>,
     pub(crate) log_format: LogFormat,
     pub(crate) log: String,
     pub(crate) otlp_endpoint: Option<String>,
-    pub(crate) http: granary_gateway::HttpConfig,
-    pub(crate) datapath: granary_datapath::DataPathConfig,
-    pub(crate) storage: granary_blob::BlobConfig,
+    pub(crate) gateway: GatewayConfig,
+    pub(crate) datapath: DataPathConfig,
+    pub(crate) storage: StorageSection,
     pub(crate) meta: MetaSection,
 }
 
@@ -137,7 +206,9 @@ pub(crate) struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,19 +227,37 @@ impl ServerConfig {
     }
 
     fn merge(args: ServerArgs, file: File) -> anyhow::Result<Self> {
-        let data = first_list(args.data, file.data, || vec![PathBuf::from("./granary-data")]);
-        let first = data.first().context("at least one data directory is needed")?;
+        let data = first_list(args.data, file.data, || {
+            vec![PathBuf::from("./granary-data")]
+        });
+        let first = data
+            .first()
+            .context("at least one data directory is needed")?;
         for (index, dir) in data.iter().enumerate() {
             if data[..index].contains(dir) {
                 bail!("data directory {} is named twice", dir.display());
             }
         }
-        let meta_dir = args.meta_dir.or(file.meta_dir).unwrap_or_else(|| first.join("meta"));
+        let meta_dir = args
+            .meta_dir
+            .or(file.meta_dir)
+            .unwrap_or_else(|| first.join("meta"));
         let listen = args.listen.or(file.listen);
         let admin = args.admin_listen.or(file.admin_listen);
         let admin = admin.unwrap_or_else(|| "127.0.0.1:9001".to_owned());
         let id = args.root_access_key_id.or(file.root_access_key_id);
         let secret = args.root_access_key_secret.or(file.root_access_key_secret);
+        let region = region(args.region.or(file.region))?;
+        let public_endpoint = endpoint(args.public_endpoint.or(file.public_endpoint))?;
+        let gateway = GatewayConfig {
+            region: region.clone(),
+            domains: first_list(args.domain, file.domain, Vec::new)
+                .into_iter()
+                .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
+                .collect(),
+            public_endpoint: public_endpoint.clone().unwrap_or_default(),
+            ..file.gateway
+        };
         let config = Self {
             meta_dir,
             listen: address("listen", listen.as_deref().unwrap_or("127.0.0.1:9000"))?,
@@ -176,17 +265,13 @@ impl ServerConfig {
                 "off" => None,
                 text => Some(address("admin-listen", text)?),
             },
-            region: region(args.region.or(file.region))?,
-            domains: first_list(args.domain, file.domain, Vec::new)
-                .into_iter()
-                .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
-                .collect(),
-            public_endpoint: endpoint(args.public_endpoint.or(file.public_endpoint))?,
+            region,
+            public_endpoint,
             root_credentials: credentials(id, secret)?,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             otlp_endpoint: args.otlp_endpoint.or(file.otlp_endpoint),
-            http: file.gateway,
+            gateway,
             datapath: file.datapath,
             storage: file.storage,
             meta: file.meta,
@@ -214,7 +299,8 @@ fn first_list<T>(first: Vec<T>, second: Vec<T>, default: impl FnOnce() -> Vec<T>
 }
 
 fn address(name: &str, text: &str) -> anyhow::Result<SocketAddr> {
-    text.parse().with_context(|| format!("{name}: {text} is not an address such as 127.0.0.1:9000"))
+    text.parse()
+        .with_context(|| format!("{name}: {text} is not an address such as 127.0.0.1:9000"))
 }
 
 fn region(text: Option<String>) -> anyhow::Result<String> {
@@ -228,8 +314,9 @@ fn region(text: Option<String>) -> anyhow::Result<String> {
 
 fn endpoint(text: Option<String>) -> anyhow::Result<Option<String>> {
     let Some(text) = text else { return Ok(None) };
-    let uri: http::Uri =
-        text.parse().with_context(|| format!("public-endpoint: {text} is not a URL"))?;
+    let uri: http::Uri = text
+        .parse()
+        .with_context(|| format!("public-endpoint: {text} is not a URL"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
         bail!("public-endpoint: {text} is not a URL such as https://oss.example.com");
     }
@@ -242,14 +329,21 @@ fn credentials(id: Option<String>, secret: Option<String>) -> anyhow::Result<Opt
         (Some(id), Some(secret)) if !id.is_empty() && secret.len() >= 8 => {
             Ok(Some(Credentials { id, secret }))
         }
-        (Some(_), Some(_)) => bail!("the root access key needs an id and a secret of 8 characters or more"),
-        _ => bail!("give both GRANARY_ROOT_ACCESS_KEY_ID and GRANARY_ROOT_ACCESS_KEY_SECRET, or neither"),
+        (Some(_), Some(_)) => {
+            bail!("the root access key needs an id and a secret of 8 characters or more")
+        }
+        _ => bail!(
+            "give both GRANARY_ROOT_ACCESS_KEY_ID and GRANARY_ROOT_ACCESS_KEY_SECRET, or neither"
+        ),
     }
 }
 
 /// A path as people should see it.
 pub(crate) fn shown(path: &Path) -> String {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string()
+    path.canonicalize()
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
 
 #[cfg(test)]
@@ -272,10 +366,16 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file() {
-        let args = ServerArgs { region: Some("cn-flag-1".to_owned()), ..ServerArgs::default() };
+        let args = ServerArgs {
+            region: Some("cn-flag-1".to_owned()),
+            ..ServerArgs::default()
+        };
         let file = "region = \"cn-file-1\"\nadmin_listen = \"off\"\n[meta]\nshards = 3\n";
         let config = merged(args, file).unwrap();
-        assert_eq!((config.region.as_str(), config.meta.shards), ("cn-flag-1", 3));
+        assert_eq!(
+            (config.region.as_str(), config.meta.shards),
+            ("cn-flag-1", 3)
+        );
         assert_eq!(config.admin_listen, None);
     }
 

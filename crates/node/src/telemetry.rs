@@ -17,10 +17,16 @@ pub(crate) struct Telemetry {
 
 impl Telemetry {
     /// Installs the process-wide subscriber. Call it once, inside the async runtime.
-    pub(crate) fn install(filter: &str, format: LogFormat, otlp: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) fn install(
+        filter: &str,
+        format: LogFormat,
+        otlp: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(filter).context("log: not a filter such as info")?;
         let logs = match format {
-            LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
+            LogFormat::Text => tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .boxed(),
             LogFormat::Json => tracing_subscriber::fmt::layer()
                 .json()
                 .flatten_event(true)
@@ -31,7 +37,11 @@ impl Telemetry {
         let spans = traces
             .as_ref()
             .map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("granary")));
-        tracing_subscriber::registry().with(filter).with(logs).with(spans).init();
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(logs)
+            .with(spans)
+            .init();
         Ok(Self { traces })
     }
 
@@ -51,6 +61,11 @@ fn exporter(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
         .with_endpoint(endpoint)
         .build()
         .with_context(|| format!("otlp-endpoint: {endpoint} cannot be used"))?;
-    let resource = opentelemetry_sdk::Resource::builder().with_service_name("granary").build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    let resource = opentelemetry_sdk::Resource::builder()
+        .with_service_name("granary")
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }

@@ -1,13 +1,12 @@
 //! Secrets at rest: AES-256-GCM under a master key that a file holds.
 //!
-//! A sealed secret is a format byte, a random nonce of 96 bits and the ciphertext with its tag. The
-//! access key id is authenticated along with it, so that sealed secrets cannot be swapped.
+//! A sealed secret is a format byte, a random nonce of 96 bits and the ciphertext with its tag.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use granary_gateway::KeyVault;
+use granary_gateway::{KeyVault, SecretString};
 use granary_runtime::Entropy;
 
 use crate::files;
@@ -23,7 +22,7 @@ pub(crate) struct Vault {
 
 impl Vault {
     /// Reads the master key from `file`, or makes one at random when there is none (mode 0600).
-    pub(crate) fn open(file: &Path, entropy: &dyn Entropy) -> anyhow::Result<Self> {
+    pub(crate) fn load(file: &Path, entropy: &dyn Entropy) -> anyhow::Result<Self> {
         let bytes = match files::read_if_present(file)? {
             Some(text) => hex::decode(text.trim())
                 .with_context(|| format!("{} does not hold a master key", file.display()))?,
@@ -35,32 +34,34 @@ impl Vault {
             }
         };
         let Ok(key) = UnboundKey::new(&AES_256_GCM, &bytes) else {
-            bail!("{} must hold {MASTER_KEY_BYTES} bytes in hexadecimal", file.display());
+            bail!(
+                "{} must hold {MASTER_KEY_BYTES} bytes in hexadecimal",
+                file.display()
+            );
         };
-        Ok(Self { key: LessSafeKey::new(key) })
+        Ok(Self {
+            key: LessSafeKey::new(key),
+        })
     }
 
-    /// Seals a secret for the access key `id`.
-    pub(crate) fn seal(&self, id: &str, secret: &str, entropy: &dyn Entropy) -> anyhow::Result<Vec<u8>> {
+    /// Seals a secret.
+    pub(crate) fn seal(&self, secret: &str, entropy: &dyn Entropy) -> anyhow::Result<Vec<u8>> {
         let mut nonce = [0; NONCE_BYTES];
         entropy.fill(&mut nonce);
         let mut sealed = vec![FORMAT];
         sealed.extend_from_slice(&nonce);
         let mut text = secret.as_bytes().to_vec();
         self.key
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(id.as_bytes()),
-                &mut text,
-            )
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)
             .map_err(|_| anyhow::anyhow!("the secret could not be sealed"))?;
         sealed.extend_from_slice(&text);
         Ok(sealed)
     }
 }
 
-impl KeyVault for Vault {
-    fn open(&self, id: &str, sealed: &[u8]) -> Option<String> {
+impl Vault {
+    /// Opens a sealed secret; `None` when it was sealed with another key or is damaged.
+    pub(crate) fn open_text(&self, sealed: &[u8]) -> Option<String> {
         let (format, rest) = sealed.split_first()?;
         if *format != FORMAT || rest.len() < NONCE_BYTES {
             return None;
@@ -68,8 +69,17 @@ impl KeyVault for Vault {
         let (nonce, text) = rest.split_at(NONCE_BYTES);
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut text = text.to_vec();
-        let secret = self.key.open_in_place(nonce, Aad::from(id.as_bytes()), &mut text).ok()?;
+        let secret = self
+            .key
+            .open_in_place(nonce, Aad::empty(), &mut text)
+            .ok()?;
         String::from_utf8(secret.to_vec()).ok()
+    }
+}
+
+impl KeyVault for Vault {
+    fn open(&self, sealed: &[u8]) -> Option<SecretString> {
+        self.open_text(sealed).map(SecretString::new)
     }
 }
 
@@ -80,14 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seals_for_one_access_key_and_survives_a_restart() {
+    fn opens_what_it_sealed_after_a_restart_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("master.key");
-        let vault = Vault::open(&file, &SystemEntropy).unwrap();
-        let sealed = vault.seal("id", "secret", &SystemEntropy).unwrap();
-        let again = Vault::open(&file, &SystemEntropy).unwrap();
-        assert_eq!(KeyVault::open(&again, "id", &sealed).as_deref(), Some("secret"));
-        assert_eq!(KeyVault::open(&again, "other", &sealed), None);
-        assert_eq!(KeyVault::open(&again, "id", &sealed[..9]), None);
+        let vault = Vault::load(&file, &SystemEntropy).unwrap();
+        let mut sealed = vault.seal("secret", &SystemEntropy).unwrap();
+        let again = Vault::load(&file, &SystemEntropy).unwrap();
+        assert_eq!(again.open_text(&sealed).as_deref(), Some("secret"));
+        assert_eq!(again.open_text(&sealed[..9]), None);
+        sealed[20] ^= 1;
+        assert_eq!(again.open_text(&sealed), None);
     }
 }

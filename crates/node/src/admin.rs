@@ -1,0 +1,148 @@
+//! The admin listener: health and metrics. It must not serve the OSS API or change anything.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use granary_runtime::{CancellationToken, Runtime};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::metrics::Sources;
+
+const CONNECTIONS_MAX: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether the process can serve; what `/health/ready` answers.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness(AtomicBool);
+
+impl Readiness {
+    /// Says whether requests will be served from now on.
+    pub(crate) fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What the admin listener shows.
+pub(crate) struct Admin {
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) metrics: Arc<Registry>,
+    pub(crate) sources: Arc<Sources>,
+}
+
+impl Admin {
+    /// Listens and serves until `until`; returns the address it listens on.
+    pub(crate) async fn start(
+        self,
+        runtime: &Runtime,
+        address: SocketAddr,
+        until: CancellationToken,
+    ) -> anyhow::Result<SocketAddr> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("admin-listen: cannot listen on {address}"))?;
+        let address = listener.local_addr()?;
+        runtime.spawn(accept(runtime.clone(), Arc::new(self), listener, until));
+        Ok(address)
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+        }
+        match request.uri().path() {
+            "/health/live" => text(StatusCode::OK, "live\n"),
+            "/health/ready" if self.readiness.get() => text(StatusCode::OK, "ready\n"),
+            "/health/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/metrics" => {
+                self.sources.refresh().await;
+                self.metrics()
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "/health/live, /health/ready, /metrics\n",
+            ),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut page = String::new();
+        if prometheus_client::encoding::text::encode(&mut page, &self.metrics).is_err() {
+            return text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "metrics cannot be written\n",
+            );
+        }
+        let mut response = Response::new(Full::from(page));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ),
+        );
+        response
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response
+}
+
+async fn accept(
+    runtime: Runtime,
+    admin: Arc<Admin>,
+    listener: TcpListener,
+    until: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = until.cancelled() => return,
+        };
+        let (Ok((socket, _)), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned())
+        else {
+            continue;
+        };
+        let (admin, until) = (Arc::clone(&admin), until.clone());
+        runtime.spawn(async move {
+            tokio::select! {
+                () = serve(admin, socket) => {}
+                () = until.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve(admin: Arc<Admin>, socket: TcpStream) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}

@@ -1,0 +1,286 @@
+//! Metrics of what has no registry of its own: disks, shards and databases, read at each scrape.
+//!
+//! Labels are closed sets: disk ids and shard numbers, never buckets or keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use granary_blob_api::{BlobNode as _, DiskHealth, DiskStatus};
+use granary_raft::GroupMetrics;
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::roles::meta::MetaRole;
+use crate::roles::storage::StorageRole;
+
+/// What is read at a scrape.
+pub(crate) struct Sources {
+    meta: Arc<MetaRole>,
+    storage: Arc<StorageRole>,
+    /// Read asynchronously just before a scrape is written.
+    disks: Mutex<Vec<DiskStatus>>,
+}
+
+impl Sources {
+    /// Metrics of these roles.
+    pub(crate) fn new(meta: Arc<MetaRole>, storage: Arc<StorageRole>) -> Self {
+        Self {
+            meta,
+            storage,
+            disks: Mutex::default(),
+        }
+    }
+
+    /// Reads what must be awaited.
+    pub(crate) async fn refresh(&self) {
+        if let Ok(disks) = self.storage.store.disks().await {
+            *self.disks.lock() = disks;
+        }
+    }
+}
+
+/// Adds the collector to a registry.
+pub(crate) fn register(registry: &mut Registry, sources: Arc<Sources>) {
+    registry.register_collector(Box::new(Process(sources)));
+}
+
+struct Process(Arc<Sources>);
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(&mut encoder);
+        self.disks(&mut page)?;
+        self.shards(&mut page)?;
+        self.database(&mut page)
+    }
+}
+
+/// One value with its label.
+type Sample = (String, u64);
+
+/// Writes metrics with at most one label.
+struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Page<'_, '_> {
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        samples: Vec<Sample>,
+    ) -> fmt::Result {
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (value_of, value) in samples {
+            let labels = [(label, value_of)];
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+                .encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        samples: Vec<Sample>,
+    ) -> fmt::Result {
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value_of, value) in samples {
+            let labels = [(label, value_of)];
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Process {
+    fn disks(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let disks = self.0.disks.lock().clone();
+        type Reader = fn(&DiskStatus) -> u64;
+        let statuses: [(&str, &str, Reader); 6] = [
+            ("granary_disk_total_bytes", "Size of the file system", |d| {
+                d.total_bytes
+            }),
+            (
+                "granary_disk_free_bytes",
+                "Bytes free for new chunks",
+                |d| d.free_bytes,
+            ),
+            ("granary_disk_live_bytes", "Bytes of live chunks", |d| {
+                d.live_bytes
+            }),
+            (
+                "granary_disk_reclaimable_bytes",
+                "Bytes compaction can give back",
+                |d| d.reclaimable_bytes,
+            ),
+            ("granary_disk_chunks", "Live chunks", |d| d.chunks),
+            (
+                "granary_disk_healthy",
+                "1 when the disk reads and writes",
+                |d| u64::from(d.health == DiskHealth::Healthy),
+            ),
+        ];
+        for (name, help, read) in statuses {
+            let samples = disks
+                .iter()
+                .map(|disk| (disk.id.to_string(), read(disk)))
+                .collect();
+            page.gauge(name, help, "disk", samples)?;
+        }
+        let metrics = self.0.storage.store.metrics();
+        type Counter = fn(&granary_blob::DiskMetrics) -> u64;
+        let counters: [(&str, &str, Counter); 12] = [
+            ("granary_disk_puts", "Chunks put", |m| m.puts),
+            ("granary_disk_put_bytes", "Object bytes put", |m| {
+                m.put_bytes
+            }),
+            (
+                "granary_disk_put_microseconds",
+                "Time callers waited for puts",
+                |m| m.put_micros,
+            ),
+            ("granary_disk_gets", "Reads answered", |m| m.gets),
+            ("granary_disk_get_bytes", "Object bytes read", |m| {
+                m.get_bytes
+            }),
+            (
+                "granary_disk_get_microseconds",
+                "Time callers waited for reads",
+                |m| m.get_micros,
+            ),
+            ("granary_disk_deletes", "Chunks named by deletions", |m| {
+                m.deletes
+            }),
+            ("granary_disk_syncs", "Syncs of volumes", |m| m.syncs),
+            ("granary_disk_sync_microseconds", "Time in syncs", |m| {
+                m.sync_micros
+            }),
+            (
+                "granary_disk_corrupt_reads",
+                "Reads that found damaged bytes",
+                |m| m.corrupt,
+            ),
+            (
+                "granary_disk_refused_full",
+                "Requests refused by a full disk",
+                |m| m.refused_full,
+            ),
+            (
+                "granary_disk_compaction_freed_bytes",
+                "Bytes compaction gave back",
+                |m| m.compaction_freed_bytes,
+            ),
+        ];
+        for (name, help, read) in counters {
+            let samples = metrics
+                .iter()
+                .map(|(disk, m)| (disk.to_string(), read(m)))
+                .collect();
+            page.counter(name, help, "disk", samples)?;
+        }
+        Ok(())
+    }
+
+    fn shards(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let meta = self.0.meta.node.metrics();
+        type Reader = fn(&GroupMetrics) -> u64;
+        let gauges: [(&str, &str, Reader); 6] = [
+            ("granary_raft_term", "Current term", |g| g.term),
+            ("granary_raft_last_index", "Newest log entry", |g| {
+                g.last_index.unwrap_or(0)
+            }),
+            ("granary_raft_applied_index", "Newest applied entry", |g| {
+                g.applied_index.unwrap_or(0)
+            }),
+            ("granary_raft_purged_index", "Log entries cut off", |g| {
+                g.purged_index.unwrap_or(0)
+            }),
+            (
+                "granary_raft_queued_commands",
+                "Commands waiting for an entry",
+                |g| g.queued_commands as u64,
+            ),
+            (
+                "granary_raft_healthy",
+                "0 when the shard stopped after an error",
+                |g| u64::from(g.healthy),
+            ),
+        ];
+        for (name, help, read) in gauges {
+            let samples = meta
+                .groups
+                .iter()
+                .map(|g| (g.shard.to_string(), read(g)))
+                .collect();
+            page.gauge(name, help, "shard", samples)?;
+        }
+        for (name, help, value) in [
+            ("granary_meta_commands", "Commands decided", meta.commands),
+            (
+                "granary_meta_rejections",
+                "Commands answered with no",
+                meta.rejections,
+            ),
+            (
+                "granary_meta_command_errors",
+                "Commands not decided",
+                meta.command_errors,
+            ),
+            ("granary_meta_queries", "Queries answered", meta.queries),
+            (
+                "granary_meta_query_errors",
+                "Queries not answered",
+                meta.query_errors,
+            ),
+        ] {
+            page.counter(name, help, "node", vec![("local".to_owned(), value)])?;
+        }
+        Ok(())
+    }
+
+    fn database(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let stats = self.0.meta.kv.stats();
+        for (name, help, value) in [
+            (
+                "granary_rocksdb_disk_bytes",
+                "Bytes of the metadata database",
+                stats.disk_bytes,
+            ),
+            (
+                "granary_rocksdb_memtable_bytes",
+                "Bytes of unflushed writes",
+                stats.memtable_bytes,
+            ),
+            (
+                "granary_rocksdb_cache_bytes",
+                "Bytes of block cache in use",
+                stats.cache_bytes,
+            ),
+            (
+                "granary_rocksdb_pending_compaction_bytes",
+                "Bytes waiting for compaction",
+                stats.pending_compaction_bytes,
+            ),
+        ] {
+            page.gauge(name, help, "database", vec![("metadata".to_owned(), value)])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! The metadata role: one database, the root and the data shards, and a client to them in process.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use granary_kv::{Kv, KvError};
+use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
+use granary_meta::{MetaConfig, MetaNode, NewCluster};
+use granary_meta_api::{Meta, MetaService, pb};
+use granary_raft::NoPeers;
+use granary_runtime::Runtime;
+use granary_types::{AccountId, NodeId};
+use granary_vfs::{DirLock, RealVfs, Vfs as _};
+
+use crate::config::MetaSection;
+use crate::files;
+
+/// The account that owns everything until there are others.
+pub(crate) const ROOT_ACCOUNT: AccountId = AccountId(1);
+/// The one node of `granary server`; a cluster's root hands out later ones.
+pub(crate) const FIRST_NODE: NodeId = NodeId(1);
+/// Layout of the metadata directory that this version writes and reads.
+const FORMAT: u32 = 1;
+
+/// The running metadata service of this process.
+pub(crate) struct MetaRole {
+    pub(crate) node: Arc<MetaNode>,
+    pub(crate) kv: Arc<dyn Kv>,
+    pub(crate) client: Meta,
+    pub(crate) cluster_id: String,
+    _lock: DirLock,
+}
+
+/// What a new installation is told.
+pub(crate) struct FirstStart<'a> {
+    pub(crate) region: &'a str,
+    pub(crate) section: &'a MetaSection,
+    /// The cluster that the data directories belong to already, if any.
+    pub(crate) disks_belong_to: Option<&'a str>,
+}
+
+impl MetaRole {
+    /// Opens the metadata directory, or makes a new installation in an empty one.
+    pub(crate) async fn start(
+        runtime: &Runtime,
+        dir: &Path,
+        budget: RocksBudget,
+        first: FirstStart<'_>,
+    ) -> anyhow::Result<Self> {
+        let vfs = RealVfs;
+        vfs.create_dir_all(dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
+        let lock = vfs.lock(dir)?;
+        let state = check_format(dir)?;
+        if state == DirState::Empty
+            && let Some(cluster) = first.disks_belong_to
+        {
+            bail!(
+                "the metadata directory {} is empty, but the data directories belong to cluster \
+                 {cluster}: the names of their objects were in the metadata; give back the \
+                 metadata directory, or start with empty data directories",
+                dir.display()
+            );
+        }
+        let kv = open_database(runtime, dir, budget).await?;
+        let config = MetaConfig {
+            data_shards: first.section.shards,
+            reader_grace_ms: first.section.reader_grace_secs * 1000,
+            ..MetaConfig::default()
+        };
+        let node = MetaNode::open(
+            runtime.clone(),
+            FIRST_NODE,
+            Arc::clone(&kv),
+            Arc::new(NoPeers),
+            config,
+        )
+        .await
+        .context("the metadata service cannot start")?;
+        if state != DirState::Complete {
+            let cluster = new_cluster(runtime, first.region);
+            node.bootstrap(cluster)
+                .await
+                .context("the metadata service cannot be set up")?;
+            files::write_secret(&dir.join("format"), &format!("{FORMAT}\n"))?;
+        }
+        let service: Arc<dyn MetaService> = node.clone();
+        let client = Meta::new(runtime.clone(), service);
+        let map = client.query(pb::GetClusterMap::default()).await?;
+        let info = map.info.unwrap_or_default();
+        if info.region != first.region {
+            bail!(
+                "this installation has region {}, not {}: start it with --region {}",
+                info.region,
+                first.region,
+                info.region
+            );
+        }
+        Ok(Self {
+            node,
+            kv,
+            client,
+            cluster_id: info.cluster_id,
+            _lock: lock,
+        })
+    }
+
+    /// Stops the shards; everything acknowledged is durable already.
+    pub(crate) async fn stop(&self) {
+        if let Err(error) = self.node.stop().await {
+            tracing::error!(%error, "metadata service did not stop cleanly");
+        }
+    }
+}
+
+fn new_cluster(runtime: &Runtime, region: &str) -> NewCluster {
+    NewCluster {
+        cluster_id: format!("{:032x}", runtime.entropy().next_u128()),
+        region: region.to_owned(),
+        root_account: pb::state::Account {
+            id: ROOT_ACCOUNT.0,
+            name: "root".to_owned(),
+        },
+        voters: vec![FIRST_NODE],
+    }
+}
+
+async fn open_database(
+    runtime: &Runtime,
+    dir: &Path,
+    budget: RocksBudget,
+) -> anyhow::Result<Arc<dyn Kv>> {
+    let path = dir.join("db");
+    let shown = path.display().to_string();
+    let config = RocksConfig {
+        budget,
+        ..RocksConfig::default()
+    };
+    let opened = runtime
+        .blocking(move || RocksKv::open(path, config))
+        .await?;
+    match opened {
+        Ok(kv) => Ok(Arc::new(kv)),
+        Err(KvError::InUse(_)) => {
+            bail!("{shown} is in use by another process; stop that one first")
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot open the database in {shown}")),
+    }
+}
+
+/// How far the set-up of a metadata directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DirState {
+    /// Nothing is there.
+    Empty,
+    /// A first start was interrupted; setting up goes on where it stopped.
+    Begun,
+    /// An installation.
+    Complete,
+}
+
+/// Looks at the format file, which is written when the set-up is complete; refuses one that a
+/// newer version wrote.
+fn check_format(dir: &Path) -> anyhow::Result<DirState> {
+    let file = dir.join("format");
+    let Some(text) = files::read_if_present(&file)? else {
+        return Ok(if dir.join("db").exists() {
+            DirState::Begun
+        } else {
+            DirState::Empty
+        });
+    };
+    let found: u32 = text
+        .trim()
+        .parse()
+        .with_context(|| format!("{} does not hold a format number", file.display()))?;
+    if found > FORMAT {
+        bail!(
+            "{} was written by a newer Granary (metadata format {found}, this one knows up to \
+             {FORMAT}): run that version or a newer one",
+            dir.display()
+        );
+    }
+    Ok(DirState::Complete)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_format_is_refused_with_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(check_format(folder.path()).unwrap(), DirState::Empty);
+        std::fs::create_dir(folder.path().join("db")).unwrap();
+        assert_eq!(check_format(folder.path()).unwrap(), DirState::Begun);
+        std::fs::write(folder.path().join("format"), "1\n").unwrap();
+        assert_eq!(check_format(folder.path()).unwrap(), DirState::Complete);
+        std::fs::write(folder.path().join("format"), "2\n").unwrap();
+        let error = check_format(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("newer Granary"), "{error}");
+    }
+}

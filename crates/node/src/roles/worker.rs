@@ -1,0 +1,135 @@
+//! The worker role: every background job of this process, and how often each looks for work.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use granary_datapath::{ClusterView, DataPath};
+use granary_meta_api::Meta;
+use granary_runtime::{Backoff, Runtime};
+use granary_workers::{
+    DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
+    RunnerConfig, WorkerMetrics, start,
+};
+
+/// Who asks for the leases; the same after a restart, which takes them over at once.
+const HOLDER: &str = "node-1";
+const DELETION_INTERVAL: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
+const REDUNDANCY_INTERVAL: Duration = Duration::from_secs(5);
+/// Every chunk is counted at least this often, whatever happens to the disks.
+const REDUNDANCY_PASS_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// A shard without commands for this long is ticked, so that what expires does.
+const IDLE_SHARD_AFTER: Duration = Duration::from_secs(30);
+/// Longest wait for the first placement groups.
+const FIRST_PLACEMENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The background jobs of this process. They end with its runtime.
+pub(crate) struct WorkerRole {
+    runtime: Runtime,
+    metrics: WorkerMetrics,
+}
+
+impl WorkerRole {
+    /// Starts every job and waits until there is a place for chunks.
+    pub(crate) async fn start(
+        runtime: &Runtime,
+        meta: &Meta,
+        datapath: &DataPath,
+        view: &ClusterView,
+    ) -> anyhow::Result<Self> {
+        let runtime = runtime.child();
+        let metrics = WorkerMetrics::default();
+        let run = |interval| RunnerConfig::every(HOLDER, interval);
+        let keeper = PlacementKeeper::new(
+            runtime.clone(),
+            meta.clone(),
+            datapath.clone(),
+            metrics.clone(),
+            KeeperConfig::default(),
+        );
+        let redundancy = RedundancyWorker::new(
+            runtime.clone(),
+            meta.clone(),
+            datapath.clone(),
+            metrics.clone(),
+            REDUNDANCY_PASS_EVERY,
+        );
+        let deletion =
+            DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
+        let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics.clone());
+        let tick = MetaTick::new(
+            runtime.clone(),
+            meta.clone(),
+            view.clone(),
+            IDLE_SHARD_AFTER,
+        );
+        start(
+            &runtime,
+            meta.clone(),
+            metrics.clone(),
+            run(KEEPER_INTERVAL),
+            keeper,
+        );
+        start(
+            &runtime,
+            meta.clone(),
+            metrics.clone(),
+            run(REDUNDANCY_INTERVAL),
+            redundancy,
+        );
+        start(
+            &runtime,
+            meta.clone(),
+            metrics.clone(),
+            run(DELETION_INTERVAL),
+            deletion,
+        );
+        start(
+            &runtime,
+            meta.clone(),
+            metrics.clone(),
+            run(SWEEP_INTERVAL),
+            sweep,
+        );
+        start(
+            &runtime,
+            meta.clone(),
+            metrics.clone(),
+            run(IDLE_SHARD_AFTER),
+            tick,
+        );
+        wait_for_placement(&runtime, view).await?;
+        Ok(Self { runtime, metrics })
+    }
+
+    /// What the jobs count.
+    pub(crate) fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
+    /// Ends every job after its current step.
+    pub(crate) async fn stop(&self) {
+        self.runtime.stop().await;
+    }
+}
+
+/// Waits until some placement group takes chunks: a new installation has none yet.
+async fn wait_for_placement(runtime: &Runtime, view: &ClusterView) -> anyhow::Result<()> {
+    let first = Duration::from_millis(10);
+    let mut backoff = Backoff::new(
+        runtime,
+        first,
+        Duration::from_millis(500),
+        FIRST_PLACEMENT_LIMIT,
+    );
+    loop {
+        view.refresh().await?;
+        if view.map().groups().any(|group| !group.closed) {
+            return Ok(());
+        }
+        if !backoff.wait(runtime).await {
+            bail!("no placement group could be opened on the data directories");
+        }
+    }
+}
