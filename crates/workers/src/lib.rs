@@ -4,7 +4,7 @@
 //! trigger, backoff and pause. Workers know neither the state machine nor the disk engine, only
 //! their seams, and they delete only chunks that a command or a verdict of every shard names.
 
-//FINISH mod bucket_finisher;
+mod bucket_finisher;
 mod chunk_deleter;
 mod deletion;
 mod error;
@@ -21,7 +21,7 @@ mod runner;
 mod tests;
 mod worker;
 
-//FINISH pub use bucket_finisher::BucketFinisher;
+pub use bucket_finisher::BucketFinisher;
 pub use deletion::DeletionWorker;
 pub use error::WorkerError;
 pub use meta_tick::MetaTick;

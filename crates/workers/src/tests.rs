@@ -1,1 +1,430 @@
-//! Tests.
+//! What an operator notices: space comes back, nothing acknowledged is lost, lost disks are made
+//! good for, and the number of chunks below their redundancy is the true one.
+
+mod world;
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use granary_blob_api::{BlobNode, ChunkEntry};
+use granary_meta_api::pb;
+use granary_meta_api::pb::rejection::Reason;
+use granary_types::{ByteRange, DiskId};
+use granary_vfs::Fault;
+
+use crate::{
+    BucketFinisher, DeletionWorker, MetaTick, OrphanSweep, RedundancyWorker, RunnerConfig, Tick,
+    Worker, WorkerError, start,
+};
+use world::{GRACE_MS, LEASE_MS, MIB, World, content, dir, run, simulated};
+
+fn deletion(world: &World) -> DeletionWorker {
+    DeletionWorker::new(
+        world.runtime.clone(),
+        world.meta.clone(),
+        world.view.clone(),
+        world.metrics.clone(),
+    )
+}
+
+fn sweep(world: &World) -> OrphanSweep {
+    OrphanSweep::new(
+        world.meta.clone(),
+        world.view.clone(),
+        world.metrics.clone(),
+    )
+}
+
+fn redundancy(world: &World) -> RedundancyWorker {
+    RedundancyWorker::new(
+        world.runtime.clone(),
+        world.meta.clone(),
+        world.path.clone(),
+        world.metrics.clone(),
+        Duration::from_secs(3600),
+    )
+}
+
+#[test]
+fn the_keeper_makes_a_store_out_of_directories() {
+    for (disks, copies) in [(1, 1), (2, 2), (3, 3), (5, 3)] {
+        simulated(async {
+            let mut world = World::start(disks).await;
+            let map = world.view.map();
+            assert_eq!(map.pools().len(), 1);
+            assert_eq!(map.pools()[0].copies, copies);
+            assert!(map.groups().count() >= 4);
+            let groups = map.groups().count();
+            let bytes = content(5 * MIB, 1);
+            world.put("a", &bytes).await;
+            assert!(world.get("a").await.unwrap() == bytes);
+            assert_eq!(world.chunks().await.0.len(), 2);
+            assert_eq!(world.listed().await.len(), 2 * copies as usize);
+            // Nothing to do means nothing done.
+            world.keep().await;
+            assert_eq!(world.view.map().groups().count(), groups);
+        });
+    }
+}
+
+#[test]
+fn space_of_replaced_and_deleted_objects_comes_back_after_the_grace() {
+    simulated(async {
+        let world = World::start(4).await;
+        let mut worker = deletion(&world);
+        // Small, a few chunks, and so many that they stand in pages.
+        let sizes = [100_000, 9 * MIB, 26 * MIB];
+        for (n, key) in ["a", "b", "c"].into_iter().enumerate() {
+            world.put(key, &content(sizes[n], n as u64)).await;
+        }
+        let kept = content(6 * MIB, 9);
+        world.put("kept", &kept).await;
+        let (before, _) = world.chunks().await;
+        world.put("a", &content(MIB, 50)).await;
+        world.delete("b").await;
+        world.delete("c").await;
+        run(&mut worker).await;
+        assert!(
+            world.chunks().await.0.is_superset(&before),
+            "the grace is not over"
+        );
+        world.pass(Duration::from_millis(GRACE_MS + 1000)).await;
+        run(&mut worker).await;
+        let (after, tombstones) = world.chunks().await;
+        // The new "a" and "kept".
+        assert_eq!(after.len(), 1 + 2);
+        assert_eq!(tombstones, 0, "everybody confirmed");
+        assert!(world.get("kept").await.unwrap() == kept);
+        for &shard in world.view.map().shards() {
+            let query = pb::ListDeletions {
+                limit: 10,
+                after_seq: 0,
+            };
+            assert_eq!(world.meta.query_at(shard, query).await.unwrap().pending, 0);
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_takes_long_keeps_its_bytes() {
+    simulated(async {
+        let world = World::start(3).await;
+        let bytes = content(20 * MIB, 2);
+        world.put("a", &bytes).await;
+        let source = world.open("a").await;
+        let mut stream = world
+            .path
+            .read(source, ByteRange::whole(bytes.len() as u64));
+        let mut all = stream.next().await.unwrap().unwrap().to_vec();
+        world.put("a", &content(MIB, 3)).await;
+        let (mut worker, mut sweeper) = (deletion(&world), sweep(&world));
+        while let Some(part) = stream.next().await {
+            all.extend_from_slice(&part.unwrap());
+            world.pass(Duration::from_secs(1)).await;
+            run(&mut worker).await;
+            run(&mut sweeper).await;
+        }
+        assert!(all == bytes);
+        drop(stream);
+        world.pass(Duration::from_millis(3 * GRACE_MS)).await;
+        run(&mut worker).await;
+        assert_eq!(world.chunks().await.0.len(), 1);
+    });
+}
+
+#[test]
+fn deletions_wait_for_a_member_that_is_away_and_not_for_one_that_is_out() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        world.put("a", &content(MIB, 4)).await;
+        world.put("b", &content(MIB, 5)).await;
+        world.delete("a").await;
+        world.pass(Duration::from_millis(GRACE_MS + 1000)).await;
+        let lost = world.view.map().disks().next().unwrap().clone();
+        assert!(world.store.remove_disk(DiskId(lost.id)).await);
+        world.view.refresh().await.unwrap();
+        let mut worker = deletion(&world);
+        run(&mut worker).await;
+        assert_eq!(world.chunks().await.0.len(), 2, "a member did not confirm");
+        // Given up after a while: the others go on without it, and keep tombstones for it.
+        for _ in 0..2 {
+            world.keep().await;
+            world.pass(Duration::from_secs(20 * 60)).await;
+        }
+        world.keep().await;
+        assert!(!world.view.map().is_in(DiskId(lost.id)));
+        run(&mut worker).await;
+        let (live, tombstones) = world.chunks().await;
+        assert_eq!((live.len(), tombstones), (1, 2));
+    });
+}
+
+#[test]
+fn the_sweep_takes_what_can_never_be_committed_and_nothing_else() {
+    simulated(async {
+        let world = World::start(3).await;
+        let bytes = content(5 * MIB, 6);
+        world.put("kept", &bytes).await;
+        let abandoned = world.write("never", &content(5 * MIB, 7)).await;
+        let mut sweeper = sweep(&world);
+        run(&mut sweeper).await;
+        assert_eq!(world.chunks().await.0.len(), 4, "its lease is not over");
+        world.pass(Duration::from_millis(LEASE_MS / 2)).await;
+        let fresh = world.write("fresh", &content(5 * MIB, 8)).await;
+        world.pass(Duration::from_millis(LEASE_MS / 2 + 1000)).await;
+        run(&mut sweeper).await;
+        let (live, _) = world.chunks().await;
+        assert_eq!(live.len(), 4, "the fresh write and the object stay");
+        let refused = world.commit("never", abandoned).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::WriteExpired);
+        world.commit("fresh", fresh).await.unwrap();
+        world.pass(Duration::from_millis(3 * LEASE_MS)).await;
+        run(&mut sweeper).await;
+        assert_eq!(world.chunks().await.0, live);
+        assert!(world.get("kept").await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn a_failed_disk_is_replaced_by_a_spare_one() {
+    for fault in [Fault::WriteError, Fault::SyncError, Fault::ReadOnly] {
+        simulated(async {
+            let mut world = World::start(4).await;
+            let before = content(9 * MIB, 10);
+            world.put("before", &before).await;
+            world.vfs.inject(dir(2), fault);
+            // The clients notice nothing.
+            let during = content(9 * MIB, 11);
+            for _ in 0..6 {
+                world.put("during", &during).await;
+            }
+            assert!(world.get("before").await.unwrap() == before);
+            world.keep().await;
+            assert_whole(&world, 3).await;
+            let mut worker = redundancy(&world);
+            let status = worker.status();
+            run(&mut worker).await;
+            assert_eq!(status().below_target, 0, "{fault:?}");
+            assert!(status().chunks >= 6);
+            assert!(world.get("before").await.unwrap() == before);
+            assert!(world.get("during").await.unwrap() == during);
+            let map = world.view.map();
+            let used: Vec<DiskId> = map.groups().flat_map(|group| group.disks()).collect();
+            assert!(
+                used.iter().all(|&disk| map.is_in(disk)),
+                "{fault:?}: {used:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn without_a_spare_the_number_is_true_until_a_disk_is_added() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        let bytes = content(9 * MIB, 12);
+        world.put("a", &bytes).await;
+        world.vfs.inject(dir(1), Fault::WriteError);
+        let after = content(5 * MIB, 13);
+        world.put("b", &after).await;
+        world.keep().await;
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        run(&mut worker).await;
+        assert_eq!((status().chunks, status().below_target), (5, 5));
+
+        world.add_disk(9).await;
+        world.keep().await;
+        run(&mut worker).await;
+        assert_eq!((status().chunks, status().below_target), (5, 0));
+        assert_whole(&world, 3).await;
+        // Now any single one of the older disks may go.
+        world.vfs.inject(dir(2), Fault::ReadError);
+        assert!(world.get("a").await.unwrap() == bytes);
+        assert!(world.get("b").await.unwrap() == after);
+    });
+}
+
+#[test]
+fn members_that_missed_something_are_brought_in_step() {
+    simulated(async {
+        let world = World::start(3).await;
+        let bytes = content(5 * MIB, 14);
+        world.put("a", &bytes).await;
+        world.put("b", &content(MIB, 15)).await;
+        let listed = world.listed().await;
+        let (disk, _) = listed[0];
+        // One member lost the index entry of a chunk: as if a put had never reached it.
+        let of = |wanted: usize| {
+            let of_disk: Vec<&ChunkEntry> = listed
+                .iter()
+                .filter(|(on, _)| *on == disk)
+                .map(|(_, entry)| entry)
+                .filter(|entry| (entry.length as usize == MIB) == (wanted == 1))
+                .collect();
+            of_disk[0].id
+        };
+        let missed_put = of(0);
+        world.store.delete(disk, vec![missed_put]).await.unwrap();
+        world.store.forget(disk, vec![missed_put]).await.unwrap();
+        assert_eq!(world.listed().await.len(), 8);
+        // Another one heard of a deletion that the others missed.
+        let missed_delete = of(1);
+        world.store.delete(disk, vec![missed_delete]).await.unwrap();
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        run(&mut worker).await;
+        assert_eq!((status().chunks, status().below_target), (2, 0));
+        let listed = world.listed().await;
+        assert_eq!(listed.len(), 6, "{listed:?}");
+        assert!(
+            listed
+                .iter()
+                .all(|(_, e)| !e.deleted && e.id != missed_delete)
+        );
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn idle_shards_get_on_with_their_time() {
+    simulated(async {
+        let world = World::start(1).await;
+        world.runtime.sleep(Duration::from_secs(3600)).await;
+        let mut worker = MetaTick::new(
+            world.runtime.clone(),
+            world.meta.clone(),
+            world.view.clone(),
+            Duration::from_secs(30),
+        );
+        run(&mut worker).await;
+        let now = world.runtime.now().as_millis();
+        for &shard in world.view.map().shards() {
+            let described = world
+                .meta
+                .query_at(shard, pb::DescribeShard {})
+                .await
+                .unwrap();
+            assert!(described.clock.unwrap().applied_ms + 30_000 > now);
+        }
+    });
+}
+
+#[test]
+fn buckets_left_half_way_are_finished() {
+    simulated(async {
+        let world = World::start(1).await;
+        let bucket = pb::state::Bucket {
+            name: "half-made".into(),
+            id: 0,
+            ..world.bucket.clone()
+        };
+        let create = pb::CreateBucket {
+            bucket: Some(bucket),
+            ..Default::default()
+        };
+        // The creator died after the root's first step; the deleter after the root's first too.
+        let half_made = world.meta.propose(create).await.unwrap().unwrap();
+        let begin = pb::BeginDeleteBucket {
+            bucket_id: world.bucket.id,
+        };
+        world.meta.propose(begin).await.unwrap().unwrap();
+        let patience = Duration::from_secs(60);
+        let mut worker = BucketFinisher::new(world.runtime.clone(), world.meta.clone(), patience);
+        run(&mut worker).await;
+        let unfinished = pb::ListUnfinishedBuckets { limit: 10 };
+        let page = world.meta.query(unfinished).await.unwrap();
+        assert_eq!(page.buckets.len(), 2, "they may still be at it");
+        world.runtime.sleep(Duration::from_secs(61)).await;
+        run(&mut worker).await;
+        assert!(
+            world
+                .meta
+                .query(unfinished)
+                .await
+                .unwrap()
+                .buckets
+                .is_empty()
+        );
+        let made = pb::GetBucketById { id: half_made.id };
+        let made = world.meta.query(made).await.unwrap().bucket.unwrap();
+        assert_eq!(made.state(), pb::state::bucket::State::Active);
+        let gone = pb::GetBucketById {
+            id: world.bucket.id,
+        };
+        assert!(!world.meta.query(gone).await.unwrap().found);
+    });
+}
+
+/// Every chunk of every object is on `copies` members in service of its group.
+async fn assert_whole(world: &World, copies: usize) {
+    let map = world.view.map();
+    let listed = world.listed().await;
+    for (_, entry) in &listed {
+        let group = map.group(entry.id.pg()).unwrap();
+        let holders = listed.iter().filter(|(disk, other)| {
+            other.id == entry.id && map.is_in(*disk) && group.disks().any(|d| d == *disk)
+        });
+        assert_eq!(holders.count(), copies, "{}", entry.id);
+    }
+}
+
+/// Counts its ticks.
+struct Counting(std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+impl Worker for Counting {
+    const NAME: &'static str = "counting";
+
+    async fn tick(&mut self, lease_token: u64) -> Result<Tick, WorkerError> {
+        assert!(lease_token > 0);
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Tick::Done)
+    }
+}
+
+#[test]
+fn one_process_leads_and_another_takes_over() {
+    simulated(async {
+        let world = World::start(1).await;
+        let begin = |holder: &str| {
+            let runtime = world.runtime.child();
+            let ticks = std::sync::Arc::default();
+            let handle = start(
+                &runtime,
+                world.meta.clone(),
+                world.metrics.clone(),
+                RunnerConfig::every(holder, Duration::from_secs(5)),
+                Counting(std::sync::Arc::clone(&ticks)),
+            );
+            let count = move || ticks.load(std::sync::atomic::Ordering::Relaxed);
+            (runtime, handle, count)
+        };
+        let (first_runtime, first, first_ticks) = begin("first");
+        world.runtime.sleep(Duration::from_secs(1)).await;
+        let (_second_runtime, second, second_ticks) = begin("second");
+        world.runtime.sleep(Duration::from_secs(600)).await;
+        assert!(first.state().leads && !second.state().leads);
+        assert!(first_ticks() > 100 && second_ticks() == 0);
+
+        // A trigger does not wait for the interval, and a pause holds.
+        let before = first_ticks();
+        first.trigger();
+        world.runtime.sleep(Duration::from_millis(10)).await;
+        assert_eq!(first_ticks(), before + 1);
+        first.pause();
+        world.runtime.sleep(Duration::from_secs(30)).await;
+        let paused = first_ticks();
+        world.runtime.sleep(Duration::from_secs(300)).await;
+        assert_eq!(first_ticks(), paused);
+        // A paused worker gives its lease up by not renewing it.
+        assert!(second.state().leads && second_ticks() > 0);
+        first.unpause();
+        world.runtime.sleep(Duration::from_secs(60)).await;
+        assert!(!first.state().leads);
+
+        first_runtime.stop().await;
+        let before = second_ticks();
+        world.runtime.sleep(Duration::from_secs(60)).await;
+        assert!(second_ticks() > before);
+    });
+}

@@ -1,0 +1,335 @@
+//! A whole store in memory: the real metadata service and the real disk engine, under simulated
+//! time.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use granary_blob::{BlobConfig, BlobStore, DiskConfig};
+use granary_blob_api::{BlobNode, ChunkEntry};
+use granary_datapath::{
+    BodyError, BodyLimits, ClusterView, DataPath, DataPathConfig, NodeDirectory, ReadError,
+    ReadSource, WriteTarget, Written,
+};
+use granary_kv::MemoryKv;
+use granary_meta::{MetaConfig, MetaNode, NewCluster};
+use granary_meta_api::{Meta, MetaService, pb};
+use granary_raft::NoPeers;
+use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
+use granary_types::{
+    BucketAcl, ByteRange, ChunkId, DiskId, NodeId, ObjectAcl, ObjectType, Redundancy, StorageClass,
+};
+use granary_vfs::MemoryVfs;
+
+use crate::{KeeperConfig, PlacementKeeper, Tick, Worker, WorkerMetrics};
+
+pub(super) const GRACE_MS: u64 = 10_000;
+pub(super) const LEASE_MS: u64 = 60_000;
+pub(super) const MIB: usize = 1024 * 1024;
+
+pub(super) struct World {
+    pub(super) runtime: Runtime,
+    pub(super) meta: Meta,
+    pub(super) store: BlobStore,
+    pub(super) vfs: MemoryVfs,
+    pub(super) view: ClusterView,
+    pub(super) path: DataPath,
+    pub(super) metrics: WorkerMetrics,
+    pub(super) keeper: PlacementKeeper,
+    pub(super) bucket: pb::state::Bucket,
+    _node: Arc<MetaNode>,
+}
+
+struct OneNode(BlobStore);
+
+impl NodeDirectory for OneNode {
+    fn node(&self, node: NodeId) -> Option<Arc<dyn BlobNode>> {
+        (node == NodeId(1)).then(|| Arc::new(self.0.clone()) as Arc<dyn BlobNode>)
+    }
+}
+
+/// Runs a test under simulated time.
+pub(super) fn simulated<F: Future>(body: F) -> F::Output {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(body)
+}
+
+pub(super) fn dir(disk: usize) -> PathBuf {
+    PathBuf::from(format!("/disk{disk}"))
+}
+
+impl World {
+    /// A store with `disks` directories, a bucket, and its placement groups open.
+    pub(super) async fn start(disks: usize) -> Self {
+        let clock = Arc::new(SimulatedClock::starting_at(1_800_000_000_000));
+        let runtime = Runtime::simulated(clock, Arc::new(SeededEntropy::new(77)));
+        let node = start_meta(&runtime).await;
+        let meta = Meta::new(runtime.clone(), node.clone() as Arc<dyn MetaService>);
+        let vfs = MemoryVfs::new();
+        let config = BlobConfig {
+            min_free_bytes: 1 << 20,
+            volume_bytes: 64 << 20,
+            allocate_bytes: 1 << 20,
+            ..BlobConfig::for_cluster("test")
+        };
+        let store = BlobStore::open(runtime.clone(), config, Arc::new(vfs.clone()), vec![])
+            .await
+            .unwrap();
+        let directory = Arc::new(OneNode(store.clone()));
+        let view = ClusterView::new(runtime.clone(), meta.clone(), directory);
+        let path = DataPath::new(
+            runtime.clone(),
+            meta.clone(),
+            view.clone(),
+            DataPathConfig::default(),
+        );
+        let metrics = WorkerMetrics::default();
+        let keeper = PlacementKeeper::new(
+            runtime.clone(),
+            meta.clone(),
+            path.clone(),
+            metrics.clone(),
+            KeeperConfig::default(),
+        );
+        let record = pb::state::Node {
+            id: 1,
+            zone: "a".into(),
+            ..Default::default()
+        };
+        let register = pb::RegisterNode { node: Some(record) };
+        meta.propose(register).await.unwrap().unwrap();
+        let mut world = Self {
+            runtime,
+            meta,
+            store,
+            vfs,
+            view,
+            path,
+            metrics,
+            keeper,
+            bucket: pb::state::Bucket::default(),
+            _node: node,
+        };
+        for disk in 1..=disks {
+            world.add_disk(disk).await;
+        }
+        world.keep().await;
+        world.bucket = world.create_bucket("bucket").await;
+        world
+    }
+
+    pub(super) async fn add_disk(&self, disk: usize) -> DiskId {
+        self.vfs.set_capacity(dir(disk), 1 << 30);
+        let config = DiskConfig {
+            path: dir(disk),
+            index: Arc::new(MemoryKv::new()),
+            lock: None,
+        };
+        let id = self.store.add_disk(config).await.unwrap();
+        let record = pb::state::Disk {
+            id: id.0,
+            node: 1,
+            total_bytes: 1 << 30,
+            state: 0,
+            path: dir(disk).display().to_string(),
+        };
+        let register = pb::RegisterDisk { disk: Some(record) };
+        self.meta.propose(register).await.unwrap().unwrap();
+        id
+    }
+
+    async fn create_bucket(&self, name: &str) -> pb::state::Bucket {
+        let bucket = pb::state::Bucket {
+            name: name.into(),
+            owner: 1,
+            storage_class: StorageClass::Standard.number(),
+            redundancy: Redundancy::Lrs.number(),
+            acl: BucketAcl::Private.number(),
+            ..Default::default()
+        };
+        let create = pb::CreateBucket {
+            bucket: Some(bucket),
+            ..Default::default()
+        };
+        self.meta.create_bucket(create).await.unwrap().unwrap()
+    }
+
+    /// Lets the keeper work until it has nothing to do.
+    pub(super) async fn keep(&mut self) {
+        run(&mut self.keeper).await;
+        self.view.refresh().await.unwrap();
+    }
+
+    pub(super) fn at(&self, key: &'static str) -> pb::Position {
+        pb::Position {
+            bucket_id: self.bucket.id,
+            key: Bytes::from_static(key.as_bytes()),
+            generation: self.bucket.generation,
+        }
+    }
+
+    pub(super) async fn write(&self, key: &'static str, bytes: &Bytes) -> Written {
+        let target = WriteTarget {
+            at: self.at(key),
+            redundancy: Redundancy::Lrs,
+            storage_class: StorageClass::Standard,
+        };
+        let limits = BodyLimits {
+            declared_length: Some(bytes.len() as u64),
+            max_bytes: 1 << 40,
+        };
+        let body = stream::iter([Ok::<_, BodyError>(bytes.clone())]);
+        self.path.write(target, body, limits).await.unwrap()
+    }
+
+    pub(super) async fn commit(
+        &self,
+        key: &'static str,
+        written: Written,
+    ) -> Result<pb::VersionReply, pb::Rejection> {
+        let version = pb::state::Version {
+            object_type: ObjectType::Normal.number(),
+            etag: "00".repeat(16),
+            crc64: written.crc64,
+            has_crc64: true,
+            storage_class: StorageClass::Standard.number(),
+            acl: ObjectAcl::Default.number(),
+            owner: 1,
+            ..Default::default()
+        };
+        let put = pb::PutObject {
+            at: Some(self.at(key)),
+            version: Some(version),
+            payload: Some(written.payload),
+            ..Default::default()
+        };
+        self.meta.propose(put).await.unwrap()
+    }
+
+    pub(super) async fn put(&self, key: &'static str, bytes: &Bytes) {
+        let written = self.write(key, bytes).await;
+        self.commit(key, written).await.unwrap();
+    }
+
+    pub(super) async fn delete(&self, key: &'static str) {
+        let delete = pb::DeleteObject {
+            at: Some(self.at(key)),
+            ..Default::default()
+        };
+        let answer = self.meta.propose(delete).await.unwrap().unwrap();
+        assert!(answer.existed);
+    }
+
+    pub(super) async fn open(&self, key: &'static str) -> ReadSource {
+        let query = pb::GetVersion {
+            at: Some(self.at(key)),
+            with_body: true,
+            ..Default::default()
+        };
+        let found = self.meta.query(query).await.unwrap();
+        assert!(found.found, "{key} is not there");
+        ReadSource {
+            at: self.at(key),
+            version: found.version.unwrap(),
+            inline: found.inline,
+        }
+    }
+
+    pub(super) async fn get(&self, key: &'static str) -> Result<Bytes, ReadError> {
+        let source = self.open(key).await;
+        let range = ByteRange::whole(source.version.size);
+        let mut stream = self.path.read(source, range);
+        let mut all = Vec::new();
+        while let Some(part) = stream.next().await {
+            all.extend_from_slice(&part?);
+        }
+        Ok(all.into())
+    }
+
+    /// What every disk that answers lists.
+    pub(super) async fn listed(&self) -> Vec<(DiskId, ChunkEntry)> {
+        let mut all = Vec::new();
+        let map = self.view.map();
+        for disk in self.store.disks().await.unwrap() {
+            for group in map.groups() {
+                let page = self.store.list(disk.id, group.id, None, 1000).await;
+                let entries = page.map(|page| page.entries).unwrap_or_default();
+                all.extend(entries.into_iter().map(|entry| (disk.id, entry)));
+            }
+        }
+        all
+    }
+
+    /// Live chunks on all disks, and tombstones.
+    pub(super) async fn chunks(&self) -> (BTreeSet<ChunkId>, usize) {
+        let listed = self.listed().await;
+        let live = listed.iter().filter(|(_, entry)| !entry.deleted);
+        let live = live.map(|(_, entry)| entry.id).collect();
+        let tombstones = listed.iter().filter(|(_, entry)| entry.deleted).count();
+        (live, tombstones)
+    }
+
+    /// Lets time pass, and lets every shard know.
+    pub(super) async fn pass(&self, time: Duration) {
+        self.runtime.sleep(time).await;
+        for &shard in self.view.map().shards() {
+            self.meta
+                .propose_to(shard, pb::Tick {})
+                .await
+                .unwrap()
+                .unwrap();
+        }
+    }
+}
+
+async fn start_meta(runtime: &Runtime) -> Arc<MetaNode> {
+    let config = MetaConfig {
+        data_shards: 3,
+        reader_grace_ms: GRACE_MS,
+        write_lease_ms: LEASE_MS,
+        ..Default::default()
+    };
+    let kv = Arc::new(MemoryKv::new());
+    let node = MetaNode::open(runtime.clone(), NodeId(1), kv, Arc::new(NoPeers), config)
+        .await
+        .unwrap();
+    let cluster = NewCluster {
+        cluster_id: "test".into(),
+        region: "cn-test-1".into(),
+        root_account: pb::state::Account {
+            id: 1,
+            name: "root".into(),
+        },
+        voters: vec![NodeId(1)],
+    };
+    node.bootstrap(cluster).await.unwrap();
+    node
+}
+
+/// Ticks a worker until it has nothing more to do.
+pub(super) async fn run(worker: &mut impl Worker) {
+    for _ in 0..10_000 {
+        if worker.tick(1).await.unwrap() == Tick::Done {
+            return;
+        }
+    }
+    panic!("the worker never ends");
+}
+
+/// Bytes in which no two places look alike.
+pub(super) fn content(length: usize, seed: u64) -> Bytes {
+    let mut state = seed | 1;
+    let words = (0..length.div_ceil(8)).flat_map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let mut bytes: Vec<u8> = words.collect();
+    bytes.truncate(length);
+    bytes.into()
+}
