@@ -254,6 +254,16 @@ impl Ctx {
             .to_owned()
     }
 
+    /// How clients reach us: TLS ends before this gateway, so only the configured endpoint knows.
+    pub(crate) fn scheme(&self) -> &'static str {
+        let configured = self.shared.settings.public_endpoint.as_deref();
+        if configured.is_some_and(|endpoint| endpoint.starts_with("https://")) {
+            "https"
+        } else {
+            "http"
+        }
+    }
+
     /// An account as answers show it.
     pub(crate) fn owner(&self, account: AccountId) -> Owner {
         Owner {

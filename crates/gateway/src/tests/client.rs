@@ -223,7 +223,7 @@ pub(crate) async fn read_answer(stream: &mut TcpStream, is_head: bool) -> Answer
             if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at + 4;
             }
-            let mut piece = [0; 16 * 1024];
+            let mut piece = vec![0; 16 * 1024];
             let count = stream.read(&mut piece).await.unwrap();
             assert!(
                 count > 0,

@@ -4,11 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use granary_blob::{BlobConfig, BlobStore, DiskConfig};
 use granary_blob_api::BlobNode;
 use granary_datapath::{ClusterView, DataPath, DataPathConfig, NodeDirectory};
+use granary_kv::MemoryKv;
+use granary_meta::{MetaConfig, MetaNode, NewCluster};
 use granary_meta_api::{Meta, MetaError, MetaService, pb};
+use granary_raft::NoPeers;
 use granary_runtime::{CancellationToken, Runtime, Task};
-use granary_types::{BucketAcl, NodeId, Redundancy, ShardId, StorageClass};
+use granary_types::{BucketAcl, NodeId, PgId, Redundancy, ShardId, StorageClass};
+use granary_vfs::MemoryVfs;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
@@ -137,12 +142,142 @@ fn map() -> pb::ClusterMap {
 /// A gateway that is being served.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
+    pub(crate) meta: Meta,
     pub(crate) registry: Registry,
     pub(crate) stop: CancellationToken,
     pub(crate) task: Task<()>,
 }
 
+/// The nodes of a store in this process: one, whatever is asked for.
+struct OneNode(Arc<dyn BlobNode>);
+
+impl NodeDirectory for OneNode {
+    fn node(&self, _: NodeId) -> Option<Arc<dyn BlobNode>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// Metadata on an in-memory key-value store, with the first account and its key.
+async fn real_meta(runtime: &Runtime) -> Meta {
+    let kv = Arc::new(MemoryKv::new());
+    let config = MetaConfig {
+        data_shards: 2,
+        ..MetaConfig::default()
+    };
+    let node = NodeId(1);
+    let node = MetaNode::open(runtime.clone(), node, kv, Arc::new(NoPeers), config)
+        .await
+        .unwrap();
+    let cluster = NewCluster {
+        cluster_id: "test".to_owned(),
+        region: "cn-granary-1".to_owned(),
+        root_account: pb::state::Account {
+            id: 1,
+            name: "root".to_owned(),
+        },
+        voters: vec![NodeId(1)],
+    };
+    node.bootstrap(cluster).await.unwrap();
+    let meta = Meta::new(runtime.clone(), node as Arc<dyn MetaService>);
+    let key = access_key("first").key;
+    meta.propose(pb::PutAccessKey { key })
+        .await
+        .unwrap()
+        .unwrap();
+    meta
+}
+
+/// One disk on in-memory files, with open placement groups.
+async fn real_disk(runtime: &Runtime, meta: &Meta) -> Arc<dyn BlobNode> {
+    let disk = DiskConfig {
+        path: "/disk".into(),
+        index: Arc::new(MemoryKv::new()),
+        lock: None,
+    };
+    let config = BlobConfig::for_cluster("test");
+    let vfs = Arc::new(MemoryVfs::new());
+    let store = BlobStore::open(runtime.clone(), config, vfs, vec![disk])
+        .await
+        .unwrap();
+    let id = store.disks().await.unwrap()[0].id;
+    let node = pb::state::Node {
+        id: 1,
+        zone: "a".to_owned(),
+        ..Default::default()
+    };
+    meta.propose(pb::RegisterNode { node: Some(node) })
+        .await
+        .unwrap()
+        .unwrap();
+    let disk = pb::state::Disk {
+        id: id.0,
+        node: 1,
+        total_bytes: 1 << 40,
+        ..Default::default()
+    };
+    meta.propose(pb::RegisterDisk { disk: Some(disk) })
+        .await
+        .unwrap()
+        .unwrap();
+    let pool = pb::state::Pool {
+        name: "LRS@a/1".to_owned(),
+        redundancy: Redundancy::Lrs.number(),
+        copies: 1,
+        zone: "a".to_owned(),
+        ..Default::default()
+    };
+    let pool = meta
+        .propose(pb::CreatePool { pool: Some(pool) })
+        .await
+        .unwrap()
+        .unwrap()
+        .id;
+    let member = pb::state::PgMember {
+        disk: id.0,
+        complete: true,
+    };
+    let group = pb::state::PlacementGroup {
+        members: vec![member],
+        ..Default::default()
+    };
+    let create = pb::CreatePgs {
+        pool: u32::try_from(pool).unwrap(),
+        groups: vec![group; 4],
+    };
+    let first = meta.propose(create).await.unwrap().unwrap().id;
+    for pg in first..first + 4 {
+        store
+            .open_pg(id, PgId(u32::try_from(pg).unwrap()), 1)
+            .await
+            .unwrap();
+    }
+    Arc::new(store)
+}
+
 impl Served {
+    /// Over the real metadata service, data path and disk engine, all in memory.
+    pub(crate) async fn real() -> Self {
+        Self::real_with(|_| ()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn real_with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let runtime = Runtime::system();
+        let meta = real_meta(&runtime).await;
+        let disk = real_disk(&runtime, &meta).await;
+        let nodes: Arc<dyn NodeDirectory> = Arc::new(OneNode(disk));
+        let view = ClusterView::new(runtime.clone(), meta.clone(), nodes);
+        view.refresh().await.unwrap();
+        let config = DataPathConfig {
+            zone: "a".to_owned(),
+            ..DataPathConfig::default()
+        };
+        let datapath = DataPath::new(runtime.clone(), meta.clone(), view, config);
+        let mut config = GatewayConfig::default();
+        change(&mut config);
+        Self::over(runtime, meta, datapath, config).await
+    }
+
     /// Over metadata with fixed answers.
     pub(crate) async fn fixed(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let runtime = Runtime::system();
@@ -166,7 +301,7 @@ impl Served {
         let mut registry = Registry::default();
         let parts = GatewayParts {
             runtime: runtime.clone(),
-            meta,
+            meta: meta.clone(),
             datapath,
             vault: Arc::new(Reversing),
             registry: &mut registry,
@@ -179,6 +314,7 @@ impl Served {
         let task = runtime.spawn(async move { gateway.serve(listener, until).await });
         Self {
             address,
+            meta,
             registry,
             stop,
             task,

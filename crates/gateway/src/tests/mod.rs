@@ -1,6 +1,9 @@
 //! The gateway over real sockets: the server's deadlines and limits, the order of the pipeline, and
 //! every operation.
 
+mod buckets;
 mod client;
 mod fixture;
+mod multipart;
+mod objects;
 mod server;

@@ -42,7 +42,7 @@ fn wrong(client: &Client) -> Client {
 async fn errors_come_in_the_services_order() {
     let served = Served::fixed(|_| ()).await;
     let (first, anonymous) = (served.client(), served.client().signing(Sign::Anonymous));
-    let (unknown, wrong) = (unknown(&first), wrong(&first));
+    let (unknown, wrong, second) = (unknown(&first), wrong(&first), served.other());
     for (client, method, target, status, code) in [
         // A bucket that is not there beats a key that is not known.
         (&unknown, "GET", "nobucket", 404, "NoSuchBucket"),
@@ -66,6 +66,12 @@ async fn errors_come_in_the_services_order() {
         (&first, "GET", "theirs?max-keys=x", 400, "InvalidArgument"),
         (&first, "GET", "theirs", 403, "AccessDenied"),
         (&first, "GET", "theirs/k", 403, "AccessDenied"),
+        (&second, "GET", "mine", 403, "AccessDenied"),
+        (&second, "GET", "mine?uploads", 403, "AccessDenied"),
+        (&second, "PUT", "mine/k", 403, "AccessDenied"),
+        (&second, "GET", "theirs/k", 404, "NoSuchKey"),
+        (&second, "GET", "open/k", 404, "NoSuchKey"),
+        (&second, "DELETE", "open", 403, "AccessDenied"),
         (&anonymous, "GET", "mine/k", 403, "AccessDenied"),
         (&anonymous, "GET", "open", 403, "AccessDenied"),
         (&anonymous, "GET", "open/k", 404, "NoSuchKey"),
@@ -310,6 +316,37 @@ async fn a_stalled_body_gets_a_timeout() {
     let answer = read_answer(&mut stream, false).await;
     assert_eq!(answer.outcome(), (400, "RequestTimeout".to_owned()));
     assert_eq!(answer.header("connection"), "close");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_given_up() {
+    let served = Served::real_with(|c| c.write_stall_timeout_ms = 300).await;
+    let client = served.client();
+    assert_eq!(client.put("bkt", "").await.status, 200);
+    // More than the buffers of both sockets take.
+    assert_eq!(
+        client
+            .put("bkt/large", vec![1; 32 * 1024 * 1024])
+            .await
+            .status,
+        200
+    );
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream
+        .write_all(&client.call("GET", "bkt/large").wire_head())
+        .await
+        .unwrap();
+    let given_up = async {
+        // The answer has begun; then nobody reads on.
+        stream.readable().await.unwrap();
+        while !served.metrics().contains("granary_gateway_in_flight 0\n") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_up)
+        .await
+        .expect("the request ends");
+    assert!(rest(&mut stream).await.len() < 32 * 1024 * 1024);
 }
 
 #[tokio::test]

@@ -57,7 +57,8 @@ fn sum(classes: &[pb::ClassCounter]) -> BucketStat {
         };
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         let (bytes, parts) = (count(counter.bytes), count(counter.multipart_bytes));
-        let objects = count(counter.versions);
+        // `versions` counts the noncurrent ones.
+        let objects = count(counter.objects) + count(counter.versions);
         stat.storage += bytes + parts;
         stat.object_count += objects;
         stat.multipart_upload_count += count(counter.uploads);
@@ -86,18 +87,19 @@ mod tests {
 
     #[test]
     fn classes_add_up() {
-        let class = |class: StorageClass, versions, bytes, uploads| pb::ClassCounter {
-            storage_class: class.number(),
-            counter: Some(pb::state::Counter {
-                objects: versions,
-                versions,
-                bytes,
-                uploads,
-                multipart_parts: 2 * uploads,
-                multipart_bytes: 10 * uploads,
-                ..Default::default()
-            }),
-        };
+        let class =
+            |class: StorageClass, versions: i64, bytes: i64, uploads: i64| pb::ClassCounter {
+                storage_class: class.number(),
+                counter: Some(pb::state::Counter {
+                    objects: versions - 1,
+                    versions: 1,
+                    bytes,
+                    uploads,
+                    multipart_parts: 2 * uploads,
+                    multipart_bytes: 10 * uploads,
+                    ..Default::default()
+                }),
+            };
         let stat = sum(&[
             class(StorageClass::Standard, 3, 300, 1),
             class(StorageClass::Ia, 1, 50, 0),

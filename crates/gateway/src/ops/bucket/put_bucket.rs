@@ -75,31 +75,7 @@ impl Operation for PutBucket {
             wanted.location_constraint.as_deref(),
             &cx.shared.settings.region,
         )?;
-        let class = wanted
-            .storage_class
-            .or(self.storage_class)
-            .map(checked_class)
-            .transpose()?;
-        let redundancy = wanted
-            .redundancy
-            .or(self.redundancy)
-            .unwrap_or(Redundancy::Lrs);
-        if redundancy != Redundancy::Lrs && cx.shared.datapath.copies(redundancy).is_none() {
-            return Err(OssError::invalid_argument(
-                "No pool of this cluster has the data redundancy type.",
-                "DataRedundancyType",
-                redundancy.as_str(),
-            ));
-        }
-        let bucket = pb::state::Bucket {
-            name: self.name.as_str().to_owned(),
-            owner: cx.account().0,
-            storage_class: class.unwrap_or(StorageClass::Standard).number(),
-            redundancy: redundancy.number(),
-            acl: self.acl.unwrap_or(BucketAcl::Private).number(),
-            resource_group: self.resource_group,
-            ..pb::state::Bucket::default()
-        };
+        let bucket = self.record(cx, &wanted).await?;
         let command = pb::CreateBucket {
             bucket: Some(bucket),
             buckets_max: u32::try_from(BUCKETS_PER_ACCOUNT_MAX).unwrap_or(u32::MAX),
@@ -112,6 +88,46 @@ impl Operation for PutBucket {
             .map_err(|rejection| rejected(&rejection, &self.name))?;
         let location = format!("/{}", self.name);
         Ok(Output::empty(StatusCode::OK).header(header::LOCATION, &location))
+    }
+}
+
+impl PutBucket {
+    /// The bucket to create. What the request leaves open is as it is when the caller owns the
+    /// bucket already, and the default otherwise.
+    async fn record(
+        &self,
+        cx: &Ctx,
+        wanted: &CreateBucketConfiguration,
+    ) -> Result<pb::state::Bucket, OssError> {
+        let views = &cx.shared.buckets;
+        let existing = views.find_now(&self.name).await.map_err(failure::of_meta)?;
+        let existing = existing.filter(|bucket| Some(bucket.owner) == cx.caller.account());
+        let class = wanted
+            .storage_class
+            .or(self.storage_class)
+            .map(checked_class)
+            .transpose()?;
+        let class = class.or(existing.as_ref().map(|bucket| bucket.storage_class));
+        let redundancy = wanted.redundancy.or(self.redundancy);
+        let redundancy = redundancy
+            .or(existing.as_ref().map(|bucket| bucket.redundancy))
+            .unwrap_or(Redundancy::Lrs);
+        if redundancy != Redundancy::Lrs && cx.shared.datapath.copies(redundancy).is_none() {
+            return Err(OssError::invalid_argument(
+                "No pool of this cluster has the data redundancy type.",
+                "DataRedundancyType",
+                redundancy.as_str(),
+            ));
+        }
+        Ok(pb::state::Bucket {
+            name: self.name.as_str().to_owned(),
+            owner: cx.account().0,
+            storage_class: class.unwrap_or(StorageClass::Standard).number(),
+            redundancy: redundancy.number(),
+            acl: self.acl.unwrap_or(BucketAcl::Private).number(),
+            resource_group: self.resource_group.clone(),
+            ..pb::state::Bucket::default()
+        })
     }
 }
 

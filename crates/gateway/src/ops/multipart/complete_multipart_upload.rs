@@ -90,7 +90,12 @@ impl Operation for CompleteMultipartUpload {
         let bucket = cx.bucket()?;
         let versioned = bucket.versioning != Versioning::Unset;
         let result = CompleteMultipartUploadResult {
-            location: location(&cx.head, bucket.name.as_str(), upload.key.as_bytes()),
+            location: location(
+                cx.scheme(),
+                &cx.head,
+                bucket.name.as_str(),
+                upload.key.as_bytes(),
+            ),
             bucket: bucket.name.as_str().to_owned(),
             key: upload.key.as_str().to_owned(),
             etag: etag.clone(),
@@ -136,11 +141,11 @@ impl CompleteMultipartUpload {
 }
 
 /// The object's URL, as the client would address it.
-fn location(head: &Head, bucket: &str, key: &[u8]) -> String {
+fn location(scheme: &str, head: &Head, bucket: &str, key: &[u8]) -> String {
     let (host, key) = (&head.host, escape::encode_path(key));
     match head.address.style {
-        AddressStyle::VirtualHost => format!("http://{host}/{key}"),
-        AddressStyle::Path => format!("http://{host}/{bucket}/{key}"),
+        AddressStyle::VirtualHost => format!("{scheme}://{host}/{key}"),
+        AddressStyle::Path => format!("{scheme}://{host}/{bucket}/{key}"),
     }
 }
 
@@ -185,7 +190,7 @@ mod tests {
         ] {
             let head = head("POST", host, target, &[]);
             let key = head.object_key().unwrap();
-            assert_eq!(location(&head, "bucket", key.as_bytes()), expected);
+            assert_eq!(location("http", &head, "bucket", key.as_bytes()), expected);
         }
     }
 }
