@@ -362,6 +362,7 @@ impl BlobNode for BlobStore {
             ));
         }
         let disk = self.disk(disk)?;
+        disk.check_usable()?;
         let source = copy.source;
         let entry = self
             .blocking(&disk, move |disk| disk.find_live(source))

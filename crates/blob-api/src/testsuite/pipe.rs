@@ -6,6 +6,7 @@ use std::time::Duration;
 use granary_runtime::Runtime;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio_stream::StreamExt;
 use tonic::transport::{Endpoint, Server};
 
 use crate::{BlobNode, BlobService, GrpcBlobNode};
@@ -25,7 +26,9 @@ pub async fn over_pipe(
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let shutdown = runtime.shutdown().clone();
     runtime.spawn(async move {
+        // One connection, and never an end of them: the server would take that for its own.
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
+        let incoming = incoming.chain(tokio_stream::pending());
         // The pipe ends with the test; there is nobody left to tell about it.
         let _ = Server::builder()
             .add_service(BlobService::server(node))

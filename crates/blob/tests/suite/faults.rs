@@ -76,7 +76,7 @@ fn unreadable_and_rotten_bytes_are_never_returned_and_counted() {
         assert_eq!(machine.get(0, id(1), 1000).await, Err(damaged.clone()));
         machine.vfs.heal();
         assert_eq!(machine.get(0, id(1), 150_000).await.unwrap(), bytes);
-        let volume = machine.volumes(0).pop().unwrap();
+        let volume = machine.volumes(0).remove(0);
         // In the second block of the first chunk, which follows the group's epoch record.
         let block = 4096 + 4096 + 128 + 65_540 + 4;
         machine.vfs.flip_bit(&volume, block + 9, 3).unwrap();
