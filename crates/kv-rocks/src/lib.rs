@@ -1,1 +1,239 @@
-//! placeholder
+//! The key-value store on RocksDB: one database, one column family per [`Space`].
+//!
+//! It does not know what keys mean. How the [`Kv`] contract is kept:
+//! * `write` puts a batch into the write-ahead log's buffer and the memtables; `sync` writes the
+//!   log out and syncs it. One log for all column families, so batches that span spaces are
+//!   atomic and what survives a crash is a prefix of all batches (see [`options`] for the recovery
+//!   mode that makes it so);
+//! * a failed write or sync is final: later ones answer the same error, since nothing written
+//!   since can be relied on;
+//! * a snapshot owns the database it reads, so it can outlive every other handle.
+//!
+//! Every call blocks on memory or disk: never call from an async thread.
+
+mod options;
+mod snapshot;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_kv::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
+use parking_lot::Mutex;
+use rocksdb::{BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, properties};
+
+pub use options::{RocksBudget, RocksConfig};
+use snapshot::OwnedSnapshot;
+
+/// A database on disk. Cheap to clone; the database closes with the last handle, scan and
+/// snapshot.
+#[derive(Clone)]
+pub struct RocksKv {
+    database: Arc<Database>,
+}
+
+struct Database {
+    db: DB,
+    budget: RocksBudget,
+    /// The first failure of a write or sync; see the top of the file.
+    failed: Mutex<Option<KvError>>,
+}
+
+impl std::fmt::Debug for RocksKv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksKv")
+            .field("path", &self.database.db.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl RocksKv {
+    /// Opens the database in `path`, a directory that is made when it does not exist, and recovers
+    /// what a crash left.
+    ///
+    /// # Errors
+    /// [`KvError::InUse`] when it is open already, here or in another process;
+    /// [`KvError::Corrupt`] and [`KvError::Io`] otherwise.
+    pub fn open(path: impl AsRef<Path>, config: RocksConfig) -> Result<Self, KvError> {
+        let path = path.as_ref();
+        let spaces = Space::ALL.map(|space| options::column_family(space, &config));
+        let db = DB::open_cf_descriptors(&options::database(&config), path, spaces)
+            .map_err(|error| open_error(path, &error))?;
+        let database = Database {
+            db,
+            budget: config.budget,
+            failed: Mutex::new(None),
+        };
+        Ok(Self {
+            database: Arc::new(database),
+        })
+    }
+}
+
+/// RocksDB tells a held lock only by its message: the file's name and who is known to hold it.
+fn open_error(path: &Path, error: &rocksdb::Error) -> KvError {
+    let text = error.to_string();
+    let locked = error.kind() == ErrorKind::IOError
+        && (text.contains("lock hold by current process")
+            || (text.contains("While lock file") && text.contains("LOCK")));
+    if locked {
+        let path = path.display();
+        KvError::InUse(format!("{path} is open in this or another process").into())
+    } else {
+        kv_error(error)
+    }
+}
+
+fn kv_error(error: &rocksdb::Error) -> KvError {
+    match error.kind() {
+        ErrorKind::Corruption => KvError::Corrupt(error.to_string().into()),
+        _ => KvError::Io(error.to_string().into()),
+    }
+}
+
+impl Database {
+    fn column_family(&self, space: Space) -> Result<Arc<BoundColumnFamily<'_>>, KvError> {
+        // Opened with every space, and none is ever dropped.
+        self.db.cf_handle(space.name()).ok_or(KvError::Closed)
+    }
+
+    /// Runs a write or sync unless one has failed before, and remembers its failure.
+    fn change(&self, call: impl FnOnce(&DB) -> Result<(), rocksdb::Error>) -> Result<(), KvError> {
+        if let Some(failed) = self.failed.lock().as_ref() {
+            return Err(failed.clone());
+        }
+        call(&self.db).map_err(|error| {
+            let error = kv_error(&error);
+            self.failed.lock().get_or_insert(error).clone()
+        })
+    }
+
+    /// The sum of a numeric property over the column families.
+    fn sum(&self, property: &properties::PropName) -> u64 {
+        let value = |space: Space| {
+            let family = self.db.cf_handle(space.name())?;
+            self.db
+                .property_int_value_cf(&family, property)
+                .ok()
+                .flatten()
+        };
+        Space::ALL.into_iter().filter_map(value).sum()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Compactions of a closing database are thrown away; do not wait for them to finish.
+        self.db.cancel_all_background_work(true);
+    }
+}
+
+/// Bounds and mode of a scan; `None` when the range is empty.
+fn scan_options(
+    start: &[u8],
+    end: Option<&[u8]>,
+    direction: Direction,
+) -> Option<(ReadOptions, IteratorMode<'static>)> {
+    if end.is_some_and(|end| end <= start) {
+        return None;
+    }
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    if let Some(end) = end {
+        options.set_iterate_upper_bound(end);
+    }
+    let mode = match direction {
+        Direction::Forward => IteratorMode::Start,
+        Direction::Backward => IteratorMode::End,
+    };
+    Some((options, mode))
+}
+
+fn entry(found: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>) -> Result<Entry, KvError> {
+    let (key, value) = found.map_err(|error| kv_error(&error))?;
+    Ok((Bytes::from(key), Bytes::from(value)))
+}
+
+/// A scan of one failure.
+fn failed_scan<'a>(error: KvError) -> Scan<'a> {
+    Box::new(std::iter::once(Err(error)))
+}
+
+impl KvRead for RocksKv {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let family = self.database.column_family(space)?;
+        let value = self.database.db.get_cf(&family, key);
+        Ok(value.map_err(|error| kv_error(&error))?.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let Some((options, mode)) = scan_options(start, end, direction) else {
+            return Box::new(std::iter::empty());
+        };
+        match self.database.column_family(space) {
+            Ok(family) => Box::new(
+                self.database
+                    .db
+                    .iterator_cf_opt(&family, options, mode)
+                    .map(entry),
+            ),
+            Err(error) => failed_scan(error),
+        }
+    }
+}
+
+impl Kv for RocksKv {
+    fn snapshot(&self) -> Arc<dyn KvRead> {
+        Arc::new(OwnedSnapshot::of(Arc::clone(&self.database)))
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        let database = &self.database;
+        let families = [
+            database.column_family(Space::Log)?,
+            database.column_family(Space::State)?,
+            database.column_family(Space::Index)?,
+        ];
+        let family = |space: Space| match space {
+            Space::Log => &families[0],
+            Space::State => &families[1],
+            Space::Index => &families[2],
+        };
+        let mut writes = rocksdb::WriteBatch::default();
+        for op in batch.ops() {
+            match op {
+                Op::Put(space, key, value) => writes.put_cf(family(*space), key, value),
+                Op::Delete(space, key) => writes.delete_cf(family(*space), key),
+                // RocksDB refuses an inverted range; here it is empty.
+                Op::DeleteRange(_, start, end) if end <= start => {}
+                Op::DeleteRange(space, start, end) => {
+                    writes.delete_range_cf(family(*space), start, end);
+                }
+            }
+        }
+        database.change(|db| db.write(writes))
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.database.change(|db| db.flush_wal(true))
+    }
+
+    fn stats(&self) -> KvStats {
+        let database = &self.database;
+        KvStats {
+            disk_bytes: database.sum(properties::TOTAL_SST_FILES_SIZE),
+            memtable_bytes: database.sum(properties::CUR_SIZE_ALL_MEM_TABLES),
+            cache_bytes: database.budget.cache_bytes(),
+            pending_compaction_bytes: database.sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -41,16 +41,25 @@ pub fn survives(open: &dyn Fn() -> Arc<dyn Kv>, crash: &dyn Fn()) {
     let kv = open();
     for space in [Space::State, Space::Log] {
         let value = get(kv.as_ref(), space, b"synced");
-        assert_eq!(value, Some(Bytes::from_static(b"1")), "a synced write is gone from {space:?}");
+        assert_eq!(
+            value,
+            Some(Bytes::from_static(b"1")),
+            "a synced write is gone from {space:?}"
+        );
     }
     let survivors = |space| {
-        let left = all(kv.as_ref(), space).into_iter().filter(|(key, _)| key.len() == 1);
+        let left = all(kv.as_ref(), space)
+            .into_iter()
+            .filter(|(key, _)| key.len() == 1);
         left.map(|(key, _)| key[0]).collect::<Vec<_>>()
     };
     let (state, log) = (survivors(Space::State), survivors(Space::Log));
     assert_eq!(state, log, "a batch survived in part");
     let prefix: Vec<u8> = (0..3).take(state.len()).collect();
-    assert_eq!(state, prefix, "what survived is not a prefix of what was written");
+    assert_eq!(
+        state, prefix,
+        "what survived is not a prefix of what was written"
+    );
 }
 
 fn put(kv: &dyn Kv, space: Space, key: &[u8], value: &[u8]) {
@@ -77,7 +86,9 @@ fn scan(
     direction: Direction,
 ) -> Entries {
     let entries = kv.scan(space, start, end, direction);
-    entries.map(|entry| entry.expect("scanning works")).collect()
+    entries
+        .map(|entry| entry.expect("scanning works"))
+        .collect()
 }
 
 fn all(kv: &dyn KvRead, space: Space) -> Entries {
@@ -95,7 +106,11 @@ fn spaces_are_apart(kv: &dyn Kv) {
     let mut batch = WriteBatch::new();
     batch.delete(Space::Log, &b"key"[..]);
     kv.write(batch).expect("writing works");
-    assert_eq!(get(kv, Space::Log, b"key"), None, "a deleted key is still there");
+    assert_eq!(
+        get(kv, Space::Log, b"key"),
+        None,
+        "a deleted key is still there"
+    );
     for space in [Space::State, Space::Index] {
         let value = get(kv, space, b"key");
         let own = Some(Bytes::from_static(space.name().as_bytes()));
@@ -112,10 +127,19 @@ fn a_batch_applies_in_order(kv: &dyn Kv) {
     batch.delete(Space::State, &b"c"[..]);
     batch.put(Space::State, &b"d"[..], &b""[..]);
     kv.write(batch).expect("writing works");
-    assert_eq!(keys(all(kv, Space::State)), ["b", "d"], "a batch is not applied in order");
+    assert_eq!(
+        keys(all(kv, Space::State)),
+        ["b", "d"],
+        "a batch is not applied in order"
+    );
     let empty = get(kv, Space::State, b"d");
-    assert_eq!(empty, Some(Bytes::new()), "an empty value is not the same as none");
-    kv.write(WriteBatch::new()).expect("an empty batch can be written");
+    assert_eq!(
+        empty,
+        Some(Bytes::new()),
+        "an empty value is not the same as none"
+    );
+    kv.write(WriteBatch::new())
+        .expect("an empty batch can be written");
 }
 
 fn ranges_are_half_open(kv: &dyn Kv) {
@@ -124,9 +148,21 @@ fn ranges_are_half_open(kv: &dyn Kv) {
     }
     let check = |start: &str, end: Option<&str>, expected: &[&str]| {
         let end = end.map(str::as_bytes);
-        let forward = keys(scan(kv, Space::State, start.as_bytes(), end, Direction::Forward));
+        let forward = keys(scan(
+            kv,
+            Space::State,
+            start.as_bytes(),
+            end,
+            Direction::Forward,
+        ));
         assert_eq!(forward, expected, "forward from {start:?} to {end:?}");
-        let mut backward = keys(scan(kv, Space::State, start.as_bytes(), end, Direction::Backward));
+        let mut backward = keys(scan(
+            kv,
+            Space::State,
+            start.as_bytes(),
+            end,
+            Direction::Backward,
+        ));
         backward.reverse();
         assert_eq!(backward, expected, "backward from {start:?} to {end:?}");
     };
@@ -158,11 +194,22 @@ fn snapshots_do_not_move(kv: &dyn Kv) {
     let reader = Arc::clone(&before);
     let seen = std::thread::spawn(move || all(reader.as_ref(), Space::State)).join();
     let old: Entries = vec![(Bytes::from_static(b"a"), Bytes::from_static(b"1"))];
-    assert_eq!(seen.expect("reading on another thread works"), old, "a snapshot moved");
-    assert_eq!(keys(all(during.as_ref(), Space::State)), ["a", "b"], "a snapshot moved");
+    assert_eq!(
+        seen.expect("reading on another thread works"),
+        old,
+        "a snapshot moved"
+    );
+    assert_eq!(
+        keys(all(during.as_ref(), Space::State)),
+        ["a", "b"],
+        "a snapshot moved"
+    );
     let second = get(during.as_ref(), Space::State, b"a");
     assert_eq!(second, Some(Bytes::from_static(b"2")), "a snapshot moved");
-    assert!(all(kv, Space::State).is_empty(), "the newest state is not what was written");
+    assert!(
+        all(kv, Space::State).is_empty(),
+        "the newest state is not what was written"
+    );
 }
 
 fn a_scan_sees_one_state(kv: &dyn Kv) {
@@ -170,13 +217,24 @@ fn a_scan_sees_one_state(kv: &dyn Kv) {
         put(kv, Space::State, &[number], b"old");
     }
     let mut entries = kv.scan(Space::State, b"", None, Direction::Forward);
-    let first = entries.next().expect("ten entries").expect("scanning works");
+    let first = entries
+        .next()
+        .expect("ten entries")
+        .expect("scanning works");
     for number in 0..20u8 {
         put(kv, Space::State, &[number], b"new");
     }
-    let rest: Entries = entries.map(|entry| entry.expect("scanning works")).collect();
-    assert_eq!(rest.len(), 9, "a scan shows what was written after it began");
-    let old = std::iter::once(first).chain(rest).all(|(_, value)| value.as_ref() == b"old");
+    let rest: Entries = entries
+        .map(|entry| entry.expect("scanning works"))
+        .collect();
+    assert_eq!(
+        rest.len(),
+        9,
+        "a scan shows what was written after it began"
+    );
+    let old = std::iter::once(first)
+        .chain(rest)
+        .all(|(_, value)| value.as_ref() == b"old");
     assert!(old, "a scan shows what was written after it began");
 }
 
@@ -186,7 +244,11 @@ fn values_of_any_size(kv: &dyn Kv) {
     batch.put(Space::Log, vec![0; 1000], large.clone());
     kv.write(batch).expect("writing works");
     sync(kv);
-    assert_eq!(get(kv, Space::Log, &[0; 1000]), Some(large), "a large value changed");
+    assert_eq!(
+        get(kv, Space::Log, &[0; 1000]),
+        Some(large),
+        "a large value changed"
+    );
 }
 
 /// Random batches against a sorted map.
@@ -219,14 +281,21 @@ fn behaves_like_a_map(kv: &dyn Kv, seed: u64) {
         }
         let (start, end) = (random.key(), random.key());
         let expected = || map.iter().filter(|(key, _)| **key >= start && **key < end);
-        let expected: Entries =
-            expected().map(|(k, v)| (k.clone().into(), v.clone().into())).collect();
+        let expected: Entries = expected()
+            .map(|(k, v)| (k.clone().into(), v.clone().into()))
+            .collect();
         let found = scan(kv, Space::Index, &start, Some(&end), Direction::Forward);
-        assert_eq!(found, expected, "seed {seed}, step {step}: a scan differs from the map");
+        assert_eq!(
+            found, expected,
+            "seed {seed}, step {step}: a scan differs from the map"
+        );
         let key = random.key();
         let value = map.get(&key).cloned().map(Bytes::from);
         let found = get(kv, Space::Index, &key);
-        assert_eq!(found, value, "seed {seed}, step {step}: key {key:?} differs from the map");
+        assert_eq!(
+            found, value,
+            "seed {seed}, step {step}: key {key:?} differs from the map"
+        );
     }
 }
 

@@ -93,6 +93,9 @@ impl RaftConfig {
             enable_leader_restore: Some(false),
             ..openraft::Config::default()
         };
-        config.validate().map(Arc::new).map_err(|error| RaftError::Config(error.to_string()))
+        config
+            .validate()
+            .map(Arc::new)
+            .map_err(|error| RaftError::Config(error.to_string()))
     }
 }

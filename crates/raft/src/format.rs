@@ -95,7 +95,10 @@ impl Bookkeeping {
 }
 
 pub(crate) fn log_id_to_proto(id: &LogId) -> proto::LogId {
-    proto::LogId { term: id.leader_id.term, index: id.index }
+    proto::LogId {
+        term: id.leader_id.term,
+        index: id.index,
+    }
 }
 
 pub(crate) fn log_id_from_proto(id: proto::LogId) -> LogId {
@@ -123,18 +126,29 @@ pub(crate) fn membership_to_proto(membership: &Membership) -> proto::Membership 
         configs: membership
             .get_joint_config()
             .iter()
-            .map(|voters| proto::Voters { nodes: voters.iter().copied().collect() })
+            .map(|voters| proto::Voters {
+                nodes: voters.iter().copied().collect(),
+            })
             .collect(),
         learners: membership.learner_ids().collect(),
     }
 }
 
-pub(crate) fn membership_from_proto(membership: &proto::Membership) -> Result<Membership, Malformed> {
+pub(crate) fn membership_from_proto(
+    membership: &proto::Membership,
+) -> Result<Membership, Malformed> {
     if membership.configs.is_empty() || membership.configs.iter().any(|c| c.nodes.is_empty()) {
         return Err(Malformed("membership without voters"));
     }
-    let configs = membership.configs.iter().map(|c| c.nodes.iter().copied().collect()).collect();
-    Ok(Membership::new_with_defaults(configs, membership.learners.iter().copied()))
+    let configs = membership
+        .configs
+        .iter()
+        .map(|c| c.nodes.iter().copied().collect())
+        .collect();
+    Ok(Membership::new_with_defaults(
+        configs,
+        membership.learners.iter().copied(),
+    ))
 }
 
 pub(crate) fn entry_to_proto(entry: &Entry) -> proto::Entry {
@@ -149,7 +163,10 @@ pub(crate) fn entry_to_proto(entry: &Entry) -> proto::Entry {
             proto::entry::Payload::Membership(membership_to_proto(membership))
         }
     };
-    proto::Entry { id: Some(log_id_to_proto(&entry.log_id)), payload: Some(payload) }
+    proto::Entry {
+        id: Some(log_id_to_proto(&entry.log_id)),
+        payload: Some(payload),
+    }
 }
 
 pub(crate) fn entry_from_proto(entry: proto::Entry) -> Result<Entry, Malformed> {
@@ -173,11 +190,18 @@ mod tests {
     use super::*;
 
     fn check(what: &str, bytes: &Bytes, golden: &[u8]) {
-        assert_eq!(bytes.as_ref(), golden, "the stored form of {what} must never change");
+        assert_eq!(
+            bytes.as_ref(),
+            golden,
+            "the stored form of {what} must never change"
+        );
     }
 
     fn entry(payload: Payload) -> Entry {
-        Entry { log_id: LogId::new_term_index(3, 300), payload }
+        Entry {
+            log_id: LogId::new_term_index(3, 300),
+            payload,
+        }
     }
 
     #[test]
@@ -188,12 +212,19 @@ mod tests {
             commands: vec![Bytes::from_static(b"ab"), Bytes::new()],
         }));
         let joint = Membership::new_with_defaults(
-            vec![[1, 2, 3].into_iter().collect(), [2, 3, 4].into_iter().collect()],
+            vec![
+                [1, 2, 3].into_iter().collect(),
+                [2, 3, 4].into_iter().collect(),
+            ],
             [9],
         );
         let membership = entry(Payload::Membership(joint.clone()));
         let golden: [(&str, Entry, &[u8]); 3] = [
-            ("a blank entry", entry(Payload::Blank), b"\x01\x0a\x05\x08\x03\x10\xac\x02\x12\x00"),
+            (
+                "a blank entry",
+                entry(Payload::Blank),
+                b"\x01\x0a\x05\x08\x03\x10\xac\x02\x12\x00",
+            ),
             (
                 "commands",
                 commands,
@@ -209,10 +240,18 @@ mod tests {
         ];
         for (what, entry, bytes) in golden {
             check(what, &encode_entry(&entry), bytes);
-            assert_eq!(decode_entry(&Bytes::from_static(bytes)), Ok(entry), "{what}");
+            assert_eq!(
+                decode_entry(&Bytes::from_static(bytes)),
+                Ok(entry),
+                "{what}"
+            );
         }
         let vote = Vote::new_committed(7, 5);
-        check("a vote", &encode_vote(&vote), b"\x01\x08\x07\x10\x05\x18\x01");
+        check(
+            "a vote",
+            &encode_vote(&vote),
+            b"\x01\x08\x07\x10\x05\x18\x01",
+        );
         assert_eq!(decode_vote(&encode_vote(&vote)), Ok(vote));
         let id = LogId::new_term_index(1, 2);
         check("a log id", &encode_log_id(&id), b"\x01\x08\x01\x10\x02");
@@ -235,8 +274,17 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for bytes in [&b""[..], b"\x02\x0a\x00", b"\x01", b"\x01\xff", b"\x01\x0a\x02\x08\x01"] {
-            assert!(decode_entry(&Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
+        for bytes in [
+            &b""[..],
+            b"\x02\x0a\x00",
+            b"\x01",
+            b"\x01\xff",
+            b"\x01\x0a\x02\x08\x01",
+        ] {
+            assert!(
+                decode_entry(&Bytes::copy_from_slice(bytes)).is_err(),
+                "{bytes:?}"
+            );
         }
     }
 }

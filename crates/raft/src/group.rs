@@ -87,13 +87,17 @@ pub struct Group {
 
 impl std::fmt::Debug for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Group").field("shard", &self.parts.shard).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("shard", &self.parts.shard)
+            .finish_non_exhaustive()
     }
 }
 
 impl Group {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self {
+            parts: Arc::new(parts),
+        }
     }
 
     fn raft(&self) -> &Raft {
@@ -110,11 +114,7 @@ impl Group {
     ///
     /// # Errors
     /// See [`ProposeError`]; after `Unknown` and `Failed` the command may be applied all the same.
-    pub async fn propose(
-        &self,
-        command: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, ProposeError> {
+    pub async fn propose(&self, command: Bytes, deadline: Duration) -> Result<Bytes, ProposeError> {
         self.parts.proposer.propose(command, deadline).await
     }
 
@@ -152,7 +152,9 @@ impl Group {
                 _ => Err(self.parts.standing.not_leader()),
             }
         };
-        within(limit * 2, barrier).await.unwrap_or(Err(NotLeader { leader: None }))
+        within(limit * 2, barrier)
+            .await
+            .unwrap_or(Err(NotLeader { leader: None }))
     }
 
     /// Who leads, as far as this node knows (it may be this node).
@@ -185,7 +187,13 @@ impl Group {
 
     /// Who takes part.
     pub fn members(&self) -> Members {
-        Members::of(self.raft().metrics().borrow_watched().membership_config.membership())
+        Members::of(
+            self.raft()
+                .metrics()
+                .borrow_watched()
+                .membership_config
+                .membership(),
+        )
     }
 
     /// False once the group has stopped on this node because its log or state machine failed.
@@ -208,7 +216,9 @@ impl Group {
             applied_index: self.last_applied(),
             purged_index: metrics.purged.map(|id| id.index),
             queued_commands: self.parts.proposer.queued(),
-            matched: matched.map(|(node, id)| (NodeId(node), id.map(|id| id.index))).collect(),
+            matched: matched
+                .map(|(node, id)| (NodeId(node), id.map(|id| id.index)))
+                .collect(),
             healthy: self.is_healthy(),
         }
     }
@@ -225,7 +235,9 @@ impl Group {
                 match standing.role() {
                     Role::Leading(_) => return Ok(()),
                     Role::Following(Some(leader)) => {
-                        return Err(NotLeader { leader: Some(leader) });
+                        return Err(NotLeader {
+                            leader: Some(leader),
+                        });
                     }
                     Role::Following(None) | Role::Starting => {
                         if !standing.changed().await {
@@ -235,7 +247,9 @@ impl Group {
                 }
             }
         };
-        within(limit, waiting).await.unwrap_or(Err(NotLeader { leader: None }))
+        within(limit, waiting)
+            .await
+            .unwrap_or(Err(NotLeader { leader: None }))
     }
 
     /// Waits, for at most `limit`, until the entry at `index` is applied here; false when it is
@@ -277,7 +291,11 @@ impl Group {
     /// [`RaftError::NotNow`] when it has not caught up in time (it goes on), otherwise see
     /// [`Group::change_membership`].
     pub async fn add_learner(&self, node: NodeId, limit: Duration) -> Result<(), RaftError> {
-        let adding = seeded(0, self.raft().add_learner(node.0, openraft::EmptyNode {}, true));
+        let adding = seeded(
+            0,
+            self.raft()
+                .add_learner(node.0, openraft::EmptyNode {}, true),
+        );
         match within(limit, adding).await {
             Ok(outcome) => self.changed(outcome),
             Err(_) => Err(RaftError::NotNow("the learner has not caught up yet")),
@@ -300,7 +318,9 @@ impl Group {
         let changing = seeded(0, self.raft().change_membership(voters, false));
         match within(limit, changing).await {
             Ok(outcome) => self.changed(outcome),
-            Err(_) => Err(RaftError::NotNow("the membership change is still under way")),
+            Err(_) => Err(RaftError::NotNow(
+                "the membership change is still under way",
+            )),
         }
     }
 
@@ -310,9 +330,10 @@ impl Group {
     ) -> Result<(), RaftError> {
         match outcome {
             Ok(_) => Ok(()),
-            Err(ApiError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(NotLeader { leader: forward.leader_id.map(NodeId) }.into())
+            Err(ApiError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(NotLeader {
+                leader: forward.leader_id.map(NodeId),
             }
+            .into()),
             Err(ApiError::APIError(error)) => Err(RaftError::Membership(error.to_string())),
             Err(ApiError::Fatal(error)) => Err(RaftError::Stopped(error.to_string())),
         }
@@ -333,11 +354,15 @@ impl Group {
     }
 
     pub(crate) async fn bootstrap(&self, voters: &[NodeId]) -> Result<(), RaftError> {
-        let members: BTreeMap<u64, openraft::EmptyNode> =
-            voters.iter().map(|node| (node.0, openraft::EmptyNode {})).collect();
+        let members: BTreeMap<u64, openraft::EmptyNode> = voters
+            .iter()
+            .map(|node| (node.0, openraft::EmptyNode {}))
+            .collect();
         if !members.contains_key(&self.parts.node.0) {
             let node = self.parts.node;
-            return Err(RaftError::Membership(format!("node {node} is not among the voters")));
+            return Err(RaftError::Membership(format!(
+                "node {node} is not among the voters"
+            )));
         }
         match seeded(0, self.raft().initialize(members)).await {
             Ok(()) => self.start_alone().await,

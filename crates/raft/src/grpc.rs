@@ -67,7 +67,10 @@ impl std::fmt::Debug for GrpcTransport {
 impl GrpcTransport {
     /// A transport over the connections that `dial` makes.
     pub fn new(dial: Arc<dyn Dial>) -> Self {
-        Self { dial, channels: Mutex::new(BTreeMap::new()) }
+        Self {
+            dial,
+            channels: Mutex::new(BTreeMap::new()),
+        }
     }
 
     fn channel(&self, to: NodeId, lane: Lane) -> Result<Channel, TransportError> {
@@ -75,10 +78,13 @@ impl GrpcTransport {
         if let Some(channel) = channels.get(&(to, lane)) {
             return Ok(channel.clone());
         }
-        let channel = self.dial.dial(to, lane).ok_or_else(|| TransportError::Unreachable {
-            peer: to,
-            reason: "its address is unknown".to_owned(),
-        })?;
+        let channel = self
+            .dial
+            .dial(to, lane)
+            .ok_or_else(|| TransportError::Unreachable {
+                peer: to,
+                reason: "its address is unknown".to_owned(),
+            })?;
         channels.insert((to, lane), channel.clone());
         Ok(channel)
     }
@@ -99,7 +105,9 @@ impl RaftTransport for GrpcTransport {
         let envelope = proto::Envelope {
             shard: shard.0,
             to: to.0,
-            request: Some(proto::Request { body: Some(request.0) }),
+            request: Some(proto::Request {
+                body: Some(request.0),
+            }),
         };
         let refused = |reason: String| TransportError::Refused { peer: to, reason };
         match client.send(envelope).await {
@@ -147,7 +155,9 @@ impl Raft for Service {
         if NodeId(to) != self.host.node() {
             // A reused address: whoever the sender means, it is not this node.
             let node = self.host.node();
-            return Err(Status::failed_precondition(format!("this is node {node}, not {to}")));
+            return Err(Status::failed_precondition(format!(
+                "this is node {node}, not {to}"
+            )));
         }
         let body = request.and_then(|request| request.body);
         let body = body.ok_or_else(|| Status::invalid_argument("the request is empty"))?;

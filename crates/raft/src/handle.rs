@@ -4,6 +4,7 @@
 //! nor campaigns: otherwise a new leader could be elected while the old one still serves reads
 //! under its lease. A leader that hands over asks for the vote itself and is let through.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,7 +62,13 @@ impl Receiver {
         stage: Stage,
         quarantine: Option<Duration>,
     ) -> Self {
-        Self { raft, runtime, stage, quarantine, incoming: Mutex::new(None) }
+        Self {
+            raft,
+            runtime,
+            stage,
+            quarantine,
+            incoming: Mutex::new(None),
+        }
     }
 
     pub(crate) async fn handle(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {
@@ -79,12 +86,18 @@ impl Receiver {
     }
 
     fn snapshot(&self, vote: Option<Vote>) -> reply::Body {
-        reply::Body::Snapshot(proto::SnapshotReply { vote: vote.as_ref().map(vote_to_proto) })
+        reply::Body::Snapshot(proto::SnapshotReply {
+            vote: vote.as_ref().map(vote_to_proto),
+        })
     }
 
     async fn append(&self, call: proto::Append) -> Result<proto::AppendReply, RaftError> {
         use proto::append_reply::Outcome;
-        let entries = call.entries.into_iter().map(entry_from_proto).collect::<Result<_, _>>()?;
+        let entries = call
+            .entries
+            .into_iter()
+            .map(entry_from_proto)
+            .collect::<Result<_, _>>()?;
         let request = AppendEntriesRequest {
             vote: vote_from_proto(required(call.vote)?),
             prev_log_id: call.previous.map(log_id_from_proto),
@@ -101,13 +114,19 @@ impl Receiver {
             AppendEntriesResponse::Conflict => Outcome::Conflict(proto::Blank {}),
             AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(vote_to_proto(&vote)),
         };
-        Ok(proto::AppendReply { outcome: Some(outcome) })
+        Ok(proto::AppendReply {
+            outcome: Some(outcome),
+        })
     }
 
     async fn vote(&self, call: proto::VoteCall) -> Result<proto::VoteReply, RaftError> {
-        let promised = self.quarantine.is_some_and(|until| self.runtime.monotonic() < until);
+        let promised = self
+            .quarantine
+            .is_some_and(|until| self.runtime.monotonic() < until);
         if promised && !call.leadership_transfer {
-            return Err(RaftError::NotNow("this node restarted less than a lease ago"));
+            return Err(RaftError::NotNow(
+                "this node restarted less than a lease ago",
+            ));
         }
         let mut request = VoteRequest::new(
             vote_from_proto(required(call.vote)?),
@@ -132,21 +151,35 @@ impl Receiver {
         F: FnOnce(&Stage) -> Result<(), granary_kv::KvError> + Send + 'static,
     {
         let stage = self.stage.clone();
-        Ok(self.runtime.blocking(move || call(&stage)).await.map_err(stopped)??)
+        Ok(self
+            .runtime
+            .blocking(move || call(&stage))
+            .await
+            .map_err(stopped)??)
     }
 
     /// Starts a transfer and forgets an unfinished one; the own vote if it is higher.
     async fn begin(&self, call: proto::SnapshotBegin) -> Result<Option<Vote>, RaftError> {
         let vote = vote_from_proto(required(call.vote)?);
         decode_books(&call.bookkeeping)?;
-        let current = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
-        if !(vote >= current) {
+        let current = self
+            .raft
+            .with_raft_state(|state| *state.vote_ref())
+            .await
+            .map_err(stopped)?;
+        // Votes of one term for two nodes don't compare: neither is at least the other.
+        let stale = vote.partial_cmp(&current).is_none_or(Ordering::is_lt);
+        if stale {
             return Ok(Some(current));
         }
         *self.incoming.lock() = None;
         self.staging(Stage::clear).await?;
         let (transfer, bookkeeping) = (call.transfer, call.bookkeeping);
-        *self.incoming.lock() = Some(Incoming { transfer, bookkeeping, next: 0 });
+        *self.incoming.lock() = Some(Incoming {
+            transfer,
+            bookkeeping,
+            next: 0,
+        });
         Ok(None)
     }
 
@@ -158,7 +191,8 @@ impl Receiver {
         if call.sequence != incoming.next {
             return Err(RaftError::Malformed("snapshot chunk out of order"));
         }
-        self.staging(move |stage| stage.put(call.sequence, call.data)).await?;
+        self.staging(move |stage| stage.put(call.sequence, call.data))
+            .await?;
         incoming.next += 1;
         let mut slot = self.incoming.lock();
         // A transfer that began meanwhile has cleared the stage.
@@ -172,7 +206,9 @@ impl Receiver {
         let vote = vote_from_proto(required(call.vote)?);
         let incoming = self.take(call.transfer)?;
         if call.chunks != incoming.next {
-            return Err(RaftError::Malformed("snapshot with another number of chunks"));
+            return Err(RaftError::Malformed(
+                "snapshot with another number of chunks",
+            ));
         }
         let books = decode_books(&incoming.bookkeeping)?;
         let snapshot = Snapshot {
@@ -202,9 +238,13 @@ impl Receiver {
     ) -> Result<proto::TransferLeaderReply, RaftError> {
         use proto::transfer_leader_reply::Outcome;
         let from = vote_from_proto(required(call.from)?);
-        let request =
-            TransferLeaderRequest::new(from, call.to, call.last.map(log_id_from_proto));
-        let outcome = match self.raft.handle_transfer_leader(request).await.map_err(stopped)? {
+        let request = TransferLeaderRequest::new(from, call.to, call.last.map(log_id_from_proto));
+        let outcome = match self
+            .raft
+            .handle_transfer_leader(request)
+            .await
+            .map_err(stopped)?
+        {
             Ok(()) => Outcome::Accepted(proto::Blank {}),
             Err(TransferLeaderError::VoteChanged { actual, .. }) => {
                 Outcome::VoteChanged(vote_to_proto(&actual))
@@ -215,6 +255,8 @@ impl Receiver {
                 })
             }
         };
-        Ok(proto::TransferLeaderReply { outcome: Some(outcome) })
+        Ok(proto::TransferLeaderReply {
+            outcome: Some(outcome),
+        })
     }
 }

@@ -39,7 +39,9 @@ pub struct RaftHost {
 
 impl std::fmt::Debug for RaftHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RaftHost").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("RaftHost")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 

@@ -55,7 +55,12 @@ pub(crate) struct Standing {
 impl Standing {
     pub(crate) fn new(node: NodeId, raft: Raft, applied: watch::Receiver<Applied>) -> Self {
         let metrics = raft.server_metrics();
-        Self { node, raft, metrics, applied }
+        Self {
+            node,
+            raft,
+            metrics,
+            applied,
+        }
     }
 
     pub(crate) fn raft(&self) -> &Raft {
@@ -76,8 +81,9 @@ impl Standing {
             let metrics = self.metrics.borrow_watched();
             (metrics.state, metrics.vote, metrics.current_leader)
         };
-        let leads =
-            state == ServerState::Leader && vote.committed && vote.leader_id.voted_for == self.node.0;
+        let leads = state == ServerState::Leader
+            && vote.committed
+            && vote.leader_id.voted_for == self.node.0;
         if !leads {
             // A vote that is not yet its own again must not send callers in a circle.
             let leader = leader.map(NodeId).filter(|leader| *leader != self.node);
@@ -126,7 +132,12 @@ struct Seen {
 impl SleepDetector {
     pub(crate) fn new(runtime: Runtime, lease: Duration) -> Self {
         let origin = (runtime.monotonic(), Instant::now());
-        Self { runtime, origin, lease, seen: Mutex::new(Seen::default()) }
+        Self {
+            runtime,
+            origin,
+            lease,
+            seen: Mutex::new(Seen::default()),
+        }
     }
 
     /// True unless a lease could have been granted before a sleep.
@@ -154,7 +165,9 @@ pub struct LeaseRead<'a> {
 
 impl std::fmt::Debug for LeaseRead<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LeaseRead").field("term", &self.term).finish_non_exhaustive()
+        f.debug_struct("LeaseRead")
+            .field("term", &self.term)
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,9 +219,9 @@ fn stale_or_not_leader(
 ) -> Result<Proof, NotLeader> {
     match error {
         ApiError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Ok(Proof::Stale),
-        ApiError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
-            Err(NotLeader { leader: forward.leader_id.map(NodeId) })
-        }
+        ApiError::APIError(LinearizableReadError::ForwardToLeader(forward)) => Err(NotLeader {
+            leader: forward.leader_id.map(NodeId),
+        }),
         _ => Err(standing.not_leader()),
     }
 }

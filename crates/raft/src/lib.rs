@@ -19,8 +19,8 @@
 mod config;
 mod error;
 mod format;
-pub mod grpc;
 mod group;
+pub mod grpc;
 mod handle;
 mod host;
 mod lease;

@@ -45,7 +45,6 @@ struct Bounds {
 }
 
 impl Bounds {
-
     fn end_index(&self) -> u64 {
         self.last.map_or(0, |id| id.index + 1)
     }
@@ -80,7 +79,12 @@ pub(crate) struct LogEnvironment {
 impl LogStore {
     /// Reads the log's bounds, vote and commit position. Blocks.
     pub(crate) fn open(shard: ShardId, environment: LogEnvironment) -> Result<Self, RaftError> {
-        let LogEnvironment { kv, runtime, syncs, page_bytes } = environment;
+        let LogEnvironment {
+            kv,
+            runtime,
+            syncs,
+            page_bytes,
+        } = environment;
         let corrupt = |reason: String| RaftError::CorruptLog { shard, reason };
         let value = |kind: Kind| kv.get(Space::Log, &key(shard, kind, 0));
         let log_id = |what: &str, kind: Kind| -> Result<Option<LogId>, RaftError> {
@@ -101,18 +105,26 @@ impl LogStore {
                 return Ok(None);
             };
             let (key, bytes) = found?;
-            decode_at(&key, &bytes).map(Some).map_err(|error| corrupt(error.to_string()))
+            decode_at(&key, &bytes)
+                .map(Some)
+                .map_err(|error| corrupt(error.to_string()))
         };
         let last = edge(Direction::Backward)?.map(|entry| entry.log_id);
         if let Some(first) = edge(Direction::Forward)? {
             let expected = purged.map_or(0, |id| id.index + 1);
             if first.log_id.index > expected {
                 let found = first.log_id.index;
-                return Err(corrupt(format!("entries {expected} to {found} are missing")));
+                return Err(corrupt(format!(
+                    "entries {expected} to {found} are missing"
+                )));
             }
         }
         let first = purged.map_or(0, |id| id.index + 1);
-        let bounds = Bounds { first, purged, last: last.max(purged) };
+        let bounds = Bounds {
+            first,
+            purged,
+            last: last.max(purged),
+        };
         let shared = Shared {
             shard,
             kv,
@@ -123,7 +135,9 @@ impl LogStore {
             committed: Mutex::new(committed),
             page_bytes,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// True when this node ever voted or logged in this group: it may have promised something.
@@ -151,7 +165,12 @@ impl LogStore {
             }
             shared.kv.write(batch)
         };
-        self.shared.runtime.blocking(call).await.map_err(io_error)?.map_err(io_error)
+        self.shared
+            .runtime
+            .blocking(call)
+            .await
+            .map_err(io_error)?
+            .map_err(io_error)
     }
 
     async fn synced(&self) -> io::Result<()> {
@@ -159,7 +178,10 @@ impl LogStore {
     }
 
     fn corrupt(&self, reason: String) -> io::Error {
-        io_error(RaftError::CorruptLog { shard: self.shared.shard, reason })
+        io_error(RaftError::CorruptLog {
+            shard: self.shared.shard,
+            reason,
+        })
     }
 
     /// Reads the entries of `start..end` that the log holds, all of them or, with `limit_bytes`,
@@ -173,8 +195,12 @@ impl LogStore {
             }
             let shared = Arc::clone(&self.shared);
             let call = move || scan(&shared, start, end, limit_bytes);
-            let (entries, complete) =
-                self.shared.runtime.blocking(call).await.map_err(io_error)??;
+            let (entries, complete) = self
+                .shared
+                .runtime
+                .blocking(call)
+                .await
+                .map_err(io_error)??;
             if complete {
                 return Ok(entries);
             }
@@ -193,16 +219,25 @@ fn scan(
     end: u64,
     limit_bytes: usize,
 ) -> io::Result<(Vec<Entry>, bool)> {
-    let (from, to) = (key(shared.shard, Kind::Entry, start), key(shared.shard, Kind::Entry, end));
+    let (from, to) = (
+        key(shared.shard, Kind::Entry, start),
+        key(shared.shard, Kind::Entry, end),
+    );
     let mut entries = Vec::new();
     let (mut next, mut bytes) = (start, 0);
-    for found in shared.kv.scan(Space::Log, &from, Some(&to), Direction::Forward) {
+    for found in shared
+        .kv
+        .scan(Space::Log, &from, Some(&to), Direction::Forward)
+    {
         let (key, value) = found.map_err(io_error)?;
         if !entries.is_empty() && bytes + value.len() > limit_bytes {
             return Ok((entries, true));
         }
         let entry = decode_at(&key, &value).map_err(|error| {
-            io_error(RaftError::CorruptLog { shard: shared.shard, reason: error.to_string() })
+            io_error(RaftError::CorruptLog {
+                shard: shared.shard,
+                reason: error.to_string(),
+            })
         })?;
         if entry.log_id.index != next {
             return Ok((entries, false));
@@ -289,7 +324,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let bounds = self.shared.bounds.lock().clone();
-        Ok(LogState { last_purged_log_id: bounds.purged, last_log_id: bounds.last })
+        Ok(LogState {
+            last_purged_log_id: bounds.purged,
+            last_log_id: bounds.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -384,11 +422,17 @@ impl RaftLogStorage<Types> for LogStore {
         };
         let shard = self.shared.shard;
         let mut batch = WriteBatch::new();
-        batch.put(Space::Log, key(shard, Kind::Purged, 0), format::encode_log_id(&upto));
+        batch.put(
+            Space::Log,
+            key(shard, Kind::Purged, 0),
+            format::encode_log_id(&upto),
+        );
         if first <= upto.index {
             // Adjacent intervals rather than overlapping ones: each tombstone is compacted once.
-            let (from, to) =
-                (key(shard, Kind::Entry, first), key(shard, Kind::Entry, upto.index + 1));
+            let (from, to) = (
+                key(shard, Kind::Entry, first),
+                key(shard, Kind::Entry, upto.index + 1),
+            );
             batch.delete_range(Space::Log, from, to);
         }
         self.write(batch).await
@@ -403,4 +447,3 @@ pub(crate) fn stored_indexes(kv: &dyn granary_kv::KvRead, shard: ShardId) -> Vec
         .map(|entry| number(&entry.unwrap().0).unwrap())
         .collect()
 }
-

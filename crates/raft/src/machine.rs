@@ -17,7 +17,9 @@ use tokio::sync::watch;
 
 use crate::format::Bookkeeping;
 use crate::snapshot::{self, SnapshotData, Stage, decode_books};
-use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, io_error};
+use crate::types::{
+    Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, io_error,
+};
 use crate::{Committed, StateMachine, StateMachineError};
 
 /// Entries of one write batch at most.
@@ -35,7 +37,10 @@ pub(crate) struct Applied {
 
 impl Applied {
     fn of(books: &Bookkeeping) -> Self {
-        Self { id: books.applied, time_ms: books.time_ms }
+        Self {
+            id: books.applied,
+            time_ms: books.time_ms,
+        }
     }
 }
 
@@ -60,7 +65,17 @@ impl Machine {
         stage.recover(inner.as_ref())?;
         let books = load(inner.as_ref())?;
         let (applied, watcher) = watch::channel(Applied::of(&books));
-        Ok((Self { shard, inner, runtime, stage, books, applied }, watcher))
+        Ok((
+            Self {
+                shard,
+                inner,
+                runtime,
+                stage,
+                books,
+                applied,
+            },
+            watcher,
+        ))
     }
 
     fn fail(&self, doing: &'static str, error: StateMachineError) -> io::Error {
@@ -154,9 +169,15 @@ fn check_answers(
 /// A view of the state machine as a snapshot; its position is `None` when nothing was applied yet.
 fn view(inner: &dyn StateMachine) -> Result<Snapshot, StateMachineError> {
     let reader = inner.snapshot()?;
-    let books = reader.bookkeeping().map(|bytes| decode_books(&bytes)).transpose()?;
+    let books = reader
+        .bookkeeping()
+        .map(|bytes| decode_books(&bytes))
+        .transpose()?;
     let meta = snapshot::meta(&books.unwrap_or_default());
-    Ok(Snapshot { meta, snapshot: SnapshotData::View(reader) })
+    Ok(Snapshot {
+        meta,
+        snapshot: SnapshotData::View(reader),
+    })
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -185,7 +206,11 @@ impl RaftStateMachine<Types> for Machine {
                 bytes = 0;
             }
         }
-        if chunk.is_empty() { Ok(()) } else { self.apply_chunk(chunk, responders).await }
+        if chunk.is_empty() {
+            Ok(())
+        } else {
+            self.apply_chunk(chunk, responders).await
+        }
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
@@ -193,7 +218,10 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { inner: Arc::clone(&self.inner), runtime: self.runtime.clone() }
+        Builder {
+            inner: Arc::clone(&self.inner),
+            runtime: self.runtime.clone(),
+        }
     }
 
     async fn install_snapshot(
@@ -204,7 +232,10 @@ impl RaftStateMachine<Types> for Machine {
         let (inner, stage) = (Arc::clone(&self.inner), self.stage.clone());
         let install = move || {
             match snapshot {
-                SnapshotData::Staged { chunks, bookkeeping } => {
+                SnapshotData::Staged {
+                    chunks,
+                    bookkeeping,
+                } => {
                     stage.install(inner.as_ref(), chunks, &bookkeeping)?;
                 }
                 SnapshotData::View(reader) => {
@@ -223,7 +254,9 @@ impl RaftStateMachine<Types> for Machine {
     /// position may be newer than the one the library remembers, which only shortens catching up.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let inner = Arc::clone(&self.inner);
-        let view = self.blocking("opening a snapshot", move || view(inner.as_ref())).await?;
+        let view = self
+            .blocking("opening a snapshot", move || view(inner.as_ref()))
+            .await?;
         Ok(view.meta.last_log_id.is_some().then_some(view))
     }
 }
@@ -239,7 +272,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let inner = Arc::clone(&self.inner);
-        let view = self.runtime.blocking(move || view(inner.as_ref())).await.map_err(io_error)?;
+        let view = self
+            .runtime
+            .blocking(move || view(inner.as_ref()))
+            .await
+            .map_err(io_error)?;
         view.map_err(io_error)
     }
 }

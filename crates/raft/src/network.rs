@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use granary_runtime::{Runtime, within};
 use granary_types::{NodeId, ShardId};
-use openraft::errors::{ErrorSource, NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{
+    ErrorSource, NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
@@ -46,7 +48,10 @@ impl RaftNetworkFactory<Types> for Sender {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> Peer {
-        Peer { to: NodeId(target), sender: self.clone() }
+        Peer {
+            to: NodeId(target),
+            sender: self.clone(),
+        }
     }
 }
 
@@ -66,7 +71,10 @@ enum Failure {
 
 impl Peer {
     async fn ask(&self, request: request::Body, limit: Duration) -> Result<reply::Body, Failure> {
-        let sending = self.sender.transport.send(self.to, self.sender.shard, RaftRequest(request));
+        let sending = self
+            .sender
+            .transport
+            .send(self.to, self.sender.shard, RaftRequest(request));
         match within(limit, sending).await {
             Ok(Ok(RaftReply(reply))) => Ok(reply),
             Ok(Err(error)) => Err(Failure::Transport(error)),
@@ -105,15 +113,21 @@ impl Peer {
             pre_vote,
         });
         let reply = match self.ask(request, limit).await {
-            Ok(reply::Body::Vote(proto::VoteReply { vote: Some(vote), granted, last })) => {
-                Ok((vote, granted, last))
-            }
+            Ok(reply::Body::Vote(proto::VoteReply {
+                vote: Some(vote),
+                granted,
+                last,
+            })) => Ok((vote, granted, last)),
             Ok(_) => Err(Failure::Malformed),
             Err(failure) => Err(failure),
         };
         let (vote, granted, last) =
             reply.map_err(|failure| self.error(failure, RPCTypes::Vote, limit))?;
-        Ok(VoteResponse::new(vote_from_proto(vote), last.map(log_id_from_proto), granted))
+        Ok(VoteResponse::new(
+            vote_from_proto(vote),
+            last.map(log_id_from_proto),
+            granted,
+        ))
     }
 
     /// One step of a snapshot's transfer; the receiver's vote once it has one to tell.
@@ -137,7 +151,12 @@ impl Peer {
         limit: Duration,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         // Few at once: each occupies a disk and a connection at either end.
-        let _permit = self.sender.snapshots.acquire().await.map_err(|_| closed("node stops"))?;
+        let _permit = self
+            .sender
+            .snapshots
+            .acquire()
+            .await
+            .map_err(|_| closed("node stops"))?;
         let SnapshotData::View(mut reader) = snapshot.snapshot else {
             return Err(closed("a received snapshot is not sent on").into());
         };
@@ -156,13 +175,25 @@ impl Peer {
                 let chunk = reader.next_chunk();
                 (reader, chunk)
             };
-            let (back, chunk) =
-                self.sender.runtime.blocking(read).await.map_err(|_| closed("node stops"))?;
+            let (back, chunk) = self
+                .sender
+                .runtime
+                .blocking(read)
+                .await
+                .map_err(|_| closed("node stops"))?;
             reader = back;
-            let Some(data) = chunk.map_err(read_error)? else { break };
+            let Some(data) = chunk.map_err(read_error)? else {
+                break;
+            };
             let crc32c = crc32c::crc32c(&data);
-            let chunk = proto::SnapshotChunk { transfer, sequence, data, crc32c };
-            self.step(request::Body::SnapshotChunk(chunk), step_limit).await?;
+            let chunk = proto::SnapshotChunk {
+                transfer,
+                sequence,
+                data,
+                crc32c,
+            };
+            self.step(request::Body::SnapshotChunk(chunk), step_limit)
+                .await?;
             sequence += 1;
         }
         let finish = request::Body::SnapshotFinish(proto::SnapshotFinish {
@@ -172,7 +203,9 @@ impl Peer {
         });
         match self.step(finish, limit).await? {
             Some(vote) => Ok(SnapshotResponse::new(vote)),
-            None => Err(self.error(Failure::Malformed, RPCTypes::InstallSnapshot, limit).into()),
+            None => Err(self
+                .error(Failure::Malformed, RPCTypes::InstallSnapshot, limit)
+                .into()),
         }
     }
 }
@@ -257,9 +290,9 @@ impl RaftNetworkV2<Types> for Peer {
             last: rpc.last_log_id().map(log_id_to_proto),
         });
         let reply = match self.ask(request, limit).await {
-            Ok(reply::Body::TransferLeader(proto::TransferLeaderReply { outcome: Some(outcome) })) => {
-                Ok(outcome)
-            }
+            Ok(reply::Body::TransferLeader(proto::TransferLeaderReply {
+                outcome: Some(outcome),
+            })) => Ok(outcome),
             Ok(_) => Err(Failure::Malformed),
             Err(failure) => Err(failure),
         };

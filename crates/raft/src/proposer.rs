@@ -55,7 +55,12 @@ impl Proposer {
         };
         runtime.spawn(entries.run());
         let room = Arc::new(Semaphore::new(config.queue_bytes));
-        Self { queue, room, room_bytes: config.queue_bytes, standing }
+        Self {
+            queue,
+            room,
+            room_bytes: config.queue_bytes,
+            standing,
+        }
     }
 
     /// Commands that wait for an entry.
@@ -81,10 +86,16 @@ impl Proposer {
         let room = Arc::clone(&self.room).try_acquire_many_owned(share);
         let room = room.map_err(|_| ProposeError::Busy)?;
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Pending { command, answer, _room: room }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
-            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
-        })?;
+        self.queue
+            .try_send(Pending {
+                command,
+                answer,
+                _room: room,
+            })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
+                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+            })?;
         match within(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             // Dropped unanswered: the group stopped with the entry in flight.
@@ -100,7 +111,10 @@ impl Proposer {
 
 /// True when the group stopped because of an error.
 pub(crate) fn failed(standing: &Standing) -> bool {
-    matches!(standing.running(), Err(Fatal::StorageError(_) | Fatal::Panicked))
+    matches!(
+        standing.running(),
+        Err(Fatal::StorageError(_) | Fatal::Panicked)
+    )
 }
 
 /// The error of a group that no longer runs.
@@ -132,7 +146,9 @@ impl Entries {
             () = self.propose_all() => {}
         }
         self.commands.close();
-        let outcome = stopped(&self.standing).err().unwrap_or(ProposeError::Stopped);
+        let outcome = stopped(&self.standing)
+            .err()
+            .unwrap_or(ProposeError::Stopped);
         let carried = self.carried.take();
         refuse(carried, &outcome);
         while let Ok(pending) = self.commands.try_recv() {
@@ -143,9 +159,13 @@ impl Entries {
     /// Returns when the group has stopped.
     async fn propose_all(&mut self) {
         loop {
-            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else {
+                return;
+            };
             if self.carried.is_none() {
-                let Some(first) = self.commands.recv().await else { return };
+                let Some(first) = self.commands.recv().await else {
+                    return;
+                };
                 self.carried = Some(first);
             }
             match self.leading().await {
@@ -186,7 +206,11 @@ impl Entries {
     fn collect(&mut self) -> Vec<Pending> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < ENTRY_COMMANDS_MAX {
-            let Some(pending) = self.carried.take().or_else(|| self.commands.try_recv().ok()) else {
+            let Some(pending) = self
+                .carried
+                .take()
+                .or_else(|| self.commands.try_recv().ok())
+            else {
                 break;
             };
             if pending.answer.is_closed() {
@@ -210,18 +234,27 @@ impl Entries {
         permit: OwnedSemaphorePermit,
     ) -> Result<(), Stopped> {
         let now_ms = self.runtime.now().as_millis();
-        self.stamped_ms = now_ms.max(self.stamped_ms).max(self.standing.applied().time_ms);
+        self.stamped_ms = now_ms
+            .max(self.stamped_ms)
+            .max(self.standing.applied().time_ms);
         let entry = Batch {
             time_ms: self.stamped_ms,
             entropy: self.runtime.entropy().next_u64(),
-            commands: batch.iter().map(|pending| pending.command.clone()).collect(),
+            commands: batch
+                .iter()
+                .map(|pending| pending.command.clone())
+                .collect(),
         };
         let answer = Callback::new(move |outcome| {
             answer(batch, outcome);
             drop(permit);
         });
         // The library refuses the entry when the term is over: the stamps are this term's.
-        let written = self.standing.raft().write(entry).with_leader(Clid::new(term));
+        let written = self
+            .standing
+            .raft()
+            .write(entry)
+            .with_leader(Clid::new(term));
         written.responder(answer).await.map_err(|_| Stopped)
     }
 }

@@ -30,7 +30,10 @@ pub(crate) enum SnapshotData {
 
 /// The snapshot's identity for the consensus library.
 pub(crate) fn meta(books: &Bookkeeping) -> SnapshotMeta {
-    SnapshotMeta { last_log_id: books.applied, last_membership: books.membership.clone() }
+    SnapshotMeta {
+        last_log_id: books.applied,
+        last_membership: books.membership.clone(),
+    }
 }
 
 /// Reads bookkeeping as a state machine stored it.
@@ -68,7 +71,11 @@ impl Stage {
     /// Keeps one chunk. Blocks.
     pub(crate) fn put(&self, sequence: u64, chunk: Bytes) -> Result<(), KvError> {
         let mut batch = WriteBatch::new();
-        batch.put(Space::Log, key(self.shard, Kind::StagedChunk, sequence), chunk);
+        batch.put(
+            Space::Log,
+            key(self.shard, Kind::StagedChunk, sequence),
+            chunk,
+        );
         self.kv.write(batch)
     }
 
@@ -100,7 +107,9 @@ impl Stage {
     ) -> Result<(), StateMachineError> {
         let mut writer = machine.restore()?;
         for sequence in 0..chunks {
-            let chunk = self.kv.get(Space::Log, &key(self.shard, Kind::StagedChunk, sequence))?;
+            let chunk = self
+                .kv
+                .get(Space::Log, &key(self.shard, Kind::StagedChunk, sequence))?;
             writer.write(chunk.ok_or_else(|| StateMachineError::Corrupt {
                 what: "a staged snapshot",
                 reason: format!("chunk {sequence} of {chunks} is missing"),
@@ -125,7 +134,10 @@ impl Stage {
         };
         let (chunks, bookkeeping) = (u64::from_be_bytes(*count), mark.slice(8..));
         let staged = decode_books(&bookkeeping)?;
-        let current = machine.load_bookkeeping()?.map(|books| decode_books(&books)).transpose()?;
+        let current = machine
+            .load_bookkeeping()?
+            .map(|books| decode_books(&books))
+            .transpose()?;
         if current.is_some_and(|current| current.applied >= staged.applied) {
             return Ok(self.clear()?);
         }

@@ -24,9 +24,14 @@ pub async fn store_conforms(
     runtime: &Runtime,
     empty: impl Fn() -> Arc<dyn Kv> + Send + Sync + 'static,
 ) -> Result<(), String> {
-    let stores = Stores { runtime: runtime.clone(), empty: Box::new(empty) };
+    let stores = Stores {
+        runtime: runtime.clone(),
+        empty: Box::new(empty),
+    };
     let suite = Suite::<Types, LogStore, Machine, Stores, ()>::test_all(stores);
-    Box::pin(seeded(1, suite)).await.map_err(|error| error.to_string())
+    Box::pin(seeded(1, suite))
+        .await
+        .map_err(|error| error.to_string())
 }
 
 struct Stores {
@@ -38,8 +43,7 @@ impl StoreBuilder<Types, LogStore, Machine, ()> for Stores {
     async fn build(&self) -> Result<((), LogStore, Machine), StorageError<Types>> {
         let (kv, shard) = ((self.empty)(), ShardId(7));
         let synced = Arc::clone(&kv);
-        let syncs =
-            GroupCommit::start(&self.runtime, KvError::Closed, move || synced.sync());
+        let syncs = GroupCommit::start(&self.runtime, KvError::Closed, move || synced.sync());
         let environment = LogEnvironment {
             kv: Arc::clone(&kv),
             runtime: self.runtime.clone(),
@@ -65,7 +69,9 @@ pub struct MapMachine {
 
 impl std::fmt::Debug for MapMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MapMachine").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("MapMachine")
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -115,21 +121,33 @@ impl MapMachine {
     /// The store's.
     pub fn history(&self) -> Result<Vec<(u64, u64, u64)>, KvError> {
         let number = |bytes: &[u8]| {
-            bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+            bytes
+                .iter()
+                .take(8)
+                .fold(0, |number, byte| number << 8 | u64::from(*byte))
         };
-        self.list(HISTORY, |key, value| (number(key), number(value), number(&value[8..])))
+        self.list(HISTORY, |key, value| {
+            (number(key), number(value), number(&value[8..]))
+        })
     }
 
     fn list<T>(&self, kind: u8, row: impl Fn(&[u8], &[u8]) -> T) -> Result<Vec<T>, KvError> {
         let (start, end) = self.bounds(kind, kind + 1);
-        let rows = self.kv.scan(Space::State, &start, Some(&end), Direction::Forward);
-        rows.map(|entry| entry.map(|(key, value)| row(&key[5..], &value))).collect()
+        let rows = self
+            .kv
+            .scan(Space::State, &start, Some(&end), Direction::Forward);
+        rows.map(|entry| entry.map(|(key, value)| row(&key[5..], &value)))
+            .collect()
     }
 }
 
 impl StateMachine for MapMachine {
     fn load_bookkeeping(&self) -> Result<Option<Bytes>, StateMachineError> {
-        if self.kv.get(Space::State, &self.key(RESTORING, b""))?.is_some() {
+        if self
+            .kv
+            .get(Space::State, &self.key(RESTORING, b""))?
+            .is_some()
+        {
             return Ok(None);
         }
         Ok(self.kv.get(Space::State, &self.key(BOOKS, b""))?)
@@ -159,7 +177,11 @@ impl StateMachine for MapMachine {
             if !entry.commands.is_empty() {
                 let mut line = entry.time_ms.to_be_bytes().to_vec();
                 line.extend_from_slice(&entry.entropy.to_be_bytes());
-                batch.put(Space::State, self.key(HISTORY, &entry.index.to_be_bytes()), line);
+                batch.put(
+                    Space::State,
+                    self.key(HISTORY, &entry.index.to_be_bytes()),
+                    line,
+                );
             }
             answers.push(own);
         }
@@ -172,7 +194,12 @@ impl StateMachine for MapMachine {
         let view = self.kv.snapshot();
         let bookkeeping = view.get(Space::State, &self.key(BOOKS, b""))?;
         let (next, end) = self.bounds(DATA, HISTORY + 1);
-        Ok(Box::new(MapReader { view, bookkeeping, next, end }))
+        Ok(Box::new(MapReader {
+            view,
+            bookkeeping,
+            next,
+            end,
+        }))
     }
 
     fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
@@ -181,7 +208,9 @@ impl StateMachine for MapMachine {
         batch.put(Space::State, self.key(RESTORING, b""), &b"1"[..]);
         batch.delete_range(Space::State, start, end);
         self.kv.write(batch)?;
-        Ok(Box::new(MapWriter { machine: self.clone() }))
+        Ok(Box::new(MapWriter {
+            machine: self.clone(),
+        }))
     }
 }
 
@@ -202,7 +231,12 @@ impl SnapshotReader for MapReader {
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>, StateMachineError> {
         let mut chunk = BytesMut::new();
-        let rows = self.view.scan(Space::State, &self.next, Some(&self.end), Direction::Forward);
+        let rows = self.view.scan(
+            Space::State,
+            &self.next,
+            Some(&self.end),
+            Direction::Forward,
+        );
         let mut last = None;
         for row in rows.take(CHUNK_ROWS) {
             let (key, value) = row?;
@@ -233,7 +267,9 @@ impl SnapshotWriter for MapWriter {
         let mut rest = chunk;
         let part = |rest: &mut Bytes| -> Result<Bytes, StateMachineError> {
             let length = rest.split_off_checked(4).ok_or_else(corrupt)?;
-            let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            let length = length
+                .iter()
+                .fold(0, |length, byte| length << 8 | usize::from(*byte));
             rest.split_off_checked(length).ok_or_else(corrupt)
         };
         let mut batch = WriteBatch::new();

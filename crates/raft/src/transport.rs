@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use granary_types::{NodeId, ShardId};
 
-use crate::wire::{RaftReply, RaftRequest};
 use crate::TransportError;
+use crate::wire::{RaftReply, RaftRequest};
 
 /// Carries requests to peers. Each call is answered or fails within a bounded time; the caller
 /// drops the future at its own deadline.
@@ -35,6 +35,9 @@ impl RaftTransport for NoPeers {
         _shard: ShardId,
         _request: RaftRequest,
     ) -> Result<RaftReply, TransportError> {
-        Err(TransportError::Unreachable { peer: to, reason: "this node has no peers".to_owned() })
+        Err(TransportError::Unreachable {
+            peer: to,
+            reason: "this node has no peers".to_owned(),
+        })
     }
 }

@@ -14,8 +14,7 @@ use parking_lot::Mutex;
 use super::simulated;
 use crate::testsuite::MapMachine;
 use crate::{
-    Group, RaftConfig, RaftHost, RaftReply, RaftRequest, RaftTransport, RequestKind,
-    TransportError,
+    Group, RaftConfig, RaftHost, RaftReply, RaftRequest, RaftTransport, RequestKind, TransportError,
 };
 
 pub(crate) const SHARD: ShardId = ShardId(3);
@@ -70,8 +69,10 @@ impl RaftTransport for Link {
         *self.network.sent.lock().entry(request.kind()).or_default() += 1;
         let delay = 1 + self.network.entropy.below(5);
         tokio::time::sleep(Duration::from_millis(delay)).await;
-        let lost =
-            || TransportError::NoAnswer { peer: to, reason: "lost on the way".to_owned() };
+        let lost = || TransportError::NoAnswer {
+            peer: to,
+            reason: "lost on the way".to_owned(),
+        };
         if !self.network.passes(self.from, to) {
             return Err(lost());
         }
@@ -80,10 +81,18 @@ impl RaftTransport for Link {
             peer: to,
             reason: "down".to_owned(),
         })?;
-        let reply = host.handle(shard, request).await.map_err(|error| {
-            TransportError::Refused { peer: to, reason: error.to_string() }
-        })?;
-        if self.network.passes(to, self.from) { Ok(reply) } else { Err(lost()) }
+        let reply = host
+            .handle(shard, request)
+            .await
+            .map_err(|error| TransportError::Refused {
+                peer: to,
+                reason: error.to_string(),
+            })?;
+        if self.network.passes(to, self.from) {
+            Ok(reply)
+        } else {
+            Err(lost())
+        }
     }
 }
 
@@ -102,7 +111,9 @@ impl Node {
     }
 
     pub(crate) async fn put(&self, key: &str) -> Result<Bytes, crate::ProposeError> {
-        self.group.propose(Bytes::from(format!("{key}=v")), PATIENCE).await
+        self.group
+            .propose(Bytes::from(format!("{key}=v")), PATIENCE)
+            .await
     }
 }
 
@@ -126,7 +137,13 @@ impl Cluster {
             sent: Mutex::default(),
         };
         let nodes = BTreeMap::new();
-        let mut cluster = Self { network: Arc::new(network), nodes, config, seed, starts: 0 };
+        let mut cluster = Self {
+            network: Arc::new(network),
+            nodes,
+            config,
+            seed,
+            starts: 0,
+        };
         let ids: Vec<NodeId> = (1..=voters).map(NodeId).collect();
         for id in &ids {
             cluster.start(*id, MemoryKv::new()).await;
@@ -140,7 +157,10 @@ impl Cluster {
     pub(crate) async fn start(&mut self, id: NodeId, kv: MemoryKv) {
         self.starts += 1;
         let runtime = simulated(self.seed.wrapping_mul(1000) + self.starts);
-        let link = Link { from: id, network: Arc::clone(&self.network) };
+        let link = Link {
+            from: id,
+            network: Arc::clone(&self.network),
+        };
         let store: Arc<dyn Kv> = Arc::new(kv.clone());
         let host = RaftHost::start(
             runtime.clone(),
@@ -149,9 +169,21 @@ impl Cluster {
             Arc::clone(&store),
             Arc::new(link),
         );
-        let group = host.open(SHARD, Arc::new(MapMachine::new(SHARD, store))).await.unwrap();
+        let group = host
+            .open(SHARD, Arc::new(MapMachine::new(SHARD, store)))
+            .await
+            .unwrap();
         self.network.hosts.lock().insert(id, Arc::downgrade(&host));
-        self.nodes.insert(id, Node { id, kv, runtime, host, group });
+        self.nodes.insert(
+            id,
+            Node {
+                id,
+                kv,
+                runtime,
+                host,
+                group,
+            },
+        );
     }
 
     /// Takes a node down as a power cut does; the store with what its disk kept.
@@ -180,7 +212,11 @@ impl Cluster {
             if let Some(node) = found {
                 return node;
             }
-            assert!(tokio::time::Instant::now() < deadline, "no leader, seed {}", self.seed);
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no leader, seed {}",
+                self.seed
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -196,10 +232,24 @@ impl Cluster {
         let index = leader.group.last_applied().unwrap();
         for node in self.nodes.values() {
             let caught_up = node.group.wait_applied(index, PATIENCE).await;
-            assert!(caught_up, "node {} stays behind, seed {}", node.id, self.seed);
+            assert!(
+                caught_up,
+                "node {} stays behind, seed {}",
+                node.id, self.seed
+            );
             let (expected, found) = (leader.map(), node.map());
-            assert_eq!(found.keys().unwrap(), expected.keys().unwrap(), "seed {}", self.seed);
-            assert_eq!(found.history().unwrap(), expected.history().unwrap(), "seed {}", self.seed);
+            assert_eq!(
+                found.keys().unwrap(),
+                expected.keys().unwrap(),
+                "seed {}",
+                self.seed
+            );
+            assert_eq!(
+                found.history().unwrap(),
+                expected.history().unwrap(),
+                "seed {}",
+                self.seed
+            );
         }
     }
 }

@@ -64,7 +64,10 @@ async fn node(pipes: &Arc<Pipes>, runtime: &Runtime, id: NodeId) -> (Arc<RaftHos
         ..RaftConfig::default()
     };
     let host = RaftHost::start(runtime.clone(), id, config, kv.clone(), transport);
-    let group = host.open(SHARD, Arc::new(MapMachine::new(SHARD, kv))).await.unwrap();
+    let group = host
+        .open(SHARD, Arc::new(MapMachine::new(SHARD, kv)))
+        .await
+        .unwrap();
     let (listener, accepted) = mpsc::channel(16);
     pipes.listeners.lock().insert(id, listener);
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
@@ -103,10 +106,17 @@ async fn groups_replicate_and_catch_up_over_grpc() {
     }
     let (_host, learner) = node(&pipes, &runtime, NodeId(3)).await;
     leader.add_learner(NodeId(3), patience).await.unwrap();
-    assert!(learner.wait_applied(leader.last_applied().unwrap(), patience).await);
+    assert!(
+        learner
+            .wait_applied(leader.last_applied().unwrap(), patience)
+            .await
+    );
     let lanes = pipes.dialled.lock().clone();
     for lane in ["control", "log", "snapshot"] {
-        assert!(lanes.keys().any(|(_, name)| *name == lane), "no connection for {lane}: {lanes:?}");
+        assert!(
+            lanes.keys().any(|(_, name)| *name == lane),
+            "no connection for {lane}: {lanes:?}"
+        );
     }
 }
 
@@ -116,22 +126,36 @@ async fn who_is_not_there_or_not_meant_is_told_apart() {
     let (_host, _group) = node(&pipes, &runtime, NodeId(1)).await;
     let transport = GrpcTransport::new(Arc::new(Arc::clone(&pipes)));
     let vote = || {
-        crate::RaftRequest(crate::wire::proto::request::Body::Vote(crate::wire::proto::VoteCall {
-            vote: None,
-            last: None,
-            leadership_transfer: false,
-            pre_vote: true,
-        }))
+        crate::RaftRequest(crate::wire::proto::request::Body::Vote(
+            crate::wire::proto::VoteCall {
+                vote: None,
+                last: None,
+                leadership_transfer: false,
+                pre_vote: true,
+            },
+        ))
     };
     let unknown = transport.send(NodeId(5), SHARD, vote()).await;
-    assert!(matches!(unknown, Err(TransportError::Unreachable { .. })), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(TransportError::Unreachable { .. })),
+        "{unknown:?}"
+    );
     let not_open = transport.send(NodeId(1), ShardId(99), vote()).await;
-    assert!(matches!(not_open, Err(TransportError::Refused { .. })), "{not_open:?}");
+    assert!(
+        matches!(not_open, Err(TransportError::Refused { .. })),
+        "{not_open:?}"
+    );
     let malformed = transport.send(NodeId(1), SHARD, vote()).await;
-    assert!(matches!(malformed, Err(TransportError::Refused { .. })), "{malformed:?}");
+    assert!(
+        matches!(malformed, Err(TransportError::Refused { .. })),
+        "{malformed:?}"
+    );
     // The address of node 2 leads to node 1.
     let one = pipes.listeners.lock()[&NodeId(1)].clone();
     pipes.listeners.lock().insert(NodeId(2), one);
     let other = transport.send(NodeId(2), SHARD, vote()).await;
-    assert!(matches!(other, Err(TransportError::Refused { .. })), "{other:?}");
+    assert!(
+        matches!(other, Err(TransportError::Refused { .. })),
+        "{other:?}"
+    );
 }

@@ -19,7 +19,10 @@ async fn a_dead_leader_is_replaced_and_nothing_acknowledged_is_lost() {
         let mut cluster = three(seed).await;
         let first = cluster.leader().await.id;
         for number in 0..20 {
-            cluster.nodes[&first].put(&format!("before{number:02}")).await.unwrap();
+            cluster.nodes[&first]
+                .put(&format!("before{number:02}"))
+                .await
+                .unwrap();
         }
         let follower = cluster.ids().into_iter().find(|id| *id != first).unwrap();
         match cluster.nodes[&follower].put("refused").await {
@@ -36,7 +39,10 @@ async fn a_dead_leader_is_replaced_and_nothing_acknowledged_is_lost() {
         }
         second.group.begin_read().unwrap().confirm().await.unwrap();
         let keys = second.map().keys().unwrap();
-        assert_eq!(keys.iter().filter(|key| key.starts_with("before")).count(), 20);
+        assert_eq!(
+            keys.iter().filter(|key| key.starts_with("before")).count(),
+            20
+        );
         cluster.start(first, left).await;
         cluster.converge().await;
     }
@@ -61,23 +67,38 @@ async fn a_partitioned_leader_stops_serving_before_another_one_starts() {
             let elected = cluster.nodes.values().find(|node| {
                 node.id != old.id && node.group.is_leader() && node.group.term() > term
             });
-            assert!(!(confirmed && elected.is_some()), "two leaders serve reads, seed {seed}");
+            assert!(
+                !(confirmed && elected.is_some()),
+                "two leaders serve reads, seed {seed}"
+            );
             if let Some(node) = elected {
                 break node;
             }
-            assert!(tokio::time::Instant::now() < deadline, "no new leader, seed {seed}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no new leader, seed {seed}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         assert!(others.contains(&new.id));
         new.put("meanwhile").await.unwrap();
         if let Ok(read) = old.group.begin_read() {
-            assert!(read.confirm().await.is_err(), "a deposed leader confirmed a read");
+            assert!(
+                read.confirm().await.is_err(),
+                "a deposed leader confirmed a read"
+            );
         }
         assert!(old.group.read_barrier().await.is_err());
         let deadline = Duration::from_secs(2);
-        let lost = old.group.propose(Bytes::from_static(b"lost=v"), deadline).await;
+        let lost = old
+            .group
+            .propose(Bytes::from_static(b"lost=v"), deadline)
+            .await;
         assert!(
-            matches!(lost, Err(ProposeError::Unknown | ProposeError::NotLeader(_))),
+            matches!(
+                lost,
+                Err(ProposeError::Unknown | ProposeError::NotLeader(_))
+            ),
             "seed {seed}: {lost:?}"
         );
         cluster.network.heal();
@@ -100,9 +121,16 @@ async fn a_lossy_network_loses_no_acknowledged_command() {
         }
         cluster.network.lose(0);
         cluster.converge().await;
-        assert!(acknowledged.len() > 30, "seed {seed}: only {} went through", acknowledged.len());
+        assert!(
+            acknowledged.len() > 30,
+            "seed {seed}: only {} went through",
+            acknowledged.len()
+        );
         let keys = cluster.leader().await.map().keys().unwrap();
-        let lost: Vec<_> = acknowledged.iter().filter(|key| !keys.contains(key)).collect();
+        let lost: Vec<_> = acknowledged
+            .iter()
+            .filter(|key| !keys.contains(key))
+            .collect();
         assert!(lost.is_empty(), "seed {seed}: lost {lost:?}");
     }
 }
@@ -123,7 +151,10 @@ async fn a_wiped_node_is_replaced_by_a_new_one_through_a_snapshot() {
         let mut cluster = Cluster::formed(3, seed, compacting()).await;
         let leader = cluster.leader().await.id;
         for number in 0..200 {
-            cluster.nodes[&leader].put(&format!("key{number:03}")).await.unwrap();
+            cluster.nodes[&leader]
+                .put(&format!("key{number:03}"))
+                .await
+                .unwrap();
         }
         let lost = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
         cluster.kill(lost, 0).await;
@@ -133,7 +164,10 @@ async fn a_wiped_node_is_replaced_by_a_new_one_through_a_snapshot() {
         group.add_learner(new, PATIENCE).await.unwrap();
         let sent = cluster.network.sent.lock().clone();
         let chunks = sent.get(&RequestKind::Snapshot).copied().unwrap_or(0);
-        assert!(chunks > 10, "seed {seed}: caught up without a snapshot: {sent:?}");
+        assert!(
+            chunks > 10,
+            "seed {seed}: caught up without a snapshot: {sent:?}"
+        );
         let mut voters: Vec<NodeId> = cluster.ids();
         group.change_membership(&voters, PATIENCE).await.unwrap();
         voters.sort_unstable();
@@ -142,9 +176,18 @@ async fn a_wiped_node_is_replaced_by_a_new_one_through_a_snapshot() {
         cluster.converge().await;
         assert_eq!(cluster.nodes[&new].map().keys().unwrap().len(), 201);
         // The new one counts: without another old one there is still a majority.
-        let third = cluster.ids().into_iter().find(|id| *id != leader && *id != new).unwrap();
+        let third = cluster
+            .ids()
+            .into_iter()
+            .find(|id| *id != leader && *id != new)
+            .unwrap();
         cluster.kill(third, 0).await;
-        cluster.leader().await.put("with the new one").await.unwrap();
+        cluster
+            .leader()
+            .await
+            .put("with the new one")
+            .await
+            .unwrap();
     }
 }
 
@@ -154,17 +197,26 @@ async fn a_node_that_was_away_too_long_catches_up_by_a_snapshot() {
         let mut cluster = Cluster::formed(3, seed, compacting()).await;
         let leader = cluster.leader().await.id;
         for number in 0..30 {
-            cluster.nodes[&leader].put(&format!("early{number:02}")).await.unwrap();
+            cluster.nodes[&leader]
+                .put(&format!("early{number:02}"))
+                .await
+                .unwrap();
         }
         let away = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
         let left = cluster.kill(away, survivors).await;
         for number in 0..150 {
-            cluster.nodes[&leader].put(&format!("late{number:03}")).await.unwrap();
+            cluster.nodes[&leader]
+                .put(&format!("late{number:03}"))
+                .await
+                .unwrap();
         }
         cluster.start(away, left).await;
         cluster.converge().await;
         let sent = cluster.network.sent.lock().clone();
-        assert!(sent.contains_key(&RequestKind::Snapshot), "seed {seed}: {sent:?}");
+        assert!(
+            sent.contains_key(&RequestKind::Snapshot),
+            "seed {seed}: {sent:?}"
+        );
         // What it installed survives its next crash.
         let left = cluster.kill(away, 0).await;
         cluster.start(away, left).await;
@@ -179,12 +231,21 @@ async fn a_transfer_that_breaks_off_harms_nothing() {
     let away = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
     let left = cluster.kill(away, 0).await;
     for number in 0..400 {
-        cluster.nodes[&leader].put(&format!("key{number:03}")).await.unwrap();
+        cluster.nodes[&leader]
+            .put(&format!("key{number:03}"))
+            .await
+            .unwrap();
     }
     cluster.start(away, left).await;
     // Cut the line again and again while chunks are on their way.
     let chunks = |cluster: &Cluster| {
-        cluster.network.sent.lock().get(&RequestKind::Snapshot).copied().unwrap_or(0)
+        cluster
+            .network
+            .sent
+            .lock()
+            .get(&RequestKind::Snapshot)
+            .copied()
+            .unwrap_or(0)
     };
     for _ in 0..5 {
         let before = chunks(&cluster);
@@ -207,15 +268,27 @@ async fn leadership_is_handed_over_on_request() {
     let old = cluster.leader().await;
     old.put("before").await.unwrap();
     let to = cluster.ids().into_iter().find(|id| *id != old.id).unwrap();
-    assert!(cluster.nodes[&to].group.transfer_leader(to).await.is_err(), "only a leader can");
-    assert!(old.group.transfer_leader(NodeId(77)).await.is_err(), "only to a voter");
+    assert!(
+        cluster.nodes[&to].group.transfer_leader(to).await.is_err(),
+        "only a leader can"
+    );
+    assert!(
+        old.group.transfer_leader(NodeId(77)).await.is_err(),
+        "only to a voter"
+    );
     let asked = tokio::time::Instant::now();
     old.group.transfer_leader(to).await.unwrap();
     let new = cluster.leader_among(&[to]).await;
     let took = asked.elapsed();
-    assert!(took < Duration::from_millis(1000), "took {took:?}, as long as an election");
+    assert!(
+        took < Duration::from_millis(1000),
+        "took {took:?}, as long as an election"
+    );
     new.put("after").await.unwrap();
-    assert!(old.group.begin_read().is_err(), "the old leader still serves");
+    assert!(
+        old.group.begin_read().is_err(),
+        "the old leader still serves"
+    );
     cluster.converge().await;
 }
 
@@ -244,7 +317,10 @@ async fn a_restarted_node_keeps_the_promise_it_forgot() {
                 let group = &cluster.nodes[id].group;
                 group.is_leader() && group.term() > term
             });
-            assert!(!(confirmed && elected), "two leaders serve reads, seed {seed}");
+            assert!(
+                !(confirmed && elected),
+                "two leaders serve reads, seed {seed}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         cluster.network.heal();
@@ -268,7 +344,12 @@ fn a_run_repeats_itself_under_its_seed() {
                 let leader = cluster.leader().await.id;
                 cluster.nodes[&leader].put("x").await.unwrap();
                 let group = &cluster.nodes[&leader].group;
-                seen.push((leader, group.term(), group.last_applied(), group.applied_time_ms()));
+                seen.push((
+                    leader,
+                    group.term(),
+                    group.last_applied(),
+                    group.applied_time_ms(),
+                ));
                 let left = cluster.kill(leader, 0).await;
                 cluster.leader().await;
                 cluster.start(leader, left).await;

@@ -1,0 +1,61 @@
+//! A RocksDB snapshot that owns its database.
+//!
+//! The binding's snapshot borrows the database, so a snapshot that can be handed around needs both
+//! in one value that refers to itself. `self_cell` makes that sound (owner behind a stable
+//! address, dropped last); there is no unsafe code here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_kv::{Direction, KvError, KvRead, Scan, Space};
+use rocksdb::{DB, SnapshotWithThreadMode};
+use self_cell::self_cell;
+
+use crate::{Database, entry, failed_scan, kv_error, scan_options};
+
+type Borrowing<'a> = SnapshotWithThreadMode<'a, DB>;
+
+self_cell!(
+    struct Cell {
+        owner: Arc<Database>,
+
+        #[covariant]
+        dependent: Borrowing,
+    }
+);
+
+/// A view of the database at one moment.
+pub(crate) struct OwnedSnapshot(Cell);
+
+impl OwnedSnapshot {
+    pub(crate) fn of(database: Arc<Database>) -> Self {
+        Self(Cell::new(database, |database| database.db.snapshot()))
+    }
+}
+
+impl KvRead for OwnedSnapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let family = self.0.borrow_owner().column_family(space)?;
+        let value = self.0.borrow_dependent().get_cf(&family, key);
+        Ok(value.map_err(|error| kv_error(&error))?.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let Some((options, mode)) = scan_options(start, end, direction) else {
+            return Box::new(std::iter::empty());
+        };
+        match self.0.borrow_owner().column_family(space) {
+            Ok(family) => {
+                let snapshot = self.0.borrow_dependent();
+                Box::new(snapshot.iterator_cf_opt(&family, options, mode).map(entry))
+            }
+            Err(error) => failed_scan(error),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Conformance, crashes at every byte of the log's tail, locking, memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_kv::{Direction, Kv, KvError, KvRead, Space, WriteBatch, testsuite};
+use granary_raft::testsuite::{MapMachine, store_conforms};
+use granary_raft::{NoPeers, RaftConfig, RaftHost};
+use granary_runtime::Runtime;
+use granary_types::{NodeId, ShardId};
+use tempfile::TempDir;
+
+use crate::{RocksBudget, RocksConfig, RocksKv};
+
+fn open(path: &Path) -> RocksKv {
+    RocksKv::open(path, RocksConfig::default()).unwrap()
+}
+
+fn write(kv: &RocksKv, number: u32, bytes: usize) {
+    let mut batch = WriteBatch::new();
+    batch.put(Space::State, number.to_be_bytes().to_vec(), vec![7; bytes]);
+    batch.put(Space::Log, number.to_be_bytes().to_vec(), vec![8; bytes]);
+    kv.write(batch).unwrap();
+}
+
+fn numbers(kv: &dyn KvRead, space: Space) -> Vec<u32> {
+    let entries = kv.scan(space, b"", None, Direction::Forward);
+    entries
+        .map(|entry| u32::from_be_bytes(entry.unwrap().0.as_ref().try_into().unwrap()))
+        .collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// The newest write-ahead log of a database directory.
+fn newest_log(path: &Path) -> PathBuf {
+    let files = fs::read_dir(path).unwrap().map(|file| file.unwrap().path());
+    files
+        .filter(|file| file.extension().is_some_and(|ext| ext == "log"))
+        .max()
+        .unwrap()
+}
+
+#[test]
+fn conforms() {
+    let directory = TempDir::new().unwrap();
+    let next = std::cell::Cell::new(0);
+    testsuite::conforms(&|| {
+        next.set(next.get() + 1);
+        Arc::new(open(&directory.path().join(next.get().to_string())))
+    });
+}
+
+#[test]
+fn what_was_synced_survives_a_restart() {
+    let directory = TempDir::new().unwrap();
+    testsuite::survives(&|| Arc::new(open(directory.path())), &|| {});
+}
+
+/// The files as a killed process leaves them, with the log cut or garbled at every place after the
+/// last sync: what is left is a prefix that has everything synced.
+#[test]
+fn a_torn_log_tail_leaves_a_prefix() {
+    let directory = TempDir::new().unwrap();
+    let live = directory.path().join("live");
+    let kv = open(&live);
+    (0..5).for_each(|number| write(&kv, number, 10));
+    kv.sync().unwrap();
+    let synced = fs::metadata(newest_log(&live)).unwrap().len();
+    (5..9).for_each(|number| write(&kv, number, 10));
+    // What a kernel may have written out by itself.
+    kv.database.db.flush_wal(false).unwrap();
+    let end = fs::metadata(newest_log(&live)).unwrap().len();
+    assert!(end > synced);
+    let check = |what: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+        let torn = directory.path().join("torn");
+        copy(&live, &torn);
+        let log = newest_log(&torn);
+        let mut bytes = fs::read(&log).unwrap();
+        damage(&mut bytes);
+        fs::write(&log, bytes).unwrap();
+        let kv = open(&torn);
+        let (state, entries) = (numbers(&kv, Space::State), numbers(&kv, Space::Log));
+        assert_eq!(state, entries, "{what}: a batch survived in part");
+        assert_eq!(
+            state,
+            (0..state.len() as u32).collect::<Vec<_>>(),
+            "{what}: not a prefix"
+        );
+        assert!(
+            state.len() >= 5,
+            "{what}: only {state:?} is left of what was synced"
+        );
+        // It can be written again, and that survives too.
+        write(&kv, state.len() as u32, 10);
+        kv.sync().unwrap();
+        drop(kv);
+        assert_eq!(
+            numbers(&open(&torn), Space::Log).len(),
+            state.len() + 1,
+            "{what}"
+        );
+        fs::remove_dir_all(&torn).unwrap();
+    };
+    for at in (synced..end).step_by(7) {
+        check(&format!("cut at {at}"), &|bytes| {
+            bytes.truncate(at as usize)
+        });
+        check(&format!("zeros from {at}"), &|bytes| {
+            bytes[at as usize..end as usize].fill(0)
+        });
+        check(&format!("garbled at {at}"), &|bytes| {
+            bytes[at as usize] ^= 0x55
+        });
+    }
+}
+
+#[test]
+fn a_database_in_use_says_so() {
+    let directory = TempDir::new().unwrap();
+    let kv = open(directory.path());
+    let second = RocksKv::open(directory.path(), RocksConfig::default());
+    let error = second.unwrap_err();
+    assert!(matches!(error, KvError::InUse(_)), "{error}");
+    let snapshot = kv.snapshot();
+    drop(kv);
+    // A snapshot keeps it open.
+    assert!(RocksKv::open(directory.path(), RocksConfig::default()).is_err());
+    drop(snapshot);
+    open(directory.path());
+}
+
+#[test]
+fn a_directory_that_is_not_a_database_is_an_io_error() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let error = RocksKv::open(&file, RocksConfig::default()).unwrap_err();
+    assert!(matches!(error, KvError::Io(_)), "{error}");
+}
+
+#[test]
+fn databases_share_one_memory_budget() {
+    let directory = TempDir::new().unwrap();
+    let budget = RocksBudget::new(32 << 20);
+    let databases: Vec<RocksKv> = (0..3)
+        .map(|number| {
+            let config = RocksConfig {
+                budget: budget.clone(),
+                ..RocksConfig::default()
+            };
+            RocksKv::open(directory.path().join(number.to_string()), config).unwrap()
+        })
+        .collect();
+    for number in 0..1500 {
+        databases.iter().for_each(|kv| write(kv, number, 8 << 10));
+    }
+    databases.iter().for_each(|kv| kv.sync().unwrap());
+    // 70 MiB were written, faster than they can be flushed: three databases with two spaces in
+    // use, three memtables each, of an eighth of 12 MiB.
+    let memtables = budget.memtable_bytes();
+    assert!(memtables <= 28 << 20, "memtables hold {memtables} bytes");
+    assert!(budget.cache_bytes() <= 32 << 20, "{budget:?}");
+    let stats = databases[0].stats();
+    assert!(stats.disk_bytes > 0 && stats.cache_bytes > 0, "{stats:?}");
+    for kv in &databases {
+        assert_eq!(numbers(kv, Space::State).len(), 1500);
+    }
+}
+
+#[test]
+fn purged_log_ranges_are_gone_and_stay_gone() {
+    let directory = TempDir::new().unwrap();
+    let kv = open(directory.path());
+    for round in 0..10u32 {
+        (0..200).for_each(|number| write(&kv, round * 200 + number, 1 << 10));
+        let mut batch = WriteBatch::new();
+        let end = (round * 200 + 100).to_be_bytes().to_vec();
+        let start = round.saturating_sub(1) * 200;
+        batch.delete_range(Space::Log, start.to_be_bytes().to_vec(), end);
+        kv.write(batch).unwrap();
+    }
+    kv.sync().unwrap();
+    let expected: Vec<u32> = (1900..2000).collect();
+    assert_eq!(numbers(&kv, Space::Log), expected);
+    drop(kv);
+    assert_eq!(numbers(&open(directory.path()), Space::Log), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_raft_log_conforms_on_it() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().to_owned();
+    let next = std::sync::atomic::AtomicU32::new(0);
+    let empty = move || -> Arc<dyn Kv> {
+        let number = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let kv = open(&path.join(number.to_string()));
+        // Each of the suite's many cases uses its store alone: no need for all of them at once.
+        Arc::new(kv)
+    };
+    assert_eq!(store_conforms(&Runtime::system(), empty).await, Ok(()));
+}
+
+/// A process that is killed after it acknowledged: its files, as they are, hold every command.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_commands_are_on_disk() {
+    let directory = TempDir::new().unwrap();
+    let (live, killed) = (
+        directory.path().join("live"),
+        directory.path().join("killed"),
+    );
+    let (shard, node) = (ShardId(2), NodeId(1));
+    let start = async |path: &Path| {
+        let kv: Arc<dyn Kv> = Arc::new(open(path));
+        let config = RaftConfig {
+            snapshot_every_entries: 20,
+            keep_entries: 5,
+            ..RaftConfig::default()
+        };
+        let host = RaftHost::start(
+            Runtime::system(),
+            node,
+            config,
+            Arc::clone(&kv),
+            Arc::new(NoPeers),
+        );
+        let machine = MapMachine::new(shard, kv);
+        let group = host.open(shard, Arc::new(machine.clone())).await.unwrap();
+        host.bootstrap(shard, &[node]).await.unwrap();
+        (host, group, machine)
+    };
+    let (host, group, _) = start(&live).await;
+    for number in 0..120 {
+        let command = Bytes::from(format!("key{number:03}=value"));
+        group
+            .propose(command, std::time::Duration::from_secs(30))
+            .await
+            .unwrap();
+    }
+    copy(&live, &killed);
+    let (second, _, machine) = start(&killed).await;
+    assert_eq!(machine.keys().unwrap().len(), 120);
+    second.stop().await.unwrap();
+    host.stop().await.unwrap();
+}
