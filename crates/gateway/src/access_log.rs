@@ -48,6 +48,25 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
+    /// Begins now.
+    pub(crate) fn new(shared: Arc<Shared>, phase: Arc<Phase>, seen: Seen) -> Self {
+        Self {
+            started: shared.runtime.monotonic(),
+            shared,
+            phase,
+            seen,
+            operation: "Unknown",
+            account: None,
+            signature: "",
+            status: StatusCode::OK,
+            code: "",
+            bytes_in: 0,
+            bytes_out: 0,
+            cut: false,
+            permit: None,
+        }
+    }
+
     /// Counts bytes of the answer.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.bytes_out += bytes;

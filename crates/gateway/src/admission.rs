@@ -24,7 +24,7 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     _request: OwnedSemaphorePermit,
-    _memory: Option<OwnedSemaphorePermit>,
+    memory: Option<OwnedSemaphorePermit>,
     _in_flight: Tracked,
 }
 
@@ -37,36 +37,39 @@ impl Admission {
         }
     }
 
-    /// Takes a place, and memory for `buffered_bytes`.
+    /// Takes a place: before anything is looked up, so that overload costs nothing.
     ///
     /// # Errors
     /// ServiceUnavailable when there is none.
-    pub(crate) fn enter(
-        &self,
-        metrics: &Metrics,
-        buffered_bytes: usize,
-    ) -> Result<Permit, OssError> {
-        let refused = |_| {
-            metrics.requests_refused.inc();
-            OssError::new(ErrorCode::ServiceUnavailable)
-        };
-        let request = Arc::clone(&self.requests)
-            .try_acquire_owned()
-            .map_err(refused)?;
-        let memory = match u32::try_from(buffered_bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX) {
-            0 => None,
-            units => Some(
-                Arc::clone(&self.memory)
-                    .try_acquire_many_owned(units)
-                    .map_err(refused)?,
-            ),
-        };
+    pub(crate) fn enter(&self, metrics: &Metrics) -> Result<Permit, OssError> {
+        let place = Arc::clone(&self.requests).try_acquire_owned();
         Ok(Permit {
-            _request: request,
-            _memory: memory,
+            _request: place.map_err(|_| refused(metrics))?,
+            memory: None,
             _in_flight: metrics.in_flight.track(),
         })
     }
+
+    /// Takes memory for a body that is read whole: once it is known that it may be.
+    ///
+    /// # Errors
+    /// ServiceUnavailable when there is none.
+    pub(crate) fn reserve(
+        &self,
+        metrics: &Metrics,
+        permit: &mut Permit,
+        bytes: usize,
+    ) -> Result<(), OssError> {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&self.memory).try_acquire_many_owned(units);
+        permit.memory = Some(memory.map_err(|_| refused(metrics))?);
+        Ok(())
+    }
+}
+
+fn refused(metrics: &Metrics) -> OssError {
+    metrics.requests_refused.inc();
+    OssError::new(ErrorCode::ServiceUnavailable)
 }
 
 #[cfg(test)]
@@ -77,13 +80,16 @@ mod tests {
     fn refuses_over_either_limit_and_recovers() {
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let admission = Admission::new(2, 8 * 1024);
-        let large = admission.enter(&metrics, 8 * 1024).unwrap();
-        let error = admission.enter(&metrics, 1).unwrap_err();
+        let mut large = admission.enter(&metrics).unwrap();
+        admission.reserve(&metrics, &mut large, 8 * 1024).unwrap();
+        let mut small = admission.enter(&metrics).unwrap();
+        let error = admission.reserve(&metrics, &mut small, 1).unwrap_err();
         assert_eq!(error.code(), ErrorCode::ServiceUnavailable);
-        let small = admission.enter(&metrics, 0).unwrap();
-        assert!(admission.enter(&metrics, 0).is_err());
-        drop((large, small));
-        assert!(admission.enter(&metrics, 4096).is_ok());
+        assert!(admission.enter(&metrics).is_err());
+        drop(large);
+        admission.reserve(&metrics, &mut small, 4096).unwrap();
+        assert!(admission.enter(&metrics).is_ok());
         assert_eq!(metrics.requests_refused.get(), 2);
+        assert!(small.memory.is_some());
     }
 }

@@ -135,35 +135,7 @@ impl TryFrom<GatewayConfig> for Settings {
                 "`{public_endpoint}` is not a URL or a host such as https://oss.example.com:9000"
             )
         })?;
-        for (setting, value) in [
-            ("connections_max", config.connections_max as u64),
-            (
-                "requests_in_flight_max",
-                config.requests_in_flight_max as u64,
-            ),
-            (
-                "buffered_body_bytes_max",
-                config.buffered_body_bytes_max as u64,
-            ),
-            ("first_byte_timeout_ms", config.first_byte_timeout_ms),
-            ("header_timeout_ms", config.header_timeout_ms),
-            ("idle_timeout_ms", config.idle_timeout_ms),
-            ("body_stall_timeout_ms", config.body_stall_timeout_ms),
-            ("write_stall_timeout_ms", config.write_stall_timeout_ms),
-        ] {
-            check(setting, value > 0, || "must be more than 0".to_owned())?;
-        }
-        check(
-            "headers_max",
-            (16..=4096).contains(&config.headers_max),
-            || "must be 16 to 4096".to_owned(),
-        )?;
-        // hyper refuses a read buffer below 8 KiB.
-        check(
-            "header_bytes_max",
-            (8192..=1024 * 1024).contains(&config.header_bytes_max),
-            || "must be 8192 to 1048576".to_owned(),
-        )?;
+        check_numbers(&config)?;
         Ok(Self {
             domains: Domains::new(domains),
             public_endpoint: Some(config.public_endpoint).filter(|text| !text.is_empty()),
@@ -186,6 +158,38 @@ impl TryFrom<GatewayConfig> for Settings {
             access_key_view: Duration::from_millis(config.access_key_view_ms),
         })
     }
+}
+
+fn check_numbers(config: &GatewayConfig) -> Result<(), ConfigError> {
+    for (setting, value) in [
+        ("connections_max", config.connections_max as u64),
+        (
+            "requests_in_flight_max",
+            config.requests_in_flight_max as u64,
+        ),
+        (
+            "buffered_body_bytes_max",
+            config.buffered_body_bytes_max as u64,
+        ),
+        ("first_byte_timeout_ms", config.first_byte_timeout_ms),
+        ("header_timeout_ms", config.header_timeout_ms),
+        ("idle_timeout_ms", config.idle_timeout_ms),
+        ("body_stall_timeout_ms", config.body_stall_timeout_ms),
+        ("write_stall_timeout_ms", config.write_stall_timeout_ms),
+    ] {
+        check(setting, value > 0, || "must be more than 0".to_owned())?;
+    }
+    check(
+        "headers_max",
+        (16..=4096).contains(&config.headers_max),
+        || "must be 16 to 4096".to_owned(),
+    )?;
+    // hyper refuses a read buffer below 8 KiB.
+    check(
+        "header_bytes_max",
+        (8192..=1024 * 1024).contains(&config.header_bytes_max),
+        || "must be 8192 to 1048576".to_owned(),
+    )
 }
 
 fn check(

@@ -1,6 +1,7 @@
 //! The way of every request. [`run`] is the only control flow between a head and an operation:
 //!
-//! address → row of the table → bucket → caller → parsed input → permission → admission → operation
+//! address → row of the table → a place in flight → bucket → caller → parsed input → permission →
+//! memory for a document → operation
 //!
 //! and [`serve`] the only place where answers, errors, logs and metrics are written. NoSuchBucket
 //! comes before InvalidAccessKeyId, as clients check; errors of the input come after the signature,
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Action;
 use granary_types::{AccountId, BucketName};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tracing::{Instrument as _, Span, field};
 
@@ -25,6 +26,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::buckets::Bucket;
 use crate::ctx::{Ctx, Shared, Subject, no_such_bucket};
 use crate::head::Head;
+use crate::ops::table::Row;
 use crate::ops::{Body, BodyKind, BucketUse, Operation};
 use crate::render::{self, Common, Output};
 use crate::server::phase::Phase;
@@ -62,38 +64,19 @@ pub(crate) async fn serve(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let started = shared.runtime.monotonic();
     let (parts, incoming) = request.into_parts();
-    let seen = seen(&shared, peer, &parts);
     let method = parts.method.clone();
-    let runtime = shared.runtime.clone();
-    let mut body = RequestBody::new(incoming, runtime, shared.settings.timeouts);
-    let mut notes = Notes::default();
+    let seen = seen(&shared, peer, &parts);
+    let mut completion = Completion::new(Arc::clone(&shared), phase, seen);
+    let mut body = RequestBody::new(incoming, shared.runtime.clone(), shared.settings.timeouts);
     let span = tracing::info_span!(
         "request",
-        request_id = %seen.request_id,
+        request_id = %completion.seen.request_id,
         operation = field::Empty,
         bucket = field::Empty,
     );
-    let mut completion = Completion {
-        phase: Arc::clone(&phase),
-        operation: "Unknown",
-        account: None,
-        signature: "",
-        status: StatusCode::OK,
-        code: "",
-        started,
-        bytes_in: 0,
-        bytes_out: 0,
-        cut: false,
-        permit: None,
-        seen,
-        shared: Arc::clone(&shared),
-    };
-    let request_id = completion.seen.request_id.clone();
-    let head = Head::read(&shared.settings.domains, parts);
     let mut waits_for_continue = false;
-    let outcome = match head.and_then(|head| route::route(&head).map(|row| (head, row))) {
+    let outcome = match find_operation(&shared, parts) {
         Err(error) => Err(error),
         Ok((head, row)) => {
             completion.operation = row.name;
@@ -101,6 +84,7 @@ pub(crate) async fn serve(
             span.record("operation", row.name);
             span.record("bucket", completion.seen.bucket.as_str());
             waits_for_continue = head.expects_continue();
+            let mut notes = Notes::default();
             let call = Call {
                 shared: Arc::clone(&shared),
                 head,
@@ -108,27 +92,53 @@ pub(crate) async fn serve(
                 body: &mut body,
                 notes: &mut notes,
             };
-            (row.handler)(call).instrument(span.clone()).await
+            let outcome = (row.handler)(call).instrument(span.clone()).await;
+            completion.account = notes.account;
+            completion.signature = notes.signature;
+            completion.permit = notes.permit;
+            outcome
         }
     };
     if let Err(error) = &outcome {
         log_server_error(&span, error);
     }
     let close = !body.settle(waits_for_continue).await;
-    if close {
-        phase.linger();
-    }
-    completion.account = notes.account;
-    completion.signature = notes.signature;
-    completion.permit = notes.permit;
     completion.bytes_in = body.received();
-    let host_id = completion.seen.host.clone();
-    let took = shared.runtime.monotonic().saturating_sub(started);
+    render(outcome, completion, &method, close)
+}
+
+/// The head and the row of the table that it asks for.
+fn find_operation(
+    shared: &Shared,
+    parts: http::request::Parts,
+) -> Result<(Head, &'static Row), OssError> {
+    let head = Head::read(&shared.settings.domains, parts)?;
+    let row = route::route(&head)?;
+    Ok((head, row))
+}
+
+/// The one place where answers and errors become responses.
+fn render(
+    outcome: Result<Output, OssError>,
+    mut completion: Completion,
+    method: &Method,
+    close: bool,
+) -> Response<ResponseBody> {
+    if close {
+        completion.phase.linger();
+    }
+    let runtime = &completion.shared.runtime;
+    let took = runtime.monotonic().saturating_sub(completion.started);
+    let now = runtime.now();
+    let (request_id, host_id) = (
+        completion.seen.request_id.clone(),
+        completion.seen.host.clone(),
+    );
     let common = Common {
         request_id: &request_id,
         host_id: &host_id,
-        method: &method,
-        now: shared.runtime.now(),
+        method,
+        now,
         server_time_ms: took.as_millis(),
         close,
     };
@@ -152,16 +162,9 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
         authz::authorise(&mut cx).await?;
-        let buffered = match Op::BODY {
-            BodyKind::Buffered { max_bytes } => max_bytes,
-            BodyKind::None | BodyKind::Stream => 0,
-        };
-        // Whoever declares less takes less.
-        let declared = granary_oss::header::content_length(&cx.head.headers)?;
-        let buffered = declared.map_or(buffered, |declared| {
-            usize::try_from(declared).unwrap_or(buffered).min(buffered)
-        });
-        notes.permit = Some(cx.shared.admission.enter(&cx.shared.metrics, buffered)?);
+        if let BodyKind::Buffered { max_bytes } = Op::BODY {
+            reserve(&cx, notes, max_bytes)?;
+        }
         let body = match Op::BODY {
             BodyKind::None => Body::None,
             BodyKind::Stream => Body::Stream(body),
@@ -171,6 +174,23 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
         };
         op.handle(&mut cx, body).await
     })
+}
+
+/// Memory for a body that is read whole: what it declares, or the most it may have.
+fn reserve(cx: &Ctx, notes: &mut Notes, max_bytes: usize) -> Result<(), OssError> {
+    let declared = granary_oss::header::content_length(&cx.head.headers)?;
+    let bytes = declared.map_or(max_bytes, |declared| {
+        usize::try_from(declared)
+            .unwrap_or(max_bytes)
+            .min(max_bytes)
+    });
+    match &mut notes.permit {
+        Some(permit) => cx
+            .shared
+            .admission
+            .reserve(&cx.shared.metrics, permit, bytes),
+        None => Ok(()),
+    }
 }
 
 /// The way of a request for an operation that is not built yet: whoever may not know that the
@@ -183,7 +203,7 @@ pub(crate) fn later(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-/// Bucket, then caller.
+/// A place among the requests in flight, then the bucket, then the caller.
 async fn admit_caller<'a>(
     call: Call<'a>,
     bucket_use: BucketUse,
@@ -195,6 +215,7 @@ async fn admit_caller<'a>(
         body,
         notes,
     } = call;
+    notes.permit = Some(shared.admission.enter(&shared.metrics)?);
     // A name that no bucket can have is told after the signature, like every error of the input.
     let name = head.address.bucket_name();
     let bucket = match (&name, bucket_use) {
@@ -235,7 +256,8 @@ fn log_server_error(span: &Span, error: &OssError) {
         .unwrap_or_default();
     match error.status().as_u16() {
         500 => tracing::error!(%error, cause, "request failed"),
-        502.. => tracing::warn!(%error, cause, "request refused"),
+        // Overload has a counter; a line per request would only add to it.
+        502.. if !cause.is_empty() => tracing::warn!(%error, cause, "request refused"),
         _ if !cause.is_empty() => tracing::debug!(%error, cause, "request failed"),
         _ => {}
     }
