@@ -17,6 +17,7 @@ use crate::Shared;
 use crate::cluster::Choice;
 use crate::digest::CutChunk;
 use crate::error::WriteError;
+use crate::session::WriteOwner;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -33,11 +34,12 @@ struct Attempt {
     failures: Vec<(DiskId, BlobError)>,
 }
 
-/// Stores a chunk; returns the reference to it.
+/// Stores a chunk; returns the reference to it. What attempts in other groups may have left is
+/// noted with the owner.
 pub(crate) async fn store_chunk(
     shared: &Shared,
     redundancy: Redundancy,
-    owner: ChunkOwner,
+    owner: &WriteOwner,
     chunk: &CutChunk,
 ) -> Result<pb::state::Extent, WriteError> {
     let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms);
@@ -60,7 +62,7 @@ pub(crate) async fn store_chunk(
             shared,
             &choice,
             id,
-            owner,
+            owner.of_chunks(),
             chunk,
             backoff.remaining(&shared.runtime),
         )
@@ -76,6 +78,7 @@ pub(crate) async fn store_chunk(
             tracing::warn!(chunk = %id, copies = attempt.acks, "chunk stored below its redundancy");
             return Ok(extent(id, &choice, chunk));
         }
+        owner.abandon(id);
         shared.metrics.chunks_rewritten.inc();
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use granary_blob_api::{BlobError, ChunkOwner, CopyChunk};
+use granary_blob_api::{BlobError, CopyChunk};
 use granary_meta_api::pb;
 use granary_types::limits::CHUNK_BYTES_MAX;
 use granary_types::{ByteRange, ChunkId, DiskId, Redundancy};
@@ -20,7 +20,7 @@ use crate::error::{BodyError, ReadError, WriteError};
 use crate::extents::{ChunkPiece, ExtentCursor, WholePiece, chunk_of};
 use crate::pin::ReadPin;
 use crate::read::ReadStream;
-use crate::session::WriteSession;
+use crate::session::{WriteOwner, WriteSession};
 use crate::write::write;
 use crate::{BodyLimits, Copied, CopyDigests, ReadSource, Shared, WriteTarget};
 
@@ -98,11 +98,11 @@ async fn copy_chunks(
             let task = shared.runtime.clone().spawn(async move {
                 match piece {
                     WholePiece::Extent(extent) => {
-                        copy_extent(&shared, redundancy, owner, extent).await
+                        copy_extent(&shared, redundancy, &owner, extent).await
                     }
                     WholePiece::Inline(bytes) => {
                         let chunk = CutChunk::from_pieces(vec![bytes]);
-                        store_chunk(&shared, redundancy, owner, &chunk).await
+                        store_chunk(&shared, redundancy, &owner, &chunk).await
                     }
                 }
             });
@@ -131,7 +131,7 @@ async fn copy_chunks(
 async fn copy_extent(
     shared: &Shared,
     redundancy: Redundancy,
-    owner: ChunkOwner,
+    owner: &WriteOwner,
     extent: pb::state::Extent,
 ) -> Result<pb::state::Extent, WriteError> {
     let source = chunk_of(&extent)?;
@@ -156,8 +156,8 @@ async fn copy_extent(
 }
 
 /// Copies a chunk on every disk of its group; `None` when a disk does not take part. What a
-/// failed attempt leaves is unreferenced, and the sweep finds it.
-async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: ChunkOwner) -> Option<ChunkId> {
+/// failed attempt may have left is noted with the owner.
+async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> Option<ChunkId> {
     let map = shared.view.map();
     let group = map.group(source.pg()).filter(|group| !group.closed)?;
     let disks: Vec<DiskId> = group.disks().collect();
@@ -169,7 +169,7 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: ChunkOwner) -> O
     let copy = CopyChunk {
         source,
         target,
-        owner,
+        owner: owner.of_chunks(),
         pg_epoch: group.epoch,
     };
     let copies = disks.iter().map(|&disk| async move {
@@ -179,14 +179,15 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: ChunkOwner) -> O
         copied.inspect_err(|error| shared.note_disk_error(disk, error))
     });
     let limit = std::time::Duration::from_millis(shared.config.chunk_write_timeout_ms);
-    let answers = granary_runtime::within(limit, join_all(copies))
-        .await
-        .ok()?;
-    for answer in answers {
-        if let Err(error) = answer {
-            tracing::debug!(chunk = %source, %error, "chunk not copied on its disks");
-            return None;
-        }
+    let answers = granary_runtime::within(limit, join_all(copies)).await;
+    let failed = match answers {
+        Ok(answers) => answers.into_iter().find_map(Result::err),
+        Err(_) => Some(BlobError::Unreachable("no answer in time".to_owned())),
+    };
+    if let Some(error) = failed {
+        tracing::debug!(chunk = %source, %error, "chunk not copied on its disks");
+        owner.abandon(target);
+        return None;
     }
     Some(target)
 }

@@ -6,11 +6,38 @@ use std::time::Duration;
 use bytes::Bytes;
 use granary_blob_api::ChunkOwner;
 use granary_meta_api::pb;
-use granary_types::{BucketId, ObjectId};
+use granary_types::{BucketId, ChunkId, ObjectId};
+use parking_lot::Mutex;
 
 use crate::Shared;
 use crate::config::EXTENTS_HELD_MAX;
 use crate::error::WriteError;
+
+/// Who owns the chunks of a write, and what its failed attempts left behind. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteOwner {
+    chunks: ChunkOwner,
+    abandoned: Arc<Mutex<Vec<ChunkId>>>,
+}
+
+impl WriteOwner {
+    /// The owner that stands with each chunk.
+    pub(crate) fn of_chunks(&self) -> ChunkOwner {
+        self.chunks
+    }
+
+    /// Notes a chunk that may be on some disks and that the write will not refer to. Its owner
+    /// lives as long as the object does, so only a command can have it deleted.
+    pub(crate) fn abandon(&self, chunk: ChunkId) {
+        self.abandoned.lock().push(chunk);
+    }
+
+    fn take_abandoned(&self) -> Vec<Bytes> {
+        let abandoned = std::mem::take(&mut *self.abandoned.lock());
+        let bytes = |chunk: ChunkId| Bytes::copy_from_slice(&chunk.to_bytes());
+        abandoned.into_iter().map(bytes).collect()
+    }
+}
 
 /// One write id and what was written under it. References beyond a bound are staged in the shard,
 /// which also renews the lease.
@@ -18,7 +45,7 @@ pub(crate) struct WriteSession {
     shared: Arc<Shared>,
     at: pb::Position,
     write_id: Bytes,
-    owner: ChunkOwner,
+    owner: WriteOwner,
     lease: Duration,
     /// Monotonic time after which the lease should be renewed.
     renew_at: Duration,
@@ -37,9 +64,12 @@ impl WriteSession {
         };
         Ok(Self {
             shared: Arc::clone(shared),
-            owner: ChunkOwner {
-                bucket: BucketId(at.bucket_id),
-                object,
+            owner: WriteOwner {
+                chunks: ChunkOwner {
+                    bucket: BucketId(at.bucket_id),
+                    object,
+                },
+                abandoned: Arc::default(),
             },
             at: at.clone(),
             write_id,
@@ -51,14 +81,15 @@ impl WriteSession {
     }
 
     /// Who owns the chunks of this write.
-    pub(crate) fn owner(&self) -> ChunkOwner {
-        self.owner
+    pub(crate) fn owner(&self) -> WriteOwner {
+        self.owner.clone()
     }
 
     /// Adds the next reference.
     pub(crate) async fn push(&mut self, extent: pb::state::Extent) -> Result<(), WriteError> {
         self.held.push(extent);
-        if self.held.len() >= EXTENTS_HELD_MAX {
+        let abandoned = self.owner.abandoned.lock().len();
+        if self.held.len() >= EXTENTS_HELD_MAX || abandoned >= EXTENTS_HELD_MAX {
             self.stage().await?;
         }
         Ok(())
@@ -81,6 +112,7 @@ impl WriteSession {
             write_id: self.write_id.clone(),
             first: self.staged,
             extents,
+            abandoned: self.owner.take_abandoned(),
         };
         let decision = self.shared.meta.propose(command).await?;
         decision.map_err(WriteError::Refused)?;
@@ -92,6 +124,7 @@ impl WriteSession {
     /// The payload that commits what was written.
     pub(crate) fn into_payload(self, size: u64) -> pb::Payload {
         pb::Payload {
+            abandoned: self.owner.take_abandoned(),
             write_id: self.write_id,
             inline: Bytes::new(),
             extents: self.held,

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use granary_blob_api::ChunkOwner;
 use granary_meta_api::pb;
 use granary_types::Redundancy;
 use granary_types::limits::BLOCK_BYTES;
@@ -23,7 +22,7 @@ use crate::config::{
 };
 use crate::digest::{BodyDigests, CutChunk};
 use crate::error::{BodyError, WriteError};
-use crate::session::WriteSession;
+use crate::session::{WriteOwner, WriteSession};
 use crate::{BodyLimits, Shared, WriteTarget, Written};
 
 /// Memory counts as short below this part of the budget, in percent.
@@ -314,7 +313,7 @@ impl Pipeline {
     }
 
     /// The write id's owner; takes a write id for the first chunk.
-    async fn owner(&mut self) -> Result<ChunkOwner, WriteError> {
+    async fn owner(&mut self) -> Result<WriteOwner, WriteError> {
         let session = match self.session.take() {
             Some(session) => session,
             None => WriteSession::begin(&self.shared, &self.target.at).await?,
@@ -384,7 +383,7 @@ impl Pipeline {
 struct StoreTask {
     shared: Arc<Shared>,
     redundancy: Redundancy,
-    owner: ChunkOwner,
+    owner: WriteOwner,
     pieces: Vec<Bytes>,
     length: usize,
     digests: Digests,
@@ -416,7 +415,7 @@ impl StoreTask {
         };
         let storing = async {
             let chunk = cut.await.map_err(|_| WriteError::ShuttingDown)?;
-            let stored = store_chunk(&self.shared, self.redundancy, self.owner, &chunk).await?;
+            let stored = store_chunk(&self.shared, self.redundancy, &self.owner, &chunk).await?;
             self.shared.metrics.chunks_written.inc();
             Ok(stored)
         };

@@ -72,14 +72,12 @@ impl OrphanSweep {
     /// The place at or after the cursor; `None` at the end of the pass.
     fn place(&self) -> Option<Cursor> {
         let map = self.view.map();
-        let mut places: Vec<_> = map
+        let (pg, disk) = map
             .groups()
             .flat_map(|group| group.disks().map(|disk| (group.id, disk)))
             .filter(|&(pg, disk)| (pg, disk) >= (self.at.pg, self.at.disk))
             .filter(|&(_, disk)| map.is_in(disk) && self.view.is_readable(disk))
-            .collect();
-        places.sort_unstable();
-        let (pg, disk) = *places.first()?;
+            .min()?;
         let here = (pg, disk) == (self.at.pg, self.at.disk);
         Some(Cursor {
             pg,

@@ -17,6 +17,10 @@ use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 
 /// Complaints of readers looked at per tick.
 const HINTS_PER_TICK: usize = 64;
+/// Copies that are known to be bad and could not be made good.
+const DAMAGED_MAX: usize = 1024;
+/// Tries before a group whose members cannot be compared is left to the next pass.
+const TRIES_PER_GROUP: u32 = 3;
 
 /// What the last complete pass found. Shown to operators; "done" means counted, not assumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +29,11 @@ pub struct RedundancyStatus {
     pub passes: u64,
     /// Chunks that should exist.
     pub chunks: u64,
-    /// Chunks with fewer copies than they should have.
+    /// Chunks with fewer good copies than they should have.
     pub below_target: u64,
+    /// Groups that could not be compared, because a member did not answer: their chunks are in
+    /// none of the numbers.
+    pub groups_unknown: u64,
     /// When the pass ended, in milliseconds since the epoch.
     pub finished_ms: u64,
     /// Groups through in the pass that is under way, and how many there are.
@@ -41,6 +48,7 @@ pub struct RedundancyWorker {
     hints: RepairHints,
     metrics: WorkerMetrics,
     status: Arc<Mutex<RedundancyStatus>>,
+    damaged: BTreeSet<(ChunkId, DiskId)>,
     every: Duration,
     pass: Option<Pass>,
     /// When the last pass ended (monotonic) and what the cluster looked like when it began.
@@ -55,8 +63,10 @@ struct Pass {
     groups: Vec<PgId>,
     next: usize,
     after: Option<ChunkId>,
+    tries: u32,
     chunks: u64,
     below_target: u64,
+    groups_unknown: u64,
 }
 
 impl RedundancyWorker {
@@ -75,6 +85,7 @@ impl RedundancyWorker {
             repair: GroupRepair::new(meta, path, metrics.clone()),
             metrics,
             status: Arc::default(),
+            damaged: BTreeSet::new(),
             every,
             pass: None,
             last: None,
@@ -111,8 +122,10 @@ impl RedundancyWorker {
             groups,
             next: 0,
             after: None,
+            tries: 0,
             chunks: 0,
             below_target: 0,
+            groups_unknown: 0,
         });
     }
 
@@ -125,10 +138,24 @@ impl RedundancyWorker {
         if let Some(group) = map.group(id) {
             let pool = map.pools().iter().find(|pool| pool.id == group.pool);
             let copies = pool.map_or(group.members.len(), |pool| pool.copies as usize);
-            let repaired = self.repair.repair(group, copies, pass.after).await?;
-            pass.chunks += repaired.chunks;
-            pass.below_target += repaired.below_target;
-            pass.after = repaired.next_after;
+            match self.repair.repair(group, copies, pass.after).await {
+                Ok(repaired) => {
+                    pass.chunks += repaired.chunks;
+                    pass.below_target += repaired.below_target;
+                    pass.after = repaired.next_after;
+                    pass.tries = 0;
+                }
+                Err(error) if pass.tries + 1 < TRIES_PER_GROUP => {
+                    pass.tries += 1;
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(pg = %id, %error, "group not compared");
+                    pass.groups_unknown += 1;
+                    pass.after = None;
+                    pass.tries = 0;
+                }
+            }
         } else {
             pass.after = None;
         }
@@ -141,12 +168,15 @@ impl RedundancyWorker {
 
     fn finish(&mut self, pass: Pass) {
         self.last = Some((self.runtime.monotonic(), pass.situation));
-        self.metrics.below_target.set(pass.below_target);
+        let damaged: BTreeSet<_> = self.damaged.iter().map(|&(chunk, _)| chunk).collect();
+        let below_target = pass.below_target + damaged.len() as u64;
+        self.metrics.below_target.set(below_target);
         let mut status = self.status.lock();
         *status = RedundancyStatus {
             passes: status.passes + 1,
             chunks: pass.chunks,
-            below_target: pass.below_target,
+            below_target,
+            groups_unknown: pass.groups_unknown,
             finished_ms: self.runtime.now().as_millis(),
             progress: status.progress,
         };
@@ -158,10 +188,18 @@ impl RedundancyWorker {
         }
     }
 
-    async fn look_at_hints(&self) {
-        for hint in self.hints.take(HINTS_PER_TICK) {
-            if !self.repair.check_copy(hint.chunk, hint.disk).await {
-                tracing::warn!(chunk = %hint.chunk, disk = %hint.disk, "copy is not repaired");
+    /// Looks at copies readers complained about, and again at those that could not be made good.
+    async fn look_at_hints(&mut self) {
+        let hints = self.hints.take(HINTS_PER_TICK);
+        let mut suspects: BTreeSet<_> = hints.iter().map(|hint| (hint.chunk, hint.disk)).collect();
+        if self.pass.is_none() {
+            suspects.extend(self.damaged.iter().take(HINTS_PER_TICK));
+        }
+        for (chunk, disk) in suspects {
+            if self.repair.check_copy(chunk, disk).await {
+                self.damaged.remove(&(chunk, disk));
+            } else if self.damaged.len() < DAMAGED_MAX && self.damaged.insert((chunk, disk)) {
+                tracing::warn!(%chunk, %disk, "a copy is damaged and not repaired yet");
             }
         }
     }
@@ -182,10 +220,13 @@ impl Worker for RedundancyWorker {
             let Some(mut pass) = self.pass.take() else {
                 return Ok(Tick::Done);
             };
-            if self.step(&mut pass).await? {
-                self.finish(pass);
-            } else {
-                self.pass = Some(pass);
+            match self.step(&mut pass).await {
+                Ok(true) => self.finish(pass),
+                Ok(false) => self.pass = Some(pass),
+                Err(error) => {
+                    self.pass = Some(pass);
+                    return Err(error);
+                }
             }
         }
         Ok(if self.pass.is_some() {

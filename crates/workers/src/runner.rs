@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::{Meta, pb};
 use granary_runtime::{Runtime, within};
@@ -262,7 +263,12 @@ impl<W: Worker> Runner<W> {
             ttl_ms: u64::try_from(self.config.lease_ttl.as_millis()).unwrap_or(u64::MAX),
             token,
             release,
-            cursor: self.worker.cursor(),
+            // Whoever takes the lease first learns where the one before was.
+            cursor: if token == 0 {
+                Bytes::new()
+            } else {
+                self.worker.cursor()
+            },
         }
     }
 }

@@ -41,7 +41,7 @@ fn redundancy(world: &World) -> RedundancyWorker {
         world.meta.clone(),
         world.path.clone(),
         world.metrics.clone(),
-        Duration::from_secs(3600),
+        Duration::from_secs(60),
     )
 }
 
@@ -251,7 +251,7 @@ fn members_that_missed_something_are_brought_in_step() {
         let world = World::start(3).await;
         let bytes = content(5 * MIB, 14);
         world.put("a", &bytes).await;
-        world.put("b", &content(MIB, 15)).await;
+        world.put("b", &content(2 * MIB, 15)).await;
         let listed = world.listed().await;
         let (disk, _) = listed[0];
         // One member lost the index entry of a chunk: as if a put had never reached it.
@@ -260,7 +260,7 @@ fn members_that_missed_something_are_brought_in_step() {
                 .iter()
                 .filter(|(on, _)| *on == disk)
                 .map(|(_, entry)| entry)
-                .filter(|entry| (entry.length as usize == MIB) == (wanted == 1))
+                .filter(|entry| (entry.length as usize == 2 * MIB) == (wanted == 1))
                 .collect();
             of_disk[0].id
         };
@@ -283,6 +283,46 @@ fn members_that_missed_something_are_brought_in_step() {
                 .all(|(_, e)| !e.deleted && e.id != missed_delete)
         );
         assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn bit_rot_is_never_served_and_is_counted_until_it_is_repaired() {
+    simulated(async {
+        let world = World::start(3).await;
+        let bytes = content(2 * MIB, 16);
+        world.put("a", &bytes).await;
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        let mut noticed = 0;
+        // One disk after the other; one of them is the one that readers ask first.
+        for disk in 1..=3 {
+            let volume = world.largest_file(&dir(disk));
+            world.vfs.flip_bit(&volume, 700_000, 3).unwrap();
+            assert!(world.get("a").await.unwrap() == bytes);
+            run(&mut worker).await;
+            world.runtime.sleep(Duration::from_secs(61)).await;
+            run(&mut worker).await;
+            let mut bad = 0;
+            for (on, entry) in &world.listed().await {
+                bad += u64::from(!world.path.verify_copy(entry, *on).await);
+            }
+            assert!(
+                status().below_target <= bad,
+                "{bad} bad copies, {:?}",
+                status()
+            );
+            if status().below_target > 0 || bad == 0 {
+                noticed += 1;
+            }
+            if bad > 0 {
+                world.vfs.flip_bit(&volume, 700_000, 3).unwrap();
+            }
+            world.runtime.sleep(Duration::from_secs(61)).await;
+            run(&mut worker).await;
+            assert_eq!((status().chunks, status().below_target), (1, 0));
+        }
+        assert!(noticed > 0, "the copy that readers ask first was bad once");
     });
 }
 

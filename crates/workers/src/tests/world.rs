@@ -2,7 +2,7 @@
 //! time.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
 use granary_types::{
     BucketAcl, ByteRange, ChunkId, DiskId, NodeId, ObjectAcl, ObjectType, Redundancy, StorageClass,
 };
-use granary_vfs::MemoryVfs;
+use granary_vfs::{MemoryVfs, Vfs};
 
 use crate::{KeeperConfig, PlacementKeeper, Tick, Worker, WorkerMetrics};
 
@@ -140,6 +140,21 @@ impl World {
         let register = pb::RegisterDisk { disk: Some(record) };
         self.meta.propose(register).await.unwrap().unwrap();
         id
+    }
+
+    /// The longest file of a disk: the volume that holds the chunks.
+    pub(super) fn largest_file(&self, dir: &Path) -> PathBuf {
+        let mut files = vec![dir.to_owned()];
+        let mut largest = (0, dir.to_owned());
+        while let Some(path) = files.pop() {
+            if let Ok(names) = self.vfs.list(&path) {
+                files.extend(names.iter().map(|name| path.join(name)));
+            }
+            if let Ok(file) = self.vfs.open(&path) {
+                largest = largest.max((file.len().unwrap(), path));
+            }
+        }
+        largest.1
     }
 
     async fn create_bucket(&self, name: &str) -> pb::state::Bucket {
