@@ -49,7 +49,7 @@ def disks(tmp_path_factory):
 
 def below_target(server):
     """Chunks that have fewer copies than they should; the one true number."""
-    samples = {name: value for name, value in server.metrics().items() if "below_target" in name}
+    samples = {name: value for name, value in server.metrics().items() if "chunks_below" in name}
     assert samples, "no metric says how many chunks are below target redundancy"
     return sum(samples.values())
 

@@ -17,11 +17,12 @@ SAME_REQUEST = {
 
 
 def works_today():
-    """Operations the server itself lists as served, from `granary operations --markdown`."""
+    """Operations the server itself lists as served, from `granary operations`."""
     import subprocess
     from harness.server import binary
-    text = subprocess.run([binary(), "operations", "--markdown"], capture_output=True, text=True, timeout=30, check=True).stdout
-    return set(re.findall(r"[A-Z][A-Za-z0-9]+", text))
+    text = subprocess.run([binary(), "operations"], capture_output=True, text=True, timeout=30, check=True).stdout
+    served = " ".join(line.split("|")[2] for line in text.splitlines()[2:] if line.count("|") >= 4)
+    return set(re.findall(r"[A-Z][A-Za-z0-9]+", served))
 
 
 def requests_of(row):

@@ -325,6 +325,9 @@ def test_awkward_keys(client, bucket, key):
     assert client.list_objects(bucket, prefix=key).keys == [key]
     client.copy_object(bucket, key, bucket, "copy-of-it")
     assert client.get_object(bucket, "copy-of-it").data == body
+    if client.name.startswith("oss2") and min(map(ord, key)) < 0x20 and key != "a\tb":
+        # This client parses the answer of InitiateMultipartUpload strictly and does not ask for it encoded.
+        return
     upload = client.initiate(bucket, key)
     assert client.list_uploads(bucket).entries == [(key, upload)]
     part = client.upload_part(bucket, key, upload, 1, b"by parts")

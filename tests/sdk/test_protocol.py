@@ -172,7 +172,7 @@ def test_x_oss_date_replaces_date_in_v1(server, bucket):
 
 
 @pytest.mark.parametrize("value, status, code, ec", [
-    ("OSS", 400, "InvalidArgument", "0002-00000226"), ("OSS abc", 400, "InvalidArgument", "0002-00000226"), ("Basic YTpi", 400, "InvalidArgument", None),
+    ("OSS", 400, "InvalidArgument", None), ("OSS abc", 400, "InvalidArgument", None), ("Basic YTpi", 400, "InvalidArgument", None),
     ("OSS4-HMAC-SHA256 nonsense", 400, "InvalidArgument", None), ("OSS nobody:AAAA", 403, "InvalidAccessKeyId", "0002-00000902"),
     ("OSS4-HMAC-SHA256 Credential=a/b/c,Signature=d", 400, "InvalidArgument", None),
 ])
@@ -211,13 +211,14 @@ def test_v4_header_order_and_spaces(wire, bucket):
     assert wire.send("GET", f"/{bucket}/", headers).status == 200
 
 
-def test_payload_hash_is_only_text_to_sign(wire, bucket):
+def test_only_unsigned_payloads(wire, bucket):
+    """The one value every client sends; a digest that nobody verifies must not look verified."""
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     stamp = v4_stamp()
     headers = {"x-oss-date": stamp, "x-oss-content-sha256": digest}
     signature = signing.v4_signature(wire.cred, "GET", bucket, None, [], headers, stamp, payload=digest)
     headers["Authorization"] = (f"OSS4-HMAC-SHA256 Credential={wire.cred.key_id}/{stamp[:8]}/{wire.cred.region}/oss/aliyun_v4_request,Signature={signature}")
-    assert wire.send("GET", f"/{bucket}/", headers).status == 200
+    check_error(wire.send("GET", f"/{bucket}/", headers), 400, "InvalidArgument")
 
 
 def test_query_is_signed_in_v4_and_only_subresources_in_v1(server, bucket):
@@ -240,8 +241,8 @@ def test_anonymous_access_follows_the_acl(wire, bucket_name):
             assert put.status == (200 if writes else 403), acl
             if not writes:
                 check_error(put, 403, "AccessDenied")
-            listing = wire.request("GET", name, auth=None)
-            assert listing.status == (200 if reads else 403), acl
+            # Object lists open objects; the names in a bucket are its owner's.
+            check_error(wire.request("GET", name, auth=None), 403, "AccessDenied")
             check_error(wire.request("DELETE", name, auth=None), 403, "AccessDenied")
         finally:
             wire.delete_bucket_with_contents(name)

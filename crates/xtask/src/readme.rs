@@ -1,6 +1,6 @@
 //! Keeps the README's list of what works equal to the server's own table of operations.
 //!
-//! The list stands between two marker lines and is whatever `granary operations --markdown` prints.
+//! The list stands between two marker lines and is whatever `granary operations` prints.
 //! `cargo run --release -p xtask -- readme` writes it anew.
 
 use std::fs;
@@ -52,17 +52,17 @@ fn table(root: &Path) -> anyhow::Result<String> {
         }
     };
     let output = command
-        .args(["operations", "--markdown"])
+        .args(["operations"])
         .current_dir(root)
         .output()
-        .context("granary operations --markdown")?;
+        .context("granary operations")?;
     if !output.status.success() {
         bail!(
-            "granary operations --markdown: {}",
+            "granary operations: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    String::from_utf8(output.stdout).context("granary operations --markdown")
+    String::from_utf8(output.stdout).context("granary operations")
 }
 
 /// The server that a test run has built already.
