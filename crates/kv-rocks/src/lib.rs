@@ -149,7 +149,10 @@ fn scan_options(
     Some((options, mode))
 }
 
-fn entry(found: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>) -> Result<Entry, KvError> {
+/// Key and value as the binding's iterators yield them.
+type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
+fn entry(found: Found) -> Result<Entry, KvError> {
     let (key, value) = found.map_err(|error| kv_error(&error))?;
     Ok((Bytes::from(key), Bytes::from(value)))
 }

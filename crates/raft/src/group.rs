@@ -18,6 +18,9 @@ use crate::proposer::{self, Proposer};
 use crate::types::{Membership, Raft, Types, seeded};
 use crate::{NotLeader, ProposeError, RaftError, RaftReply, RaftRequest};
 
+/// Longest wait for a sole voter to have applied its log.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
 /// Who takes part in a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
@@ -386,9 +389,14 @@ impl Group {
         }
         self.raft().runtime_config().elect(true);
         self.raft().trigger().elect(false).await.map_err(stopped)?;
-        // Everything in the log is committed then, hence applied.
-        self.wait_ready(self.parts.lease).await?;
-        Ok(())
+        // Everything in the log is committed then, hence being applied. That may take long after a
+        // crash: whoever needs it done asks again.
+        match self.wait_ready(READY_LIMIT).await {
+            Err(_) if !self.is_healthy() => {
+                Err(RaftError::Stopped("log or state machine failed".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lets the group campaign from `delay` on.

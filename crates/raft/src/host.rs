@@ -84,7 +84,8 @@ impl RaftHost {
     }
 
     /// Opens a shard's replica: recovers log, vote and state machine from the store and applies
-    /// again what was committed. A sole voter leads when this returns. A shard without history
+    /// again what was committed. A sole voter leads when this returns (unless that takes more than a
+    /// minute, see [`Group::wait_ready`]). A shard without history
     /// waits for [`RaftHost::bootstrap`] or for a leader that adds it.
     ///
     /// # Errors
@@ -144,6 +145,7 @@ impl RaftHost {
             runtime: self.runtime.clone(),
             transport: Arc::clone(&self.transport),
             message_timeout: Duration::from_millis(self.config.message_timeout_ms),
+            heartbeat_timeout: Duration::from_millis(self.config.election_min_ms / 2),
             snapshots: Arc::clone(&self.snapshots),
         };
         let seed = self.runtime.entropy().next_u64();

@@ -40,6 +40,8 @@ pub(crate) struct Sender {
     pub(crate) runtime: Runtime,
     pub(crate) transport: Arc<dyn RaftTransport>,
     pub(crate) message_timeout: Duration,
+    /// Shorter: a lost heartbeat must not hold up the next one until an election.
+    pub(crate) heartbeat_timeout: Duration,
     /// Snapshots that this node sends at once, over all groups.
     pub(crate) snapshots: Arc<Semaphore>,
 }
@@ -228,7 +230,11 @@ impl RaftNetworkV2<Types> for Peer {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
         // The library's limit is one heartbeat, too short for a large batch's sync at the peer.
-        let limit = self.sender.message_timeout;
+        let limit = if rpc.entries.is_empty() {
+            self.sender.heartbeat_timeout
+        } else {
+            self.sender.message_timeout
+        };
         let request = request::Body::Append(proto::Append {
             vote: Some(vote_to_proto(&rpc.vote)),
             previous: rpc.prev_log_id.as_ref().map(log_id_to_proto),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use granary_kv::{Kv, KvError, Space, WriteBatch};
+use granary_kv::{Direction, Kv, KvError, Space, WriteBatch};
 use granary_types::ShardId;
 
 use crate::format::Bookkeeping;
@@ -68,6 +68,21 @@ impl Stage {
         self.kv.write(self.clearing())
     }
 
+    /// Clears the stage unless it is empty: a tombstone at every start would be waste.
+    fn drop_unfinished(&self) -> Result<(), KvError> {
+        let (start, end) = (
+            key(self.shard, Kind::StagedChunk, 0),
+            kind_end(self.shard, Kind::StagedChunk),
+        );
+        let mut staged = self
+            .kv
+            .scan(Space::Log, &start, Some(&end), Direction::Forward);
+        match staged.next() {
+            Some(found) => found.and_then(|_| self.clear()),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps one chunk. Blocks.
     pub(crate) fn put(&self, sequence: u64, chunk: Bytes) -> Result<(), KvError> {
         let mut batch = WriteBatch::new();
@@ -124,7 +139,7 @@ impl Stage {
     /// Finishes an installation that a crash interrupted and drops unfinished transfers. Blocks.
     pub(crate) fn recover(&self, machine: &dyn StateMachine) -> Result<(), StateMachineError> {
         let Some(mark) = self.kv.get(Space::Log, &key(self.shard, Kind::Staged, 0))? else {
-            return Ok(self.clear()?);
+            return Ok(self.drop_unfinished()?);
         };
         let Some((count, _)) = mark.split_first_chunk::<8>() else {
             return Err(StateMachineError::Corrupt {

@@ -19,7 +19,8 @@ use openraft_rt_tokio::TokioRuntime;
 /// its only ways to randomness are a thread's generator or a task-local seed. This wrapper of
 /// openraft's is the second one: a group is started inside [`seeded`] with a number drawn from our
 /// runtime's entropy, and every task it spawns inherits a derived seed. So a simulation's seed
-/// decides the elections, and there is no static of ours.
+/// decides the election timeouts, and there is no static of ours. (Two runs under one seed may still
+/// differ in order: tokio wakes several receivers of a `watch` channel at random.)
 pub(crate) type RaftRuntime = DeterministicRng<TokioRuntime>;
 
 /// Runs `future`, and everything openraft spawns from within it, under `seed`.
@@ -106,4 +107,26 @@ pub(crate) type Fatal = openraft::errors::Fatal<Types>;
 /// An error as the consensus library takes it; it stops the group.
 pub(crate) fn io_error(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::AsyncRuntime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn election_timeouts_come_from_the_seed_in_spawned_tasks_too() {
+        let draw = |seed| {
+            seeded(seed, async {
+                let own = RaftRuntime::thread_rng();
+                let task = RaftRuntime::spawn(async { RaftRuntime::thread_rng() });
+                (own, task.await.unwrap(), RaftRuntime::thread_rng())
+            })
+        };
+        let first = draw(1).await;
+        assert!(first == draw(1).await, "the same seed draws something else");
+        assert!(first != draw(2).await, "the seed decides nothing");
+        assert!(first.0 != first.1 && first.0 != first.2, "draws repeat");
+    }
 }

@@ -327,37 +327,3 @@ async fn a_restarted_node_keeps_the_promise_it_forgot() {
         cluster.converge().await;
     }
 }
-
-/// The same seed gives the same elections: nothing draws from outside of the runtime.
-#[test]
-fn a_run_repeats_itself_under_its_seed() {
-    let run = |seed| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let mut cluster = three(seed).await;
-            let mut seen = Vec::new();
-            for _ in 0..4 {
-                let leader = cluster.leader().await.id;
-                cluster.nodes[&leader].put("x").await.unwrap();
-                let group = &cluster.nodes[&leader].group;
-                seen.push((
-                    leader,
-                    group.term(),
-                    group.last_applied(),
-                    group.applied_time_ms(),
-                ));
-                let left = cluster.kill(leader, 0).await;
-                cluster.leader().await;
-                cluster.start(leader, left).await;
-            }
-            seen
-        })
-    };
-    let first = run(31);
-    assert_eq!(first, run(31));
-    assert_ne!(first, run(32), "the seed decides nothing");
-}
