@@ -74,6 +74,7 @@ pub(crate) async fn run(disk: Arc<Disk>) {
             match compacted {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
+                Err(_) if disk.is_closing() => return,
                 Err(error) => {
                     tracing::warn!(disk = disk.id().0, %error, "compaction stopped for now");
                     break;

@@ -279,6 +279,11 @@ impl Disk {
         }
     }
 
+    /// Whether the disk is being closed and takes no more work.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.room.is_closed()
+    }
+
     pub(crate) fn health(&self) -> DiskHealth {
         if self.is_failed() {
             DiskHealth::Failed

@@ -4,8 +4,7 @@
 //! whole when it ended. Its records behind the place that the index reflects are read and verified;
 //! what is torn is cut off, or marked void when records that must stay come after it. What was
 //! acknowledged is durable and whole, so none of it is lost; what was not may stay or go. A record
-//! gets into the index only after the volume was synced once more: what was read may have been in
-//! the page cache only.
+//! gets into the index only after the volume was synced once more.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -149,8 +148,6 @@ fn was_never_used(file: &dyn VfsFile) -> Result<bool, DiskError> {
 
 /// Cuts the newest volume behind its last whole record and voids what is torn before it.
 fn mend(volume: &Volume) -> Result<(), DiskError> {
-    // What is read from here on is durable.
-    volume.file.sync_data()?;
     let file = Arc::clone(&volume.file);
     let mut scan = Scan::new(file, volume.seal, volume.from, Search::NearTail)?;
     let mut torn = Vec::new();
@@ -174,6 +171,7 @@ fn mend(volume: &Volume) -> Result<(), DiskError> {
         }
     }
     volume.file.set_len(end)?;
+    // What was read may have been in the page cache only.
     volume.file.sync_data()?;
     Ok(())
 }

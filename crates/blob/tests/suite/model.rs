@@ -40,6 +40,8 @@ enum Action {
     Put(ChunkId, u64, usize),
     Delete(Vec<ChunkId>),
     Forget(Vec<ChunkId>),
+    /// Deletes, then forgets at once.
+    Bury(ChunkId),
     Copy(ChunkId, ChunkId),
 }
 
@@ -134,7 +136,7 @@ impl Model {
         for _ in 0..self.rng.random_range(1..8u8) {
             let action = self.action();
             let named: Vec<ChunkId> = match &action {
-                Action::Put(id, ..) => vec![*id],
+                Action::Put(id, ..) | Action::Bury(id) => vec![*id],
                 Action::Delete(ids) | Action::Forget(ids) => ids.clone(),
                 Action::Copy(source, target) => vec![*source, *target],
             };
@@ -147,7 +149,7 @@ impl Model {
     }
 
     fn action(&mut self) -> Action {
-        match self.rng.random_range(0..12u8) {
+        match self.rng.random_range(0..13u8) {
             0..=4 => Action::Put(self.new_id(), 0, self.length()),
             5 => {
                 // Again, with the same bytes or with others.
@@ -174,6 +176,7 @@ impl Model {
                 let at = self.rng.random_range(0..buried.len());
                 Action::Forget(buried[at..(at + 3).min(buried.len())].to_vec())
             }
+            10 => Action::Bury(self.some_id()),
             _ => Action::Copy(self.some_id(), self.new_id()),
         }
     }
@@ -187,6 +190,13 @@ impl Model {
                 self.learn_put(*id, &new, outcome);
             }
             Action::Copy(source, target) => self.learn_copy(*source, *target, outcome),
+            Action::Bury(id) => {
+                match outcome {
+                    Ok(()) => self.set(*id, State::Absent),
+                    Err(_) => self.also(*id, [State::Deleted, State::Absent]),
+                }
+                self.buried.insert(*id);
+            }
             Action::Delete(ids) => {
                 for id in ids {
                     match outcome {
@@ -293,6 +303,10 @@ async fn perform(machine: &Machine, action: &Action) -> Result<(), BlobError> {
         }
         Action::Delete(ids) => machine.store.delete(disk, ids.clone()).await,
         Action::Forget(ids) => machine.store.forget(disk, ids.clone()).await,
+        Action::Bury(id) => {
+            machine.store.delete(disk, vec![*id]).await?;
+            machine.store.forget(disk, vec![*id]).await
+        }
         Action::Copy(source, target) => {
             let copy = CopyChunk {
                 source: *source,
