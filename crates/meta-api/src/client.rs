@@ -1,6 +1,7 @@
 //! The client: routes by position, retries with the same command id until a deadline, and merges
 //! what several shards know of one bucket.
 
+mod bucket;
 mod listing;
 mod range_map;
 mod retry;

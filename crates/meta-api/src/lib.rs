@@ -9,6 +9,9 @@ mod command;
 mod error;
 mod query;
 mod service;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
+pub mod wire;
 
 /// Messages of proto/meta.proto: the wire, the log and the disk share them.
 #[allow(

@@ -22,7 +22,9 @@ impl Telemetry {
         format: LogFormat,
         otlp: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(filter).context("log: not a filter such as info")?;
+        // The consensus library calls ordinary elections warnings; what matters of it we log.
+        let filter = EnvFilter::try_new(format!("openraft=error,{filter}"))
+            .context("log: not a filter such as info")?;
         let logs = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)

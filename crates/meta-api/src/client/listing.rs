@@ -1,5 +1,7 @@
 //! Listings of a bucket across the shards that hold parts of it, in key order.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use granary_types::BucketId;
 
@@ -7,7 +9,9 @@ use super::{BucketSegment, Meta};
 use crate::{ErrorKind, MetaError, Query, pb};
 
 /// Tries after a shard said that a segment is no longer its own.
-const REROUTES_MAX: usize = 5;
+const REROUTES_MAX: usize = 8;
+/// The first pause before such a try; it doubles with every one.
+const REROUTE_PAUSE: Duration = Duration::from_millis(5);
 
 impl Meta {
     /// Objects and common prefixes of a bucket after `query.after`, at most `query.limit`.
@@ -159,6 +163,8 @@ impl Meta {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if error.kind() == ErrorKind::Reroute && *reroutes < REROUTES_MAX => {
                 *reroutes += 1;
+                // A shard that was split off is known to the root only a moment later.
+                self.runtime.sleep(REROUTE_PAUSE * (1 << *reroutes)).await;
                 self.refresh_map().await?;
                 Ok(None)
             }

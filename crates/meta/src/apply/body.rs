@@ -8,7 +8,7 @@ use granary_meta_api::pb::state::body::Place as BodyPlace;
 use granary_meta_api::pb::state::owner::State;
 use granary_types::{ObjectId, limits};
 
-use super::deletions::{inline_key, owner_key};
+use super::deletions::{inline_key, owner_key, queue_abandoned};
 use super::tx::allocated_by_apply;
 use super::{ApplyContext, Refusal, Tx, expiry};
 use crate::keyspace::Id;
@@ -73,6 +73,7 @@ pub(super) fn place_payload(
     payload: &pb::Payload,
     owner: state::Owner,
 ) -> Result<Placed, Refusal> {
+    queue_abandoned(tx, &at.place, at.time_ms, &payload.abandoned)?;
     if payload.extents.is_empty() && payload.staged_extents == 0 {
         place_inline(tx, at, payload)
     } else {

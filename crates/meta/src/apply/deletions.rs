@@ -1,10 +1,11 @@
 //! Bytes that nothing refers to any more: queued with a grace for readers, and forgotten once the
 //! storage nodes have deleted them.
 
+use bytes::Bytes;
 use granary_meta_api::pb::state;
 use granary_meta_api::pb::state::body::Place as BodyPlace;
 use granary_meta_api::pb::state::owner::State;
-use granary_types::ObjectId;
+use granary_types::{ObjectId, limits};
 
 use super::tx::allocated_by_apply;
 use super::{ApplyContext, Refusal, Tx, expiry};
@@ -12,6 +13,7 @@ use crate::keyspace::Id;
 use crate::keyspace::deletion::DeletionKey;
 use crate::keyspace::inline::InlineKey;
 use crate::keyspace::owner::OwnerKey;
+use crate::limits::EXTENTS_PER_COMMAND_MAX;
 use crate::ownership::Place;
 use crate::rows::Rows;
 
@@ -69,6 +71,34 @@ pub(super) fn queue_deletion(
     owner.key = place.key.clone();
     owner.set_state(State::Deleting);
     tx.put(&row, &owner)
+}
+
+/// Queues chunks that a write left on disks when it went on with others. No record refers to them,
+/// but their owner lives, so the sweep would keep them.
+pub(super) fn queue_abandoned(
+    tx: &mut Tx<'_>,
+    place: &Place,
+    time_ms: u64,
+    chunks: &[Bytes],
+) -> Result<(), Refusal> {
+    if chunks.len() > EXTENTS_PER_COMMAND_MAX || chunks.iter().any(|chunk| chunk.len() != 16) {
+        return Err(Refusal::invalid(
+            "too many abandoned chunks, or a malformed id",
+        ));
+    }
+    for chunks in chunks.chunks(limits::EXTENTS_PER_PAGE) {
+        let extents = chunks.iter().map(|chunk| state::Extent {
+            chunk: chunk.clone(),
+            ..Default::default()
+        });
+        let extents = extents.collect();
+        let body = state::Body {
+            place: Some(BodyPlace::Extents(state::ExtentBody { extents })),
+        };
+        let object = tx.allocate_id(time_ms);
+        queue_deletion(tx, place, time_ms, object, &body, 0)?;
+    }
+    Ok(())
 }
 
 /// Removes the owner row of bytes that are gone. While a commit of the id could still be accepted

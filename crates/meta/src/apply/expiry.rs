@@ -12,7 +12,6 @@ use granary_types::{BucketId, SlabId, limits};
 use super::deletions::queue_deletion;
 use super::{Refusal, Tx};
 use crate::keyspace::bucket_view::BucketViewKey;
-use crate::keyspace::command_reply::CommandReplyKey;
 use crate::keyspace::expiry::ExpiryKey;
 use crate::keyspace::owner::OwnerKey;
 use crate::keyspace::pin::PinKey;
@@ -21,32 +20,49 @@ use crate::limits::{COMMAND_DEADLINE_MS_MAX, REPLY_MARGIN_MS};
 use crate::ownership::{Place, timed_bounds};
 use crate::rows::{Bounds, Rows};
 
-/// Takes away at most `rows` rows of each sort, stepping over at most `idle` minutes without any.
+/// Takes away expired answers a minute at a time, and at most `rows` other rows, stepping over at
+/// most `idle` minutes without any.
 pub(super) fn run(tx: &mut Tx<'_>, time_ms: u64, rows: usize, idle: usize) -> Result<(), Refusal> {
-    let mut budget = Budget { rows, idle };
-    while budget.left() && minute_end_ms(tx.clock.reply_minute) + REPLY_MARGIN_MS <= time_ms {
+    begin(tx, time_ms);
+    for _ in 0..idle {
         let minute = tx.clock.reply_minute;
-        let found = expired::<CommandReplyKey>(tx, Kind::CommandReply, minute, budget.rows)?;
-        for row in &found {
-            tx.delete(row);
+        if minute_end_ms(minute) + REPLY_MARGIN_MS > time_ms {
+            break;
         }
-        if budget.spend(found.len()) {
-            tx.clock.reply_minute = minute + 1;
+        for bounds in minute_bounds(tx, Kind::CommandReply, minute) {
+            if tx.any(&bounds)? {
+                tx.delete_range(&bounds);
+            }
         }
+        tx.clock.reply_minute = minute + 1;
     }
     let mut budget = Budget { rows, idle };
     while budget.left() && minute_end_ms(tx.clock.expiry_minute) <= time_ms {
-        let minute = tx.clock.expiry_minute;
-        let found = expired::<ExpiryKey>(tx, Kind::Expiry, minute, budget.rows)?;
+        let found = due(tx, budget.rows)?;
         for row in &found {
             tx.delete(row);
             look(tx, time_ms, row)?;
         }
+        if let Some(last) = found.last() {
+            tx.clock.expiry_after = last.encode().into();
+        }
         if budget.spend(found.len()) {
-            tx.clock.expiry_minute = minute + 1;
+            tx.clock.expiry_minute += 1;
+            tx.clock.expiry_after.clear();
         }
     }
     Ok(())
+}
+
+/// A new shard has nothing to expire from before its first command: it begins there, instead of
+/// stepping over every minute since 1970.
+fn begin(tx: &mut Tx<'_>, time_ms: u64) {
+    let clock = &mut tx.clock;
+    for minute in [&mut clock.reply_minute, &mut clock.expiry_minute] {
+        if *minute == 0 {
+            *minute = minute_of(time_ms);
+        }
+    }
 }
 
 struct Budget {
@@ -70,25 +86,34 @@ impl Budget {
     }
 }
 
-/// The shard's rows of a minute, at most `limit`: in its home slab and in every range.
-fn expired<K: RowKey>(
-    tx: &Tx<'_>,
-    kind: Kind,
-    minute: u32,
-    limit: usize,
-) -> Result<Vec<K>, Refusal> {
+/// Where the shard's rows of a minute are: in its home slab and in every range, in key order.
+fn minute_bounds(tx: &Tx<'_>, kind: Kind, minute: u32) -> Vec<Bounds> {
     let mut prefix = kind_prefix(tx.home(), kind);
     prefix.extend_from_slice(&minute.to_be_bytes());
-    let mut all = vec![Bounds::prefix(prefix)];
-    all.extend(
-        tx.descriptor
-            .ranges
-            .iter()
-            .map(|range| timed_bounds(range, kind, minute)),
-    );
+    let ranges = tx
+        .descriptor
+        .ranges
+        .iter()
+        .map(|range| timed_bounds(range, kind, minute));
+    let mut all: Vec<_> = std::iter::once(Bounds::prefix(prefix))
+        .chain(ranges)
+        .collect();
+    all.sort_by(|a, b| a.start.cmp(&b.start));
+    all
+}
+
+/// The next rows of the expiry minute, at most `limit`. It goes on behind the last one, because
+/// stepping over many removed rows costs as much as reading them.
+fn due(tx: &Tx<'_>, limit: usize) -> Result<Vec<ExpiryKey>, Refusal> {
     let mut found = Vec::new();
-    for bounds in all {
-        for row in tx.rows::<K>(&bounds).take(limit - found.len()) {
+    for mut bounds in minute_bounds(tx, Kind::Expiry, tx.clock.expiry_minute) {
+        if !tx.clock.expiry_after.is_empty() && bounds.start <= tx.clock.expiry_after {
+            bounds.start = [tx.clock.expiry_after.as_ref(), &[0]].concat();
+        }
+        if bounds.end.as_ref().is_some_and(|end| *end <= bounds.start) {
+            continue;
+        }
+        for row in tx.rows::<ExpiryKey>(&bounds).take(limit - found.len()) {
             found.push(row?.0);
         }
     }

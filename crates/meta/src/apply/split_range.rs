@@ -94,7 +94,7 @@ fn write_child(
     let clock = state::ShardClock {
         change_seq: 0,
         deletion_token: 0,
-        ..tx.clock
+        ..tx.clock.clone()
     };
     tx.put(&ShardClockKey { slab }, &clock)?;
     let first = child.ranges.first().map_or(0, |range| range.start_bucket);

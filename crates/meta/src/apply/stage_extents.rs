@@ -7,12 +7,13 @@ use granary_meta_api::pb::state::owner::State;
 use granary_types::limits;
 
 use super::body::{append_extents, extent_bytes, open_write};
-use super::deletions::owner_key;
+use super::deletions::{owner_key, queue_abandoned};
 use super::{Apply, ApplyContext, Refusal, Tx, expiry};
 
 impl Apply for pb::StageExtents {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
         let write = open_write(tx, at, &self.write_id)?;
+        queue_abandoned(tx, &at.place, at.time_ms, &self.abandoned)?;
         let mut owner = write.staged.unwrap_or_default();
         let bytes = extent_bytes(&self.extents)?;
         let end = self.first.saturating_add(self.extents.len() as u64);

@@ -9,7 +9,7 @@ impl Answer for pb::DescribeShard {
     fn answer(self, shard: &ShardView<'_>) -> Result<Reply, QueryError> {
         Ok(Reply::Shard(pb::ShardDescription {
             descriptor: Some(shard.descriptor.clone()),
-            clock: Some(shard.clock),
+            clock: Some(shard.clock.clone()),
         }))
     }
 }

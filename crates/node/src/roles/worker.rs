@@ -7,14 +7,15 @@ use granary_datapath::{ClusterView, DataPath};
 use granary_meta_api::Meta;
 use granary_runtime::{Backoff, Runtime};
 use granary_workers::{
-    DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
-    RunnerConfig, WorkerMetrics, start,
+    BucketFinisher, DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper,
+    RedundancyWorker, RunnerConfig, WorkerMetrics, start,
 };
 
 /// Who asks for the leases; the same after a restart, which takes them over at once.
 const HOLDER: &str = "node-1";
 const DELETION_INTERVAL: Duration = Duration::from_secs(10);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
 const REDUNDANCY_INTERVAL: Duration = Duration::from_secs(5);
 /// Every chunk is counted at least this often, whatever happens to the disks.
@@ -63,6 +64,15 @@ impl WorkerRole {
             meta.clone(),
             view.clone(),
             IDLE_SHARD_AFTER,
+        );
+        let patience = FINISHER_INTERVAL;
+        let finisher = BucketFinisher::new(runtime.clone(), meta.clone(), patience);
+        start(
+            &runtime,
+            meta.clone(),
+            metrics.clone(),
+            run(FINISHER_INTERVAL),
+            finisher,
         );
         start(
             &runtime,

@@ -1,0 +1,12 @@
+//! The seam over gRPC: a client for the sending side, a service for the receiving one.
+//!
+//! Neither retries nor routes: that is [`crate::Meta`]'s business, whatever is below it.
+
+mod client;
+mod server;
+
+pub use client::GrpcMeta;
+pub use server::routes;
+
+/// Longest message, in bytes: a full log entry or a full page of a listing, with room to spare.
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
