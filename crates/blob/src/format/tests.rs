@@ -1,3 +1,5 @@
+//! Golden bytes and round trips of the formats.
+
 use granary_blob_api::{Block, ChunkOwner};
 use granary_types::{BucketId, ChunkId, DiskId, ObjectId, PgId};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! What the in-memory file system promises, and how it loses power.
+
 use super::*;
 
 fn write(file: &Arc<dyn VfsFile>, offset: u64, bytes: &[u8]) -> io::Result<()> {
