@@ -411,6 +411,7 @@ async fn copies() {
         copied.text()
     );
     assert!(copied.element("LastModified").ends_with(".000Z"));
+    assert_eq!(copied.header("etag"), etag);
     let got = client.get("other/copy").await;
     assert!(got.body == body);
     for (name, value) in [

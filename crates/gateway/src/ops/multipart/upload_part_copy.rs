@@ -9,6 +9,7 @@ use granary_oss::xml::CopyPartResult;
 use granary_oss::{ErrorCode, OssError};
 use granary_types::limits::PUT_BYTES_MAX;
 use granary_types::{ETag, Timestamp};
+use http::header;
 
 use super::upload::{UploadRef, storage_class};
 use crate::ctx::{Ctx, Subject};
@@ -90,7 +91,10 @@ impl Operation for UploadPartCopy {
             etag,
             last_modified: modified,
         };
+        // Some SDKs read the tag of a copy from the header.
+        let tag = result.etag.quoted();
         Ok(Output::xml(result.to_xml())
+            .header(header::ETAG, &tag)
             .oss("x-oss-hash-crc64ecma", Some(crc64.to_string()))
             .oss("x-oss-copy-source-version-id", found.version_id()))
     }

@@ -10,6 +10,7 @@ use granary_oss::xml::CopyObjectResult;
 use granary_oss::{ErrorCode, OssError};
 use granary_types::limits::PUT_BYTES_MAX;
 use granary_types::{ByteRange, ETag, ObjectKey, ObjectType, Timestamp};
+use http::header;
 
 use super::{Attributes, Source, forbids_overwrite, write_failed};
 use crate::buckets::Versioning;
@@ -97,7 +98,10 @@ impl Operation for CopyObject {
             last_modified: Timestamp(stored.modified_ms),
         };
         let versioned = cx.bucket()?.versioning != Versioning::Unset;
+        // Some SDKs read the tag of a copy from the header.
+        let etag = result.etag.quoted();
         Ok(Output::xml(result.to_xml())
+            .header(header::ETAG, &etag)
             .oss(
                 "x-oss-hash-crc64ecma",
                 stored.has_crc64.then(|| stored.crc64.to_string()),
