@@ -11,6 +11,7 @@ use granary_runtime::{CancellationToken, Runtime};
 use granary_types::{NodeId, ShardId, SlabId};
 
 use super::{MetaNode, MetaNodeError, Shard};
+use crate::machine::local_shards;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -20,10 +21,12 @@ pub(super) async fn follow(meta: Arc<MetaNode>, shard: Arc<Shard>) {
     let mut changes = shard.machine.watch();
     let shutdown = meta.runtime.shutdown().clone();
     let mut pause = FIRST_PAUSE;
+    // What stood in the store when this replica was opened is opened with it.
+    let mut may_have_split = false;
     loop {
         let descriptor = changes.borrow_and_update().clone();
         let done = tokio::select! {
-            outcome = settle(&meta, &shard, &descriptor) => outcome,
+            outcome = settle(&meta, &shard, &descriptor, may_have_split) => outcome,
             () = shutdown.cancelled() => return,
         };
         match done {
@@ -36,6 +39,7 @@ pub(super) async fn follow(meta: Arc<MetaNode>, shard: Arc<Shard>) {
                 if !changed {
                     return;
                 }
+                may_have_split = true;
             }
             Err(error) => {
                 tracing::debug!(shard = shard.group.shard().0, %error, "children not settled yet");
@@ -60,7 +64,11 @@ async fn settle(
     meta: &Arc<MetaNode>,
     shard: &Shard,
     descriptor: &state::ShardDescriptor,
+    may_have_split: bool,
 ) -> Result<(), MetaNodeError> {
+    if may_have_split {
+        open_new_shards(meta).await?;
+    }
     for child in &descriptor.unreported_children {
         let id = ShardId(child.shard);
         let voters: Vec<NodeId> = child.voters.iter().map(|node| NodeId(*node)).collect();
@@ -93,6 +101,20 @@ async fn settle(
     for child in &descriptor.unreported_children {
         let command = pb::ChildReported { shard: child.shard };
         refused(meta.propose_here(shard.group.shard(), command).await?)?;
+    }
+    Ok(())
+}
+
+/// Opens replicas whose state a split has left in the store. A replica that catches up applies the
+/// split and the report of the child at once: then no descriptor it shows names the child.
+async fn open_new_shards(meta: &Arc<MetaNode>) -> Result<(), MetaNodeError> {
+    let kv = Arc::clone(&meta.kv);
+    let found = meta
+        .runtime
+        .blocking(move || local_shards(kv.as_ref()))
+        .await??;
+    for (shard, home) in found {
+        meta.open_shard(shard, home).await?;
     }
     Ok(())
 }
