@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use crate::Cluster;
 
-/// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a condition is looked at that is cheap to look at.
+pub(crate) const SOON: Duration = Duration::from_millis(500);
 
 /// Waits until `look` finds nothing wrong; what it found last when `limit` has passed.
 pub(crate) async fn eventually<F>(
     cluster: &Cluster,
     limit: Duration,
+    every: Duration,
     mut look: impl FnMut() -> F,
 ) -> Result<(), String>
 where
@@ -30,6 +31,6 @@ where
         if cluster.runtime().monotonic() >= deadline {
             return Err(wrong);
         }
-        cluster.runtime().sleep(LOOK_EVERY).await;
+        cluster.runtime().sleep(every).await;
     }
 }

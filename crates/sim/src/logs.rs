@@ -10,8 +10,12 @@ use tracing_subscriber::layer::{Context, Layer};
 use crate::Findings;
 
 /// ERROR lines that an injected fault explains: a crash closes the stores under a node that is
-/// still running its last instructions.
-const EXPECTED: &[&str] = &["key-value store is closed", "the power is off"];
+/// still running its last instructions, and stops the tasks of its groups one after the other.
+const EXPECTED: &[&str] = &[
+    "key-value store is closed",
+    "the power is off",
+    "failed to send HeartbeatProgress",
+];
 
 /// Reports unexpected ERROR lines.
 pub struct ErrorLines {

@@ -105,7 +105,7 @@ async fn live_and_check(cluster: &Arc<Cluster>) {
 
 /// Every bucket that is left, once none of them is on its way in or out.
 async fn buckets(cluster: &Cluster, reader: &Gateway) -> Option<Vec<Bucket>> {
-    let found = check::eventually(cluster, STEP_WITHIN, || async {
+    let found = check::eventually(cluster, STEP_WITHIN, check::SOON, || async {
         reader.settled_buckets().await.map(|_| ())
     });
     if let Err(wrong) = found.await {

@@ -91,7 +91,8 @@ impl Scenario {
         // A tenth of the seeds is calm: what fails there needs no fault to fail.
         let calm = rng.random_bool(0.1);
         // Short logs make restarted nodes catch up by snapshot.
-        let keep_entries = if rng.random_bool(0.5) {
+        let short_logs = rng.random_bool(0.5);
+        let keep_entries = if short_logs {
             rng.random_range(20..60)
         } else {
             5000
@@ -109,7 +110,11 @@ impl Scenario {
                 lag_entries: keep_entries,
                 ..RaftConfig::default()
             },
-            splits: rng.random_range(0..=2),
+            splits: if short_logs {
+                0
+            } else {
+                rng.random_range(0..=2)
+            },
             clock_skew_ms: rng.random_range(0..300),
         }
     }

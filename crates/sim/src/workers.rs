@@ -5,8 +5,8 @@ use std::time::Duration;
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_workers::{
-    DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
-    RunnerConfig, Worker, WorkerMetrics,
+    BucketFinisher, DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper,
+    RedundancyWorker, RunnerConfig, Worker, WorkerMetrics,
 };
 
 use crate::Cluster;
@@ -16,6 +16,8 @@ use crate::net::Life;
 const LEASE_TTL: Duration = Duration::from_secs(20);
 /// A disk that is away this long is replaced; longer than any fault lasts.
 const UNREACHABLE_OUT_MS: u64 = 10 * 60 * 1000;
+/// A bucket that is unfinished this long was left by its gateway.
+const BUCKET_PATIENCE: Duration = Duration::from_secs(15);
 /// How often everything is compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 
@@ -56,6 +58,10 @@ pub(crate) fn start(cluster: &Cluster, life: &Life) {
     starter.start(
         5000,
         OrphanSweep::new(meta.clone(), view.clone(), metrics.clone()),
+    );
+    starter.start(
+        2000,
+        BucketFinisher::new(runtime.clone(), meta.clone(), BUCKET_PATIENCE),
     );
     let idle_after = Duration::from_secs(5);
     starter.start(

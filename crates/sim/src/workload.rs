@@ -95,7 +95,7 @@ async fn live(cluster: &Cluster, gateway: &Gateway, rng: &mut StdRng) {
             // Perhaps its view of the bucket is old.
             Ok(Err(NotDone)) => buckets[index] = None,
         }
-        let pause = Duration::from_millis(rng.random_range(0..400));
+        let pause = Duration::from_millis(rng.random_range(0..200));
         cluster.runtime().sleep(pause).await;
     }
 }

@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use granary_blob_api::{BlobNode, DiskHealth};
+use granary_blob_api::{BlobNode, ChunkEntry, DiskHealth};
 use granary_meta_api::pb::extent_piece::Piece;
 use granary_meta_api::pb::list_item::Item;
 use granary_meta_api::pb::upload_item;
 use granary_meta_api::{MetaError, pb};
-use granary_types::{ChunkId, DiskId, PgId};
+use granary_types::{BucketId, ChunkId, DiskId, ObjectId, PgId};
+
+use parking_lot::Mutex;
 
 use super::eventually;
 use crate::Cluster;
@@ -24,32 +26,68 @@ use crate::gateway::{Bucket, Gateway};
 
 /// How long a healed cluster may take until its disks hold what they should.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20 * 60);
+/// How often records and disks are compared.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Differences shown.
 const SHOWN: usize = 10;
 
-/// Chunks with their lengths, by disk.
-type OnDisks = BTreeMap<DiskId, BTreeMap<ChunkId, u32>>;
+/// Live chunks by disk.
+type OnDisks = BTreeMap<DiskId, BTreeMap<ChunkId, ChunkEntry>>;
 
-/// Ends every upload that was left lying, then waits until disks and records agree.
+/// Ends every upload that was left lying, and waits until disks and records agree.
 pub async fn check(cluster: &Cluster, reader: &Gateway, buckets: &[Bucket]) {
-    for bucket in buckets {
-        let aborted = eventually(cluster, SETTLED_WITHIN, || abort_uploads(reader, bucket));
-        if let Err(wrong) = aborted.await {
-            cluster.findings().report(format!("after healing: {wrong}"));
-            return;
+    let leaked = Mutex::new(BTreeSet::new());
+    let settled = eventually(cluster, SETTLED_WITHIN, LOOK_EVERY, || async {
+        for bucket in buckets {
+            abort_uploads(reader, bucket).await?;
         }
-    }
-    let settled = eventually(cluster, SETTLED_WITHIN, || async {
         let expected = referenced(reader, buckets)
             .await
             .map_err(|error| error.to_string())?;
         let found = stored(cluster, &expected.groups).await?;
+        *leaked.lock() = owners_of_leaked(&expected, &found);
         compare(&expected, &found)
     });
-    match settled.await {
-        Ok(()) => cluster.net().trace().count("chunks compared"),
-        Err(wrong) => cluster.findings().report(format!("chunks: {wrong}")),
+    let Err(wrong) = settled.await else {
+        return cluster.net().trace().count("chunks compared");
+    };
+    cluster.findings().report(format!("chunks: {wrong}"));
+    for (bucket, object) in leaked.into_inner().into_iter().take(SHOWN) {
+        let verdicts = verdicts(reader, BucketId(bucket), ObjectId(object)).await;
+        cluster.findings().report(verdicts);
     }
+}
+
+/// Bucket and object of chunks that no record refers to.
+fn owners_of_leaked(expected: &Expected, found: &OnDisks) -> BTreeSet<(u64, u128)> {
+    let chunks = found.values().flatten();
+    let leaked = chunks.filter(|(id, _)| !expected.chunks.contains_key(id));
+    leaked
+        .map(|(_, entry)| (entry.owner.bucket.0, entry.owner.object.0))
+        .collect()
+}
+
+/// What the shards say of a leaked chunk's owner: where to look for the cause.
+async fn verdicts(reader: &Gateway, bucket: BucketId, object: ObjectId) -> String {
+    let mut text = format!(
+        "leaked: bucket {bucket} object {object} born {}",
+        object.birth_ms()
+    );
+    for segment in reader.meta.segments(bucket).await.unwrap_or_default() {
+        let query = pb::LookupOwners {
+            bucket_id: bucket.0,
+            object_ids: vec![Bytes::copy_from_slice(&object.to_bytes())],
+        };
+        let owners = reader.meta.query_at(segment.shard, query).await;
+        let deletions = pb::ListDeletions {
+            limit: 10,
+            after_seq: 0,
+        };
+        let deletions = reader.meta.query_at(segment.shard, deletions).await;
+        let shard = segment.shard;
+        text.push_str(&format!("\n  shard {shard}: {owners:?} {deletions:?}"));
+    }
+    text
 }
 
 async fn abort_uploads(reader: &Gateway, bucket: &Bucket) -> Result<(), String> {
@@ -195,7 +233,7 @@ async fn list(
     blob: &dyn BlobNode,
     disk: DiskId,
     pg: PgId,
-    chunks: &mut BTreeMap<ChunkId, u32>,
+    chunks: &mut BTreeMap<ChunkId, ChunkEntry>,
 ) -> Result<(), String> {
     let mut after = None;
     loop {
@@ -204,7 +242,7 @@ async fn list(
             .await
             .map_err(|error| error.to_string())?;
         let live = page.entries.iter().filter(|entry| !entry.deleted);
-        chunks.extend(live.map(|entry| (entry.id, entry.length)));
+        chunks.extend(live.map(|entry| (entry.id, *entry)));
         after = page.next_after;
         if after.is_none() {
             return Ok(());
@@ -232,7 +270,7 @@ fn compare(expected: &Expected, found: &OnDisks) -> Result<(), String> {
     for (chunk, (length, whose)) in &expected.chunks {
         for disk in members.get(&chunk.pg()).into_iter().flatten() {
             let held = found.get(disk).and_then(|chunks| chunks.get(chunk));
-            if held != Some(length) {
+            if held.map(|entry| entry.length) != Some(*length) {
                 wrong.push(format!(
                     "chunk {chunk} of {whose} ({length} bytes) is on disk {disk} with {held:?}"
                 ));

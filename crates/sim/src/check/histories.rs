@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use granary_types::ByteRange;
 
-use super::eventually;
+use super::{SOON, eventually};
 use crate::Cluster;
 use crate::gateway::{Bucket, Gateway};
 use crate::workload::keys;
@@ -19,7 +19,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub async fn check(cluster: &Cluster, reader: &Gateway, buckets: &[Bucket]) {
     for bucket in buckets {
         for key in keys() {
-            let read = eventually(cluster, ANSWER_WITHIN, || async {
+            let read = eventually(cluster, ANSWER_WITHIN, SOON, || async {
                 let read = reader.get(bucket, &key, ByteRange::whole).await;
                 read.map_err(|_| format!("{:?} cannot be read", bucket.object(&key)))
             });

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::eventually;
+use super::{SOON, eventually};
 use crate::Cluster;
 use crate::gateway::{Bucket, Gateway, ListOptions};
 use crate::workload::keys;
@@ -28,7 +28,7 @@ pub async fn list_all(cluster: &Cluster, reader: &Gateway, buckets: &[Bucket]) {
                 delimiter: delimiter.to_owned(),
                 limit,
             };
-            let listed = eventually(cluster, ANSWER_WITHIN, || async {
+            let listed = eventually(cluster, ANSWER_WITHIN, SOON, || async {
                 let listed = reader.list(bucket, &keys(), &options).await;
                 listed.map_err(|_| format!("{} cannot be listed", bucket.name))
             });

@@ -17,12 +17,16 @@ use crate::cluster::NODES;
 
 /// How long a healed cluster may take until its replicas meet at one index.
 const MEET_WITHIN: Duration = Duration::from_secs(120);
+/// How often it is tried: replicas meet for moments only.
+const LOOK_EVERY: Duration = Duration::from_millis(37);
 /// Differences shown.
 const SHOWN: usize = 8;
 
 /// Compares the nodes' State spaces.
 pub async fn check(cluster: &Cluster) {
-    let met = eventually(cluster, MEET_WITHIN, || async { compare(cluster) });
+    let met = eventually(cluster, MEET_WITHIN, LOOK_EVERY, || async {
+        compare(cluster)
+    });
     match met.await {
         Ok(()) => cluster.net().trace().count("replicas compared"),
         Err(wrong) => cluster.findings().report(format!("replicas: {wrong}")),

@@ -1,10 +1,8 @@
-//! Buckets: the steps of creating and deleting one, which any gateway can take over from another.
+//! Buckets.
 
-use granary_meta_api::client::BucketSegment;
-use granary_meta_api::pb::fence_bucket::Action as Fence;
+use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state::bucket::State;
 use granary_meta_api::pb::{self, state};
-use granary_meta_api::{Command, ErrorKind};
 use granary_types::{BucketAcl, BucketId, Redundancy, StorageClass};
 
 use super::{Gateway, NotDone};
@@ -47,9 +45,6 @@ impl Bucket {
     }
 }
 
-/// Times that a step starts again because ranges have moved meanwhile.
-const REROUTES_MAX: usize = 20;
-
 impl Gateway {
     /// GetBucket: `None` when there is none, or not yet, or not for long.
     ///
@@ -89,32 +84,14 @@ impl Gateway {
             buckets_max: 0,
             acl_given: false,
         };
-        let record = self.root(command).await?;
-        match record.state() {
-            State::Active => return Ok(Bucket::of(&record)),
-            State::Creating => {}
-            State::Deleting => {
-                self.finish_deletion(&record).await?;
-                return Err(NotDone);
+        match self.meta.create_bucket(command).await {
+            Ok(Ok(record)) => {
+                self.count("bucket created");
+                Ok(Bucket::of(&record))
             }
+            Ok(Err(no)) => Err(self.judge_rejection("bucket creation", &no)),
+            Err(error) => Err(self.judge("bucket creation", &error)),
         }
-        let view = state::BucketView {
-            bucket_id: record.id,
-            generation: record.generation,
-            versioning: record.versioning,
-            ..state::BucketView::default()
-        };
-        self.on_every_shard(BucketId(record.id), |segment| pb::ConfigureBucket {
-            view: Some(view),
-            segment: Some(segment),
-        })
-        .await?;
-        self.root(pb::FinishCreateBucket {
-            bucket_id: record.id,
-        })
-        .await?;
-        self.count("bucket created");
-        Ok(Bucket::of(&record))
     }
 
     /// DeleteBucket: true when it is gone, false when it is not empty. When it is gone, every key
@@ -124,88 +101,23 @@ impl Gateway {
     /// It was not done, or not in full.
     pub async fn delete_bucket(&self, bucket: &Bucket, keys: &[String]) -> Result<bool, NotDone> {
         let called = self.record.history.call();
-        let record = self
-            .root(pb::BeginDeleteBucket {
-                bucket_id: bucket.id.0,
-            })
-            .await?;
-        let gone = self.finish_deletion(&record).await?;
-        if gone {
-            let names: Vec<ObjectName> = keys.iter().map(|key| bucket.object(key)).collect();
-            let absent = names.iter().map(|name| (name, Action::Read(None)));
-            self.record
-                .history
-                .answered_many(self.client(), called, absent);
-            self.count("bucket deleted");
-        } else {
-            self.count("bucket not empty");
-        }
-        Ok(gone)
-    }
-
-    async fn finish_deletion(&self, record: &state::Bucket) -> Result<bool, NotDone> {
-        let (bucket, generation) = (BucketId(record.id), record.generation);
-        let fence = |action: Fence| {
-            move |segment: pb::Segment| pb::FenceBucket {
-                bucket_id: bucket.0,
-                generation,
-                action: action.into(),
-                segment: Some(segment),
+        match self.meta.delete_bucket(bucket.id).await {
+            Ok(Ok(())) => {
+                let names: Vec<ObjectName> = keys.iter().map(|key| bucket.object(key)).collect();
+                let absent = names.iter().map(|name| (name, Action::Read(None)));
+                self.record
+                    .history
+                    .answered_many(self.client(), called, absent);
+                self.count("bucket deleted");
+                Ok(true)
             }
-        };
-        let fenced = self.on_every_shard(bucket, fence(Fence::Fence)).await?;
-        let empty = fenced.iter().all(|reply| reply.empty);
-        let last = if empty { Fence::Drop } else { Fence::Unfence };
-        self.on_every_shard(bucket, fence(last)).await?;
-        self.root(pb::EndDeleteBucket {
-            bucket_id: bucket.0,
-            deleted: empty,
-            generation,
-        })
-        .await?;
-        Ok(empty)
-    }
-
-    /// A command of the root; a bucket that is gone, or taken over by another attempt, is no
-    /// finding.
-    async fn root<C: Command>(&self, command: C) -> Result<C::Reply, NotDone> {
-        match self.meta.propose(command).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(no)) => Err(self.judge_rejection("bucket command", &no)),
-            Err(error) => Err(self.judge("bucket command", &error)),
-        }
-    }
-
-    /// Has a command decided by every shard that holds a part of a bucket.
-    async fn on_every_shard<C, F>(
-        &self,
-        bucket: BucketId,
-        command: F,
-    ) -> Result<Vec<C::Reply>, NotDone>
-    where
-        C: Command,
-        F: Fn(pb::Segment) -> C,
-    {
-        'again: for _ in 0..REROUTES_MAX {
-            let segments = self.meta.segments(bucket).await;
-            let segments = segments.map_err(|error| self.judge("segments", &error))?;
-            let mut replies = Vec::with_capacity(segments.len());
-            for segment in segments {
-                let shard = segment.shard;
-                match self.meta.propose_to(shard, command(named(segment))).await {
-                    Ok(Ok(reply)) => replies.push(reply),
-                    Ok(Err(no)) => return Err(self.judge_rejection("bucket step", &no)),
-                    Err(error) if error.kind() == ErrorKind::Reroute => {
-                        let refreshed = self.meta.refresh_map().await;
-                        refreshed.map_err(|error| self.judge("map", &error))?;
-                        continue 'again;
-                    }
-                    Err(error) => return Err(self.judge("bucket step", &error)),
-                }
+            Ok(Err(no)) if no.reason() == Reason::BucketNotEmpty => {
+                self.count("bucket not empty");
+                Ok(false)
             }
-            return Ok(replies);
+            Ok(Err(no)) => Err(self.judge_rejection("bucket deletion", &no)),
+            Err(error) => Err(self.judge("bucket deletion", &error)),
         }
-        Err(NotDone)
     }
 
     /// Every bucket; an error while one is still being created or deleted.
@@ -233,13 +145,5 @@ impl Gateway {
             return Err(format!("bucket {} stays {:?}", bucket.name, bucket.state()));
         }
         Ok(listed.buckets.iter().map(Bucket::of).collect())
-    }
-}
-
-fn named(segment: BucketSegment) -> pb::Segment {
-    pb::Segment {
-        start_key: segment.start_key,
-        bounded: segment.end_key.is_some(),
-        end_key: segment.end_key.unwrap_or_default(),
     }
 }
