@@ -3,13 +3,14 @@
 
 mod world;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use granary_blob_api::{BlobNode, ChunkEntry};
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
-use granary_types::{ByteRange, DiskId};
+use granary_types::{ByteRange, ChunkId, DiskId};
 use granary_vfs::Fault;
 
 use crate::{
@@ -216,6 +217,36 @@ fn a_failed_disk_is_replaced_by_a_spare_one() {
             );
         });
     }
+}
+
+#[test]
+fn what_a_rewrite_left_on_disks_goes_although_its_object_lives() {
+    simulated(async {
+        let mut world = World::start(4).await;
+        let bytes = content(15 * MIB, 17);
+        // Fails in the middle of the write: two other disks have already taken their copies.
+        world.vfs.inject(dir(2), Fault::SyncError);
+        world.put("a", &bytes).await;
+        let body = world.open("a").await.version.body.unwrap();
+        let Some(pb::state::body::Place::Extents(body)) = body.place else {
+            panic!("four references stand in the record");
+        };
+        let ids = body
+            .extents
+            .iter()
+            .map(|extent| ChunkId::from_slice(&extent.chunk));
+        let referenced: BTreeSet<ChunkId> = ids.map(Option::unwrap).collect();
+        let (live, _) = world.chunks().await;
+        assert!(
+            live.len() > referenced.len(),
+            "nothing was rewritten: the test tests nothing"
+        );
+        world.keep().await;
+        world.pass(Duration::from_millis(GRACE_MS + 1000)).await;
+        run(&mut deletion(&world)).await;
+        assert_eq!(world.chunks().await.0, referenced);
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
 }
 
 #[test]
