@@ -22,7 +22,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How an attempt to delete a bucket ended.
 enum Attempt {
     Deleted,
-    NotEmpty { uploads: bool },
+    NotEmpty {
+        uploads: bool,
+    },
     /// Another attempt took over.
     Superseded,
 }

@@ -38,7 +38,13 @@ impl MetaService for GrpcMeta {
         };
         // It may have arrived: only a repeat with the same id finds out.
         let lost = |status: Status| failed(&status, MetaError::UnknownOutcome);
-        let reply = self.client.clone().propose(request).await.map_err(lost)?.into_inner();
+        let reply = self
+            .client
+            .clone()
+            .propose(request)
+            .await
+            .map_err(lost)?
+            .into_inner();
         answered(shard, reply.reply, reply.fault)
     }
 
@@ -48,16 +54,18 @@ impl MetaService for GrpcMeta {
             query: Some(query),
         };
         let lost = |status: Status| failed(&status, MetaError::Unavailable);
-        let reply = self.client.clone().query(request).await.map_err(lost)?.into_inner();
+        let reply = self
+            .client
+            .clone()
+            .query(request)
+            .await
+            .map_err(lost)?
+            .into_inner();
         answered(shard, reply.reply, reply.fault)
     }
 }
 
-fn answered<R>(
-    shard: ShardId,
-    reply: Option<R>,
-    fault: Option<pb::Fault>,
-) -> Result<R, MetaError> {
+fn answered<R>(shard: ShardId, reply: Option<R>, fault: Option<pb::Fault>) -> Result<R, MetaError> {
     if let Some(fault) = fault {
         return Err(MetaError::from_fault(shard, fault));
     }

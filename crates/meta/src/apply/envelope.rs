@@ -85,6 +85,8 @@ fn decide_known(envelope: pb::Command, time_ms: u64, tx: &mut Tx<'_>) -> Result<
             format!("feature level {needed} is not activated yet"),
         ));
     }
+    // Ticks are harmless to repeat and come for ever: they leave no row that would be due again.
+    let keeps_reply = !matches!(command, pb::command::Command::Tick(_));
     tx.save();
     let decided = guarded(command, time_ms, place, tx);
     let reply = match decided {
@@ -102,15 +104,30 @@ fn decide_known(envelope: pb::Command, time_ms: u64, tx: &mut Tx<'_>) -> Result<
         }
     };
     tx.keep();
-    expiry::run(tx, time_ms, EXPIRED_PER_COMMAND, IDLE_MINUTES_PER_COMMAND)?;
     let reply = encode_reply(reply);
-    tx.put_inline(
-        &row,
-        &state::CommandReplyRow {
-            reply: reply.clone(),
-        },
-    )?;
+    let bookkeeping = expiry::run(tx, time_ms, EXPIRED_PER_COMMAND, IDLE_MINUTES_PER_COMMAND)
+        .and_then(|()| match keeps_reply {
+            true => tx.put_inline(
+                &row,
+                &state::CommandReplyRow {
+                    reply: reply.clone(),
+                },
+            ),
+            false => Ok(()),
+        });
+    bookkeeping.map_err(after_the_fact)?;
     Ok(reply)
+}
+
+/// The command's writes are kept by now: a "no" would be untrue, so the replica stops.
+fn after_the_fact(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Failed(error) => Refusal::Failed(error),
+        other => Refusal::Failed(StateMachineError::Corrupt {
+            what: "the bookkeeping of a command",
+            reason: format!("{other:?}"),
+        }),
+    }
 }
 
 /// The place a command's answer is kept at; a fault when the shard does not own the position.

@@ -32,7 +32,8 @@ impl Apply for pb::PinRead {
         };
         let known_ms = tx.get(&row)?.map_or(0, |pin| pin.until_ms);
         let asked_ms = self.until_ms.min(at.time_ms.saturating_add(PIN_MS_MAX));
-        if asked_ms > known_ms {
+        // One that has passed already would never be looked at again.
+        if asked_ms > known_ms.max(at.time_ms) {
             if known_ms > 0 {
                 expiry::unschedule(tx, &at.place, object, known_ms);
             }

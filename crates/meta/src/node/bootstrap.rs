@@ -14,7 +14,7 @@ use granary_raft::StateMachineError;
 use granary_runtime::Backoff;
 use granary_types::{NodeId, ShardId, SlabId};
 
-use super::{MetaNode, MetaNodeError};
+use super::{MetaNode, MetaNodeError, Shard};
 use crate::apply::first_ranges;
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::range_hint::RangeHintKey;
@@ -121,7 +121,7 @@ impl MetaNode {
     }
 
     /// Opens the data shards the cluster started with, where this node votes and has no replica
-    /// yet.
+    /// yet, or one that a crash left without members.
     pub(super) async fn adopt_first_shards(self: &Arc<Self>) -> Result<(), MetaNodeError> {
         let Some(info) = self.local_info().await? else {
             return Ok(());
@@ -131,7 +131,8 @@ impl MetaNode {
         let (shards, settings) = self.runtime.blocking(read).await??;
         let missing = shards.into_iter().filter(|first| {
             let shard = ShardId(first.descriptor.shard);
-            first.voters.contains(&self.node) && self.shard(shard).is_none()
+            let formed = |open: Arc<Shard>| !open.group.members().voters.is_empty();
+            first.voters.contains(&self.node) && !self.shard(shard).is_some_and(formed)
         });
         let adopted = missing.map(|first| self.adopt(first, settings));
         try_join_all(adopted).await?;

@@ -12,6 +12,9 @@ mod metrics;
 mod serve;
 mod ticker;
 
+#[cfg(test)]
+mod tests;
+
 pub use bootstrap::NewCluster;
 pub use config::MetaConfig;
 pub use error::MetaNodeError;

@@ -10,7 +10,8 @@ use granary_types::{ShardId, SlabId};
 
 use super::{MetaNode, Shard};
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
-use crate::keyspace::{Kind, kind_prefix};
+use crate::keyspace::{Kind, kind_prefix, minute_of};
+use crate::limits::REPLY_MARGIN_MS;
 use crate::ownership::data_slabs;
 use crate::rows::{Bounds, Rows, View};
 
@@ -44,18 +45,18 @@ async fn tick_all(meta: &Arc<MetaNode>) {
         }
         let now_ms = meta.runtime.now().as_millis();
         let idle = shard.group.applied_time_ms() + meta.config.tick_ms <= now_ms;
-        if idle && has_timed_rows(meta, &shard).await {
+        if idle && has_due_rows(meta, &shard, now_ms).await {
             // Not decided: the next round tries again.
             let _ = meta.propose_here(shard.group.shard(), pb::Tick {}).await;
         }
     }
 }
 
-/// True when something of the shard's slabs stands in time order. Rows of a sibling in the same
-/// slab may cause a tick that finds nothing.
-async fn has_timed_rows(meta: &MetaNode, shard: &Shard) -> bool {
+/// True when something of the shard's slabs is due. Rows of a sibling in the same slab may cause a
+/// tick that finds nothing.
+async fn has_due_rows(meta: &MetaNode, shard: &Shard, now_ms: u64) -> bool {
     let (kv, home) = (Arc::clone(&meta.kv), shard.machine.home());
-    let look = move || timed_rows(kv.as_ref(), home);
+    let look = move || due_rows(kv.as_ref(), home, now_ms);
     match meta.runtime.blocking(look).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
@@ -66,7 +67,14 @@ async fn has_timed_rows(meta: &MetaNode, shard: &Shard) -> bool {
     }
 }
 
-fn timed_rows(kv: &dyn Kv, home: SlabId) -> Result<bool, StateMachineError> {
+fn due_rows(kv: &dyn Kv, home: SlabId, now_ms: u64) -> Result<bool, StateMachineError> {
+    let due = [
+        (
+            Kind::CommandReply,
+            minute_of(now_ms.saturating_sub(REPLY_MARGIN_MS)),
+        ),
+        (Kind::Expiry, minute_of(now_ms)),
+    ];
     let view = View(kv);
     let descriptor = view
         .get(&ShardDescriptorKey { slab: home })?
@@ -74,8 +82,10 @@ fn timed_rows(kv: &dyn Kv, home: SlabId) -> Result<bool, StateMachineError> {
     let mut slabs = data_slabs(&descriptor);
     slabs.push(home);
     for slab in slabs {
-        for kind in [Kind::CommandReply, Kind::Expiry] {
-            if view.any(&Bounds::prefix(kind_prefix(slab, kind)))? {
+        for (kind, minute) in due {
+            let start = kind_prefix(slab, kind);
+            let end = Some([start.as_slice(), &minute.to_be_bytes()].concat());
+            if view.any(&Bounds { start, end })? {
                 return Ok(true);
             }
         }

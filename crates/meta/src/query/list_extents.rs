@@ -63,7 +63,9 @@ impl Walk<'_> {
                     return Ok(true);
                 }
                 let bytes = inline_bytes(self.shard, &self.place, object)?;
-                Ok(bytes.is_empty() || self.push(Piece::Inline(bytes), start))
+                // Missing bytes end the page: what follows must not take their place.
+                let missing = bytes.is_empty() && length > 0;
+                Ok(!missing && (length == 0 || self.push(Piece::Inline(bytes), start)))
             }
             Some(BodyPlace::Extents(extents)) => Ok(self.extents(&extents.extents, start)),
             Some(BodyPlace::Pages(paged)) => self.pages(object, paged.pages, start),

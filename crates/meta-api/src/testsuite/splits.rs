@@ -1,0 +1,185 @@
+//! A range is split while clients work on it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_types::ShardId;
+
+use super::listing::walk;
+use super::{Suite, TestBucket, chunks};
+use crate::pb;
+
+/// Splits the range of a key; waits until the root knows the child, and returns it.
+async fn split(suite: &Suite, bucket: TestBucket, key: &str) -> ShardId {
+    let parent = suite.shard_of(bucket, key).await;
+    let nonce = suite.runtime.entropy().next_u128().to_be_bytes();
+    let nonce = Bytes::copy_from_slice(&nonce);
+    let child = suite.accepted(pb::AllocateShard { nonce }).await;
+    let command = pb::SplitRange {
+        split_bucket: bucket.id.0,
+        split_key: Bytes::copy_from_slice(key.as_bytes()),
+        child_shard: u32::try_from(child.id).unwrap(),
+        child_home_slab: child.slab,
+        ..Default::default()
+    };
+    suite
+        .meta
+        .propose_to(parent, command)
+        .await
+        .unwrap()
+        .unwrap();
+    let child = ShardId(u32::try_from(child.id).unwrap());
+    for _ in 0..1000 {
+        if suite.data_shards().await.contains(&child) {
+            suite.meta.refresh_map().await.unwrap();
+            return child;
+        }
+        suite.runtime.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the root was not told of shard {child}")
+}
+
+fn name(n: u32) -> String {
+    format!("k{n:02}/x")
+}
+
+/// After a split every object, upload, part, answer and deletion is where a client looks for it,
+/// and listings go across.
+pub async fn a_split_moves_nothing_a_client_can_see(suite: Suite) {
+    let bucket = suite.bucket("splitting").await;
+    for n in 0..30 {
+        suite.put(bucket, &name(n), &format!("{n}")).await;
+    }
+    chunks::write(&suite, bucket, "k25/big", 300, 200).await;
+    chunks::write(&suite, bucket, "k26/gone", 150, 0).await;
+    suite.delete(bucket, "k26/gone").await;
+    let open = suite.begin_write(bucket, "k27/open").await;
+    let stage = pb::StageExtents {
+        at: Some(bucket.at("k27/open")),
+        write_id: open.clone(),
+        extents: vec![super::extent(1, 5)],
+        ..Default::default()
+    };
+    suite.accepted(stage).await;
+    let upload_id = suite.begin_write(bucket, "k28/up").await;
+    let initiate = pb::InitiateUpload {
+        at: Some(bucket.at("k28/up")),
+        upload_id: upload_id.clone(),
+        ..Default::default()
+    };
+    suite.accepted(initiate).await;
+    let repeated = suite.envelope(pb::PutObject {
+        at: Some(bucket.at("k29/rep")),
+        payload: Some(super::inline("once")),
+        ..Default::default()
+    });
+    let parent = suite.shard_of(bucket, "k29/rep").await;
+    let answer = suite.send(parent, &repeated).await.unwrap();
+    suite.put(bucket, "k29/rep", "newer").await;
+    let before = walk(&suite, bucket, ("", "", ""), 7).await;
+    let counters = suite.counters(bucket).await;
+
+    let child = split(&suite, bucket, "k12/x").await;
+    assert_ne!(child, parent);
+    assert_eq!(suite.shard_of(bucket, "k12/x").await, child);
+    assert_eq!(suite.shard_of(bucket, "k11/x").await, parent);
+    for limit in [1, 5, 1000] {
+        assert_eq!(
+            walk(&suite, bucket, ("", "", ""), limit).await,
+            before,
+            "pages of {limit}"
+        );
+    }
+    let groups: Vec<_> = (0..30).map(|n| format!("k{n:02}/")).collect();
+    assert_eq!(walk(&suite, bucket, ("", "/", ""), 4).await, groups);
+    for n in 0..30 {
+        assert_eq!(suite.get(bucket, &name(n)).await, Some(format!("{n}")));
+    }
+    assert_eq!(suite.counters(bucket).await, counters);
+    // The answer is replayed by the child, and the parent says that it is not its business.
+    assert_eq!(suite.send(child, &repeated).await.unwrap(), answer);
+    assert!(suite.send(parent, &repeated).await.is_err());
+    assert_eq!(suite.get(bucket, "k29/rep").await.as_deref(), Some("newer"));
+    // The open write is committed and the upload ended where they now belong.
+    let commit = pb::PutObject {
+        at: Some(bucket.at("k27/open")),
+        payload: Some(pb::Payload {
+            write_id: open,
+            staged_extents: 1,
+            size: 5,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    suite.accepted(commit).await;
+    let complete = pb::CompleteUpload {
+        at: Some(bucket.at("k28/up")),
+        upload_id,
+        all: true,
+        ..Default::default()
+    };
+    suite.accepted(complete).await;
+    let big = suite.version(bucket, "k25/big", 0).await.version.unwrap();
+    assert_eq!(
+        chunks::read(&suite, bucket, "k25/big", &big, 0, 1000)
+            .await
+            .len(),
+        300
+    );
+    // The deletion went along with its position.
+    suite
+        .advance(suite.settings().await.reader_grace_ms + 1)
+        .await;
+    assert!(suite.deletions(parent).await.entries.is_empty());
+    let due = suite.deletions(child).await.entries;
+    assert_eq!(due.len(), 1);
+    suite.acknowledge(child, vec![due[0].seq]).await;
+    assert_eq!(suite.deletions(child).await.pending, 0);
+    // Stamps go on above the parent's.
+    let newer = suite.put(bucket, "k29/rep", "newest").await;
+    assert!(newer.stamp > big.stamp);
+    // A bucket in pieces is deleted as a whole.
+    let refused = suite.meta.delete_bucket(bucket.id).await.unwrap();
+    assert!(refused.is_err());
+    for key in walk(&suite, bucket, ("", "", ""), 1000).await {
+        suite.delete(bucket, &key).await;
+    }
+    suite.meta.delete_bucket(bucket.id).await.unwrap().unwrap();
+}
+
+/// Children split again; a listing that began before a split ends after it.
+pub async fn a_split_child_splits_again(suite: Suite) {
+    let bucket = suite.bucket("pieces").await;
+    for n in 0..40 {
+        suite.put(bucket, &name(n), "x").await;
+    }
+    let expected: Vec<_> = (0..40).map(name).collect();
+    let mut query = pb::ListObjects {
+        bucket_id: bucket.id.0,
+        limit: 9,
+        ..Default::default()
+    };
+    let mut seen = Vec::new();
+    let mut shards = vec![suite.shard_of(bucket, "a").await];
+    for at in [20, 30, 10, 35] {
+        let (names, page) = suite.list(query.clone()).await;
+        seen.extend(names);
+        query.after = page.resume_after;
+        shards.push(split(&suite, bucket, &name(at)).await);
+        suite.put(bucket, &name(at), "again").await;
+    }
+    loop {
+        let (names, page) = suite.list(query.clone()).await;
+        seen.extend(names);
+        if !page.more {
+            break;
+        }
+        query.after = page.resume_after;
+    }
+    assert_eq!(seen, expected);
+    shards.sort_unstable();
+    shards.dedup();
+    assert_eq!(shards.len(), 5);
+    assert_eq!(suite.meta.segments(bucket.id).await.unwrap().len(), 5);
+    assert_eq!(suite.counters(bucket).await.objects, 40);
+}

@@ -1,0 +1,191 @@
+//! A node's shards through power cuts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_kv::MemoryKv;
+use granary_meta_api::{Meta, MetaService, pb};
+use granary_raft::NoPeers;
+use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
+use granary_types::{NodeId, Redundancy, ShardId, StorageClass};
+
+use super::{MetaConfig, MetaNode, NewCluster};
+
+const NODE: NodeId = NodeId(1);
+
+async fn open(kv: &MemoryKv, runtime: &Runtime) -> Arc<MetaNode> {
+    let config = MetaConfig {
+        data_shards: 2,
+        ..MetaConfig::default()
+    };
+    let kv = Arc::new(kv.clone());
+    let node = MetaNode::open(runtime.child(), NODE, kv, Arc::new(NoPeers), config);
+    node.await.unwrap()
+}
+
+fn cluster() -> NewCluster {
+    NewCluster {
+        cluster_id: "c".to_owned(),
+        region: "r".to_owned(),
+        root_account: pb::state::Account {
+            id: 1,
+            name: "root".to_owned(),
+        },
+        voters: vec![NODE],
+    }
+}
+
+fn put(bucket: &pb::state::Bucket, n: u32) -> pb::PutObject {
+    pb::PutObject {
+        at: Some(pb::Position {
+            bucket_id: bucket.id,
+            key: format!("key{n}").into(),
+            generation: bucket.generation,
+        }),
+        payload: Some(pb::Payload {
+            inline: format!("{n}").into(),
+            size: format!("{n}").len() as u64,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn runtime(seed: u64) -> Runtime {
+    let clock = Arc::new(SimulatedClock::starting_at(1_800_000_000_000));
+    Runtime::simulated(clock, Arc::new(SeededEntropy::new(seed)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_acknowledged_survives_power_cuts_and_splits() {
+    let runtime = runtime(7);
+    let mut kv = MemoryKv::new();
+    let node = open(&kv, &runtime).await;
+    assert!(!node.has_shards());
+    node.bootstrap(cluster()).await.unwrap();
+    let create = pb::CreateBucket {
+        bucket: Some(pb::state::Bucket {
+            name: "bucket".to_owned(),
+            owner: 1,
+            storage_class: StorageClass::Standard.number(),
+            redundancy: Redundancy::Lrs.number(),
+            acl: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let service: Arc<dyn MetaService> = node.clone();
+    let mut meta = Meta::new(runtime.clone(), service);
+    let bucket = meta.create_bucket(create).await.unwrap().unwrap();
+    let mut node = node;
+    for round in 0..12u32 {
+        for n in 0..5 {
+            meta.propose(put(&bucket, round * 5 + n))
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        if round % 4 == 1 {
+            let segments = meta
+                .segments(granary_types::BucketId(bucket.id))
+                .await
+                .unwrap();
+            let nonce = bytes::Bytes::copy_from_slice(&[u8::try_from(round).unwrap(); 16]);
+            let child = meta
+                .propose(pb::AllocateShard { nonce })
+                .await
+                .unwrap()
+                .unwrap();
+            let split = pb::SplitRange {
+                split_bucket: bucket.id,
+                split_key: format!("key{}", 9 - round / 4).into(),
+                child_shard: u32::try_from(child.id).unwrap(),
+                child_home_slab: child.slab,
+                ..Default::default()
+            };
+            meta.propose_to(segments[0].shard, split)
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        // The power goes: of what was not synced a part may be on disk all the same.
+        let survivors = runtime.entropy().below(kv.unsynced() as u64 + 1);
+        kv = kv.crash(usize::try_from(survivors).unwrap());
+        node.runtime.shutdown().cancel();
+        // The old life finds its store closed: how its end is reported does not matter.
+        let _ = node.stop().await;
+        node = open(&kv, &runtime).await;
+        assert!(node.has_shards());
+        assert!(!node.bootstrap(cluster()).await.unwrap().created);
+        node.wait_ready(Duration::from_secs(60)).await.unwrap();
+        let service: Arc<dyn MetaService> = node.clone();
+        meta = Meta::new(runtime.clone(), service);
+        for n in 0..(round + 1) * 5 {
+            let query = pb::GetVersion {
+                at: put(&bucket, n).at,
+                with_body: true,
+                ..Default::default()
+            };
+            let found = meta.query(query).await.unwrap();
+            assert_eq!(found.inline, format!("{n}"), "round {round}, key{n}");
+        }
+    }
+    // Children are known to the root in the end.
+    for _ in 0..1000 {
+        let map = meta.query(pb::GetClusterMap::default()).await.unwrap();
+        if map.ranges.len() == 5 {
+            break;
+        }
+        runtime.sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        meta.query(pb::GetClusterMap::default())
+            .await
+            .unwrap()
+            .ranges
+            .len(),
+        5
+    );
+    assert_eq!(node.metrics().groups.len(), 6);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_queries_are_refused_and_unknown_requests_change_nothing() {
+    let runtime = runtime(8);
+    let kv = Arc::new(MemoryKv::new());
+    let config = MetaConfig {
+        data_shards: 1,
+        queries_running_max: 1,
+        queries_waiting_max: 0,
+        ..MetaConfig::default()
+    };
+    let node = MetaNode::open(runtime.clone(), NODE, kv, Arc::new(NoPeers), config)
+        .await
+        .unwrap();
+    node.bootstrap(cluster()).await.unwrap();
+    let query = pb::Query {
+        query: Some(pb::query::Query::DescribeShard(pb::DescribeShard {})),
+    };
+    let _held = node.admitted.try_acquire().unwrap();
+    let refused = node.query(ShardId(1), query.clone()).await;
+    assert!(
+        matches!(refused, Err(granary_meta_api::MetaError::Busy(_))),
+        "{refused:?}"
+    );
+    drop(_held);
+    node.query(ShardId(1), query).await.unwrap();
+    let unknown = pb::Command {
+        id: bytes::Bytes::from_static(&[1; 16]),
+        deadline_ms: runtime.now().as_millis() + 1000,
+        command: None,
+    };
+    let refused = node.propose(ShardId(1), unknown).await;
+    assert!(
+        matches!(refused, Err(granary_meta_api::MetaError::Invalid(_))),
+        "{refused:?}"
+    );
+    let elsewhere = node.query(ShardId(99), pb::Query { query: None }).await;
+    assert!(elsewhere.is_err());
+    node.stop().await.unwrap();
+}
