@@ -277,6 +277,10 @@ impl ServerConfig {
             meta: file.meta,
             data,
         };
+        config.datapath.validate().context("[datapath]")?;
+        if let Err(sentence) = config.storage.for_cluster("any").check() {
+            bail!("[storage] {sentence}");
+        }
         if !(1..=1024).contains(&config.meta.shards) {
             bail!("meta.shards must be between 1 and 1024");
         }
@@ -389,6 +393,9 @@ mod tests {
             "root_access_key_id = \"alone\"",
             "[meta]\nshards = 0",
             "[meta]\nshard = 1",
+            "[storage]\nvolume_bytes = 1",
+            "[datapath]\ninline_max_bytes = 1000000",
+            "[gateway]\nconections_max = 1",
             "data = [\"a\", \"a\"]",
         ] {
             assert!(merged(ServerArgs::default(), bad).is_err(), "{bad}");

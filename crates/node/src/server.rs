@@ -109,6 +109,7 @@ impl Running {
         let mut registry = Registry::default();
         let sources = Arc::new(Sources::new(Arc::clone(&meta), Arc::clone(&storage)));
         crate::metrics::register(&mut registry, Arc::clone(&sources));
+        datapath.register_metrics(&mut registry);
         workers.metrics().register(&mut registry);
         let gateway = GatewayRole::start(
             runtime,
