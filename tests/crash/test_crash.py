@@ -73,8 +73,19 @@ def check_listing(raw, objects):
             break
         marker = page.text("NextMarker")
     assert rows == sorted((key, value.size) for key, value in objects.items())
+
+
+def check_counters(raw, objects):
+    """The bucket's counters are the sums over what is listed, uploads nobody acknowledged included."""
+    uploads = raw.must("GET", BUCKET, query=["uploads", ("max-uploads", "1000")]).xml.findall("Upload")
+    parts = []
+    for upload in uploads:
+        listed = raw.must("GET", BUCKET, upload.findtext("Key"), query=[("uploadId", upload.findtext("UploadId"))])
+        parts += [int(size) for size in listed.texts("Part/Size")]
     stat = raw.must("GET", BUCKET, query=["stat"])
-    assert (int(stat.text("ObjectCount")), int(stat.text("Storage"))) == (len(objects), sum(v.size for v in objects.values()))
+    names = ("ObjectCount", "Storage", "MultipartUploadCount", "MultipartPartCount")
+    expected = (len(objects), sum(value.size for value in objects.values()) + sum(parts), len(uploads), len(parts))
+    assert tuple(int(stat.text(name)) for name in names) == expected
 
 
 def check_upload(raw, upload, objects):
@@ -136,6 +147,7 @@ def check_all(server, model, rng):
     raw = server.wire()
     objects = check_objects(server, model)
     check_listing(raw, objects)
+    check_counters(raw, objects)
     model.uploads = [upload for upload in model.uploads if check_upload(raw, upload, objects)]
     open_ids = {u.findtext("UploadId") for u in raw.must("GET", BUCKET, query=["uploads", ("max-uploads", "1000")]).xml.findall("Upload")}
     assert {upload.upload_id for upload in model.uploads} <= open_ids

@@ -1,6 +1,7 @@
 """A data directory that dies, fills up or rots takes only itself out; a replaced one is repaired."""
 import os
 import random
+import shutil
 import threading
 import time
 
@@ -13,6 +14,18 @@ from .volume import volumes
 BUCKET = "disk-bucket"
 
 
+# Small volumes, little headroom and short waits, so that a test sees in seconds what takes a disk hours.
+CONFIG = """
+[storage]
+volume_bytes = 16777216
+min_free_bytes = 67108864
+min_free_percent = 1
+compact_interval_secs = 1
+[meta]
+reader_grace_secs = 2
+"""
+
+
 def body_of(key):
     """The content of a key, by recipe."""
     rng = random.Random(key)
@@ -20,11 +33,14 @@ def body_of(key):
 
 
 @pytest.fixture
-def rig(tmp_path_factory):
+def rig(tmp_path_factory, request):
     """Starts servers on given directories and cleans up after them."""
     made, place = [], tmp_path_factory.mktemp("disks")
 
     def start(directories, **settings):
+        config = place / "granary.toml"
+        config.write_text(CONFIG)
+        settings["flags"] = [*settings.get("flags", []), "--config", str(config)]
         server = Server(directories, place / "server.log", **settings)
         made.append(server)
         server.start()
@@ -36,6 +52,10 @@ def rig(tmp_path_factory):
     yield start
     for server in made:
         server.kill()
+    logs = os.environ.get("GRANARY_TEST_LOGS")
+    if logs and made:
+        shutil.copy(made[0].log_path, os.path.join(logs, f"server-{request.node.name}.log"))
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture
@@ -266,7 +286,7 @@ def test_full_disks_refuse_writes_and_recover(rig, tmp_path_factory):
 
 def test_one_full_disk_of_four_is_left_out(rig, tmp_path_factory):
     """Writes go where there is room."""
-    made = volumes(tmp_path_factory.mktemp("uneven"), 1, 120)
+    made = volumes(tmp_path_factory.mktemp("uneven"), 1, 200)
     try:
         directories = [made[0].data] + [rig.place / f"big{n}" for n in range(3)]
         server = rig(directories, flags=["--meta-dir", str(rig.place / "meta")])
