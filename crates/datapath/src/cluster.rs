@@ -1,7 +1,7 @@
 //! What a process knows of the cluster: the root's map, how the disks do, and which disks have
 //! just let it down. A cache: being late costs a retry, never bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -81,6 +81,8 @@ impl Turn {
 struct Known {
     map: Arc<ClusterMap>,
     health: Arc<HashMap<DiskId, DiskStatus>>,
+    /// The nodes that said how their disks do when they were asked last.
+    answered: Arc<HashSet<NodeId>>,
     /// True once nodes were asked: from then on a disk without status is unreachable.
     asked: bool,
     /// Per pool: the open groups, weighted by the free space of their fullest disk.
@@ -164,7 +166,7 @@ impl ClusterView {
         let asked = stream::iter(map.nodes().collect::<Vec<_>>()).map(|id| async move {
             let node = self.shared.nodes.node(id)?;
             match within(STATUS_TIMEOUT, node.disks()).await {
-                Ok(Ok(disks)) => Some(disks),
+                Ok(Ok(disks)) => Some((id, disks)),
                 Ok(Err(error)) => {
                     tracing::debug!(node = %id, %error, "node does not say how its disks do");
                     None
@@ -173,10 +175,15 @@ impl ClusterView {
             }
         });
         let answers: Vec<_> = asked.buffer_unordered(STATUS_CALLS).collect().await;
-        let disks = answers.into_iter().flatten().flatten();
-        let health: Arc<HashMap<_, _>> = Arc::new(disks.map(|disk| (disk.id, disk)).collect());
+        let (mut health, mut answered) = (HashMap::new(), HashSet::new());
+        for (node, disks) in answers.into_iter().flatten() {
+            answered.insert(node);
+            health.extend(disks.into_iter().map(|disk| (disk.id, disk)));
+        }
+        let (health, answered) = (Arc::new(health), Arc::new(answered));
         self.learn(|known| Known {
             health: Arc::clone(&health),
+            answered: Arc::clone(&answered),
             asked: true,
             ..known.clone()
         });
@@ -207,6 +214,14 @@ impl ClusterView {
     /// What a disk's node said of it last; `None` when it said nothing.
     pub fn status(&self, disk: DiskId) -> Option<DiskStatus> {
         self.shared.known.load().health.get(&disk).cloned()
+    }
+
+    /// True when the disk's node answers and does not have the disk: it was replaced, or its
+    /// directory is no longer given. A node that does not answer says nothing about its disks.
+    pub fn is_missing(&self, disk: DiskId) -> bool {
+        let known = self.shared.known.load();
+        let node = known.map.node_of(disk);
+        !known.health.contains_key(&disk) && node.is_some_and(|node| known.answered.contains(&node))
     }
 
     /// The client of the node a disk sits in.

@@ -9,7 +9,10 @@ use clap::Args;
 use granary_blob::BlobConfig;
 use granary_datapath::DataPathConfig;
 use granary_gateway::GatewayConfig;
+use granary_workers::KeeperConfig;
 use serde::Deserialize;
+
+const YEAR_SECS: u64 = 365 * 24 * 3600;
 
 /// What `granary server` can be told. The first source that names a setting wins: a flag, its
 /// `GRANARY_*` variable, the file given by --config, the default.
@@ -107,6 +110,8 @@ struct File {
     storage: StorageSection,
     /// Shards and grace periods.
     meta: MetaSection,
+    /// Background work.
+    workers: WorkersSection,
 }
 
 /// Settings of the metadata service.
@@ -119,6 +124,8 @@ pub(crate) struct MetaSection {
     pub(crate) memory_bytes: usize,
     /// Replaced or deleted bytes stay readable this long for requests already running, in seconds.
     pub(crate) reader_grace_secs: u64,
+    /// An upload that says nothing for this long has failed, and its bytes are swept, in seconds.
+    pub(crate) write_lease_secs: u64,
 }
 
 impl Default for MetaSection {
@@ -127,8 +134,70 @@ impl Default for MetaSection {
             shards: 8,
             memory_bytes: 64 << 20,
             reader_grace_secs: 900,
+            write_lease_secs: 3600,
         }
     }
+}
+
+/// Settings of the background work. All in seconds, and at least 1.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WorkersSection {
+    /// Between two looks for deleted and replaced bytes whose grace is over.
+    pub(crate) deletion_interval_secs: u64,
+    /// Between two looks for bytes that no object can refer to.
+    pub(crate) sweep_interval_secs: u64,
+    /// Between two counts of every copy of every chunk; lost disks are noticed at once.
+    pub(crate) count_interval_secs: u64,
+    /// A disk whose node does not answer is given up after this long: others get its chunks.
+    pub(crate) unreachable_out_secs: u64,
+    /// A disk that its node does not have any more is given up after this long.
+    pub(crate) missing_out_secs: u64,
+}
+
+impl Default for WorkersSection {
+    fn default() -> Self {
+        let keeper = KeeperConfig::default();
+        Self {
+            deletion_interval_secs: 10,
+            sweep_interval_secs: 6 * 3600,
+            count_interval_secs: 6 * 3600,
+            unreachable_out_secs: keeper.unreachable_out_ms / 1000,
+            missing_out_secs: keeper.missing_out_ms / 1000,
+        }
+    }
+}
+
+impl WorkersSection {
+    /// The settings of the placement keeper.
+    pub(crate) fn keeper(&self) -> KeeperConfig {
+        KeeperConfig {
+            unreachable_out_ms: self.unreachable_out_secs * 1000,
+            missing_out_ms: self.missing_out_secs * 1000,
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let all = [
+            ("deletion_interval_secs", self.deletion_interval_secs),
+            ("sweep_interval_secs", self.sweep_interval_secs),
+            ("count_interval_secs", self.count_interval_secs),
+            ("unreachable_out_secs", self.unreachable_out_secs),
+            ("missing_out_secs", self.missing_out_secs),
+        ];
+        for (name, seconds) in all {
+            check_seconds("workers", name, seconds)?;
+        }
+        Ok(())
+    }
+}
+
+/// A time that an operator can mean: a year is "never" for everything here.
+fn check_seconds(section: &str, name: &str, seconds: u64) -> anyhow::Result<()> {
+    if !(1..=YEAR_SECS).contains(&seconds) {
+        bail!("{section}.{name} must be between 1 and {YEAR_SECS}");
+    }
+    Ok(())
 }
 
 /// Settings of the disks.
@@ -195,6 +264,7 @@ pub(crate) struct ServerConfig {
     pub(crate) datapath: DataPathConfig,
     pub(crate) storage: StorageSection,
     pub(crate) meta: MetaSection,
+    pub(crate) workers: WorkersSection,
 }
 
 /// An access key pair.
@@ -275,6 +345,7 @@ impl ServerConfig {
             datapath: file.datapath,
             storage: file.storage,
             meta: file.meta,
+            workers: file.workers,
             data,
         };
         config.datapath.validate().context("[datapath]")?;
@@ -284,6 +355,9 @@ impl ServerConfig {
         if !(1..=1024).contains(&config.meta.shards) {
             bail!("meta.shards must be between 1 and 1024");
         }
+        check_seconds("meta", "reader_grace_secs", config.meta.reader_grace_secs)?;
+        check_seconds("meta", "write_lease_secs", config.meta.write_lease_secs)?;
+        config.workers.check()?;
         Ok(config)
     }
 }
@@ -393,6 +467,8 @@ mod tests {
             "root_access_key_id = \"alone\"",
             "[meta]\nshards = 0",
             "[meta]\nshard = 1",
+            "[meta]\nreader_grace_secs = 0",
+            "[workers]\nsweep_interval_secs = 0",
             "[storage]\nvolume_bytes = 1",
             "[datapath]\ninline_max_bytes = 1000000",
             "[gateway]\nconections_max = 1",

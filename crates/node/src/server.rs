@@ -104,7 +104,8 @@ impl Running {
             config.datapath.clone(),
         );
         view.start_refreshing(VIEW_INTERVAL);
-        let workers = WorkerRole::start(runtime, &meta.client, &datapath, &view).await?;
+        let workers =
+            WorkerRole::start(runtime, &meta.client, &datapath, &view, &config.workers).await?;
         let copies = config.data.len().min(3);
         let mut registry = Registry::default();
         let sources = Arc::new(Sources::new(Arc::clone(&meta), Arc::clone(&storage)));

@@ -70,6 +70,7 @@ pub(crate) fn start(cluster: &Cluster, life: &Life) {
     );
     let keeper = KeeperConfig {
         unreachable_out_ms: UNREACHABLE_OUT_MS,
+        ..KeeperConfig::default()
     };
     let (path, counts) = (data.clone(), metrics.clone());
     starter.start(

@@ -26,12 +26,16 @@ use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 pub struct KeeperConfig {
     /// A disk whose node does not answer this long is taken out and replaced, in milliseconds.
     pub unreachable_out_ms: u64,
+    /// A disk that its node answers without this long is taken out and replaced, in milliseconds:
+    /// it was exchanged, or its directory is no longer given.
+    pub missing_out_ms: u64,
 }
 
 impl Default for KeeperConfig {
     fn default() -> Self {
         Self {
             unreachable_out_ms: 15 * 60 * 1000,
+            missing_out_ms: 30 * 1000,
         }
     }
 }
@@ -43,8 +47,8 @@ pub struct PlacementKeeper {
     view: ClusterView,
     repair: GroupRepair,
     config: KeeperConfig,
-    /// Since when (monotonic) a disk has not been reachable.
-    unreachable: HashMap<DiskId, Duration>,
+    /// Since when (monotonic) a disk is away, and whether its node answers without it.
+    away: HashMap<DiskId, (Duration, bool)>,
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
     filling: HashMap<PgId, Filling>,
@@ -73,7 +77,7 @@ impl PlacementKeeper {
             repair: GroupRepair::new(meta.clone(), path, metrics),
             meta,
             config,
-            unreachable: HashMap::new(),
+            away: HashMap::new(),
             opened: HashMap::new(),
             filling: HashMap::new(),
         }

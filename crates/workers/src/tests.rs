@@ -220,6 +220,34 @@ fn a_failed_disk_is_replaced_by_a_spare_one() {
 }
 
 #[test]
+fn a_disk_that_was_exchanged_is_given_up_before_one_that_cannot_be_asked() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        let kept = content(9 * MIB, 12);
+        world.put("kept", &kept).await;
+        let old = world.store.disks().await.unwrap()[1].id;
+        world.store.remove_disk(old).await;
+        let new = world.add_disk(7).await;
+        world.keep().await;
+        let uses = |world: &World, disk| {
+            let map = world.view.map();
+            map.groups()
+                .flat_map(|group| group.disks())
+                .any(|d| d == disk)
+        };
+        assert!(
+            uses(&world, old),
+            "a disk that may come back was given up at once"
+        );
+        world.pass(Duration::from_secs(31)).await;
+        world.keep().await;
+        assert!(!uses(&world, old) && uses(&world, new));
+        assert_whole(&world, 3).await;
+        assert!(world.get("kept").await.unwrap() == kept);
+    });
+}
+
+#[test]
 fn what_a_rewrite_left_on_disks_goes_although_its_object_lives() {
     simulated(async {
         let mut world = World::start(4).await;

@@ -67,6 +67,7 @@ impl MetaRole {
         let config = MetaConfig {
             data_shards: first.section.shards,
             reader_grace_ms: first.section.reader_grace_secs * 1000,
+            write_lease_ms: first.section.write_lease_secs * 1000,
             ..MetaConfig::default()
         };
         let node = MetaNode::open(

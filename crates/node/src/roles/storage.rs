@@ -202,7 +202,7 @@ impl StorageRole {
             let (vfs, dir) = (Arc::clone(&self.vfs), path.clone());
             let empty = self
                 .runtime
-                .blocking(move || vfs.list(&dir).is_ok_and(|names| names.is_empty()))
+                .blocking(move || vfs.list(&dir).is_ok_and(|names| is_new(&names)))
                 .await
                 .unwrap_or(false);
             if !empty {
@@ -224,6 +224,11 @@ impl StorageRole {
     pub(crate) async fn stop(&self) {
         self.store.shutdown().await;
     }
+}
+
+/// Whether a directory has nothing in it but what making an ext file system leaves there.
+fn is_new(names: &[String]) -> bool {
+    names.iter().all(|name| name == "lost+found")
 }
 
 /// Whether the operator must decide, rather than the process go on without the directory.

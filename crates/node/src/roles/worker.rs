@@ -7,19 +7,17 @@ use granary_datapath::{ClusterView, DataPath};
 use granary_meta_api::Meta;
 use granary_runtime::{Backoff, Runtime};
 use granary_workers::{
-    BucketFinisher, DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper,
-    RedundancyWorker, RunnerConfig, WorkerMetrics, start,
+    BucketFinisher, DeletionWorker, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
+    RunnerConfig, WorkerMetrics, start,
 };
+
+use crate::config::WorkersSection;
 
 /// Who asks for the leases; the same after a restart, which takes them over at once.
 const HOLDER: &str = "node-1";
-const DELETION_INTERVAL: Duration = Duration::from_secs(10);
-const SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
 const REDUNDANCY_INTERVAL: Duration = Duration::from_secs(5);
-/// Every chunk is counted at least this often, whatever happens to the disks.
-const REDUNDANCY_PASS_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// A shard without commands for this long is ticked, so that what expires does.
 const IDLE_SHARD_AFTER: Duration = Duration::from_secs(30);
 /// Longest wait for the first placement groups.
@@ -38,6 +36,7 @@ impl WorkerRole {
         meta: &Meta,
         datapath: &DataPath,
         view: &ClusterView,
+        config: &WorkersSection,
     ) -> anyhow::Result<Self> {
         let runtime = runtime.child();
         let metrics = WorkerMetrics::default();
@@ -47,14 +46,14 @@ impl WorkerRole {
             meta.clone(),
             datapath.clone(),
             metrics.clone(),
-            KeeperConfig::default(),
+            config.keeper(),
         );
         let redundancy = RedundancyWorker::new(
             runtime.clone(),
             meta.clone(),
             datapath.clone(),
             metrics.clone(),
-            REDUNDANCY_PASS_EVERY,
+            Duration::from_secs(config.count_interval_secs),
         );
         let deletion =
             DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
@@ -92,14 +91,14 @@ impl WorkerRole {
             &runtime,
             meta.clone(),
             metrics.clone(),
-            run(DELETION_INTERVAL),
+            run(Duration::from_secs(config.deletion_interval_secs)),
             deletion,
         );
         start(
             &runtime,
             meta.clone(),
             metrics.clone(),
-            run(SWEEP_INTERVAL),
+            run(Duration::from_secs(config.sweep_interval_secs)),
             sweep,
         );
         start(

@@ -24,8 +24,6 @@ impl PlacementKeeper {
     /// were out and are healthy again: their groups are compared before anything relies on them.
     pub(super) async fn update_disk_states(&mut self) -> Result<bool, WorkerError> {
         let map = self.view.map();
-        let now = self.runtime.monotonic();
-        let patience = Duration::from_millis(self.config.unreachable_out_ms);
         let mut changed = false;
         for disk in map.disks() {
             let id = DiskId(disk.id);
@@ -33,14 +31,11 @@ impl PlacementKeeper {
             let state = match health {
                 Some(DiskHealth::Failed) => DISK_OUT,
                 Some(DiskHealth::Healthy | DiskHealth::Full) => DISK_IN,
-                None => {
-                    let since = *self.unreachable.entry(id).or_insert(now);
-                    let given_up = now.saturating_sub(since) >= patience;
-                    if given_up { DISK_OUT } else { disk.state }
-                }
+                None if self.is_given_up(id) => DISK_OUT,
+                None => disk.state,
             };
             if health.is_some() {
-                self.unreachable.remove(&id);
+                self.away.remove(&id);
             }
             if state == disk.state {
                 continue;
@@ -61,6 +56,21 @@ impl PlacementKeeper {
             self.view.refresh_map().await?;
         }
         Ok(changed)
+    }
+
+    /// True when a disk has been away for so long that others get its chunks.
+    fn is_given_up(&mut self, disk: DiskId) -> bool {
+        let (now, missing) = (self.runtime.monotonic(), self.view.is_missing(disk));
+        let away = self.away.entry(disk).or_insert((now, missing));
+        if away.1 != missing {
+            *away = (now, missing);
+        }
+        let patience = if missing {
+            self.config.missing_out_ms
+        } else {
+            self.config.unreachable_out_ms
+        };
+        now.saturating_sub(away.0) >= Duration::from_millis(patience)
     }
 
     /// Gives the places of disks that are out to others, where there is one to give them to.
