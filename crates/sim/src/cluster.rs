@@ -32,8 +32,6 @@ pub(crate) const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 pub(crate) const OWNER: AccountId = AccountId(1);
 /// When every run begins: 2026-01-01T00:00:00Z.
 const START_MS: u64 = 1_767_225_600_000;
-/// How long a gateway tries one request to the metadata service.
-const META_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a gateway looks at map and disks.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(1000);
 /// How often forming is tried again.
@@ -150,6 +148,19 @@ impl Cluster {
             .unwrap_or_default()
     }
 
+    /// Asks a node to hand over every shard it leads.
+    pub fn hand_over(&self, endpoint: Endpoint, to: NodeId) {
+        let Some(raft) = self.raft(NodeId(endpoint.0)) else {
+            return;
+        };
+        self.runtime.spawn(async move {
+            for group in raft.groups() {
+                // Refused where it does not lead.
+                let _ = group.transfer_leader(to).await;
+            }
+        });
+    }
+
     /// Sets a node's wall clock off from the others'.
     pub fn set_clock_offset(&self, endpoint: Endpoint, offset_ms: i64) {
         if let Some(node) = self.node(endpoint) {
@@ -174,7 +185,7 @@ impl Cluster {
     /// A client of the metadata service and a directory of the storage nodes for one life.
     pub(crate) fn clients(&self, life: &Life) -> (Meta, Arc<BlobLinks>) {
         let link = self.meta_link(life);
-        let meta = Meta::new(life.runtime.clone(), link).with_deadline(META_DEADLINE);
+        let meta = Meta::new(life.runtime.clone(), link).with_deadline(self.scenario.meta_deadline);
         let blobs = BlobLinks::new(self.net.clone(), life.clone(), NODES.to_vec());
         (meta, Arc::new(blobs))
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use granary_types::NodeId;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -57,18 +58,13 @@ fn inflict(cluster: &Arc<Cluster>, rng: &mut StdRng, lasts: Duration) {
             let all = NODES.map(|node| Endpoint(node.0)).to_vec();
             crash(cluster, all, lasts);
         }
-        39..52 => {
-            net.trace().record("nemesis isolate", &[node.0]);
-            for other in everybody(cluster)
-                .into_iter()
-                .filter(|other| *other != node)
-            {
-                net.block(node, other);
-                net.block(other, node);
-            }
-            heal_later(cluster, node, lasts);
+        39..46 => isolate(cluster, node, everybody(cluster), lasts),
+        // Its clients still reach it: a leader must not believe that it is one.
+        46..54 => {
+            let peers = NODES.map(|node| Endpoint(node.0)).to_vec();
+            isolate(cluster, node, peers, lasts);
         }
-        52..62 => {
+        54..62 => {
             let other = any_node(rng);
             net.trace().record("nemesis cut", &[node.0, other.0]);
             if other != node {
@@ -82,7 +78,12 @@ fn inflict(cluster: &Arc<Cluster>, rng: &mut StdRng, lasts: Duration) {
             net.trace().record("nemesis stall", &[node.0]);
             net.stall(node, lasts);
         }
-        84..95 => {
+        84..88 => {
+            let to = any_node(rng);
+            net.trace().record("nemesis hand-over", &[node.0, to.0]);
+            cluster.hand_over(node, NodeId(to.0));
+        }
+        88..95 => {
             net.trace().record("nemesis degrade", &[node.0]);
             let quality = bad_quality(rng);
             for other in everybody(cluster)
@@ -101,6 +102,18 @@ fn inflict(cluster: &Arc<Cluster>, rng: &mut StdRng, lasts: Duration) {
             cluster.set_clock_offset(node, jump_ms);
         }
     }
+}
+
+/// Cuts a node off from others, both ways.
+fn isolate(cluster: &Arc<Cluster>, node: Endpoint, from: Vec<Endpoint>, lasts: Duration) {
+    let net = cluster.net();
+    net.trace()
+        .record("nemesis isolate", &[node.0, from.len() as u64]);
+    for other in from.into_iter().filter(|other| *other != node) {
+        net.block(node, other);
+        net.block(other, node);
+    }
+    heal_later(cluster, node, lasts);
 }
 
 /// A node that is heard but hears nothing, or the other way round.

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub raft: RaftConfig,
     /// Ranges split during the run.
     pub splits: u32,
+    /// How long a gateway tries one request to the metadata service.
+    pub meta_deadline: Duration,
     /// How far apart the nodes' clocks are at most, in milliseconds.
     pub clock_skew_ms: u64,
 }
@@ -100,10 +102,10 @@ impl Scenario {
         Self {
             seed,
             disks_per_node: rng.random_range(1..=2),
-            clients: rng.random_range(2..=3),
-            workload: Duration::from_secs(rng.random_range(30..50)),
+            clients: rng.random_range(2..=4),
+            workload: Duration::from_secs(rng.random_range(30..70)),
             quality,
-            fault_interval: (!calm).then(|| Duration::from_millis(rng.random_range(1500..6000))),
+            fault_interval: (!calm).then(|| Duration::from_millis(rng.random_range(800..5000))),
             raft: RaftConfig {
                 snapshot_every_entries: keep_entries,
                 keep_entries: keep_entries / 2,
@@ -115,6 +117,7 @@ impl Scenario {
             } else {
                 rng.random_range(0..=2)
             },
+            meta_deadline: Duration::from_millis(rng.random_range(1500..10_000)),
             clock_skew_ms: rng.random_range(0..300),
         }
     }

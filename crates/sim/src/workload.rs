@@ -95,14 +95,17 @@ async fn live(cluster: &Cluster, gateway: &Gateway, rng: &mut StdRng) {
             // Perhaps its view of the bucket is old.
             Ok(Err(NotDone)) => buckets[index] = None,
         }
-        let pause = Duration::from_millis(rng.random_range(0..200));
+        let pause = Duration::from_millis(rng.random_range(0..150));
         cluster.runtime().sleep(pause).await;
     }
 }
 
+/// Half of the time one of two keys, so that clients meet.
 fn any_key(rng: &mut StdRng) -> String {
     let keys = keys();
-    keys[rng.random_range(0..keys.len())].clone()
+    let hot = rng.random_bool(0.5);
+    let count = if hot { 2 } else { keys.len() };
+    keys[rng.random_range(0..count)].clone()
 }
 
 fn any_content(gateway: &Gateway, rng: &mut StdRng) -> Content {

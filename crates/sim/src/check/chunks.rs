@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use granary_blob_api::{BlobNode, ChunkEntry, DiskHealth};
+use crc_fast::CrcAlgorithm;
+use granary_blob_api::{BlobNode, Block, ChunkEntry, DiskHealth, GetChunk};
 use granary_meta_api::pb::extent_piece::Piece;
 use granary_meta_api::pb::list_item::Item;
 use granary_meta_api::pb::upload_item;
@@ -46,7 +47,8 @@ pub async fn check(cluster: &Cluster, reader: &Gateway, buckets: &[Bucket]) {
             .map_err(|error| error.to_string())?;
         let found = stored(cluster, &expected.groups).await?;
         *leaked.lock() = owners_of_leaked(&expected, &found);
-        compare(&expected, &found)
+        compare(&expected, &found)?;
+        read_every_copy(cluster, &found).await
     });
     let Err(wrong) = settled.await else {
         return cluster.net().trace().count("chunks compared");
@@ -248,6 +250,39 @@ async fn list(
             return Ok(());
         }
     }
+}
+
+/// Every copy can be read whole, and has the digest that it is listed with.
+async fn read_every_copy(cluster: &Cluster, found: &OnDisks) -> Result<(), String> {
+    for node in NODES {
+        let blob = cluster
+            .blob(node)
+            .ok_or_else(|| format!("node {node} is not up"))?;
+        for disk in blob.disks().await.map_err(|error| error.to_string())? {
+            for entry in found.get(&disk.id).into_iter().flat_map(BTreeMap::values) {
+                let whole = GetChunk {
+                    id: entry.id,
+                    offset: 0,
+                    length: entry.length,
+                };
+                let read = blob.get(disk.id, whole).await;
+                let read = read.map_err(|error| format!("disk {}: {error}", disk.id))?;
+                let sums: Vec<u8> = read
+                    .blocks
+                    .iter()
+                    .flat_map(|block| block.crc32c.to_le_bytes())
+                    .collect();
+                let intact = read.blocks.iter().all(Block::is_intact);
+                if !intact
+                    || crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, &sums)
+                        != u64::from(entry.digest)
+                {
+                    return Err(format!("chunk {} on disk {} is damaged", entry.id, disk.id));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn compare(expected: &Expected, found: &OnDisks) -> Result<(), String> {
