@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
-if [ -n "$all" ]; then stages="house cargo build sdk crash disks memory upstream"; else stages="house cargo build sdk crash disks memory"; fi
+if [ -n "$all" ]; then stages="house cargo build sdk process crash disks memory upstream"; else stages="house cargo build sdk process crash disks memory"; fi
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"
@@ -24,6 +24,7 @@ stage() {
     build)    cargo build --release -p granary-node --bin granary &&
               cargo run --quiet --release -p xtask -- readme --check ;;
     sdk)      pytest_in tests/sdk ;;
+    process)  pytest_in tests/process ;;
     crash)    pytest_in tests/crash -s ;;
     disks)    pytest_in tests/disks -s ;;
     memory)   pytest_in tests/memory -s ;;

@@ -23,6 +23,9 @@ min_free_percent = 1
 compact_interval_secs = 1
 [meta]
 reader_grace_secs = 2
+[workers]
+deletion_interval_secs = 1
+missing_out_secs = 2
 """
 
 

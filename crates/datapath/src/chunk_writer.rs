@@ -75,7 +75,7 @@ pub(crate) async fn store_chunk(
         note_failures(shared, &attempt).await;
         if attempt.acks >= write_quorum(choice.copies) && no_whole_group(shared, &pools, &tried) {
             shared.metrics.chunks_degraded.inc();
-            tracing::warn!(chunk = %id, copies = attempt.acks, "chunk stored below its redundancy");
+            tracing::debug!(chunk = %id, copies = attempt.acks, "chunk stored below its redundancy");
             return Ok(extent(id, &choice, chunk));
         }
         owner.abandon(id);

@@ -105,7 +105,7 @@ impl Drop for Completion {
             bucket = %seen.bucket,
             key = %seen.key,
             method = %seen.method,
-            target = %seen.target,
+            uri = %seen.target,
             host = %seen.host,
             status = self.status.as_u16(),
             code = self.code,

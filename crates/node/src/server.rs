@@ -279,9 +279,9 @@ fn greeting(
     );
     let _ = writeln!(
         text,
-        "Try it (pip install oss2):\n\n  import oss2\n  auth = oss2.AuthV4(\"{id}\", \"{secret}\")\n  \
-         bucket = oss2.Bucket(auth, \"{endpoint}\", \"hello\", region=\"{}\")\n  \
-         bucket.create_bucket()\n  bucket.put_object(\"greeting.txt\", b\"hello\")\n  \
+        "Try it (pip install oss2):\n\nimport oss2\nauth = oss2.AuthV4(\"{id}\", \"{secret}\")\n\
+         bucket = oss2.Bucket(auth, \"{endpoint}\", \"hello\", region=\"{}\")\n\
+         bucket.create_bucket()\nbucket.put_object(\"greeting.txt\", b\"hello\")\n\
          print(bucket.get_object(\"greeting.txt\").read())",
         config.region
     );
