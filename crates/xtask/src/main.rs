@@ -22,7 +22,9 @@ const USAGE: &str = "usage: xtask check | xtask readme [--check]";
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // At run time: a target directory may serve several clones, and each means its own files.
+    let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR");
+    let root = crate_dir.map_or_else(|| ".".into(), |dir| Path::new(&dir).join("../.."));
     let outcome = match words.as_slice() {
         ["check"] => check(&root),
         ["readme"] => readme::write(&root).map(|()| true),
