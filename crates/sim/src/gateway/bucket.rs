@@ -1,4 +1,4 @@
-//! Buckets.
+//! Buckets as a gateway of the simulation makes, configures and deletes them.
 
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state::bucket::State;
