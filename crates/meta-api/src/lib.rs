@@ -17,6 +17,8 @@ pub mod wire;
 #[allow(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::wildcard_imports,
     reason = "generated; documented in proto/meta.proto"
 )]
 pub mod pb {
