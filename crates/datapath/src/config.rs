@@ -29,6 +29,8 @@ pub struct DataPathConfig {
     /// A second copy is asked no earlier than this after the first, in milliseconds.
     pub hedge_min_ms: u64,
     /// Zone of this process: its copies are read first, its pools are written first. Empty: none.
+    /// Set by whoever starts the process, not by its section of the configuration file.
+    #[serde(skip)]
     pub zone: String,
 }
 

@@ -6,15 +6,19 @@ use std::time::Duration;
 use granary_oss::address::Domains;
 use serde::{Deserialize, Serialize};
 
-/// Settings of a gateway, as the configuration file spells them.
+/// Settings of a gateway, as the section `[gateway]` of the configuration file spells them. The
+/// fields that are not of this section are set by whoever starts the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GatewayConfig {
     /// Region id that clients sign with, without the prefix `oss-`.
+    #[serde(skip)]
     pub region: String,
     /// Host names under which `BUCKET.DOMAIN` addresses a bucket.
+    #[serde(skip)]
     pub domains: Vec<String>,
     /// What ListBuckets and GetBucketInfo advertise, verbatim; empty: what the client used.
+    #[serde(skip)]
     pub public_endpoint: String,
     /// Open connections; more are answered 503 and closed.
     pub connections_max: usize,
@@ -74,9 +78,31 @@ impl Default for GatewayConfig {
 /// counts.
 pub const RATE_WINDOW: Duration = Duration::from_secs(60);
 
+impl GatewayConfig {
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// The first setting that cannot be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check("region", is_region_id(&self.region), || {
+            format!("`{}` is not a region id such as cn-granary-1", self.region)
+        })?;
+        for domain in &self.domains {
+            check("domain", is_domain(domain), || {
+                format!("`{domain}` is not a host name")
+            })?;
+        }
+        let endpoint = &self.public_endpoint;
+        check("public_endpoint", is_endpoint(endpoint), || {
+            format!("`{endpoint}` is not a URL such as https://oss.example.com:9000")
+        })?;
+        check_numbers(self)
+    }
+}
+
 /// A setting that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("gateway setting `{setting}`: {reason}")]
+#[error("{setting}: {reason}")]
 pub struct ConfigError {
     /// The setting's name.
     pub setting: &'static str,
@@ -116,28 +142,9 @@ impl TryFrom<GatewayConfig> for Settings {
     type Error = ConfigError;
 
     fn try_from(config: GatewayConfig) -> Result<Self, ConfigError> {
-        let GatewayConfig {
-            region,
-            domains,
-            public_endpoint,
-            ..
-        } = &config;
-        check("region", is_region_id(region), || {
-            format!("`{region}` is not a region id such as cn-granary-1")
-        })?;
-        for domain in domains {
-            check("domains", is_domain(domain), || {
-                format!("`{domain}` is not a host name")
-            })?;
-        }
-        check("public_endpoint", is_endpoint(public_endpoint), || {
-            format!(
-                "`{public_endpoint}` is not a URL or a host such as https://oss.example.com:9000"
-            )
-        })?;
-        check_numbers(&config)?;
+        config.validate()?;
         Ok(Self {
-            domains: Domains::new(domains),
+            domains: Domains::new(&config.domains),
             public_endpoint: Some(config.public_endpoint).filter(|text| !text.is_empty()),
             region: config.region,
             connections_max: config.connections_max,
@@ -237,9 +244,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused() {
-        assert!(toml::from_str::<GatewayConfig>("region = 'cn-x'").is_ok());
-        let error = toml::from_str::<GatewayConfig>("regoin = 'cn-x'").unwrap_err();
-        assert!(error.to_string().contains("regoin"), "{error}");
+        assert!(toml::from_str::<GatewayConfig>("headers_max = 100").is_ok());
+        let error = toml::from_str::<GatewayConfig>("header_max = 100").unwrap_err();
+        assert!(error.to_string().contains("header_max"), "{error}");
     }
 
     #[test]
@@ -248,7 +255,7 @@ mod tests {
         let cases: [(&str, Change); 8] = [
             ("region", |c| c.region = "oss-cn-x".to_owned()),
             ("region", |c| c.region = String::new()),
-            ("domains", |c| c.domains = vec!["a b".to_owned()]),
+            ("domain", |c| c.domains = vec!["a b".to_owned()]),
             ("public_endpoint", |c| {
                 c.public_endpoint = "http://h/path".to_owned()
             }),

@@ -254,8 +254,6 @@ pub(crate) struct ServerConfig {
     pub(crate) meta_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: Option<SocketAddr>,
-    pub(crate) region: String,
-    pub(crate) public_endpoint: Option<String>,
     pub(crate) root_credentials: Option<Credentials>,
     pub(crate) log_format: LogFormat,
     pub(crate) log: String,
@@ -317,15 +315,17 @@ impl ServerConfig {
         let admin = admin.unwrap_or_else(|| "127.0.0.1:9001".to_owned());
         let id = args.root_access_key_id.or(file.root_access_key_id);
         let secret = args.root_access_key_secret.or(file.root_access_key_secret);
-        let region = region(args.region.or(file.region))?;
-        let public_endpoint = endpoint(args.public_endpoint.or(file.public_endpoint))?;
+        let region = args.region.or(file.region);
+        let endpoint = args.public_endpoint.or(file.public_endpoint);
         let gateway = GatewayConfig {
-            region: region.clone(),
+            region: region.unwrap_or_else(|| "cn-granary-1".to_owned()),
             domains: first_list(args.domain, file.domain, Vec::new)
                 .into_iter()
                 .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
                 .collect(),
-            public_endpoint: public_endpoint.clone().unwrap_or_default(),
+            public_endpoint: endpoint
+                .map(|url| url.trim_end_matches('/').to_owned())
+                .unwrap_or_default(),
             ..file.gateway
         };
         let config = Self {
@@ -335,8 +335,6 @@ impl ServerConfig {
                 "off" => None,
                 text => Some(address("admin-listen", text)?),
             },
-            region,
-            public_endpoint,
             root_credentials: credentials(id, secret)?,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
@@ -348,6 +346,7 @@ impl ServerConfig {
             workers: file.workers,
             data,
         };
+        config.gateway.validate()?;
         config.datapath.validate().context("[datapath]")?;
         if let Err(sentence) = config.storage.for_cluster("any").check() {
             bail!("[storage] {sentence}");
@@ -379,26 +378,6 @@ fn first_list<T>(first: Vec<T>, second: Vec<T>, default: impl FnOnce() -> Vec<T>
 fn address(name: &str, text: &str) -> anyhow::Result<SocketAddr> {
     text.parse()
         .with_context(|| format!("{name}: {text} is not an address such as 127.0.0.1:9000"))
-}
-
-fn region(text: Option<String>) -> anyhow::Result<String> {
-    let text = text.unwrap_or_else(|| "cn-granary-1".to_owned());
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if text.is_empty() || text.len() > 64 || !text.chars().all(legal) {
-        bail!("region: {text} is not a region id such as cn-granary-1");
-    }
-    Ok(text)
-}
-
-fn endpoint(text: Option<String>) -> anyhow::Result<Option<String>> {
-    let Some(text) = text else { return Ok(None) };
-    let uri: http::Uri = text
-        .parse()
-        .with_context(|| format!("public-endpoint: {text} is not a URL"))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-        bail!("public-endpoint: {text} is not a URL such as https://oss.example.com");
-    }
-    Ok(Some(text.trim_end_matches('/').to_owned()))
 }
 
 fn credentials(id: Option<String>, secret: Option<String>) -> anyhow::Result<Option<Credentials>> {
@@ -439,7 +418,23 @@ mod tests {
         assert_eq!(config.meta_dir, PathBuf::from("./granary-data/meta"));
         assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
         assert_eq!(config.admin_listen.unwrap().to_string(), "127.0.0.1:9001");
-        assert_eq!(config.region, "cn-granary-1");
+        assert_eq!(config.gateway.region, "cn-granary-1");
+    }
+
+    #[test]
+    fn the_documented_file_is_the_real_one() {
+        let page = include_str!("../../../docs/configuration.md");
+        let blocks: Vec<&str> = page.split("```toml\n").skip(1).collect();
+        let block = |n: usize| blocks[n].split("```").next().unwrap();
+        let flags: toml::Table = toml::from_str(block(0)).unwrap();
+        parse_file(block(0)).unwrap();
+        let documented = parse_file(block(1)).unwrap();
+        assert_eq!(format!("{documented:?}"), format!("{:?}", File::default()));
+        // Deserialising fills in what is left out, so that every key is looked for as well.
+        let sections: toml::Table = toml::from_str(block(1)).unwrap();
+        let keys = |section: &str| sections[section].as_table().unwrap().len();
+        let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
+        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 4, 5]));
     }
 
     #[test]
@@ -451,7 +446,7 @@ mod tests {
         let file = "region = \"cn-file-1\"\nadmin_listen = \"off\"\n[meta]\nshards = 3\n";
         let config = merged(args, file).unwrap();
         assert_eq!(
-            (config.region.as_str(), config.meta.shards),
+            (config.gateway.region.as_str(), config.meta.shards),
             ("cn-flag-1", 3)
         );
         assert_eq!(config.admin_listen, None);
@@ -463,7 +458,9 @@ mod tests {
             "regoin = \"x\"",
             "listen = \"nowhere\"",
             "region = \"Not A Region\"",
-            "public_endpoint = \"oss.example.com\"",
+            "public_endpoint = \"http://oss.example.com/path\"",
+            "[gateway]\nregion = \"cn-x-1\"",
+            "[gateway]\nidle_timeout_ms = 0",
             "root_access_key_id = \"alone\"",
             "[meta]\nshards = 0",
             "[meta]\nshard = 1",

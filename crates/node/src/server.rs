@@ -82,7 +82,7 @@ impl Running {
         let budget = RocksBudget::new(config.meta.memory_bytes);
         let cluster = storage::cluster_of(&config.data)?;
         let first = FirstStart {
-            region: &config.region,
+            region: &config.gateway.region,
             section: &config.meta,
             disks_belong_to: cluster.as_deref(),
         };
@@ -139,7 +139,7 @@ impl Running {
         let address = gateway.address();
         let greeting = greeting(config, address, admin_address, copies, &credentials);
         crate::print(&greeting);
-        tracing::info!(%address, copies, region = config.region, "ready");
+        tracing::info!(%address, copies, region = config.gateway.region, "ready");
         Ok(Self {
             readiness,
             gateway,
@@ -238,10 +238,10 @@ fn greeting(
     copies: usize,
     credentials: &RootCredentials,
 ) -> String {
-    let endpoint = config
-        .public_endpoint
-        .clone()
-        .unwrap_or_else(|| format!("http://{address}"));
+    let endpoint = match config.gateway.public_endpoint.as_str() {
+        "" => format!("http://{address}"),
+        url => url.to_owned(),
+    };
     let data: Vec<_> = config.data.iter().map(|path| shown(path)).collect();
     let copies = match copies {
         1 => "one copy of every object: name more data directories (--data) for more".to_owned(),
@@ -255,7 +255,7 @@ fn greeting(
         env!("CARGO_PKG_VERSION")
     );
     let _ = writeln!(text, "  endpoint   {endpoint}");
-    let _ = writeln!(text, "  region     {}", config.region);
+    let _ = writeln!(text, "  region     {}", config.gateway.region);
     if let Some(admin) = admin {
         let _ = writeln!(text, "  admin      http://{admin}/health/ready, /metrics");
     }
@@ -283,7 +283,7 @@ fn greeting(
          bucket = oss2.Bucket(auth, \"{endpoint}\", \"hello\", region=\"{}\")\n\
          bucket.create_bucket()\nbucket.put_object(\"greeting.txt\", b\"hello\")\n\
          print(bucket.get_object(\"greeting.txt\").read())",
-        config.region
+        config.gateway.region
     );
     text
 }

@@ -8,7 +8,7 @@ use granary_meta_api::Meta;
 use granary_runtime::{Backoff, Runtime};
 use granary_workers::{
     BucketFinisher, DeletionWorker, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
-    RunnerConfig, WorkerMetrics, start,
+    RunnerConfig, Worker, WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
@@ -25,8 +25,23 @@ const FIRST_PLACEMENT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The background jobs of this process. They end with its runtime.
 pub(crate) struct WorkerRole {
+    jobs: Jobs,
+}
+
+/// What every job is started with.
+struct Jobs {
     runtime: Runtime,
+    meta: Meta,
     metrics: WorkerMetrics,
+}
+
+impl Jobs {
+    /// Starts a job that looks for work every `interval`.
+    fn start(&self, interval: Duration, worker: impl Worker) {
+        let config = RunnerConfig::every(HOLDER, interval);
+        let (meta, metrics) = (self.meta.clone(), self.metrics.clone());
+        start(&self.runtime, meta, metrics, config, worker);
+    }
 }
 
 impl WorkerRole {
@@ -38,9 +53,12 @@ impl WorkerRole {
         view: &ClusterView,
         config: &WorkersSection,
     ) -> anyhow::Result<Self> {
-        let runtime = runtime.child();
-        let metrics = WorkerMetrics::default();
-        let run = |interval| RunnerConfig::every(HOLDER, interval);
+        let jobs = Jobs {
+            runtime: runtime.child(),
+            meta: meta.clone(),
+            metrics: WorkerMetrics::default(),
+        };
+        let (runtime, metrics) = (&jobs.runtime, &jobs.metrics);
         let keeper = PlacementKeeper::new(
             runtime.clone(),
             meta.clone(),
@@ -64,62 +82,25 @@ impl WorkerRole {
             view.clone(),
             IDLE_SHARD_AFTER,
         );
-        let patience = FINISHER_INTERVAL;
-        let finisher = BucketFinisher::new(runtime.clone(), meta.clone(), patience);
-        start(
-            &runtime,
-            meta.clone(),
-            metrics.clone(),
-            run(FINISHER_INTERVAL),
-            finisher,
-        );
-        start(
-            &runtime,
-            meta.clone(),
-            metrics.clone(),
-            run(KEEPER_INTERVAL),
-            keeper,
-        );
-        start(
-            &runtime,
-            meta.clone(),
-            metrics.clone(),
-            run(REDUNDANCY_INTERVAL),
-            redundancy,
-        );
-        start(
-            &runtime,
-            meta.clone(),
-            metrics.clone(),
-            run(Duration::from_secs(config.deletion_interval_secs)),
-            deletion,
-        );
-        start(
-            &runtime,
-            meta.clone(),
-            metrics.clone(),
-            run(Duration::from_secs(config.sweep_interval_secs)),
-            sweep,
-        );
-        start(
-            &runtime,
-            meta.clone(),
-            metrics.clone(),
-            run(IDLE_SHARD_AFTER),
-            tick,
-        );
-        wait_for_placement(&runtime, view).await?;
-        Ok(Self { runtime, metrics })
+        let finisher = BucketFinisher::new(runtime.clone(), meta.clone(), FINISHER_INTERVAL);
+        jobs.start(KEEPER_INTERVAL, keeper);
+        jobs.start(REDUNDANCY_INTERVAL, redundancy);
+        jobs.start(Duration::from_secs(config.deletion_interval_secs), deletion);
+        jobs.start(Duration::from_secs(config.sweep_interval_secs), sweep);
+        jobs.start(FINISHER_INTERVAL, finisher);
+        jobs.start(IDLE_SHARD_AFTER, tick);
+        wait_for_placement(&jobs.runtime, view).await?;
+        Ok(Self { jobs })
     }
 
     /// What the jobs count.
     pub(crate) fn metrics(&self) -> &WorkerMetrics {
-        &self.metrics
+        &self.jobs.metrics
     }
 
     /// Ends every job after its current step.
     pub(crate) async fn stop(&self) {
-        self.runtime.stop().await;
+        self.jobs.runtime.stop().await;
     }
 }
 
