@@ -1,4 +1,4 @@
-//! Settings of every group of a node, in milliseconds and entries.
+//! Settings of every group of a node, in milliseconds, entries and bytes.
 
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ pub struct RaftConfig {
     pub snapshot_every_entries: u64,
     /// Applied entries kept in the log, so that a restarted peer catches up from it.
     pub keep_entries: u64,
+    /// Bytes of applied entries kept in the log for peers, per group; a group without peers keeps a
+    /// sixteenth of it at most. Counts together with `keep_entries`: what exceeds either is cut.
+    pub keep_bytes: u64,
     /// Entries a follower may lag before it is sent a snapshot instead of the log. Larger than
     /// `keep_entries` has no effect.
     pub lag_entries: u64,
@@ -43,6 +46,7 @@ impl Default for RaftConfig {
             election_max_ms: 3000,
             snapshot_every_entries: 20_000,
             keep_entries: 10_000,
+            keep_bytes: 64 * 1024 * 1024,
             lag_entries: 50_000,
             snapshot_timeout_ms: 600_000,
             message_timeout_ms: 2000,
@@ -67,6 +71,9 @@ impl RaftConfig {
             ("queue_bytes", self.queue_bytes),
             ("message_bytes", self.message_bytes),
         ];
+        if self.keep_bytes < 1024 {
+            return Err(RaftError::Config("keep_bytes is below 1024".to_owned()));
+        }
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(RaftError::Config(format!("{name} must not be 0")));
         }

@@ -10,16 +10,26 @@ use granary_types::{NodeId, ShardId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError as ApiError};
 use openraft::raft::ClientWriteResponse;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::handle::Receiver;
+use crate::health::State;
 use crate::lease::{LeaseRead, Role, SleepDetector, Standing, by_quorum};
 use crate::log_store::LogStore;
-use crate::proposer::{self, Proposer};
+use crate::proposer::Proposer;
+use crate::retention;
 use crate::types::{Membership, Raft, Types, seeded};
 use crate::{NotLeader, ProposeError, RaftError, RaftReply, RaftRequest};
 
 /// Longest wait for a sole voter to have applied its log.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Calls of one group at once that a stop waits for.
+pub(crate) const CALLS_MAX: u32 = 1 << 20;
+/// How long a stop waits for what is in flight; with a majority there it takes milliseconds.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a stop waits until the library's tasks have ended: a write batch that is being applied
+/// on a slow disk, or a snapshot that is being installed.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Who takes part in a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +89,10 @@ pub(crate) struct Parts {
     pub(crate) receiver: Receiver,
     pub(crate) clocks: SleepDetector,
     pub(crate) log: LogStore,
+    /// Ends with the last task that works with the state machine.
+    pub(crate) alive: tokio::sync::Mutex<mpsc::Receiver<()>>,
+    /// Held by each call into the library; all of them by a stop.
+    pub(crate) calls: Semaphore,
     pub(crate) runtime: Runtime,
 }
 
@@ -97,10 +111,31 @@ impl std::fmt::Debug for Group {
 }
 
 impl Group {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn start(parts: Parts) -> Self {
+        let runtime = &parts.runtime;
+        let (standing, log) = (parts.standing.clone(), parts.log.clone());
+        runtime.spawn(retention::run(runtime.clone(), standing.clone(), log));
+        runtime.spawn(watch_over(runtime.clone(), standing));
         Self {
             parts: Arc::new(parts),
         }
+    }
+
+    /// Entered by whatever calls into the library: once the group is stopped, or has failed on
+    /// this node, nothing does.
+    fn call(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = self.parts.calls.try_acquire().ok()?;
+        self.parts.standing.health().is_running().then_some(permit)
+    }
+
+    fn calling(&self) -> Result<SemaphorePermit<'_>, RaftError> {
+        self.call().ok_or_else(|| {
+            let reason = match self.parts.standing.health().state() {
+                State::Failed => "its log or state machine failed",
+                State::Stopped | State::Running => "it is closed on this node",
+            };
+            RaftError::Stopped(reason.to_owned())
+        })
     }
 
     fn raft(&self) -> &Raft {
@@ -127,12 +162,14 @@ impl Group {
     /// [`NotLeader`]; with `leader: None` also while this node has won an election but has not yet
     /// applied its first entry (see [`Group::wait_ready`]).
     pub fn begin_read(&self) -> Result<LeaseRead<'_>, NotLeader> {
+        let call = self.call().ok_or(NotLeader { leader: None })?;
         match self.parts.standing.role() {
             Role::Leading(term) => Ok(LeaseRead {
                 standing: &self.parts.standing,
                 clocks: &self.parts.clocks,
                 lease: self.parts.lease,
                 term,
+                _call: call,
             }),
             Role::Starting => Err(NotLeader { leader: None }),
             Role::Following(leader) => Err(NotLeader { leader }),
@@ -145,6 +182,7 @@ impl Group {
     /// # Errors
     /// [`NotLeader`] when it does not lead or no quorum answers within a lease.
     pub async fn read_barrier(&self) -> Result<(), NotLeader> {
+        let _call = self.call().ok_or(NotLeader { leader: None })?;
         let limit = self.parts.lease;
         let barrier = async {
             let proof = self.raft().get_read_linearizer(by_quorum(limit)).await;
@@ -199,9 +237,10 @@ impl Group {
         )
     }
 
-    /// False once the group has stopped on this node because its log or state machine failed.
+    /// False once the group has stopped on this node because its log or state machine failed. It
+    /// leads no more then, and [`RaftHost::failed`](crate::RaftHost::failed) says why.
     pub fn is_healthy(&self) -> bool {
-        !proposer::failed(&self.parts.standing)
+        self.parts.standing.health().state() != State::Failed
     }
 
     /// The group's numbers now.
@@ -277,6 +316,7 @@ impl Group {
     /// [`RaftError::NotLeader`] when this node does not lead, [`RaftError::Membership`] when `to`
     /// does not vote.
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), RaftError> {
+        let _call = self.calling()?;
         if !self.is_leader() {
             return Err(self.parts.standing.not_leader().into());
         }
@@ -294,6 +334,7 @@ impl Group {
     /// [`RaftError::NotNow`] when it has not caught up in time (it goes on), otherwise see
     /// [`Group::change_membership`].
     pub async fn add_learner(&self, node: NodeId, limit: Duration) -> Result<(), RaftError> {
+        let _call = self.calling()?;
         let adding = seeded(
             0,
             self.raft()
@@ -317,6 +358,7 @@ impl Group {
         voters: &[NodeId],
         limit: Duration,
     ) -> Result<(), RaftError> {
+        let _call = self.calling()?;
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
         let changing = seeded(0, self.raft().change_membership(voters, false));
         match within(limit, changing).await {
@@ -348,11 +390,13 @@ impl Group {
     /// # Errors
     /// [`RaftError::Stopped`].
     pub async fn trigger_snapshot(&self) -> Result<(), RaftError> {
+        let _call = self.calling()?;
         let triggered = self.raft().trigger().snapshot().await;
         triggered.map_err(|error| RaftError::Stopped(error.to_string()))
     }
 
     pub(crate) async fn handle(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {
+        let _call = self.calling()?;
         self.parts.receiver.handle(request).await
     }
 
@@ -367,7 +411,10 @@ impl Group {
                 "node {node} is not among the voters"
             )));
         }
-        match seeded(0, self.raft().initialize(members)).await {
+        let call = self.calling()?;
+        let formed = seeded(0, self.raft().initialize(members)).await;
+        drop(call);
+        match formed {
             Ok(()) => self.start_alone().await,
             // Formed already: by an earlier call, or by a peer that was faster.
             Err(ApiError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
@@ -378,6 +425,7 @@ impl Group {
 
     /// A sole voter needs nobody's vote: it is elected at once instead of after a timeout.
     pub(crate) async fn start_alone(&self) -> Result<(), RaftError> {
+        let call = self.calling()?;
         let node = self.parts.node.0;
         let alone = self.raft().with_raft_state(move |state| {
             let voters: BTreeSet<u64> = state.membership_state.effective().voter_ids().collect();
@@ -389,13 +437,15 @@ impl Group {
         }
         self.raft().runtime_config().elect(true);
         self.raft().trigger().elect(false).await.map_err(stopped)?;
+        drop(call);
         // Everything in the log is committed then, hence being applied. That may take long after a
         // crash: whoever needs it done asks again.
-        match self.wait_ready(READY_LIMIT).await {
-            Err(_) if !self.is_healthy() => {
-                Err(RaftError::Stopped("log or state machine failed".to_owned()))
+        tokio::select! {
+            biased;
+            () = self.parts.runtime.shutdown().cancelled() => {
+                Err(RaftError::Stopped("the node stops".to_owned()))
             }
-            _ => Ok(()),
+            _ = self.wait_ready(READY_LIMIT) => self.calling().map(drop),
         }
     }
 
@@ -411,10 +461,50 @@ impl Group {
         });
     }
 
+    /// Ends the group: see [`RaftHost::stop`](crate::RaftHost::stop) for the order.
     pub(crate) async fn stop(&self) {
-        // The outcome says only whether the task had panicked, which it has logged.
-        let _ = self.raft().shutdown().await;
+        let parts = &self.parts;
+        parts.standing.health().stop();
+        let drained = async {
+            parts.proposer.drained().await;
+            // An error: it is being stopped already.
+            let _ = parts.calls.acquire_many(CALLS_MAX).await;
+        };
+        if within(DRAIN_LIMIT, drained).await.is_err() {
+            tracing::debug!(shard = %parts.shard, "stopping with calls in flight");
+        }
+        parts.calls.close();
+        let ended = async {
+            // The outcome says only whether the task had panicked, which it has logged.
+            let _ = self.raft().shutdown().await;
+            while parts.alive.lock().await.recv().await.is_some() {}
+        };
+        if within(END_LIMIT, ended).await.is_err() {
+            tracing::warn!(shard = %parts.shard, "stopping while the state machine is still busy");
+        }
         // Only a hint; the log without it is as good.
-        let _ = self.parts.log.flush_committed().await;
+        let _ = parts.log.flush_committed().await;
+    }
+}
+
+/// Notices when the library ends by itself. Log and state machine have told why, unless it is a
+/// fault of the library.
+async fn watch_over(runtime: Runtime, standing: Standing) {
+    let mut metrics = standing.raft().server_metrics();
+    let ended = async { while metrics.changed().await.is_ok() {} };
+    tokio::select! {
+        biased;
+        () = runtime.shutdown().cancelled() => return,
+        () = ended => {}
+    }
+    let state = standing
+        .raft()
+        .metrics()
+        .borrow_watched()
+        .running_state
+        .clone();
+    match state {
+        Err(error) => standing.health().fail(&error),
+        Ok(()) => standing.health().fail(&"a task of its group panicked"),
     }
 }

@@ -3,11 +3,15 @@
 //! A restarted node forgets when it last heard from its leader, so for one lease it neither votes
 //! nor campaigns: otherwise a new leader could be elected while the old one still serves reads
 //! under its lease. A leader that hands over asks for the vote itself and is let through.
+//!
+//! A call may be dropped at any of its waits, since the connection it came by may break: what it
+//! had begun to write is finished under its claim before anybody else may write there.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use granary_kv::KvError;
 use granary_runtime::Runtime;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
@@ -19,7 +23,7 @@ use crate::RaftError;
 use crate::format::{
     Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
 };
-use crate::snapshot::{SnapshotData, Stage, decode_books, meta};
+use crate::snapshot::{Claim, SnapshotData, Stage, decode_books, meta};
 use crate::types::{Raft, Snapshot, Vote, seeded};
 use crate::wire::proto::{self, reply, request};
 use crate::wire::{RaftReply, RaftRequest};
@@ -35,6 +39,9 @@ struct Incoming {
     transfer: u64,
     bookkeeping: Bytes,
     next: u64,
+    /// When its last step was done (monotonic).
+    touched: Duration,
+    claim: Claim,
 }
 
 /// What receiving needs, per group.
@@ -45,6 +52,8 @@ pub(crate) struct Receiver {
     /// Until then (monotonic) votes are refused; see the top of the file.
     quarantine: Option<Duration>,
     incoming: Mutex<Option<Incoming>>,
+    /// After this long without a step a transfer is taken for abandoned.
+    patience: Duration,
 }
 
 fn required<T>(part: Option<T>) -> Result<T, RaftError> {
@@ -61,6 +70,7 @@ impl Receiver {
         runtime: Runtime,
         stage: Stage,
         quarantine: Option<Duration>,
+        patience: Duration,
     ) -> Self {
         Self {
             raft,
@@ -68,6 +78,7 @@ impl Receiver {
             stage,
             quarantine,
             incoming: Mutex::new(None),
+            patience,
         }
     }
 
@@ -93,6 +104,7 @@ impl Receiver {
 
     async fn append(&self, call: proto::Append) -> Result<proto::AppendReply, RaftError> {
         use proto::append_reply::Outcome;
+        self.drop_abandoned().await?;
         let entries = call
             .entries
             .into_iter()
@@ -146,16 +158,26 @@ impl Receiver {
         })
     }
 
-    async fn staging<F>(&self, call: F) -> Result<(), RaftError>
+    /// Works on the stage with what owns it, which is given back.
+    async fn staging<T, F>(&self, owner: T, call: F) -> Result<T, RaftError>
     where
-        F: FnOnce(&Stage) -> Result<(), granary_kv::KvError> + Send + 'static,
+        T: Send + 'static,
+        F: FnOnce(&Stage) -> Result<(), KvError> + Send + 'static,
     {
         let stage = self.stage.clone();
-        Ok(self
-            .runtime
-            .blocking(move || call(&stage))
-            .await
-            .map_err(stopped)??)
+        let call = move || call(&stage).map(|()| owner);
+        Ok(self.runtime.blocking(call).await.map_err(stopped)??)
+    }
+
+    /// Forgets a transfer whose sender went away: the leader is heard, but not about it.
+    async fn drop_abandoned(&self) -> Result<(), RaftError> {
+        let now = self.runtime.monotonic();
+        let abandoned = |incoming: &mut Incoming| incoming.touched + self.patience <= now;
+        let Some(incoming) = self.incoming.lock().take_if(abandoned) else {
+            return Ok(());
+        };
+        tracing::info!("a snapshot that was received in part is dropped: its sender went away");
+        self.staging(incoming, Stage::clear).await.map(drop)
     }
 
     /// Starts a transfer and forgets an unfinished one; the own vote if it is higher.
@@ -172,13 +194,21 @@ impl Receiver {
         if stale {
             return Ok(Some(current));
         }
-        *self.incoming.lock() = None;
-        self.staging(Stage::clear).await?;
-        let (transfer, bookkeeping) = (call.transfer, call.bookkeeping);
+        let unfinished = self.incoming.lock().take();
+        let claim = match unfinished {
+            Some(incoming) => Some(incoming.claim),
+            None => self.stage.claim(),
+        };
+        let claim = claim.ok_or(RaftError::NotNow(
+            "a snapshot is being stored or installed already",
+        ))?;
+        let claim = self.staging(claim, Stage::clear).await?;
         *self.incoming.lock() = Some(Incoming {
-            transfer,
-            bookkeeping,
+            transfer: call.transfer,
+            bookkeeping: call.bookkeeping,
             next: 0,
+            touched: self.runtime.monotonic(),
+            claim,
         });
         Ok(None)
     }
@@ -187,18 +217,16 @@ impl Receiver {
         if crc32c::crc32c(&call.data) != call.crc32c {
             return Err(RaftError::Malformed("snapshot chunk fails its checksum"));
         }
-        let mut incoming = self.take(call.transfer)?;
+        let incoming = self.take(call.transfer)?;
         if call.sequence != incoming.next {
             return Err(RaftError::Malformed("snapshot chunk out of order"));
         }
-        self.staging(move |stage| stage.put(call.sequence, call.data))
-            .await?;
+        let put = move |stage: &Stage| stage.put(call.sequence, call.data);
+        let mut incoming = self.staging(incoming, put).await?;
         incoming.next += 1;
-        let mut slot = self.incoming.lock();
-        // A transfer that began meanwhile has cleared the stage.
-        if slot.is_none() {
-            *slot = Some(incoming);
-        }
+        incoming.touched = self.runtime.monotonic();
+        // Empty still: who has the claim has the slot.
+        *self.incoming.lock() = Some(incoming);
         Ok(None)
     }
 
@@ -216,10 +244,17 @@ impl Receiver {
             snapshot: SnapshotData::Staged {
                 chunks: incoming.next,
                 bookkeeping: incoming.bookkeeping,
+                claim: incoming.claim,
             },
         };
         let installing = self.raft.install_full_snapshot(vote, snapshot);
         let response = seeded(0, installing).await.map_err(stopped)?;
+        // One that is not newer than what is there was refused, and nobody needs its chunks.
+        if let Some(claim) = self.stage.claim() {
+            self.staging(claim, Stage::drop_unfinished)
+                .await
+                .map(drop)?;
+        }
         Ok(Some(response.vote))
     }
 

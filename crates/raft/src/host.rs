@@ -1,20 +1,27 @@
 //! All groups of one node over its one store.
+//!
+//! Invariants:
+//! * an opening runs to its end whatever becomes of its caller, and is undone when nobody takes
+//!   its group;
+//! * the syncs end after every group has: a clean stop fails nobody.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use granary_kv::{Kv, KvError};
 use granary_runtime::{GroupCommit, Runtime};
 use granary_types::{NodeId, ShardId};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
-use crate::group::{Group, Parts};
+use crate::group::{CALLS_MAX, Group, Parts};
 use crate::handle::Receiver;
+use crate::health::{Health, HostHealth, RaftFailure};
 use crate::lease::{SleepDetector, Standing};
 use crate::log_store::{LogEnvironment, LogStore};
-use crate::machine::Machine;
+use crate::machine::{Machine, MachineView};
 use crate::network::Sender;
 use crate::proposer::Proposer;
 use crate::snapshot::Stage;
@@ -26,6 +33,13 @@ const SNAPSHOTS_SENT_MAX: usize = 2;
 
 /// One per node: owns the stream of syncs over the store and the node's groups.
 pub struct RaftHost {
+    inner: Arc<Inner>,
+    /// What opens groups; ends before they are stopped.
+    openings: Runtime,
+}
+
+/// What opening a group needs.
+struct Inner {
     runtime: Runtime,
     node: NodeId,
     config: RaftConfig,
@@ -33,14 +47,21 @@ pub struct RaftHost {
     transport: Arc<dyn RaftTransport>,
     syncs: GroupCommit<KvError>,
     snapshots: Arc<Semaphore>,
-    /// `None` while a group is being opened.
-    groups: Mutex<BTreeMap<ShardId, Option<Group>>>,
+    health: HostHealth,
+    groups: Mutex<Groups>,
+}
+
+#[derive(Default)]
+struct Groups {
+    /// `None` while a group is being opened or an opening is undone.
+    open: BTreeMap<ShardId, Option<Group>>,
+    stopping: bool,
 }
 
 impl std::fmt::Debug for RaftHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RaftHost")
-            .field("node", &self.node)
+            .field("node", &self.inner.node)
             .finish_non_exhaustive()
     }
 }
@@ -56,9 +77,13 @@ impl RaftHost {
         transport: Arc<dyn RaftTransport>,
     ) -> Arc<Self> {
         let runtime = runtime.child();
-        let synced = Arc::clone(&kv);
-        let syncs = GroupCommit::start(&runtime, KvError::Closed, move || synced.sync());
-        Arc::new(Self {
+        let health = HostHealth::default();
+        let (synced, told) = (Arc::clone(&kv), health.clone());
+        let syncs = GroupCommit::start(&runtime, KvError::Closed, move || {
+            synced.sync().inspect_err(|error| told.fail(None, error))
+        });
+        let openings = runtime.child();
+        let inner = Inner {
             runtime,
             node,
             config,
@@ -66,13 +91,18 @@ impl RaftHost {
             transport,
             syncs,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_SENT_MAX)),
-            groups: Mutex::new(BTreeMap::new()),
+            health,
+            groups: Mutex::default(),
+        };
+        Arc::new(Self {
+            inner: Arc::new(inner),
+            openings,
         })
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        self.node
+        self.inner.node
     }
 
     /// Waits until everything written to the store before this call is durable.
@@ -80,7 +110,19 @@ impl RaftHost {
     /// # Errors
     /// The sync's error, which is final for the store.
     pub async fn synced(&self) -> Result<(), KvError> {
-        self.syncs.synced().await
+        self.inner.syncs.synced().await
+    }
+
+    /// Waits for the first failure of the store, or of a shard's log or state machine; for ever if
+    /// there is none. Nothing is acknowledged by what failed, and it does not recover: the process
+    /// should say so and end.
+    pub async fn failed(&self) -> RaftFailure {
+        self.inner.health.failed().await
+    }
+
+    /// The first failure, if there was one; see [`RaftHost::failed`].
+    pub fn failure(&self) -> Option<RaftFailure> {
+        self.inner.health.failure()
     }
 
     /// Opens a shard's replica: recovers log, vote and state machine from the store and applies
@@ -95,80 +137,38 @@ impl RaftHost {
         shard: ShardId,
         machine: Arc<dyn StateMachine>,
     ) -> Result<Group, RaftError> {
-        {
-            let mut groups = self.groups.lock();
-            if groups.contains_key(&shard) {
-                return Err(RaftError::AlreadyOpen(shard));
+        self.inner.reserve(shard)?;
+        let (answer, opened) = oneshot::channel();
+        let (take, taken) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        self.openings.spawn(async move {
+            match inner.open_group(shard, machine).await {
+                Ok(group) => {
+                    // A caller that went away does not take it, either.
+                    let _ = answer.send(Ok(group.clone()));
+                    if taken.await.is_ok() {
+                        return;
+                    }
+                    group.stop().await;
+                    inner.groups.lock().open.remove(&shard);
+                }
+                Err(error) => {
+                    inner.groups.lock().open.remove(&shard);
+                    let _ = answer.send(Err(error));
+                }
             }
-            groups.insert(shard, None);
-        }
-        let opened = self.open_group(shard, machine).await;
-        let mut groups = self.groups.lock();
-        match &opened {
-            Ok(group) => groups.insert(shard, Some(group.clone())),
-            Err(_) => groups.remove(&shard),
-        };
-        opened
-    }
-
-    async fn open_group(
-        &self,
-        shard: ShardId,
-        machine: Arc<dyn StateMachine>,
-    ) -> Result<Group, RaftError> {
-        let lease = Duration::from_millis(self.config.election_max_ms);
-        let stage = Stage::new(shard, Arc::clone(&self.kv));
-        let environment = LogEnvironment {
-            kv: Arc::clone(&self.kv),
-            runtime: self.runtime.clone(),
-            syncs: self.syncs.clone(),
-            page_bytes: self.config.message_bytes,
-        };
-        let (runtime, machine_stage) = (self.runtime.clone(), stage.clone());
-        let load = move || -> Result<_, RaftError> {
-            let machine = Machine::open(shard, machine, runtime, machine_stage)?;
-            Ok((LogStore::open(shard, environment)?, machine))
-        };
-        let loaded = self.runtime.blocking(load).await;
-        let (log, (machine, applied)) =
-            loaded.map_err(|error| RaftError::Stopped(error.to_string()))??;
-        if log.purged() > applied.borrow().id {
-            let reason = "the state machine lacks entries that were cut from it".to_owned();
-            return Err(RaftError::CorruptLog { shard, reason });
-        }
-        // See `handle`: whoever may have promised something before a restart waits for a lease.
-        let promised = log.has_history();
-        let config = self.config.validated(!promised)?;
-        let sender = Sender {
-            node: self.node,
-            shard,
-            runtime: self.runtime.clone(),
-            transport: Arc::clone(&self.transport),
-            message_timeout: Duration::from_millis(self.config.message_timeout_ms),
-            heartbeat_timeout: Duration::from_millis(self.config.election_min_ms / 2),
-            snapshots: Arc::clone(&self.snapshots),
-        };
-        let seed = self.runtime.entropy().next_u64();
-        let starting = Raft::new(self.node.0, config, sender, log.clone(), machine);
-        let raft = Box::pin(seeded(seed, starting)).await;
-        let raft = raft.map_err(|error| RaftError::Stopped(error.to_string()))?;
-        let standing = Standing::new(self.node, raft.clone(), applied);
-        let quarantine = promised.then(|| self.runtime.monotonic() + lease);
-        let group = Group::new(Parts {
-            shard,
-            node: self.node,
-            lease,
-            proposer: Proposer::start(&self.runtime, standing.clone(), &self.config),
-            receiver: Receiver::new(raft, self.runtime.clone(), stage, quarantine),
-            clocks: SleepDetector::new(self.runtime.clone(), lease),
-            standing,
-            log,
-            runtime: self.runtime.clone(),
         });
-        if promised {
-            group.campaign_after(lease);
+        let Ok(opened) = opened.await else {
+            return Err(RaftError::Stopped("the node stops".to_owned()));
+        };
+        let group = opened?;
+        let mut groups = self.inner.groups.lock();
+        if groups.stopping {
+            return Err(RaftError::Stopped("the node stops".to_owned()));
         }
-        group.start_alone().await?;
+        groups.open.insert(shard, Some(group.clone()));
+        // No wait since the group came: nobody can go away in between.
+        let _ = take.send(());
         Ok(group)
     }
 
@@ -198,29 +198,145 @@ impl RaftHost {
 
     /// The shard's replica, when it is open.
     pub fn group(&self, shard: ShardId) -> Option<Group> {
-        self.groups.lock().get(&shard).cloned().flatten()
+        self.inner.groups.lock().open.get(&shard).cloned().flatten()
     }
 
     /// Every open group, by shard.
     pub fn groups(&self) -> Vec<Group> {
-        self.groups.lock().values().flatten().cloned().collect()
+        let groups = self.inner.groups.lock();
+        groups.open.values().flatten().cloned().collect()
     }
 
     fn get(&self, shard: ShardId) -> Result<Group, RaftError> {
         self.group(shard).ok_or(RaftError::UnknownShard(shard))
     }
 
-    /// Stops every group, makes what was written durable and ends the host's tasks.
+    /// Stops every group, makes what was written durable and ends the host's tasks. In this order:
+    /// nothing new is taken, what is in flight is answered, the groups end and with them what
+    /// applies their entries, then the tasks, then the last sync. Nothing of the host touches the
+    /// store afterwards.
     ///
     /// # Errors
     /// The last sync's error.
     pub async fn stop(&self) -> Result<(), KvError> {
-        let groups = std::mem::take(&mut *self.groups.lock());
-        for group in groups.into_values().flatten() {
-            group.stop().await;
+        let groups = {
+            let mut groups = self.inner.groups.lock();
+            groups.stopping = true;
+            std::mem::take(&mut groups.open)
+        };
+        self.openings.stop().await;
+        let groups: Vec<Group> = groups.into_values().flatten().collect();
+        join_all(groups.iter().map(Group::stop)).await;
+        let runtime = &self.inner.runtime;
+        runtime.stop().await;
+        let kv = Arc::clone(&self.inner.kv);
+        let synced = runtime.blocking(move || kv.sync()).await;
+        synced.unwrap_or(Err(KvError::Closed))
+    }
+}
+
+impl Inner {
+    fn reserve(&self, shard: ShardId) -> Result<(), RaftError> {
+        let mut groups = self.groups.lock();
+        if groups.stopping {
+            return Err(RaftError::Stopped("the node stops".to_owned()));
         }
-        let synced = self.syncs.synced().await;
-        self.runtime.stop().await;
-        synced
+        if groups.open.contains_key(&shard) {
+            return Err(RaftError::AlreadyOpen(shard));
+        }
+        groups.open.insert(shard, None);
+        Ok(())
+    }
+
+    /// Loads what the store holds of a shard. Blocks.
+    fn load(
+        &self,
+        shard: ShardId,
+        machine: Arc<dyn StateMachine>,
+        stage: Stage,
+        health: Health,
+    ) -> Result<(LogStore, Machine, MachineView), RaftError> {
+        let environment = LogEnvironment {
+            kv: Arc::clone(&self.kv),
+            runtime: self.runtime.clone(),
+            syncs: self.syncs.clone(),
+            health,
+            page_bytes: self.config.message_bytes,
+            keep_bytes: self.config.keep_bytes,
+        };
+        let log = LogStore::open(shard, environment)?;
+        let (machine, view) = Machine::open(shard, machine, log.clone(), stage)?;
+        if log.purged() > view.applied.borrow().id {
+            let reason = "the state machine lacks entries that were cut from it".to_owned();
+            return Err(RaftError::CorruptLog { shard, reason });
+        }
+        Ok((log, machine, view))
+    }
+
+    fn sender(&self, shard: ShardId) -> Sender {
+        Sender {
+            node: self.node,
+            shard,
+            runtime: self.runtime.clone(),
+            transport: Arc::clone(&self.transport),
+            message_timeout: Duration::from_millis(self.config.message_timeout_ms),
+            heartbeat_timeout: Duration::from_millis(self.config.election_min_ms / 2),
+            snapshots: Arc::clone(&self.snapshots),
+        }
+    }
+
+    async fn open_group(
+        self: &Arc<Self>,
+        shard: ShardId,
+        machine: Arc<dyn StateMachine>,
+    ) -> Result<Group, RaftError> {
+        let lease = Duration::from_millis(self.config.election_max_ms);
+        let stage = Stage::new(shard, Arc::clone(&self.kv));
+        let health = Health::new(shard, self.health.clone());
+        let (inner, staged, told) = (Arc::clone(self), stage.clone(), health.clone());
+        let load = move || inner.load(shard, machine, staged, told);
+        let loaded = self.runtime.blocking(load).await;
+        let (log, machine, view) =
+            loaded.map_err(|error| RaftError::Stopped(error.to_string()))??;
+        // See `handle`: whoever may have promised something before a restart waits for a lease.
+        let promised = log.has_history();
+        let config = self.config.validated(!promised)?;
+        let seed = self.runtime.entropy().next_u64();
+        let starting = Raft::new(
+            self.node.0,
+            config,
+            self.sender(shard),
+            log.clone(),
+            machine,
+        );
+        let raft = Box::pin(seeded(seed, starting)).await;
+        let raft = raft.map_err(|error| RaftError::Stopped(error.to_string()))?;
+        let standing = Standing::new(self.node, raft.clone(), view.applied, health);
+        let quarantine = promised.then(|| self.runtime.monotonic() + lease);
+        let patience = Duration::from_millis(self.config.snapshot_timeout_ms / 5);
+        let receiver = Receiver::new(raft, self.runtime.clone(), stage, quarantine, patience);
+        let group = Group::start(Parts {
+            shard,
+            node: self.node,
+            lease,
+            proposer: Proposer::start(&self.runtime, standing.clone(), &self.config),
+            receiver,
+            clocks: SleepDetector::new(self.runtime.clone(), lease),
+            standing,
+            log,
+            alive: tokio::sync::Mutex::new(view.alive),
+            calls: Semaphore::new(CALLS_MAX as usize),
+            runtime: self.runtime.clone(),
+        });
+        if promised {
+            group.campaign_after(lease);
+        }
+        match group.start_alone().await {
+            Ok(()) => Ok(group),
+            Err(error) => {
+                group.stop().await;
+                Err(error)
+            }
+        }
     }
 }

@@ -22,12 +22,13 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{LinearizerOption, ServerState};
 use openraft_rt_tokio::TokioWatchReceiver;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::NotLeader;
+use crate::health::{Health, State};
 use crate::machine::Applied;
-use crate::types::{Fatal, Raft, Types};
+use crate::types::{Raft, Types};
 
 /// Difference between the two clocks that is not taken for a sleep.
 const SLEEP_MIN: Duration = Duration::from_millis(20);
@@ -39,7 +40,8 @@ pub(crate) enum Role {
     Leading(u64),
     /// It leads, but has not applied the term's first entry yet.
     Starting,
-    /// Another node leads, or none that is known.
+    /// Another node leads, or none that is known. Also what a group is that was stopped or failed
+    /// on this node.
     Following(Option<NodeId>),
 }
 
@@ -50,16 +52,24 @@ pub(crate) struct Standing {
     raft: Raft,
     metrics: TokioWatchReceiver<RaftServerMetrics<Types>>,
     applied: watch::Receiver<Applied>,
+    health: Health,
+    state: watch::Receiver<State>,
 }
 
 impl Standing {
-    pub(crate) fn new(node: NodeId, raft: Raft, applied: watch::Receiver<Applied>) -> Self {
-        let metrics = raft.server_metrics();
+    pub(crate) fn new(
+        node: NodeId,
+        raft: Raft,
+        applied: watch::Receiver<Applied>,
+        health: Health,
+    ) -> Self {
         Self {
             node,
+            metrics: raft.server_metrics(),
             raft,
-            metrics,
             applied,
+            state: health.watch(),
+            health,
         }
     }
 
@@ -68,8 +78,8 @@ impl Standing {
     }
 
     /// Whether the group still runs on this node.
-    pub(crate) fn running(&self) -> Result<(), Fatal> {
-        self.raft.metrics().borrow_watched().running_state.clone()
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     pub(crate) fn applied(&self) -> Applied {
@@ -77,6 +87,10 @@ impl Standing {
     }
 
     pub(crate) fn role(&self) -> Role {
+        // What the library last said stays as it is when it stops.
+        if !self.health.is_running() {
+            return Role::Following(None);
+        }
         let (state, vote, leader) = {
             let metrics = self.metrics.borrow_watched();
             (metrics.state, metrics.vote, metrics.current_leader)
@@ -107,8 +121,12 @@ impl Standing {
     /// Waits until role or applied position changed after the last such wait; false when the group
     /// has stopped.
     pub(crate) async fn changed(&mut self) -> bool {
+        if !self.health.is_running() {
+            return false;
+        }
         tokio::select! {
             biased;
+            _ = self.state.changed() => false,
             changed = self.metrics.changed() => changed.is_ok(),
             changed = self.applied.changed() => changed.is_ok(),
         }
@@ -161,6 +179,8 @@ pub struct LeaseRead<'a> {
     pub(crate) clocks: &'a SleepDetector,
     pub(crate) lease: Duration,
     pub(crate) term: u64,
+    /// The group stops only after it.
+    pub(crate) _call: SemaphorePermit<'a>,
 }
 
 impl std::fmt::Debug for LeaseRead<'_> {

@@ -13,7 +13,9 @@
 //! * two replicas at the same log index were given the same entries, with the time and entropy
 //!   that the leader stamped;
 //! * a log entry or vote that can't be read stops the group: nothing is skipped or guessed;
-//! * the log is cut only below what is durably applied;
+//! * the log is cut only below what is durably applied, and kept within a limit of bytes;
+//! * a group whose log or state machine failed leads no more, and its host says so
+//!   ([`RaftHost::failed`]);
 //! * a group forms only by an explicit [`RaftHost::bootstrap`], never because nobody answered.
 
 mod config;
@@ -22,6 +24,7 @@ mod format;
 mod group;
 pub mod grpc;
 mod handle;
+mod health;
 mod host;
 mod lease;
 mod log_key;
@@ -29,8 +32,10 @@ mod log_store;
 mod machine;
 mod network;
 mod proposer;
+mod retention;
 mod snapshot;
 mod state_machine;
+mod tail;
 mod transport;
 mod types;
 mod wire;
@@ -43,6 +48,7 @@ pub mod testsuite;
 pub use config::RaftConfig;
 pub use error::{NotLeader, ProposeError, RaftError, TransportError};
 pub use group::{Group, GroupMetrics, Members};
+pub use health::RaftFailure;
 pub use host::RaftHost;
 pub use lease::LeaseRead;
 pub use state_machine::{

@@ -9,7 +9,9 @@
 //!   it only speeds up recovery;
 //! * before the log is cut, a sync makes the applied state durable, so the log is never durably
 //!   cut above a durably applied position;
-//! * an entry that should be there and is not, or can't be decoded, is an error.
+//! * an entry that should be there and is not, or can't be decoded, is an error: what is committed
+//!   must be there until it is cut, and it is cut only after it was applied;
+//! * the first error that matters is told to the group's [`Health`].
 
 use std::fmt::Debug;
 use std::io;
@@ -24,14 +26,19 @@ use granary_types::ShardId;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::RaftError;
 use crate::format::{self, Malformed};
+use crate::health::Health;
 use crate::log_key::{Kind, key, kind_end, number};
+use crate::tail::{Recent, Weight};
 use crate::types::{Entry, LogId, Types, Vote, io_error};
 
 /// Entries of one page when the log is read to be applied.
 const PAGE_ENTRIES: u64 = 256;
+/// A group that has only this member keeps this share of what others keep for each other.
+const ALONE_SHARE: u64 = 16;
 /// Truncations up to this length delete entry by entry: range tombstones slow down later reads.
 const POINT_DELETES_MAX: u64 = 1024;
 
@@ -50,12 +57,23 @@ impl Bounds {
     }
 }
 
+/// The log's state in memory; changed together with what is stored.
+struct Tail {
+    bounds: Bounds,
+    recent: Recent,
+    weight: Weight,
+}
+
 struct Shared {
     shard: ShardId,
     kv: Arc<dyn Kv>,
     runtime: Runtime,
     syncs: GroupCommit<KvError>,
-    bounds: Mutex<Bounds>,
+    health: Health,
+    tail: Mutex<Tail>,
+    /// Told when the log has grown to `keep_bytes` / [`ALONE_SHARE`] or more.
+    grown: Notify,
+    keep_bytes: u64,
     vote: Mutex<Option<Vote>>,
     committed: Mutex<Option<LogId>>,
     /// Bytes of entries that one read for a peer returns at most (always at least one entry).
@@ -73,7 +91,9 @@ pub(crate) struct LogEnvironment {
     pub(crate) kv: Arc<dyn Kv>,
     pub(crate) runtime: Runtime,
     pub(crate) syncs: GroupCommit<KvError>,
+    pub(crate) health: Health,
     pub(crate) page_bytes: usize,
+    pub(crate) keep_bytes: u64,
 }
 
 impl LogStore {
@@ -83,7 +103,9 @@ impl LogStore {
             kv,
             runtime,
             syncs,
+            health,
             page_bytes,
+            keep_bytes,
         } = environment;
         let corrupt = |reason: String| RaftError::CorruptLog { shard, reason };
         let value = |kind: Kind| kv.get(Space::Log, &key(shard, kind, 0));
@@ -125,34 +147,90 @@ impl LogStore {
             purged,
             last: last.max(purged),
         };
+        let weight = weigh(kv.as_ref(), shard, &bounds, keep_bytes)?;
+        let tail = Tail {
+            bounds,
+            recent: Recent::default(),
+            weight,
+        };
         let shared = Shared {
             shard,
             kv,
             runtime,
             syncs,
-            bounds: Mutex::new(bounds),
+            health,
+            tail: Mutex::new(tail),
+            grown: Notify::new(),
+            keep_bytes,
             vote: Mutex::new(vote),
             committed: Mutex::new(committed),
             page_bytes,
         };
-        Ok(Self {
+        let store = Self {
             shared: Arc::new(shared),
-        })
+        };
+        store.notice_growth();
+        Ok(store)
     }
 
     /// True when this node ever voted or logged in this group: it may have promised something.
     pub(crate) fn has_history(&self) -> bool {
-        self.shared.vote.lock().is_some() || self.shared.bounds.lock().last.is_some()
+        self.shared.vote.lock().is_some() || self.shared.tail.lock().bounds.last.is_some()
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.shared.health
     }
 
     /// Position up to which the log was cut.
     pub(crate) fn purged(&self) -> Option<LogId> {
-        self.shared.bounds.lock().purged
+        self.shared.tail.lock().bounds.purged
     }
 
     /// Writes the commit position that has not ridden along yet, for a quick restart.
     pub(crate) async fn flush_committed(&self) -> io::Result<()> {
         self.write(WriteBatch::new()).await
+    }
+
+    /// Lets go of the entries in memory up to `index`: nobody will read them soon.
+    pub(crate) fn forget_recent(&self, index: u64) {
+        self.shared.tail.lock().recent.forget_below(index + 1);
+    }
+
+    fn notice_growth(&self) {
+        let bytes = self.shared.tail.lock().weight.bytes();
+        if bytes >= self.shared.keep_bytes / ALONE_SHARE {
+            self.shared.grown.notify_one();
+        }
+    }
+
+    /// Waits until the log may have grown enough to be cut.
+    pub(crate) async fn grown(&self) {
+        self.shared.grown.notified().await;
+    }
+
+    /// The first index to keep, when the log is so long that it should be cut below it.
+    pub(crate) fn first_to_keep(&self, alone: bool) -> Option<u64> {
+        let slack = self.shared.keep_bytes / ALONE_SHARE;
+        let keep_bytes = if alone { 0 } else { self.shared.keep_bytes };
+        let tail = self.shared.tail.lock();
+        if tail.weight.bytes() < keep_bytes + slack {
+            return None;
+        }
+        if alone {
+            return Some(tail.bounds.end_index());
+        }
+        tail.weight.first_within(keep_bytes)
+    }
+
+    /// Says what stops the group, and passes it on as the consensus library takes it.
+    fn fatal(&self, error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+        self.shared.health.fail(&error);
+        io_error(error)
     }
 
     /// Writes `batch`, and the commit position with it, without a sync.
@@ -170,15 +248,16 @@ impl LogStore {
             .blocking(call)
             .await
             .map_err(io_error)?
-            .map_err(io_error)
+            .map_err(|error| self.fatal(error))
     }
 
     async fn synced(&self) -> io::Result<()> {
-        self.shared.syncs.synced().await.map_err(io_error)
+        let synced = self.shared.syncs.synced().await;
+        synced.map_err(|error| self.fatal(error))
     }
 
     fn corrupt(&self, reason: String) -> io::Error {
-        io_error(RaftError::CorruptLog {
+        self.fatal(RaftError::CorruptLog {
             shard: self.shared.shard,
             reason,
         })
@@ -188,37 +267,76 @@ impl LogStore {
     /// the first ones up to that size.
     async fn read(&self, start: u64, end: u64, limit_bytes: usize) -> io::Result<Vec<Entry>> {
         loop {
-            let bounds = self.shared.bounds.lock().clone();
-            let (start, end) = (start.max(bounds.first), end.min(bounds.end_index()));
-            if start >= end {
-                return Ok(Vec::new());
-            }
+            let (bounds, start, end) = {
+                let tail = self.shared.tail.lock();
+                let bounds = tail.bounds.clone();
+                let (start, end) = (start.max(bounds.first), end.min(bounds.end_index()));
+                if start >= end {
+                    return Ok(Vec::new());
+                }
+                if let Some(found) = tail.recent.read(start, end, limit_bytes) {
+                    return Ok(found);
+                }
+                (bounds, start, end)
+            };
             let shared = Arc::clone(&self.shared);
             let call = move || scan(&shared, start, end, limit_bytes);
-            let (entries, complete) = self
-                .shared
-                .runtime
-                .blocking(call)
-                .await
-                .map_err(io_error)??;
+            let scanned = self.shared.runtime.blocking(call).await.map_err(io_error)?;
+            let (entries, complete) = scanned.map_err(|error| self.fatal(error))?;
             if complete {
                 return Ok(entries);
             }
             // Short: either the log was cut or truncated while it was read, or it has a hole.
-            if *self.shared.bounds.lock() == bounds {
+            if self.shared.tail.lock().bounds == bounds {
                 return Err(self.corrupt(format!("entries are missing between {start} and {end}")));
             }
         }
     }
+
+    /// Reads a page of `start..end` that begins with `start`; an empty one where the log ends.
+    async fn page(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let end = end.min(start.saturating_add(PAGE_ENTRIES));
+        let entries = self.read(start, end, self.shared.page_bytes).await?;
+        let first = entries.first().map(|entry| entry.log_id.index);
+        let committed = self.shared.committed.lock().map(|id| id.index);
+        match first {
+            Some(first) if first == start => Ok(entries),
+            None if committed.is_none_or(|committed| committed < start) => Ok(entries),
+            _ => Err(self.corrupt(format!("the committed entry {start} is missing"))),
+        }
+    }
 }
 
-/// Reads `start..end`; false beside the entries when there is a gap.
+/// Bytes of the log's entries: exact for the newest ones up to `most` bytes; if there are more, the
+/// log is weighed as a whole as more than `most`. Blocks.
+fn weigh(kv: &dyn Kv, shard: ShardId, bounds: &Bounds, most: u64) -> Result<Weight, KvError> {
+    let mut weight = Weight::default();
+    let (start, end) = (
+        key(shard, Kind::Entry, bounds.first),
+        kind_end(shard, Kind::Entry),
+    );
+    for found in kv.scan(Space::Log, &start, Some(&end), Direction::Backward) {
+        let (key, value) = found?;
+        let index = number(&key).unwrap_or(bounds.first);
+        weight.push_older(index, value.len());
+        // A little more than the most, so that the log is cut soon.
+        if weight.bytes() > most + most / ALONE_SHARE {
+            if index > bounds.first {
+                weight.push_older(bounds.first, 0);
+            }
+            break;
+        }
+    }
+    Ok(weight)
+}
+
+/// Reads `start..end`; false beside the entries when there is a gap. Blocks.
 fn scan(
     shared: &Shared,
     start: u64,
     end: u64,
     limit_bytes: usize,
-) -> io::Result<(Vec<Entry>, bool)> {
+) -> Result<(Vec<Entry>, bool), RaftError> {
     let (from, to) = (
         key(shared.shard, Kind::Entry, start),
         key(shared.shard, Kind::Entry, end),
@@ -229,15 +347,13 @@ fn scan(
         .kv
         .scan(Space::Log, &from, Some(&to), Direction::Forward)
     {
-        let (key, value) = found.map_err(io_error)?;
+        let (key, value) = found?;
         if !entries.is_empty() && bytes + value.len() > limit_bytes {
             return Ok((entries, true));
         }
-        let entry = decode_at(&key, &value).map_err(|error| {
-            io_error(RaftError::CorruptLog {
-                shard: shared.shard,
-                reason: error.to_string(),
-            })
+        let entry = decode_at(&key, &value).map_err(|error| RaftError::CorruptLog {
+            shard: shared.shard,
+            reason: error.to_string(),
         })?;
         if entry.log_id.index != next {
             return Ok((entries, false));
@@ -283,11 +399,18 @@ impl RaftLogReader<Types> for LogStore {
         self.read(start, end, usize::MAX).await
     }
 
+    /// For a peer: none rather than others when `start` was cut meanwhile, for what is sent must
+    /// follow what the peer has.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, self.shared.page_bytes).await
+        let entries = self.read(start, end, self.shared.page_bytes).await?;
+        match entries.first() {
+            Some(first) if first.log_id.index != start => Ok(Vec::new()),
+            _ => Ok(entries),
+        }
     }
 
-    /// Pages through the range, so that a long backlog is never in memory at once.
+    /// What is applied. Pages through the range, so that a long backlog is never in memory at once.
+    /// Where a committed entry should be and is not, the stream ends with an error.
     async fn entries_stream<RB>(
         &mut self,
         range: RB,
@@ -301,8 +424,8 @@ impl RaftLogReader<Types> for LogStore {
             let store = store.clone();
             async move {
                 let start = next.filter(|start| *start < end)?;
-                let page_end = end.min(start.saturating_add(PAGE_ENTRIES));
-                match store.read(start, page_end, store.shared.page_bytes).await {
+                match store.page(start, end).await {
+                    Ok(entries) if entries.is_empty() => None,
                     Ok(entries) => {
                         let next = entries.last().map(|entry| entry.log_id.index + 1);
                         Some((entries.into_iter().map(Ok).collect::<Vec<_>>(), next))
@@ -323,7 +446,7 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let bounds = self.shared.bounds.lock().clone();
+        let bounds = self.shared.tail.lock().bounds.clone();
         Ok(LogState {
             last_purged_log_id: bounds.purged,
             last_log_id: bounds.last,
@@ -361,8 +484,9 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = WriteBatch::new();
-        let bounds = self.shared.bounds.lock().clone();
+        let bounds = self.shared.tail.lock().bounds.clone();
         let (mut first, mut last) = (bounds.first, bounds.last);
+        let mut appended = Vec::new();
         for entry in entries {
             let index = entry.log_id.index;
             if last.is_none() {
@@ -374,30 +498,45 @@ impl RaftLogStorage<Types> for LogStore {
             }
             last = Some(entry.log_id);
             let key = key(self.shared.shard, Kind::Entry, index);
-            batch.put(Space::Log, key, format::encode_entry(&entry));
+            let encoded = format::encode_entry(&entry);
+            appended.push((entry, encoded.len()));
+            batch.put(Space::Log, key, encoded);
         }
         self.write(batch).await?;
         {
-            let mut bounds = self.shared.bounds.lock();
-            (bounds.first, bounds.last) = (first, last);
+            let mut tail = self.shared.tail.lock();
+            (tail.bounds.first, tail.bounds.last) = (first, last);
+            for (entry, bytes) in appended {
+                tail.weight.push(entry.log_id.index, bytes);
+                tail.recent.push(entry, bytes);
+            }
         }
-        let syncs = self.shared.syncs.clone();
+        self.notice_growth();
+        let store = self.clone();
         self.shared.runtime.spawn(async move {
-            callback.io_completed(syncs.synced().await.map_err(io_error));
+            let synced = store.shared.syncs.synced().await;
+            let stops = store.shared.runtime.shutdown().is_cancelled();
+            match synced {
+                // Not a failure of the store: nobody waits for the answer any more.
+                Err(KvError::Closed) if stops => {}
+                synced => callback.io_completed(synced.map_err(|error| store.fatal(error))),
+            }
         });
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let start = last.map_or(0, |id| id.index + 1);
         let end = {
-            let mut bounds = self.shared.bounds.lock();
-            let end = bounds.end_index();
-            if last < bounds.last {
-                bounds.last = last.max(bounds.purged);
+            let mut tail = self.shared.tail.lock();
+            let end = tail.bounds.end_index();
+            if last < tail.bounds.last {
+                tail.bounds.last = last.max(tail.bounds.purged);
             }
+            tail.recent.truncate(start);
+            tail.weight.truncate(start);
             end
         };
-        let start = last.map_or(0, |id| id.index + 1);
         let shard = self.shared.shard;
         let mut batch = WriteBatch::new();
         if end.saturating_sub(start) <= POINT_DELETES_MAX {
@@ -413,11 +552,14 @@ impl RaftLogStorage<Types> for LogStore {
         // The entries are the only copy of what is applied but not yet durable.
         self.synced().await?;
         let first = {
-            let mut bounds = self.shared.bounds.lock();
-            let first = bounds.first;
-            bounds.first = first.max(upto.index + 1);
-            bounds.purged = bounds.purged.max(Some(upto));
-            bounds.last = bounds.last.max(Some(upto));
+            let mut tail = self.shared.tail.lock();
+            let first = tail.bounds.first;
+            tail.bounds.first = first.max(upto.index + 1);
+            tail.bounds.purged = tail.bounds.purged.max(Some(upto));
+            tail.bounds.last = tail.bounds.last.max(Some(upto));
+            let end = tail.bounds.end_index();
+            tail.recent.forget_below(upto.index + 1);
+            tail.weight.forget_below(upto.index + 1, end);
             first
         };
         let shard = self.shared.shard;

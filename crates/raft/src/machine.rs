@@ -1,7 +1,8 @@
 //! The consensus library's view of a [`StateMachine`]: applies, snapshots, restores.
 //!
-//! Invariants: entries are applied in order, each exactly once as far as the bookkeeping tells;
-//! every command is answered by position; the first error stops the group and is logged here.
+//! Invariants: entries are applied in order without a gap, each exactly once as far as the
+//! bookkeeping tells; every command is answered by position; the first error stops the group, is
+//! logged here and told to its [`Health`].
 
 use std::io;
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use granary_types::ShardId;
 use openraft::entry::RaftEntry;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::format::Bookkeeping;
+use crate::health::Health;
+use crate::log_store::LogStore;
 use crate::snapshot::{self, SnapshotData, Stage, decode_books};
 use crate::types::{
     Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, io_error,
@@ -52,6 +55,19 @@ pub(crate) struct Machine {
     stage: Stage,
     books: Bookkeeping,
     applied: watch::Sender<Applied>,
+    health: Health,
+    log: LogStore,
+    alive: mpsc::Sender<()>,
+    /// The library's own suite applies entries from the middle of nowhere.
+    #[cfg(any(test, feature = "testsuite"))]
+    pub(crate) gaps_allowed: bool,
+}
+
+/// What the rest of the group sees of its state machine.
+pub(crate) struct MachineView {
+    pub(crate) applied: watch::Receiver<Applied>,
+    /// Ends when the library has let go of the state machine: nothing is applied any more.
+    pub(crate) alive: mpsc::Receiver<()>,
 }
 
 impl Machine {
@@ -59,28 +75,68 @@ impl Machine {
     pub(crate) fn open(
         shard: ShardId,
         inner: Arc<dyn StateMachine>,
-        runtime: Runtime,
+        log: LogStore,
         stage: Stage,
-    ) -> Result<(Self, watch::Receiver<Applied>), StateMachineError> {
+    ) -> Result<(Self, MachineView), StateMachineError> {
         stage.recover(inner.as_ref())?;
         let books = load(inner.as_ref())?;
         let (applied, watcher) = watch::channel(Applied::of(&books));
-        Ok((
-            Self {
-                shard,
-                inner,
-                runtime,
-                stage,
-                books,
-                applied,
-            },
-            watcher,
-        ))
+        let (alive, ended) = mpsc::channel(1);
+        let machine = Self {
+            shard,
+            inner,
+            runtime: log.runtime().clone(),
+            stage,
+            books,
+            applied,
+            health: log.health().clone(),
+            log,
+            alive,
+            #[cfg(any(test, feature = "testsuite"))]
+            gaps_allowed: false,
+        };
+        let view = MachineView {
+            applied: watcher,
+            alive: ended,
+        };
+        Ok((machine, view))
     }
 
     fn fail(&self, doing: &'static str, error: StateMachineError) -> io::Error {
-        tracing::error!(shard = %self.shard, %error, "{doing} failed, the shard stops on this node");
+        if self.health.is_running() {
+            tracing::error!(shard = %self.shard, %error, "{doing} failed, the shard stops on this node");
+        }
+        self.health.fail(&error);
         io_error(error)
+    }
+
+    /// Refuses an entry that is not the next one: what is skipped or applied twice is never found
+    /// out later.
+    fn check_follows(&self, applied: Option<LogId>, entry: &Entry) -> io::Result<()> {
+        let expected = applied.map_or(0, |id| id.index + 1);
+        let index = entry.log_id.index;
+        if index == expected {
+            return Ok(());
+        }
+        #[cfg(any(test, feature = "testsuite"))]
+        if self.gaps_allowed {
+            return Ok(());
+        }
+        let error = StateMachineError::Corrupt {
+            what: "the log",
+            reason: format!("entry {index} was given to be applied where {expected} is next"),
+        };
+        Err(self.fail("applying", error))
+    }
+
+    /// Nobody reads applied entries again in a group of one.
+    fn release_applied(&self) {
+        let membership = self.books.membership.membership();
+        if membership.nodes().count() <= 1
+            && let Some(id) = self.books.applied
+        {
+            self.log.forget_recent(id.index);
+        }
     }
 
     async fn blocking<T, F>(&self, doing: &'static str, call: F) -> io::Result<T>
@@ -113,6 +169,7 @@ impl Machine {
         let answers = self.blocking("applying", apply).await?;
         // Before the answers, so that whoever got one can read it.
         self.set_books(books);
+        self.release_applied();
         for (responder, answers) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
                 responder.send(answers);
@@ -193,8 +250,11 @@ impl RaftStateMachine<Types> for Machine {
         S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
         let (mut chunk, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut last = self.books.applied;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            self.check_follows(last, &entry)?;
+            last = Some(entry.log_id);
             if let Payload::Normal(batch) = &entry.payload {
                 bytes += batch.commands.iter().map(Bytes::len).sum::<usize>();
             }
@@ -221,6 +281,8 @@ impl RaftStateMachine<Types> for Machine {
         Builder {
             inner: Arc::clone(&self.inner),
             runtime: self.runtime.clone(),
+            health: self.health.clone(),
+            _alive: self.alive.clone(),
         }
     }
 
@@ -235,6 +297,7 @@ impl RaftStateMachine<Types> for Machine {
                 SnapshotData::Staged {
                     chunks,
                     bookkeeping,
+                    claim: _claim,
                 } => {
                     stage.install(inner.as_ref(), chunks, &bookkeeping)?;
                 }
@@ -265,6 +328,8 @@ impl RaftStateMachine<Types> for Machine {
 pub(crate) struct Builder {
     inner: Arc<dyn StateMachine>,
     runtime: Runtime,
+    health: Health,
+    _alive: mpsc::Sender<()>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -277,6 +342,9 @@ impl RaftSnapshotBuilder<Types> for Builder {
             .blocking(move || view(inner.as_ref()))
             .await
             .map_err(io_error)?;
-        view.map_err(io_error)
+        view.map_err(|error| {
+            self.health.fail(&error);
+            io_error(error)
+        })
     }
 }

@@ -4,6 +4,9 @@
 //! limits; there is no timer, so an idle group adds no delay and a busy one fills its entries.
 //! Order: commands enter the log in the order in which they were queued.
 //!
+//! When the group is stopped, what waits for an entry is refused at once, and what is in an entry
+//! is still answered while [`Proposer::drained`] waits for it.
+//!
 //! The leader stamps each entry with a time that never goes backwards, across leaders too: before
 //! it stamps, it has applied everything earlier leaders stamped.
 
@@ -17,8 +20,9 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::health::State;
 use crate::lease::{Role, Standing};
-use crate::types::{Batch, Callback, Clid, Fatal, Types};
+use crate::types::{Batch, Callback, Clid, Types};
 use crate::{NotLeader, ProposeError, RaftConfig};
 
 /// Commands of one entry at most.
@@ -39,17 +43,20 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Pending>,
     room: Arc<Semaphore>,
     room_bytes: usize,
+    in_flight: Arc<Semaphore>,
+    in_flight_max: usize,
     standing: Standing,
 }
 
 impl Proposer {
     pub(crate) fn start(runtime: &Runtime, standing: Standing, config: &RaftConfig) -> Self {
         let (queue, commands) = mpsc::channel(config.queue_commands);
+        let in_flight = Arc::new(Semaphore::new(config.entries_in_flight));
         let entries = Entries {
             runtime: runtime.clone(),
             standing: standing.clone(),
             commands,
-            in_flight: Arc::new(Semaphore::new(config.entries_in_flight)),
+            in_flight: Arc::clone(&in_flight),
             carried: None,
             stamped_ms: 0,
         };
@@ -59,8 +66,21 @@ impl Proposer {
             queue,
             room,
             room_bytes: config.queue_bytes,
+            in_flight,
+            in_flight_max: config.entries_in_flight,
             standing,
         }
+    }
+
+    /// Waits until no entry is in flight, nor will be; for a group that takes no more commands.
+    pub(crate) async fn drained(&self) {
+        for _ in 0..self.in_flight_max {
+            match self.in_flight.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => return,
+            }
+        }
+        self.in_flight.close();
     }
 
     /// Commands that wait for an entry.
@@ -78,7 +98,7 @@ impl Proposer {
             return Err(ProposeError::TooLarge { bytes });
         }
         if let Role::Following(leader) = self.standing.role() {
-            stopped(&self.standing)?;
+            self.standing.health().proposable()?;
             return Err(NotLeader { leader }.into());
         }
         let share = (bytes + COMMAND_OVERHEAD_BYTES).min(self.room_bytes);
@@ -94,35 +114,20 @@ impl Proposer {
             })
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
-                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+                mpsc::error::TrySendError::Closed(_) => {
+                    let stopped = self.standing.health().proposable();
+                    stopped.err().unwrap_or(ProposeError::Stopped)
+                }
             })?;
         match within(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             // Dropped unanswered: the group stopped with the entry in flight.
-            Ok(Err(_)) => Err(if failed(&self.standing) {
-                ProposeError::Failed
-            } else {
-                ProposeError::Unknown
+            Ok(Err(_)) => Err(match self.standing.health().state() {
+                State::Failed => ProposeError::Failed,
+                State::Running | State::Stopped => ProposeError::Unknown,
             }),
             Err(_) => Err(ProposeError::Unknown),
         }
-    }
-}
-
-/// True when the group stopped because of an error.
-pub(crate) fn failed(standing: &Standing) -> bool {
-    matches!(
-        standing.running(),
-        Err(Fatal::StorageError(_) | Fatal::Panicked)
-    )
-}
-
-/// The error of a group that no longer runs.
-fn stopped(standing: &Standing) -> Result<(), ProposeError> {
-    match standing.running() {
-        Ok(()) => Ok(()),
-        Err(Fatal::Stopped) => Err(ProposeError::Stopped),
-        Err(_) => Err(ProposeError::Failed),
     }
 }
 
@@ -140,15 +145,17 @@ struct Entries {
 impl Entries {
     async fn run(mut self) {
         let shutdown = self.runtime.shutdown().clone();
+        let mut state = self.standing.health().watch();
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {}
+            // An error: the group is gone. What is in flight is answered all the same.
+            _ = state.wait_for(|state| *state != State::Running) => {}
             () = self.propose_all() => {}
         }
         self.commands.close();
-        let outcome = stopped(&self.standing)
-            .err()
-            .unwrap_or(ProposeError::Stopped);
+        let stopped = self.standing.health().proposable();
+        let outcome = stopped.err().unwrap_or(ProposeError::Stopped);
         let carried = self.carried.take();
         refuse(carried, &outcome);
         while let Ok(pending) = self.commands.try_recv() {
@@ -187,7 +194,7 @@ impl Entries {
     /// The term this node leads, once its first entry is applied; `None` when it does not lead.
     async fn leading(&mut self) -> Result<Option<u64>, Stopped> {
         loop {
-            if self.standing.running().is_err() {
+            if !self.standing.health().is_running() {
                 return Err(Stopped);
             }
             match self.standing.role() {

@@ -3,12 +3,17 @@
 //! A received snapshot is staged under keys of its own before anything of the state machine is
 //! touched, so a transfer that breaks off harms nothing, and a crash while it is being installed
 //! is repaired by installing it again ([`Stage::recover`]). Memory: one chunk at either end.
+//!
+//! The stage has one owner at a time, who holds its [`Claim`]: the transfer that fills it, each of
+//! its steps while the store is written, then the installation until the library lets go of it.
+//! Whoever has no claim does not touch what is staged.
 
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use granary_kv::{Direction, Kv, KvError, Space, WriteBatch};
 use granary_types::ShardId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::format::Bookkeeping;
 use crate::log_key::{Kind, key, kind_end};
@@ -25,8 +30,13 @@ pub(crate) enum SnapshotData {
         chunks: u64,
         /// As sent with it.
         bookkeeping: Bytes,
+        /// Held until it is installed or refused.
+        claim: Claim,
     },
 }
+
+/// The right to write to a stage and to read from it.
+pub(crate) type Claim = OwnedSemaphorePermit;
 
 /// The snapshot's identity for the consensus library.
 pub(crate) fn meta(books: &Bookkeeping) -> SnapshotMeta {
@@ -49,11 +59,18 @@ pub(crate) fn decode_books(bytes: &Bytes) -> Result<Bookkeeping, StateMachineErr
 pub(crate) struct Stage {
     shard: ShardId,
     kv: Arc<dyn Kv>,
+    claims: Arc<Semaphore>,
 }
 
 impl Stage {
     pub(crate) fn new(shard: ShardId, kv: Arc<dyn Kv>) -> Self {
-        Self { shard, kv }
+        let claims = Arc::new(Semaphore::new(1));
+        Self { shard, kv, claims }
+    }
+
+    /// `None` while another transfer is being received or installed.
+    pub(crate) fn claim(&self) -> Option<Claim> {
+        Arc::clone(&self.claims).try_acquire_owned().ok()
     }
 
     fn clearing(&self) -> WriteBatch {
@@ -68,8 +85,8 @@ impl Stage {
         self.kv.write(self.clearing())
     }
 
-    /// Clears the stage unless it is empty: a tombstone at every start would be waste.
-    fn drop_unfinished(&self) -> Result<(), KvError> {
+    /// Clears the stage unless it is empty: a tombstone at every start would be waste. Blocks.
+    pub(crate) fn drop_unfinished(&self) -> Result<(), KvError> {
         let (start, end) = (
             key(self.shard, Kind::StagedChunk, 0),
             kind_end(self.shard, Kind::StagedChunk),

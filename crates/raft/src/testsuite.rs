@@ -10,6 +10,7 @@ use granary_types::ShardId;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
+use crate::health::{Health, HostHealth};
 use crate::log_store::{LogEnvironment, LogStore};
 use crate::machine::Machine;
 use crate::snapshot::Stage;
@@ -48,13 +49,16 @@ impl StoreBuilder<Types, LogStore, Machine, ()> for Stores {
             kv: Arc::clone(&kv),
             runtime: self.runtime.clone(),
             syncs,
+            health: Health::new(shard, HostHealth::default()),
             page_bytes: 1 << 20,
+            keep_bytes: 64 << 20,
         };
         let log = LogStore::open(shard, environment).expect("an empty store can be opened");
         let machine = MapMachine::new(shard, Arc::clone(&kv));
         let stage = Stage::new(shard, kv);
-        let machine = Machine::open(shard, Arc::new(machine), self.runtime.clone(), stage);
-        let (machine, _) = machine.expect("an empty store can be opened");
+        let machine = Machine::open(shard, Arc::new(machine), log.clone(), stage);
+        let (mut machine, _) = machine.expect("an empty store can be opened");
+        machine.gaps_allowed = true;
         Ok(((), log, machine))
     }
 }

@@ -4,6 +4,9 @@ mod cluster;
 mod remote;
 mod several;
 mod single;
+mod snapshots;
+mod stop;
+mod storage;
 
 use std::sync::Arc;
 

@@ -1,0 +1,79 @@
+//! Cuts a group's log when it has too many bytes.
+//!
+//! The library counts entries, which may be a megabyte each. Here they are weighed: a group with
+//! peers keeps up to `keep_bytes` of applied entries for those that catch up, a group of one only
+//! what came since the last cut. As ever, only what is durably applied is cut.
+
+use std::time::Duration;
+
+use granary_runtime::{Runtime, within};
+use openraft::async_runtime::watch::WatchReceiver;
+
+use crate::health::State;
+use crate::lease::Standing;
+use crate::log_store::LogStore;
+
+/// Longest wait for the library to note how far the state machine is.
+const NOTED_LIMIT: Duration = Duration::from_secs(10);
+/// Pause after a cut that could not be made yet: a peer is being sent those entries.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs until the group stops.
+pub(crate) async fn run(runtime: Runtime, standing: Standing, log: LogStore) {
+    let mut state = standing.health().watch();
+    let shutdown = runtime.shutdown().clone();
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        // An error: the group is gone.
+        _ = state.wait_for(|state| *state != State::Running) => {}
+        () = cut_as_it_grows(&runtime, &standing, &log) => {}
+    }
+}
+
+async fn cut_as_it_grows(runtime: &Runtime, standing: &Standing, log: &LogStore) {
+    loop {
+        log.grown().await;
+        while let Some(keep) = log.first_to_keep(is_alone(standing)) {
+            if !cut_below(standing, log, keep).await {
+                runtime.sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_alone(standing: &Standing) -> bool {
+    let metrics = standing.raft().server_metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.membership().nodes().count() <= 1
+}
+
+/// Cuts what is applied of the log below `keep`; false when nothing was cut in the end.
+async fn cut_below(standing: &Standing, log: &LogStore, keep: u64) -> bool {
+    let Some(applied) = standing.applied().id else {
+        return false;
+    };
+    let Some(upto) = keep.checked_sub(1).map(|index| index.min(applied.index)) else {
+        return false;
+    };
+    let before = log.purged().map(|id| id.index);
+    if before.is_some_and(|purged| purged >= upto) {
+        return false;
+    }
+    let raft = standing.raft();
+    let mut metrics = raft.metrics();
+    let noted = async {
+        // Costs nothing: the state machine is its own snapshot.
+        while metrics
+            .borrow_watched()
+            .snapshot
+            .is_none_or(|id| id.index < upto)
+        {
+            if raft.trigger().snapshot().await.is_err() || metrics.changed().await.is_err() {
+                return false;
+            }
+        }
+        raft.trigger().purge_log(upto).await.is_ok() && raft.with_raft_state(|_| ()).await.is_ok()
+    };
+    within(NOTED_LIMIT, noted).await.unwrap_or(false) && log.purged().map(|id| id.index) > before
+}

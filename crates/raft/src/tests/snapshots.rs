@@ -1,0 +1,248 @@
+//! Receiving snapshots: one at a time, whatever the senders do, and nothing half-received stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_kv::{Direction, Kv, KvRead, MemoryKv, Space};
+use granary_runtime::Runtime;
+use granary_types::NodeId;
+use tokio::sync::watch;
+
+use super::cluster::SHARD;
+use super::simulated;
+use crate::format::{Bookkeeping, vote_to_proto};
+use crate::log_key::{Kind, key, kind_end};
+use crate::testsuite::MapMachine;
+use crate::types::{LogId, Membership, StoredMembership, Vote};
+use crate::wire::proto::{self, request};
+use crate::{
+    Committed, Group, NoPeers, RaftConfig, RaftError, RaftHost, RaftReply, RaftRequest,
+    SnapshotReader, SnapshotWriter, StateMachine, StateMachineError,
+};
+
+const LEADER: u64 = 1;
+
+/// A map whose restores wait until they are let through.
+struct Gated {
+    map: MapMachine,
+    entered: watch::Sender<bool>,
+    open: watch::Sender<bool>,
+}
+
+impl StateMachine for Gated {
+    fn load_bookkeeping(&self) -> Result<Option<Bytes>, StateMachineError> {
+        self.map.load_bookkeeping()
+    }
+
+    fn apply(
+        &self,
+        entries: Vec<Committed>,
+        bookkeeping: Bytes,
+    ) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
+        self.map.apply(entries, bookkeeping)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, StateMachineError> {
+        self.map.snapshot()
+    }
+
+    fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
+        self.entered.send_replace(true);
+        while !*self.open.borrow() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.map.restore()
+    }
+}
+
+/// A leader's snapshot with `keys` keys at index `applied`, as messages of one transfer.
+struct Transfer {
+    begin: RaftRequest,
+    chunks: Vec<RaftRequest>,
+    finish: RaftRequest,
+}
+
+fn leaders_vote() -> Option<proto::Vote> {
+    Some(vote_to_proto(&Vote::new_committed(1, LEADER)))
+}
+
+fn transfer(number: u64, applied: u64, keys: usize) -> Transfer {
+    let map = MapMachine::new(SHARD, Arc::new(MemoryKv::new()));
+    let voters = Membership::new_with_defaults(vec![[LEADER].into_iter().collect()], [2]);
+    let books = Bookkeeping {
+        applied: Some(LogId::new_term_index(1, applied)),
+        membership: StoredMembership::new(Some(LogId::new_term_index(1, 0)), voters),
+        time_ms: 7,
+    };
+    let commands = (0..keys).map(|key| Bytes::from(format!("key{key:03}=v")));
+    let entry = Committed {
+        index: applied,
+        term: 1,
+        time_ms: 7,
+        entropy: 1,
+        commands: commands.collect(),
+    };
+    map.apply(vec![entry], books.encode()).unwrap();
+    let mut reader = map.snapshot().unwrap();
+    let mut chunks = Vec::new();
+    while let Some(data) = reader.next_chunk().unwrap() {
+        chunks.push(RaftRequest(request::Body::SnapshotChunk(
+            proto::SnapshotChunk {
+                transfer: number,
+                sequence: chunks.len() as u64,
+                crc32c: crc32c::crc32c(&data),
+                data,
+            },
+        )));
+    }
+    let begin = request::Body::SnapshotBegin(proto::SnapshotBegin {
+        vote: leaders_vote(),
+        transfer: number,
+        bookkeeping: books.encode(),
+    });
+    let finish = request::Body::SnapshotFinish(proto::SnapshotFinish {
+        vote: leaders_vote(),
+        transfer: number,
+        chunks: chunks.len() as u64,
+    });
+    Transfer {
+        begin: RaftRequest(begin),
+        chunks,
+        finish: RaftRequest(finish),
+    }
+}
+
+struct Follower {
+    kv: MemoryKv,
+    host: Arc<RaftHost>,
+    group: Group,
+    machine: Arc<Gated>,
+}
+
+impl Follower {
+    async fn start(runtime: Runtime, gate_open: bool) -> Self {
+        let kv = MemoryKv::new();
+        let store: Arc<dyn Kv> = Arc::new(kv.clone());
+        let machine = Arc::new(Gated {
+            map: MapMachine::new(SHARD, store.clone()),
+            entered: watch::Sender::new(false),
+            open: watch::Sender::new(gate_open),
+        });
+        let config = RaftConfig::default();
+        let host = RaftHost::start(runtime, NodeId(2), config, store, Arc::new(NoPeers));
+        let group = host.open(SHARD, machine.clone()).await.unwrap();
+        Self {
+            kv,
+            host,
+            group,
+            machine,
+        }
+    }
+
+    async fn take(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {
+        self.host.handle(SHARD, request).await
+    }
+
+    async fn take_all(&self, transfer: Transfer) {
+        self.take(transfer.begin).await.unwrap();
+        for chunk in transfer.chunks {
+            self.take(chunk).await.unwrap();
+        }
+        self.take(transfer.finish).await.unwrap();
+    }
+
+    fn staged(&self) -> usize {
+        let (start, end) = (
+            key(SHARD, Kind::StagedChunk, 0),
+            kind_end(SHARD, Kind::Staged),
+        );
+        self.kv
+            .scan(Space::Log, &start, Some(&end), Direction::Forward)
+            .count()
+    }
+}
+
+/// The sender's patience ends before a large snapshot is installed: it begins another transfer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_that_begins_during_an_installation_does_not_disturb_it() {
+    let runtime = Runtime::system();
+    let follower = Arc::new(Follower::start(runtime.clone(), false).await);
+    let first = transfer(1, 90, 60);
+    follower.take(first.begin).await.unwrap();
+    for chunk in first.chunks {
+        follower.take(chunk).await.unwrap();
+    }
+    let (finishing, finish) = (Arc::clone(&follower), first.finish);
+    let finishing = runtime.spawn(async move { finishing.take(finish).await });
+    let mut entered = follower.machine.entered.subscribe();
+    entered.wait_for(|entered| *entered).await.unwrap();
+    // The call that waits may be dropped too: the connection broke.
+    finishing.abort();
+    let second = transfer(2, 95, 60);
+    let refused = follower.take(second.begin.clone()).await;
+    assert!(
+        matches!(refused, Err(RaftError::NotNow(_))),
+        "a second transfer during an installation: {refused:?}"
+    );
+    follower.machine.open.send_replace(true);
+    assert!(
+        follower
+            .group
+            .wait_applied(90, Duration::from_secs(30))
+            .await,
+        "the first snapshot was not installed"
+    );
+    assert!(follower.group.is_healthy());
+    assert_eq!(follower.machine.map.keys().unwrap().len(), 60);
+    // Once it is done, the next one is taken.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while follower.take(second.begin.clone()).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "never taken again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for chunk in second.chunks {
+        follower.take(chunk).await.unwrap();
+    }
+    follower.take(second.finish).await.unwrap();
+    assert_eq!(follower.group.last_applied(), Some(95));
+    assert_eq!(follower.staged(), 0);
+    follower.host.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_received_half_does_not_stay() {
+    let follower = Follower::start(simulated(1), true).await;
+    // A newer transfer replaces an unfinished one.
+    let (half, whole) = (transfer(1, 90, 60), transfer(2, 80, 20));
+    follower.take(half.begin).await.unwrap();
+    for chunk in half.chunks {
+        follower.take(chunk).await.unwrap();
+    }
+    assert!(follower.staged() > 0);
+    follower.take_all(whole).await;
+    assert_eq!(follower.group.last_applied(), Some(80));
+    assert_eq!(follower.machine.map.keys().unwrap().len(), 20);
+    assert_eq!(follower.staged(), 0);
+    // One that is older than what is there is not installed, nor kept.
+    follower.take_all(transfer(3, 70, 60)).await;
+    assert_eq!(follower.group.last_applied(), Some(80));
+    assert_eq!(follower.staged(), 0, "a refused snapshot stays");
+    // One whose sender went away goes once the leader is heard without it.
+    let half = transfer(4, 99, 60);
+    follower.take(half.begin).await.unwrap();
+    for chunk in half.chunks {
+        follower.take(chunk).await.unwrap();
+    }
+    let heartbeat = || {
+        RaftRequest(request::Body::Append(proto::Append {
+            vote: leaders_vote(),
+            ..proto::Append::default()
+        }))
+    };
+    follower.take(heartbeat()).await.unwrap();
+    assert!(follower.staged() > 0, "a transfer under way is kept");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    follower.take(heartbeat()).await.unwrap();
+    assert_eq!(follower.staged(), 0, "an abandoned snapshot stays");
+}
