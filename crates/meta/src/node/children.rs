@@ -16,17 +16,17 @@ use crate::machine::local_shards;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Follows a shard's descriptor until the node stops.
-pub(super) async fn follow(meta: Arc<MetaNode>, shard: Arc<Shard>) {
+/// Follows a shard's descriptor until the node stops. `opened_at`: its epoch in the store from
+/// which the node was opened; later ones may have left new shards there.
+pub(super) async fn follow(meta: Arc<MetaNode>, shard: Arc<Shard>, opened_at: u64) {
     let mut changes = shard.machine.watch();
     let shutdown = meta.runtime.shutdown().clone();
     let mut pause = FIRST_PAUSE;
-    // What stood in the store when this replica was opened is opened with it.
-    let mut may_have_split = false;
+    let mut looked_at = opened_at;
     loop {
         let descriptor = changes.borrow_and_update().clone();
         let done = tokio::select! {
-            outcome = settle(&meta, &shard, &descriptor, may_have_split) => outcome,
+            outcome = settle(&meta, &shard, &descriptor, &mut looked_at) => outcome,
             () = shutdown.cancelled() => return,
         };
         match done {
@@ -39,7 +39,6 @@ pub(super) async fn follow(meta: Arc<MetaNode>, shard: Arc<Shard>) {
                 if !changed {
                     return;
                 }
-                may_have_split = true;
             }
             Err(error) => {
                 tracing::debug!(shard = shard.group.shard().0, %error, "children not settled yet");
@@ -64,10 +63,12 @@ async fn settle(
     meta: &Arc<MetaNode>,
     shard: &Shard,
     descriptor: &state::ShardDescriptor,
-    may_have_split: bool,
+    looked_at: &mut u64,
 ) -> Result<(), MetaNodeError> {
-    if may_have_split {
+    // A split begins an epoch.
+    if descriptor.epoch != *looked_at {
         open_new_shards(meta).await?;
+        *looked_at = descriptor.epoch;
     }
     for child in &descriptor.unreported_children {
         let id = ShardId(child.shard);

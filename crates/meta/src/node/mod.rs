@@ -87,7 +87,7 @@ impl MetaNode {
         transport: Arc<dyn RaftTransport>,
         config: MetaConfig,
     ) -> Result<Arc<Self>, MetaNodeError> {
-        let runtime = runtime.child();
+        // Beside this node's own tasks, not below them: when they stop, the host still syncs.
         let host = RaftHost::start(
             runtime.clone(),
             node,
@@ -95,6 +95,7 @@ impl MetaNode {
             Arc::clone(&kv),
             transport,
         );
+        let runtime = runtime.child();
         let meta = Arc::new(Self {
             admitted: Semaphore::new(config.queries_waiting_max + config.queries_running_max),
             running: Semaphore::new(config.queries_running_max),
@@ -198,6 +199,8 @@ impl MetaNode {
             let store = Arc::clone(&meta.kv);
             let machine = move || ShardMachine::open(store, shard, home);
             let machine = meta.runtime.blocking(machine).await??;
+            // Before the group is opened: that applies again what is in the log.
+            let opened_at = machine.watch().borrow().epoch;
             let group = meta.host.open(shard, machine.clone()).await?;
             let opened = Arc::new(Shard {
                 group,
@@ -205,7 +208,7 @@ impl MetaNode {
                 ids: Arc::default(),
             });
             meta.shards.write().insert(shard, Arc::clone(&opened));
-            let following = children::follow(Arc::clone(&meta), opened);
+            let following = children::follow(Arc::clone(&meta), opened, opened_at);
             meta.runtime.spawn(following);
             Ok(())
         })

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_kv::MemoryKv;
+use bytes::Bytes;
+use granary_kv::{Direction, Kv, KvRead, MemoryKv, Space, WriteBatch};
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::NoPeers;
 use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
@@ -51,6 +52,40 @@ fn put(bucket: &pb::state::Bucket, n: u32) -> pb::PutObject {
     }
 }
 
+async fn create_bucket(meta: &Meta) -> pb::state::Bucket {
+    let create = pb::CreateBucket {
+        bucket: Some(pb::state::Bucket {
+            name: "bucket".to_owned(),
+            owner: 1,
+            storage_class: StorageClass::Standard.number(),
+            redundancy: Redundancy::Lrs.number(),
+            acl: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    meta.create_bucket(create).await.unwrap().unwrap()
+}
+
+/// Splits the bucket's first range at a key; the child's shard.
+async fn split(meta: &Meta, bucket: &pb::state::Bucket, key: String, nonce: u8) -> ShardId {
+    let segments = meta.segments(granary_types::BucketId(bucket.id)).await;
+    let nonce = bytes::Bytes::copy_from_slice(&[nonce; 16]);
+    let child = meta.propose(pb::AllocateShard { nonce }).await;
+    let child = child.unwrap().unwrap();
+    let shard = u32::try_from(child.id).unwrap();
+    let split = pb::SplitRange {
+        split_bucket: bucket.id,
+        split_key: key.into(),
+        child_shard: shard,
+        child_home_slab: child.slab,
+        ..Default::default()
+    };
+    let decided = meta.propose_to(segments.unwrap()[0].shard, split).await;
+    decided.unwrap().unwrap();
+    ShardId(shard)
+}
+
 fn runtime(seed: u64) -> Runtime {
     let clock = Arc::new(SimulatedClock::starting_at(1_800_000_000_000));
     Runtime::simulated(clock, Arc::new(SeededEntropy::new(seed)))
@@ -63,20 +98,9 @@ async fn what_was_acknowledged_survives_power_cuts_and_splits() {
     let node = open(&kv, &runtime).await;
     assert!(!node.has_shards());
     node.bootstrap(cluster()).await.unwrap();
-    let create = pb::CreateBucket {
-        bucket: Some(pb::state::Bucket {
-            name: "bucket".to_owned(),
-            owner: 1,
-            storage_class: StorageClass::Standard.number(),
-            redundancy: Redundancy::Lrs.number(),
-            acl: 1,
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
     let service: Arc<dyn MetaService> = node.clone();
     let mut meta = Meta::new(runtime.clone(), service);
-    let bucket = meta.create_bucket(create).await.unwrap().unwrap();
+    let bucket = create_bucket(&meta).await;
     let mut node = node;
     for round in 0..12u32 {
         for n in 0..5 {
@@ -86,27 +110,8 @@ async fn what_was_acknowledged_survives_power_cuts_and_splits() {
                 .unwrap();
         }
         if round % 4 == 1 {
-            let segments = meta
-                .segments(granary_types::BucketId(bucket.id))
-                .await
-                .unwrap();
-            let nonce = bytes::Bytes::copy_from_slice(&[u8::try_from(round).unwrap(); 16]);
-            let child = meta
-                .propose(pb::AllocateShard { nonce })
-                .await
-                .unwrap()
-                .unwrap();
-            let split = pb::SplitRange {
-                split_bucket: bucket.id,
-                split_key: format!("key{}", 9 - round / 4).into(),
-                child_shard: u32::try_from(child.id).unwrap(),
-                child_home_slab: child.slab,
-                ..Default::default()
-            };
-            meta.propose_to(segments[0].shard, split)
-                .await
-                .unwrap()
-                .unwrap();
+            let key = format!("key{}", 9 - round / 4);
+            split(&meta, &bucket, key, u8::try_from(round).unwrap()).await;
         }
         // The power goes: of what was not synced a part may be on disk all the same.
         let survivors = runtime.entropy().below(kv.unsynced() as u64 + 1);
@@ -147,6 +152,70 @@ async fn what_was_acknowledged_survives_power_cuts_and_splits() {
         5
     );
     assert_eq!(node.metrics().groups.len(), 6);
+    node.stop().await.unwrap();
+}
+
+/// What a replica finds that knew everything durably and had applied only the rows of `applied`.
+fn knowing(log: &MemoryKv, applied: Vec<(Bytes, Bytes)>) -> MemoryKv {
+    let left = MemoryKv::new();
+    let mut batch = WriteBatch::new();
+    for (key, value) in rows(log, Space::Log) {
+        batch.put(Space::Log, key, value);
+    }
+    for (key, value) in applied {
+        batch.put(Space::State, key, value);
+    }
+    left.write(batch).unwrap();
+    left
+}
+
+fn rows(kv: &MemoryKv, space: Space) -> Vec<(Bytes, Bytes)> {
+    let rows = kv.scan(space, b"", None, Direction::Forward);
+    rows.collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_split_that_is_applied_again_while_its_shard_opens_opens_the_child() {
+    let runtime = runtime(9);
+    let kv = MemoryKv::new();
+    let node = open(&kv, &runtime).await;
+    node.bootstrap(cluster()).await.unwrap();
+    let service: Arc<dyn MetaService> = node.clone();
+    let meta = Meta::new(runtime.clone(), service);
+    let bucket = create_bucket(&meta).await;
+    let unsplit = rows(&kv, Space::State);
+    let parent = meta.segments(granary_types::BucketId(bucket.id)).await;
+    let parent = parent.unwrap()[0].shard;
+    let child = split(&meta, &bucket, "key5".to_owned(), 1).await;
+    let reported = async || {
+        let described = meta.query_at(parent, pb::DescribeShard {}).await.unwrap();
+        let descriptor = described.descriptor.unwrap();
+        descriptor.unreported_children.is_empty()
+    };
+    while !reported().await {
+        runtime.sleep(Duration::from_millis(50)).await;
+    }
+    meta.propose(put(&bucket, 7)).await.unwrap().unwrap();
+    node.stop().await.unwrap();
+
+    let left = knowing(&kv, unsplit);
+    let node = open(&left, &runtime).await;
+    let opened = async {
+        while node.raft().group(child).is_none() {
+            runtime.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let opened = granary_runtime::within(Duration::from_secs(60), opened).await;
+    assert!(opened.is_ok(), "shard {child} stays closed");
+    node.wait_ready(Duration::from_secs(60)).await.unwrap();
+    let service: Arc<dyn MetaService> = node.clone();
+    let query = pb::GetVersion {
+        at: put(&bucket, 7).at,
+        with_body: true,
+        ..Default::default()
+    };
+    let found = Meta::new(runtime.clone(), service).query(query).await;
+    assert_eq!(found.unwrap().inline, "7");
     node.stop().await.unwrap();
 }
 
