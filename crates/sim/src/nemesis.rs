@@ -20,9 +20,12 @@ pub async fn torment(cluster: Arc<Cluster>) {
         return;
     };
     let mut rng = stream(cluster.scenario().seed, Stream::Nemesis, 0);
-    while !cluster.stopping() {
+    loop {
         let pause = interval.mul_f64(rng.random_range(0.1..1.9));
         cluster.runtime().sleep(pause).await;
+        if cluster.stopping() {
+            return;
+        }
         let lasts = Duration::from_millis(rng.random_range(50..9000));
         inflict(&cluster, &mut rng, lasts);
     }

@@ -25,7 +25,7 @@ use granary_sim::Findings;
 use granary_sim::run::{Report, error_lines, run};
 use parking_lot::Mutex;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Seeds of an ordinary run.
@@ -180,32 +180,22 @@ fn verdict_line(output: &Output) -> String {
 
 /// One run. A panic of the harness itself must not look like success.
 fn child(seed: u64) -> ExitCode {
-    OS_RANDOMNESS.store(
-        seed.wrapping_add(1).wrapping_mul(0x2545_f491_4f6c_dd1d),
-        Ordering::Relaxed,
-    );
     std::thread::spawn(move || {
         std::thread::sleep(WALL_CLOCK_MAX);
         eprintln!("seed {seed} hangs: not done after {WALL_CLOCK_MAX:?}");
         std::process::exit(3);
     });
+    let findings = Findings::default();
+    show_logs(&findings);
+    // From here on: logging has its randomness behind it, so that it does not change the run.
+    OS_RANDOMNESS.store(
+        seed.wrapping_add(1).wrapping_mul(0x2545_f491_4f6c_dd1d),
+        Ordering::Relaxed,
+    );
     // A thread whose hash keys are not drawn yet.
     let thread = std::thread::Builder::new()
         .stack_size(64 << 20)
-        .spawn(move || {
-            let findings = Findings::default();
-            let shown = std::env::var("GRANARY_SIM_LOG").ok().map(|filter| {
-                tracing_subscriber::fmt::layer()
-                    .with_writer(std::io::stderr)
-                    .without_time()
-                    .with_filter(EnvFilter::new(filter))
-            });
-            let subscriber = tracing_subscriber::registry()
-                .with(error_lines(findings.clone()).with_filter(LevelFilter::ERROR))
-                .with(shown);
-            tracing::subscriber::set_global_default(subscriber).expect("nobody has set one before");
-            run(seed, findings)
-        });
+        .spawn(move || run(seed, findings));
     let report = thread.expect("a thread can be started").join();
     match report {
         Ok(report) => show(&report),
@@ -214,6 +204,22 @@ fn child(seed: u64) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// ERROR lines become findings; the others are shown if they are asked for.
+fn show_logs(findings: &Findings) {
+    let shown = std::env::var("GRANARY_SIM_LOG").ok().map(|filter| {
+        let filter: Targets = filter.parse().expect("GRANARY_SIM_LOG is TARGET=LEVEL,...");
+        tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .without_time()
+            .with_filter(filter)
+    });
+    let subscriber = tracing_subscriber::registry()
+        .with(error_lines(findings.clone()).with_filter(LevelFilter::ERROR))
+        .with(shown);
+    tracing::subscriber::set_global_default(subscriber).expect("nobody has set one before");
 }
 
 fn show(report: &Report) -> ExitCode {
