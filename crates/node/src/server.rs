@@ -1,7 +1,8 @@
 //! `granary server`: every role in one process, with no network between them.
 //!
 //! Start: metadata, disks, placement, gateway, workers, then ready. Stop, on SIGTERM or SIGINT:
-//! not ready, gateway drains, workers, disks, metadata; then the process exits with 0.
+//! not ready, gateway drains, workers, disks, metadata; then the process exits with 0. It does the
+//! same, in a bounded time and with an exit code of its own, when the metadata can't go on.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,13 +13,14 @@ use granary_blob::BlobConfig;
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
 use granary_meta_api::pb;
-use granary_runtime::{CancellationToken, Runtime};
+use granary_runtime::{CancellationToken, Runtime, within};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{Admin, Readiness};
 use crate::config::{ServerConfig, shown};
 use crate::credentials::{self, RootCredentials};
+use crate::descriptors;
 use crate::metrics::Sources;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, ROOT_ACCOUNT};
@@ -30,41 +32,75 @@ use crate::vault::Vault;
 /// How old the gateway's view of disks and placement may be.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a process whose metadata failed waits for the rest of it to stop.
+const FAILED_STOP_LIMIT: Duration = Duration::from_secs(15);
+
 /// Runs until a signal says stop.
 pub(crate) fn run(config: ServerConfig) -> anyhow::Result<()> {
     // Memory that was freed goes back to the system without waiting for the next allocation.
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
         tracing::debug!(%error, "no background thread for the allocator");
     }
-    tokio::runtime::Builder::new_multi_thread()
+    let threads = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(serve(config))
+        .context("cannot start the async runtime")?;
+    let outcome = threads.block_on(serve(config));
+    if outcome.is_err() {
+        // A call may hang in a disk that no longer answers.
+        threads.shutdown_timeout(FAILED_STOP_LIMIT);
+    }
+    outcome
 }
 
-async fn serve(config: ServerConfig) -> anyhow::Result<()> {
+async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::install(
         &config.log,
         config.log_format,
         config.otlp_endpoint.as_deref(),
     )?;
-    let outcome = serve_until_signal(&config).await;
+    let wanted = config.gateway.connections_max;
+    config.gateway.connections_max = descriptors::reserve(config.data.len(), wanted)?;
+    let outcome = serve_until_signal(&config, &telemetry).await;
     telemetry.stop();
     outcome
 }
 
-async fn serve_until_signal(config: &ServerConfig) -> anyhow::Result<()> {
+async fn serve_until_signal(config: &ServerConfig, telemetry: &Telemetry) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let runtime = Runtime::system();
-    let running = Running::start(&runtime, config).await?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    let running = tokio::select! {
+        running = Running::start(&runtime, config, telemetry) => running?,
+        // As after a power cut: whatever was acknowledged is durable, the next start recovers.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let failure = tokio::select! {
+        _ = terminate.recv() => {
+            tracing::info!("SIGTERM: stopping");
+            None
+        }
+        _ = interrupt.recv() => {
+            tracing::info!("SIGINT: stopping");
+            None
+        }
+        failure = running.meta.failed() => Some(failure),
+    };
+    let Some(failure) = failure else {
+        running.stop(&runtime).await;
+        return Ok(());
+    };
+    running.readiness.set(false);
+    tracing::error!("{failure}");
+    // Whatever is still under way waits for metadata that will not answer.
+    if within(FAILED_STOP_LIMIT, running.stop(&runtime))
+        .await
+        .is_err()
+    {
+        tracing::info!("stopped without waiting for what is under way");
     }
-    running.stop(&runtime).await;
-    Ok(())
+    anyhow::bail!("stopped because the metadata directory failed")
 }
 
 /// Everything that runs, in the order it is stopped.
@@ -78,7 +114,11 @@ struct Running {
 }
 
 impl Running {
-    async fn start(runtime: &Runtime, config: &ServerConfig) -> anyhow::Result<Self> {
+    async fn start(
+        runtime: &Runtime,
+        config: &ServerConfig,
+        telemetry: &Telemetry,
+    ) -> anyhow::Result<Self> {
         let budget = RocksBudget::new(config.meta.memory_bytes);
         let cluster = storage::cluster_of(&config.data)?;
         let first = FirstStart {
@@ -108,7 +148,12 @@ impl Running {
             WorkerRole::start(runtime, &meta.client, &datapath, &view, &config.workers).await?;
         let copies = config.data.len().min(3);
         let mut registry = Registry::default();
-        let sources = Arc::new(Sources::new(Arc::clone(&meta), Arc::clone(&storage)));
+        let sources = Sources::new(
+            Arc::clone(&meta),
+            Arc::clone(&storage),
+            telemetry.dropped_lines(),
+        );
+        let sources = Arc::new(sources);
         crate::metrics::register(&mut registry, Arc::clone(&sources));
         datapath.register_metrics(&mut registry);
         workers.metrics().register(&mut registry);

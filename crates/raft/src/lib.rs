@@ -28,6 +28,7 @@ mod health;
 mod host;
 mod lease;
 mod log_key;
+mod log_scan;
 mod log_store;
 mod machine;
 mod network;

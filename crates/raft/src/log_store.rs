@@ -18,9 +18,8 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use granary_kv::{Direction, Kv, KvError, Space, WriteBatch};
+use granary_kv::{Kv, KvError, Space, WriteBatch};
 use granary_runtime::{GroupCommit, Runtime};
 use granary_types::ShardId;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -29,33 +28,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::RaftError;
-use crate::format::{self, Malformed};
+use crate::format;
 use crate::health::Health;
-use crate::log_key::{Kind, key, kind_end, number};
+use crate::log_key::{Kind, key, kind_end};
+use crate::log_scan::{self, ALONE_SHARE, Bounds, Stored};
 use crate::tail::{Recent, Weight};
 use crate::types::{Entry, LogId, Types, Vote, io_error};
 
 /// Entries of one page when the log is read to be applied.
 const PAGE_ENTRIES: u64 = 256;
-/// A group that has only this member keeps this share of what others keep for each other.
-const ALONE_SHARE: u64 = 16;
 /// Truncations up to this length delete entry by entry: range tombstones slow down later reads.
 const POINT_DELETES_MAX: u64 = 1024;
-
-/// What is known of the log without reading it.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Bounds {
-    /// Index of the first entry; of the next one when there is none.
-    first: u64,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-}
-
-impl Bounds {
-    fn end_index(&self) -> u64 {
-        self.last.map_or(0, |id| id.index + 1)
-    }
-}
 
 /// The log's state in memory; changed together with what is stored.
 struct Tail {
@@ -107,47 +90,12 @@ impl LogStore {
             page_bytes,
             keep_bytes,
         } = environment;
-        let corrupt = |reason: String| RaftError::CorruptLog { shard, reason };
-        let value = |kind: Kind| kv.get(Space::Log, &key(shard, kind, 0));
-        let log_id = |what: &str, kind: Kind| -> Result<Option<LogId>, RaftError> {
-            let decode = |bytes: Bytes| {
-                format::decode_log_id(&bytes).map_err(|error| corrupt(format!("{what}: {error}")))
-            };
-            value(kind)?.map(decode).transpose()
-        };
-        let purged = log_id("purged position", Kind::Purged)?;
-        let committed = log_id("commit position", Kind::Committed)?;
-        let vote = value(Kind::Vote)?
-            .map(|bytes| format::decode_vote(&bytes))
-            .transpose()
-            .map_err(|error| corrupt(format!("vote: {error}")))?;
-        let edge = |direction| -> Result<Option<Entry>, RaftError> {
-            let (start, end) = (key(shard, Kind::Entry, 0), kind_end(shard, Kind::Entry));
-            let Some(found) = kv.scan(Space::Log, &start, Some(&end), direction).next() else {
-                return Ok(None);
-            };
-            let (key, bytes) = found?;
-            decode_at(&key, &bytes)
-                .map(Some)
-                .map_err(|error| corrupt(error.to_string()))
-        };
-        let last = edge(Direction::Backward)?.map(|entry| entry.log_id);
-        if let Some(first) = edge(Direction::Forward)? {
-            let expected = purged.map_or(0, |id| id.index + 1);
-            if first.log_id.index > expected {
-                let found = first.log_id.index;
-                return Err(corrupt(format!(
-                    "entries {expected} to {found} are missing"
-                )));
-            }
-        }
-        let first = purged.map_or(0, |id| id.index + 1);
-        let bounds = Bounds {
-            first,
-            purged,
-            last: last.max(purged),
-        };
-        let weight = weigh(kv.as_ref(), shard, &bounds, keep_bytes)?;
+        let Stored {
+            bounds,
+            vote,
+            committed,
+            weight,
+        } = log_scan::load(kv.as_ref(), shard, keep_bytes)?;
         let tail = Tail {
             bounds,
             recent: Recent::default(),
@@ -280,7 +228,10 @@ impl LogStore {
                 (bounds, start, end)
             };
             let shared = Arc::clone(&self.shared);
-            let call = move || scan(&shared, start, end, limit_bytes);
+            let call = move || {
+                let (kv, shard) = (shared.kv.as_ref(), shared.shard);
+                log_scan::entries(kv, shard, start, end, limit_bytes)
+            };
             let scanned = self.shared.runtime.blocking(call).await.map_err(io_error)?;
             let (entries, complete) = scanned.map_err(|error| self.fatal(error))?;
             if complete {
@@ -304,74 +255,6 @@ impl LogStore {
             None if committed.is_none_or(|committed| committed < start) => Ok(entries),
             _ => Err(self.corrupt(format!("the committed entry {start} is missing"))),
         }
-    }
-}
-
-/// Bytes of the log's entries: exact for the newest ones up to `most` bytes; if there are more, the
-/// log is weighed as a whole as more than `most`. Blocks.
-fn weigh(kv: &dyn Kv, shard: ShardId, bounds: &Bounds, most: u64) -> Result<Weight, KvError> {
-    let mut weight = Weight::default();
-    let (start, end) = (
-        key(shard, Kind::Entry, bounds.first),
-        kind_end(shard, Kind::Entry),
-    );
-    for found in kv.scan(Space::Log, &start, Some(&end), Direction::Backward) {
-        let (key, value) = found?;
-        let index = number(&key).unwrap_or(bounds.first);
-        weight.push_older(index, value.len());
-        // A little more than the most, so that the log is cut soon.
-        if weight.bytes() > most + most / ALONE_SHARE {
-            if index > bounds.first {
-                weight.push_older(bounds.first, 0);
-            }
-            break;
-        }
-    }
-    Ok(weight)
-}
-
-/// Reads `start..end`; false beside the entries when there is a gap. Blocks.
-fn scan(
-    shared: &Shared,
-    start: u64,
-    end: u64,
-    limit_bytes: usize,
-) -> Result<(Vec<Entry>, bool), RaftError> {
-    let (from, to) = (
-        key(shared.shard, Kind::Entry, start),
-        key(shared.shard, Kind::Entry, end),
-    );
-    let mut entries = Vec::new();
-    let (mut next, mut bytes) = (start, 0);
-    for found in shared
-        .kv
-        .scan(Space::Log, &from, Some(&to), Direction::Forward)
-    {
-        let (key, value) = found?;
-        if !entries.is_empty() && bytes + value.len() > limit_bytes {
-            return Ok((entries, true));
-        }
-        let entry = decode_at(&key, &value).map_err(|error| RaftError::CorruptLog {
-            shard: shared.shard,
-            reason: error.to_string(),
-        })?;
-        if entry.log_id.index != next {
-            return Ok((entries, false));
-        }
-        next += 1;
-        bytes += value.len();
-        entries.push(entry);
-    }
-    Ok((entries, next == end))
-}
-
-/// Decodes an entry and checks that it is the one its key names.
-fn decode_at(key: &[u8], value: &Bytes) -> Result<Entry, Malformed> {
-    let entry = format::decode_entry(value)?;
-    if number(key) == Some(entry.log_id.index) {
-        Ok(entry)
-    } else {
-        Err(Malformed("an entry is stored under another entry's key"))
     }
 }
 
@@ -579,13 +462,4 @@ impl RaftLogStorage<Types> for LogStore {
         }
         self.write(batch).await
     }
-}
-
-/// Entries of one shard's log as stored, for checks in tests.
-#[cfg(test)]
-pub(crate) fn stored_indexes(kv: &dyn granary_kv::KvRead, shard: ShardId) -> Vec<u64> {
-    let (start, end) = (key(shard, Kind::Entry, 0), kind_end(shard, Kind::Entry));
-    kv.scan(Space::Log, &start, Some(&end), Direction::Forward)
-        .map(|entry| number(&entry.unwrap().0).unwrap())
-        .collect()
 }

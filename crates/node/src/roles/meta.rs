@@ -1,6 +1,6 @@
 //! The metadata role: one database, the root and the data shards, and a client to them in process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -29,6 +29,7 @@ pub(crate) struct MetaRole {
     pub(crate) kv: Arc<dyn Kv>,
     pub(crate) client: Meta,
     pub(crate) cluster_id: String,
+    dir: PathBuf,
     _lock: DirLock,
 }
 
@@ -103,13 +104,31 @@ impl MetaRole {
             kv,
             client,
             cluster_id: info.cluster_id,
+            dir: dir.to_owned(),
             _lock: lock,
         })
     }
 
+    /// Waits until the metadata can't be written or read any more, for ever if that never happens;
+    /// what the operator is told then.
+    pub(crate) async fn failed(&self) -> String {
+        let failure = self.node.raft().failed().await;
+        format!(
+            "the metadata in {} can no longer be written or read ({failure}); Granary stops, and \
+             nothing that was acknowledged is lost by that: look at the disk and the file system \
+             under it (full, read-only, I/O errors in the kernel's log), repair them or move the \
+             directory to a sound disk, then start Granary again",
+            self.dir.display()
+        )
+    }
+
     /// Stops the shards; everything acknowledged is durable already.
     pub(crate) async fn stop(&self) {
-        if let Err(error) = self.node.stop().await {
+        let stopped = self.node.stop().await;
+        // A failure before was told when it happened.
+        if let Err(error) = stopped
+            && self.node.raft().failure().is_none()
+        {
             tracing::error!(%error, "metadata service did not stop cleanly");
         }
     }

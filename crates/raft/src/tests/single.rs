@@ -10,7 +10,7 @@ use granary_types::{NodeId, limits};
 
 use super::cluster::{Cluster, PATIENCE, SHARD};
 use super::simulated;
-use crate::log_store::stored_indexes;
+use crate::log_scan::stored_indexes;
 use crate::testsuite::MapMachine;
 use crate::{NoPeers, ProposeError, RaftConfig, RaftError, RaftHost};
 
