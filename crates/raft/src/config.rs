@@ -14,15 +14,16 @@ pub struct RaftConfig {
     pub election_min_ms: u64,
     /// Longest election timeout, in milliseconds; also the length of the leader lease.
     pub election_max_ms: u64,
-    /// Log entries after which applied ones become candidates for purging.
+    /// How many entries more than `keep_entries` the log may have before it is cut.
     pub snapshot_every_entries: u64,
-    /// Applied entries kept in the log, so that a restarted peer catches up from it.
+    /// Applied entries kept in the log, so that a restarted peer catches up from it. A group
+    /// without peers keeps none. While a peer is sent a snapshot, eight times as much is kept.
     pub keep_entries: u64,
-    /// Bytes of applied entries kept in the log for peers, per group; a group without peers keeps a
-    /// sixteenth of it at most. Counts together with `keep_entries`: what exceeds either is cut.
+    /// Bytes of applied entries kept in the log for peers, per group; a sixteenth more before it is
+    /// cut. Counts together with `keep_entries`: what exceeds either is cut.
     pub keep_bytes: u64,
-    /// Entries a follower may lag before it is sent a snapshot instead of the log. Larger than
-    /// `keep_entries` has no effect.
+    /// Entries a new learner may lag when [`Group::add_learner`](crate::Group::add_learner)
+    /// takes it for caught up.
     pub lag_entries: u64,
     /// Longest transfer of one snapshot, in milliseconds; a single chunk has a tenth of it.
     pub snapshot_timeout_ms: u64,
@@ -88,9 +89,9 @@ impl RaftConfig {
             max_payload_entries: 256,
             max_append_entries: Some(256),
             replication_lag_threshold: self.lag_entries,
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_every_entries),
-            max_in_snapshot_log_to_keep: self.keep_entries,
-            purge_batch_size: (self.snapshot_every_entries / 4).max(1),
+            // We cut the log ourselves, by bytes too (see `retention`).
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
             enable_elect: may_campaign,
             enable_pre_vote: Some(true),
             // A log that goes backwards is lost data: never replicate over it silently.

@@ -16,6 +16,7 @@ use crate::handle::Receiver;
 use crate::health::State;
 use crate::lease::{LeaseRead, Role, SleepDetector, Standing, by_quorum};
 use crate::log_store::LogStore;
+use crate::network::Sending;
 use crate::proposer::Proposer;
 use crate::retention;
 use crate::types::{Membership, Raft, Types, seeded};
@@ -111,10 +112,11 @@ impl std::fmt::Debug for Group {
 }
 
 impl Group {
-    pub(crate) fn start(parts: Parts) -> Self {
+    pub(crate) fn start(parts: Parts, sending: Sending) -> Self {
         let runtime = &parts.runtime;
         let (standing, log) = (parts.standing.clone(), parts.log.clone());
-        runtime.spawn(retention::run(runtime.clone(), standing.clone(), log));
+        let retention = retention::run(runtime.clone(), standing.clone(), log, sending);
+        runtime.spawn(retention);
         runtime.spawn(watch_over(runtime.clone(), standing));
         Self {
             parts: Arc::new(parts),
@@ -382,17 +384,6 @@ impl Group {
             Err(ApiError::APIError(error)) => Err(RaftError::Membership(error.to_string())),
             Err(ApiError::Fatal(error)) => Err(RaftError::Stopped(error.to_string())),
         }
-    }
-
-    /// Lets the log be cut up to what is applied, but for the entries to keep. Happens by itself
-    /// every `snapshot_every_entries`.
-    ///
-    /// # Errors
-    /// [`RaftError::Stopped`].
-    pub async fn trigger_snapshot(&self) -> Result<(), RaftError> {
-        let _call = self.calling()?;
-        let triggered = self.raft().trigger().snapshot().await;
-        triggered.map_err(|error| RaftError::Stopped(error.to_string()))
     }
 
     pub(crate) async fn handle(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {

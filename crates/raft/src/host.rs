@@ -20,9 +20,9 @@ use crate::group::{CALLS_MAX, Group, Parts};
 use crate::handle::Receiver;
 use crate::health::{Health, HostHealth, RaftFailure};
 use crate::lease::{SleepDetector, Standing};
-use crate::log_store::{LogEnvironment, LogStore};
+use crate::log_store::{Keep, LogEnvironment, LogStore};
 use crate::machine::{Machine, MachineView};
-use crate::network::Sender;
+use crate::network::{Sender, Sending};
 use crate::proposer::Proposer;
 use crate::snapshot::Stage;
 use crate::types::{Raft, seeded};
@@ -262,7 +262,11 @@ impl Inner {
             syncs: self.syncs.clone(),
             health,
             page_bytes: self.config.message_bytes,
-            keep_bytes: self.config.keep_bytes,
+            keep: Keep {
+                bytes: self.config.keep_bytes,
+                entries: self.config.keep_entries,
+                slack_entries: self.config.snapshot_every_entries,
+            },
         };
         let log = LogStore::open(shard, environment)?;
         let (machine, view) = Machine::open(shard, machine, log.clone(), stage)?;
@@ -273,7 +277,7 @@ impl Inner {
         Ok((log, machine, view))
     }
 
-    fn sender(&self, shard: ShardId) -> Sender {
+    fn sender(&self, shard: ShardId, sending: Sending) -> Sender {
         Sender {
             node: self.node,
             shard,
@@ -282,6 +286,7 @@ impl Inner {
             message_timeout: Duration::from_millis(self.config.message_timeout_ms),
             heartbeat_timeout: Duration::from_millis(self.config.election_min_ms / 2),
             snapshots: Arc::clone(&self.snapshots),
+            sending,
         }
     }
 
@@ -302,10 +307,11 @@ impl Inner {
         let promised = log.has_history();
         let config = self.config.validated(!promised)?;
         let seed = self.runtime.entropy().next_u64();
+        let sending = Sending::default();
         let starting = Raft::new(
             self.node.0,
             config,
-            self.sender(shard),
+            self.sender(shard, sending.clone()),
             log.clone(),
             machine,
         );
@@ -315,7 +321,7 @@ impl Inner {
         let quarantine = promised.then(|| self.runtime.monotonic() + lease);
         let patience = Duration::from_millis(self.config.snapshot_timeout_ms / 5);
         let receiver = Receiver::new(raft, self.runtime.clone(), stage, quarantine, patience);
-        let group = Group::start(Parts {
+        let parts = Parts {
             shard,
             node: self.node,
             lease,
@@ -327,7 +333,8 @@ impl Inner {
             alive: tokio::sync::Mutex::new(view.alive),
             calls: Semaphore::new(CALLS_MAX as usize),
             runtime: self.runtime.clone(),
-        });
+        };
+        let group = Group::start(parts, sending);
         if promised {
             group.campaign_after(lease);
         }

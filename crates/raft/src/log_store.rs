@@ -54,9 +54,9 @@ struct Shared {
     syncs: GroupCommit<KvError>,
     health: Health,
     tail: Mutex<Tail>,
-    /// Told when the log has grown to `keep_bytes` / [`ALONE_SHARE`] or more.
+    /// Told when the log is longer than a group without peers keeps it.
     grown: Notify,
-    keep_bytes: u64,
+    keep: Keep,
     vote: Mutex<Option<Vote>>,
     committed: Mutex<Option<LogId>>,
     /// Bytes of entries that one read for a peer returns at most (always at least one entry).
@@ -76,8 +76,32 @@ pub(crate) struct LogEnvironment {
     pub(crate) syncs: GroupCommit<KvError>,
     pub(crate) health: Health,
     pub(crate) page_bytes: usize,
-    pub(crate) keep_bytes: u64,
+    pub(crate) keep: Keep,
 }
+
+/// How much of an applied log is kept for peers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
+    /// Entries more than that before the log is cut.
+    pub(crate) slack_entries: u64,
+}
+
+/// For whom a log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peers {
+    /// The group has one member.
+    None,
+    /// They follow by the log.
+    Following,
+    /// One is being sent a snapshot, and needs the log since then.
+    SentSnapshot,
+}
+
+/// How many times as much is kept while a snapshot is being sent: were the log cut above it
+/// meanwhile, the peer would need another one.
+const SNAPSHOT_FACTOR: u64 = 8;
 
 impl LogStore {
     /// Reads the log's bounds, vote and commit position. Blocks.
@@ -88,14 +112,14 @@ impl LogStore {
             syncs,
             health,
             page_bytes,
-            keep_bytes,
+            keep,
         } = environment;
         let Stored {
             bounds,
             vote,
             committed,
             weight,
-        } = log_scan::load(kv.as_ref(), shard, keep_bytes)?;
+        } = log_scan::load(kv.as_ref(), shard, keep.bytes)?;
         let tail = Tail {
             bounds,
             recent: Recent::default(),
@@ -109,7 +133,7 @@ impl LogStore {
             health,
             tail: Mutex::new(tail),
             grown: Notify::new(),
-            keep_bytes,
+            keep,
             vote: Mutex::new(vote),
             committed: Mutex::new(committed),
             page_bytes,
@@ -150,8 +174,7 @@ impl LogStore {
     }
 
     fn notice_growth(&self) {
-        let bytes = self.shared.tail.lock().weight.bytes();
-        if bytes >= self.shared.keep_bytes / ALONE_SHARE {
+        if self.first_to_keep(Peers::None).is_some() {
             self.shared.grown.notify_one();
         }
     }
@@ -162,17 +185,26 @@ impl LogStore {
     }
 
     /// The first index to keep, when the log is so long that it should be cut below it.
-    pub(crate) fn first_to_keep(&self, alone: bool) -> Option<u64> {
-        let slack = self.shared.keep_bytes / ALONE_SHARE;
-        let keep_bytes = if alone { 0 } else { self.shared.keep_bytes };
+    pub(crate) fn first_to_keep(&self, peers: Peers) -> Option<u64> {
+        let keep = self.shared.keep;
+        let slack_bytes = keep.bytes / ALONE_SHARE;
+        let factor = match peers {
+            Peers::None => 0,
+            Peers::Following => 1,
+            Peers::SentSnapshot => SNAPSHOT_FACTOR,
+        };
+        let (bytes, entries) = (keep.bytes * factor, keep.entries * factor);
         let tail = self.shared.tail.lock();
-        if tail.weight.bytes() < keep_bytes + slack {
-            return None;
-        }
-        if alone {
-            return Some(tail.bounds.end_index());
-        }
-        tail.weight.first_within(keep_bytes)
+        let end = tail.bounds.end_index();
+        let many = end.saturating_sub(tail.bounds.first) > entries + keep.slack_entries;
+        let heavy = tail.weight.bytes() > bytes + slack_bytes;
+        let by_entries = many.then(|| end.saturating_sub(entries));
+        let by_bytes = match heavy {
+            true if factor == 0 => Some(end),
+            true => tail.weight.first_within(bytes),
+            false => None,
+        };
+        by_entries.max(by_bytes)
     }
 
     /// Says what stops the group, and passes it on as the consensus library takes it.

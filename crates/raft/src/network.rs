@@ -5,7 +5,7 @@
 //! for each step. A snapshot is sent chunk by chunk, the next one only after the last was stored.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use granary_runtime::{Runtime, within};
@@ -44,6 +44,22 @@ pub(crate) struct Sender {
     pub(crate) heartbeat_timeout: Duration,
     /// Snapshots that this node sends at once, over all groups.
     pub(crate) snapshots: Arc<Semaphore>,
+    pub(crate) sending: Sending,
+}
+
+/// The snapshots that a group is sending or about to send. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Sending(Arc<()>);
+
+impl Sending {
+    pub(crate) fn any(&self) -> bool {
+        Arc::weak_count(&self.0) > 0
+    }
+
+    /// Counts as a snapshot until it is dropped.
+    fn one(&self) -> Weak<()> {
+        Arc::downgrade(&self.0)
+    }
 }
 
 impl RaftNetworkFactory<Types> for Sender {
@@ -152,6 +168,7 @@ impl Peer {
         snapshot: Snapshot,
         limit: Duration,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let _sending = self.sender.sending.one();
         // Few at once: each occupies a disk and a connection at either end.
         let _permit = self
             .sender

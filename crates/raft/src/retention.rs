@@ -1,8 +1,9 @@
-//! Cuts a group's log when it has too many bytes.
+//! Cuts a group's log when it has too many entries or bytes.
 //!
-//! The library counts entries, which may be a megabyte each. Here they are weighed: a group with
-//! peers keeps up to `keep_bytes` of applied entries for those that catch up, a group of one only
-//! what came since the last cut. As ever, only what is durably applied is cut.
+//! The library could count entries, but those may be a megabyte each. Here they are weighed too: a
+//! group with peers keeps some applied entries for those that catch up, and more while one of them
+//! is sent a snapshot; a group of one keeps only what came since the last cut. As ever, only what
+//! is durably applied is cut.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::health::State;
 use crate::lease::Standing;
-use crate::log_store::LogStore;
+use crate::log_store::{LogStore, Peers};
+use crate::network::Sending;
 
 /// Longest wait for the library to note how far the state machine is.
 const NOTED_LIMIT: Duration = Duration::from_secs(10);
@@ -19,7 +21,7 @@ const NOTED_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs until the group stops.
-pub(crate) async fn run(runtime: Runtime, standing: Standing, log: LogStore) {
+pub(crate) async fn run(runtime: Runtime, standing: Standing, log: LogStore, sending: Sending) {
     let mut state = standing.health().watch();
     let shutdown = runtime.shutdown().clone();
     tokio::select! {
@@ -27,14 +29,19 @@ pub(crate) async fn run(runtime: Runtime, standing: Standing, log: LogStore) {
         () = shutdown.cancelled() => {}
         // An error: the group is gone.
         _ = state.wait_for(|state| *state != State::Running) => {}
-        () = cut_as_it_grows(&runtime, &standing, &log) => {}
+        () = cut_as_it_grows(&runtime, &standing, &log, &sending) => {}
     }
 }
 
-async fn cut_as_it_grows(runtime: &Runtime, standing: &Standing, log: &LogStore) {
+async fn cut_as_it_grows(
+    runtime: &Runtime,
+    standing: &Standing,
+    log: &LogStore,
+    sending: &Sending,
+) {
     loop {
         log.grown().await;
-        while let Some(keep) = log.first_to_keep(is_alone(standing)) {
+        while let Some(keep) = log.first_to_keep(peers(standing, sending)) {
             if !cut_below(standing, log, keep).await {
                 runtime.sleep(PAUSE).await;
             }
@@ -42,10 +49,17 @@ async fn cut_as_it_grows(runtime: &Runtime, standing: &Standing, log: &LogStore)
     }
 }
 
-fn is_alone(standing: &Standing) -> bool {
+fn peers(standing: &Standing, sending: &Sending) -> Peers {
     let metrics = standing.raft().server_metrics();
-    let metrics = metrics.borrow_watched();
-    metrics.membership_config.membership().nodes().count() <= 1
+    let members = {
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().nodes().count()
+    };
+    match members {
+        _ if sending.any() => Peers::SentSnapshot,
+        0 | 1 => Peers::None,
+        _ => Peers::Following,
+    }
 }
 
 /// Cuts what is applied of the log below `keep`; false when nothing was cut in the end.

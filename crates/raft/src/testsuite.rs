@@ -11,7 +11,7 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use crate::health::{Health, HostHealth};
-use crate::log_store::{LogEnvironment, LogStore};
+use crate::log_store::{Keep, LogEnvironment, LogStore};
 use crate::machine::Machine;
 use crate::snapshot::Stage;
 use crate::types::{Types, seeded};
@@ -51,7 +51,11 @@ impl StoreBuilder<Types, LogStore, Machine, ()> for Stores {
             syncs,
             health: Health::new(shard, HostHealth::default()),
             page_bytes: 1 << 20,
-            keep_bytes: 64 << 20,
+            keep: Keep {
+                bytes: 64 << 20,
+                entries: 1000,
+                slack_entries: 1000,
+            },
         };
         let log = LogStore::open(shard, environment).expect("an empty store can be opened");
         let machine = MapMachine::new(shard, Arc::clone(&kv));
