@@ -15,6 +15,8 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 pub use memory::{CrashStyle, Fault, MemoryVfs};
 pub use real::RealVfs;
 
@@ -64,6 +66,15 @@ pub trait VfsFile: Send + Sync + 'static {
     /// # Errors
     /// Those of the file system; final, see the contract.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Tells files apart: equal for two handles of one file while one of them is open. A file system
+    /// that cannot say answers the same for all.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn file_id(&self) -> io::Result<(u64, u64)> {
+        Ok((0, 0))
+    }
 
     /// Length in bytes.
     ///
@@ -151,6 +162,14 @@ pub trait Vfs: Send + Sync + 'static {
     /// [`io::ErrorKind::WouldBlock`], with a sentence for the operator, when another process or
     /// another part of this one holds it.
     fn lock(&self, dir: &Path) -> io::Result<DirLock>;
+}
+
+/// Whether a call failed because the process or the machine had no descriptor or no memory to spare,
+/// which says nothing about the disk.
+pub fn is_shortage(error: &io::Error) -> bool {
+    const SHORT: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || Errno::from_io_error(error).is_some_and(|errno| SHORT.contains(&errno))
 }
 
 /// Name of the file that [`Vfs::lock`] locks; it is left in place.

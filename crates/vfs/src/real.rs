@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,6 +68,11 @@ impl VfsFile for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         // Not retried: after an error the kernel may have dropped the dirty pages.
         Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn file_id(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.0.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -212,6 +218,18 @@ mod tests {
         assert_eq!(file.read_at(20_000, 100).unwrap().len(), 0);
         file.allocate(1 << 20).unwrap();
         assert_eq!(file.read_at((1 << 20) - 4, 8).unwrap(), [0; 4]);
+    }
+
+    #[test]
+    fn files_are_told_apart_by_what_they_are_and_not_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let first = RealVfs.create(&path).unwrap().file_id().unwrap();
+        let held = RealVfs.open(&path).unwrap();
+        assert_eq!(held.file_id().unwrap(), first);
+        RealVfs.remove(&path).unwrap();
+        let again = RealVfs.create(&path).unwrap();
+        assert_ne!(again.file_id().unwrap(), held.file_id().unwrap());
     }
 
     #[test]

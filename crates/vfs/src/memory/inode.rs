@@ -91,6 +91,11 @@ impl Inode {
         }
     }
 
+    /// A sync failed: what is visible and was not durable never will be, unless written again.
+    pub(super) fn forget_unsynced(&mut self) {
+        self.unsynced.clear();
+    }
+
     pub(super) fn flip_bit(&mut self, offset: u64, bit: u8) -> io::Result<()> {
         let mask = 1 << (bit % 8);
         match self.visible.get_mut(index(offset)) {

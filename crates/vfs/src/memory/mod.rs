@@ -35,6 +35,10 @@ pub enum Fault {
     SyncError,
     /// Everything that would change something fails with EROFS.
     ReadOnly,
+    /// Files and directories cannot be opened or made: EMFILE.
+    NoHandles,
+    /// Reads of and writes to files fail with ENOMEM, writes after a part of them was done.
+    NoMemory,
 }
 
 /// What a crash keeps of what was not synced.
@@ -88,6 +92,10 @@ fn eio(what: &str) -> io::Error {
     io::Error::new(error.kind(), format!("injected input/output error: {what}"))
 }
 
+fn shortage(errno: rustix::io::Errno) -> io::Error {
+    io::Error::from_raw_os_error(errno.raw_os_error())
+}
+
 fn read_only() -> io::Error {
     io::ErrorKind::ReadOnlyFilesystem.into()
 }
@@ -123,6 +131,21 @@ impl State {
             Some(0) => self.power_off = true,
             Some(left) => *left -= 1,
             None => {}
+        }
+        Ok(())
+    }
+
+    fn may_open(&self, path: &Path) -> io::Result<()> {
+        self.powered()?;
+        if self.has_fault(path, Fault::NoHandles) {
+            return Err(shortage(rustix::io::Errno::MFILE));
+        }
+        Ok(())
+    }
+
+    fn has_memory(&self, path: &Path) -> io::Result<()> {
+        if self.has_fault(path, Fault::NoMemory) {
+            return Err(shortage(rustix::io::Errno::NOMEM));
         }
         Ok(())
     }
@@ -232,6 +255,20 @@ impl MemoryVfs {
         self.state.lock().faults.clear();
     }
 
+    /// Takes `dir` and all below it away under whoever has it open, as an unmount or `rm -rf` does;
+    /// what was open stays usable and is seen by nobody else.
+    pub fn vanish(&self, dir: &Path) {
+        let mut state = self.state.lock();
+        state.names.retain(|path, _| !path.starts_with(dir));
+        state.durable_names.retain(|path, _| !path.starts_with(dir));
+        state.dirs.retain(|path| !path.starts_with(dir));
+        state.unsynced_names.retain(|change| {
+            !change
+                .parent()
+                .is_some_and(|parent| parent.starts_with(dir))
+        });
+    }
+
     /// Flips one bit of a file's durable and visible bytes, as a rotting disk does.
     ///
     /// # Errors
@@ -319,6 +356,7 @@ impl VfsFile for MemoryFile {
         if state.has_fault(&self.path, Fault::ReadError) {
             return Err(eio("read"));
         }
+        state.has_memory(&self.path)?;
         Ok(state.inodes[self.inode].read(offset, length))
     }
 
@@ -330,10 +368,11 @@ impl VfsFile for MemoryFile {
         let mut state = self.state.lock();
         state.may_change(&self.path)?;
         let now = state.inodes[self.inode].length();
+        let memory = state.has_memory(&self.path);
         let fault = state.has_fault(&self.path, Fault::WriteError);
         let room = state.reserve(&self.path, now, offset + bytes.len() as u64);
         // A failing write may have done a part of its work.
-        let done = if fault || room.is_err() {
+        let done = if fault || memory.is_err() || room.is_err() {
             let most = if room.is_err() {
                 usize::try_from(now.saturating_sub(offset))
                     .unwrap_or(0)
@@ -347,6 +386,7 @@ impl VfsFile for MemoryFile {
         };
         state.inodes[self.inode].write(offset, done);
         room?;
+        memory?;
         if fault {
             return Err(eio("write"));
         }
@@ -357,12 +397,18 @@ impl VfsFile for MemoryFile {
         let mut state = self.state.lock();
         state.may_change(&self.path)?;
         if state.has_fault(&self.path, Fault::SyncError) {
+            state.inodes[self.inode].forget_unsynced();
             return Err(eio("sync"));
         }
         state.powered()?;
         state.inodes[self.inode].sync();
         state.syncs += 1;
         Ok(())
+    }
+
+    fn file_id(&self) -> io::Result<(u64, u64)> {
+        self.state.lock().powered()?;
+        Ok((0, self.inode as u64))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -396,7 +442,7 @@ impl VfsFile for MemoryFile {
 impl Vfs for MemoryVfs {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
         let state = self.state.lock();
-        state.powered()?;
+        state.may_open(path)?;
         let inode = state.find(path)?;
         drop(state);
         Ok(self.handle(path, inode))
@@ -404,6 +450,7 @@ impl Vfs for MemoryVfs {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
         let mut state = self.state.lock();
+        state.may_open(path)?;
         state.may_change(path)?;
         state.in_directory(path)?;
         if state.names.contains_key(path) {
@@ -419,7 +466,7 @@ impl Vfs for MemoryVfs {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let state = self.state.lock();
-        state.powered()?;
+        state.may_open(dir)?;
         if !state.dirs.contains(dir) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -456,6 +503,7 @@ impl Vfs for MemoryVfs {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.may_open(dir)?;
         state.may_change(dir)?;
         if state.has_fault(dir, Fault::SyncError) {
             return Err(eio("sync of a directory"));
@@ -487,6 +535,9 @@ impl Vfs for MemoryVfs {
     fn space(&self, path: &Path) -> io::Result<Space> {
         let state = self.state.lock();
         state.powered()?;
+        if !state.dirs.contains(path) {
+            state.find(path)?;
+        }
         Ok(state.space(path))
     }
 

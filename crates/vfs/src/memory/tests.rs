@@ -84,6 +84,7 @@ fn faults_hit_only_what_is_below_their_path() {
         (Fault::SyncError, false, true, false),
         (Fault::ReadError, false, false, true),
         (Fault::ReadOnly, true, true, false),
+        (Fault::NoMemory, true, false, true),
     ] {
         vfs.inject("/d", fault);
         assert_eq!(write(&bad, 0, b"ab").is_err(), write_fails, "{fault:?}");
@@ -131,4 +132,58 @@ fn a_directory_has_one_holder_and_a_crash_releases_it() {
     assert_eq!(vfs.lock(dir).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     let _second_life = vfs.crash(0, CrashStyle::KeepAll).lock(dir).unwrap();
     drop(held);
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_seen_until_the_power_goes() {
+    let vfs = vfs();
+    let path = Path::new("/d/f");
+    let file = vfs.create(path).unwrap();
+    vfs.sync_dir(Path::new("/d")).unwrap();
+    write(&file, 0, b"ab").unwrap();
+    vfs.inject("/d", Fault::SyncError);
+    assert!(file.sync_data().is_err());
+    vfs.heal();
+    file.sync_data().unwrap();
+    assert_eq!(file.read_at(0, 9).unwrap(), b"ab");
+    // Written again, it is to be kept again.
+    write(&file, 1, b"b").unwrap();
+    file.sync_data().unwrap();
+    let after = vfs.crash(1, CrashStyle::LoseAll);
+    assert_eq!(after.open(path).unwrap().read_at(0, 9).unwrap(), b"\0b");
+}
+
+#[test]
+fn shortages_are_told_from_broken_disks() {
+    let vfs = vfs();
+    let file = vfs.create(Path::new("/d/f")).unwrap();
+    vfs.inject("/d", Fault::NoHandles);
+    let refused = [
+        vfs.open(Path::new("/d/f")).err().unwrap(),
+        vfs.create(Path::new("/d/g")).err().unwrap(),
+        vfs.sync_dir(Path::new("/d")).unwrap_err(),
+    ];
+    assert!(refused.iter().all(crate::is_shortage), "{refused:?}");
+    vfs.inject("/d", Fault::NoMemory);
+    assert!(crate::is_shortage(&file.read_at(0, 1).unwrap_err()));
+    vfs.heal();
+    for fault in [Fault::ReadError, Fault::WriteError] {
+        vfs.inject("/d", fault);
+    }
+    assert!(!crate::is_shortage(&file.read_at(0, 1).unwrap_err()));
+    assert!(!crate::is_shortage(&write(&file, 0, b"a").unwrap_err()));
+}
+
+#[test]
+fn a_directory_that_vanishes_leaves_its_open_files() {
+    let vfs = vfs();
+    let file = vfs.create(Path::new("/d/f")).unwrap();
+    vfs.vanish(Path::new("/d"));
+    write(&file, 0, b"a").unwrap();
+    file.sync_data().unwrap();
+    assert!(vfs.space(Path::new("/d")).is_err());
+    vfs.create_dir_all(Path::new("/d")).unwrap();
+    assert!(vfs.list(Path::new("/d")).unwrap().is_empty());
+    let other = vfs.create(Path::new("/d/f")).unwrap();
+    assert_ne!(other.file_id().unwrap(), file.file_id().unwrap());
 }
