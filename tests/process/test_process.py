@@ -121,6 +121,17 @@ def test_settings_it_does_not_understand(place, text, words):
     assert not (place / "data").exists(), "it left something behind"
 
 
+def test_what_was_fixed_at_the_first_start_is_said(start):
+    server = start(config="[meta]\nshards = 2\n")
+    assert server.stop() == 0 and server.new_alarms() == []
+    (config,) = [flag for flag in server.flags if flag.endswith(".toml")]
+    with open(config, "w", encoding="utf-8") as file:
+        file.write("[meta]\nshards = 3\n")
+    server.start()
+    (alarm,) = server.new_alarms()
+    assert "meta.shards is 2 since the first start" in alarm
+
+
 def test_a_directory_in_use(place, start):
     server = start()
     ports = free_ports(2)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use granary_runtime::{CancellationToken, Runtime};
+use granary_runtime::{CancellationToken, Runtime, within};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -22,7 +22,12 @@ use tokio::sync::Semaphore;
 use crate::metrics::Sources;
 
 const CONNECTIONS_MAX: usize = 64;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// To the end of a request's head; also the longest rest between two requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection lives this long at most: who scrapes comes back.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(600);
+/// Pause after a failed accept: most often no descriptor is free, which passes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether the process can serve; what `/health/ready` answers.
 #[derive(Debug, Default)]
@@ -118,14 +123,22 @@ async fn accept(
             accepted = listener.accept() => accepted,
             () = until.cancelled() => return,
         };
-        let (Ok((socket, _)), Ok(place)) = (accepted, Arc::clone(&places).try_acquire_owned())
-        else {
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::debug!(%error, "admin connection not accepted");
+                runtime.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Too many: the connection is closed at once.
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             continue;
         };
         let (admin, until) = (Arc::clone(&admin), until.clone());
         runtime.spawn(async move {
             tokio::select! {
-                () = serve(admin, socket) => {}
+                _ = within(CONNECTION_LIMIT, serve(admin, socket)) => {}
                 () = until.cancelled() => {}
             }
             drop(place);

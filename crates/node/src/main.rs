@@ -3,6 +3,7 @@
 mod admin;
 mod config;
 mod credentials;
+mod descriptors;
 mod files;
 mod metrics;
 mod roles;

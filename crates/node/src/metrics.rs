@@ -14,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::roles::meta::MetaRole;
 use crate::roles::storage::StorageRole;
@@ -24,15 +25,21 @@ pub(crate) struct Sources {
     storage: Arc<StorageRole>,
     /// Read asynchronously just before a scrape is written.
     disks: Mutex<Vec<DiskStatus>>,
+    dropped_lines: ErrorCounter,
 }
 
 impl Sources {
     /// Metrics of these roles.
-    pub(crate) fn new(meta: Arc<MetaRole>, storage: Arc<StorageRole>) -> Self {
+    pub(crate) fn new(
+        meta: Arc<MetaRole>,
+        storage: Arc<StorageRole>,
+        dropped_lines: ErrorCounter,
+    ) -> Self {
         Self {
             meta,
             storage,
             disks: Mutex::default(),
+            dropped_lines,
         }
     }
 
@@ -62,7 +69,11 @@ impl Collector for Process {
         let mut page = Page(&mut encoder);
         self.disks(&mut page)?;
         self.shards(&mut page)?;
-        self.database(&mut page)
+        self.database(&mut page)?;
+        let dropped = self.0.dropped_lines.dropped_lines() as u64;
+        let lines = vec![("stderr".to_owned(), dropped)];
+        let help = "Log lines dropped because their reader was too slow";
+        page.counter("granary_log_dropped_lines", help, "log", lines)
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use granary_blob::BlobConfig;
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
@@ -32,8 +32,8 @@ use crate::vault::Vault;
 /// How old the gateway's view of disks and placement may be.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a process whose metadata failed waits for the rest of it to stop.
-const FAILED_STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long a stop takes at most, besides requests in flight: a disk may hang.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs until a signal says stop.
 pub(crate) fn run(config: ServerConfig) -> anyhow::Result<()> {
@@ -46,10 +46,8 @@ pub(crate) fn run(config: ServerConfig) -> anyhow::Result<()> {
         .build()
         .context("cannot start the async runtime")?;
     let outcome = threads.block_on(serve(config));
-    if outcome.is_err() {
-        // A call may hang in a disk that no longer answers.
-        threads.shutdown_timeout(FAILED_STOP_LIMIT);
-    }
+    // A call may hang in a disk that no longer answers.
+    threads.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
@@ -87,20 +85,23 @@ async fn serve_until_signal(config: &ServerConfig, telemetry: &Telemetry) -> any
         }
         failure = running.meta.failed() => Some(failure),
     };
-    let Some(failure) = failure else {
-        running.stop(&runtime).await;
-        return Ok(());
-    };
     running.readiness.set(false);
-    tracing::error!("{failure}");
-    // Whatever is still under way waits for metadata that will not answer.
-    if within(FAILED_STOP_LIMIT, running.stop(&runtime))
-        .await
-        .is_err()
-    {
-        tracing::info!("stopped without waiting for what is under way");
+    let limit = match &failure {
+        None => Duration::from_millis(config.gateway.drain_timeout_ms) + STOP_LIMIT,
+        Some(failure) => {
+            tracing::error!("{failure}");
+            // What is under way waits for metadata that will not answer.
+            STOP_LIMIT
+        }
+    };
+    let stopped = within(limit, running.stop(&runtime)).await;
+    if failure.is_some() {
+        bail!("stopped because the metadata directory failed");
     }
-    anyhow::bail!("stopped because the metadata directory failed")
+    if stopped.is_err() {
+        bail!("a disk hangs: stopped without waiting for it; nothing acknowledged is lost");
+    }
+    Ok(())
 }
 
 /// Everything that runs, in the order it is stopped.

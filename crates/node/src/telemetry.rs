@@ -1,18 +1,26 @@
 //! Logs, and traces when an OTLP endpoint is configured.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::LogFormat;
 
-/// Keeps the exporter; sends what is left when the process ends.
+/// Lines that wait for a slow reader of the log; more are dropped and counted.
+const WAITING_LINES_MAX: usize = 65_536;
+
+/// Keeps the exporter and the log writer; both send what is left when the process ends.
 pub(crate) struct Telemetry {
     traces: Option<SdkTracerProvider>,
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
 }
 
 impl Telemetry {
@@ -25,14 +33,21 @@ impl Telemetry {
         // The consensus library calls ordinary elections warnings; what matters of it we log.
         let filter = EnvFilter::try_new(format!("openraft=error,{filter}"))
             .context("log: not a filter such as info")?;
+        // A thread of its own writes: who reads the log slowly must not stop requests.
+        let (writer, guard) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(WAITING_LINES_MAX)
+            .finish(std::io::stderr());
+        let dropped = writer.error_counter();
         let logs = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(writer)
                 .boxed(),
             LogFormat::Json => tracing_subscriber::fmt::layer()
                 .json()
                 .flatten_event(true)
-                .with_writer(std::io::stderr)
+                .with_writer(writer)
                 .boxed(),
         };
         let traces = otlp.map(exporter).transpose()?;
@@ -44,7 +59,16 @@ impl Telemetry {
             .with(logs)
             .with(spans)
             .init();
-        Ok(Self { traces })
+        Ok(Self {
+            traces,
+            dropped,
+            _writer: guard,
+        })
+    }
+
+    /// Log lines dropped because their reader was too slow.
+    pub(crate) fn dropped_lines(&self) -> ErrorCounter {
+        self.dropped.clone()
     }
 
     /// Sends what is left.

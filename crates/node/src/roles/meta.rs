@@ -99,6 +99,7 @@ impl MetaRole {
                 info.region
             );
         }
+        warn_of_fixed_settings(first.section, &info);
         Ok(Self {
             node,
             kv,
@@ -130,6 +131,34 @@ impl MetaRole {
             && self.node.raft().failure().is_none()
         {
             tracing::error!(%error, "metadata service did not stop cleanly");
+        }
+    }
+}
+
+/// Says which settings an installation has had since its first start, where others are asked for now.
+fn warn_of_fixed_settings(asked: &MetaSection, info: &pb::state::ClusterInfo) {
+    let settings = info.settings.unwrap_or_default();
+    for (name, fixed, asked) in [
+        (
+            "shards",
+            u64::from(info.first_shards),
+            u64::from(asked.shards),
+        ),
+        (
+            "reader_grace_secs",
+            settings.reader_grace_ms / 1000,
+            asked.reader_grace_secs,
+        ),
+        (
+            "write_lease_secs",
+            settings.write_lease_ms / 1000,
+            asked.write_lease_secs,
+        ),
+    ] {
+        if fixed != asked {
+            tracing::warn!(
+                "meta.{name} is {fixed} since the first start, and stays so: {asked} is ignored"
+            );
         }
     }
 }
