@@ -20,7 +20,9 @@ use md5::{Digest as _, Md5};
 
 use crate::access_log::Completion;
 use crate::config::{RATE_WINDOW, Timeouts};
+use crate::gzip::GzipStream;
 use crate::head::Head;
+use crate::pacer::Pacer;
 use crate::server::socket::Alarm;
 
 /// Rest of a refused body that is read so that the connection can be used again, in bytes.
@@ -45,6 +47,7 @@ pub(crate) struct RequestBody {
     runtime: Runtime,
     timeouts: Timeouts,
     alarm: Alarm,
+    pacer: Option<Pacer>,
     /// Since when the client owes bytes.
     waiting_since: Option<Duration>,
     /// Waiting and bytes of the window that judges the rate.
@@ -62,6 +65,7 @@ impl RequestBody {
             runtime,
             timeouts,
             alarm: Alarm::default(),
+            pacer: None,
             waiting_since: None,
             window_waited: Duration::ZERO,
             window_bytes: 0,
@@ -69,6 +73,11 @@ impl RequestBody {
             polled: false,
             failed: false,
         }
+    }
+
+    /// Takes the body no faster than that, in bits per second.
+    pub(crate) fn pace(&mut self, limit: Option<u64>) {
+        self.pacer = limit.map(|limit| Pacer::new(self.runtime.clone(), limit));
     }
 
     /// Bytes that came.
@@ -140,6 +149,10 @@ impl RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, RequestBodyError>>> {
         self.polled = true;
+        if let Some(pacer) = &mut self.pacer {
+            // Nobody waits for the client meanwhile: its deadlines rest.
+            ready!(pacer.poll_turn(cx));
+        }
         loop {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -148,6 +161,9 @@ impl RequestBody {
                         continue;
                     };
                     self.note(piece.len() as u64);
+                    if let Some(pacer) = &mut self.pacer {
+                        pacer.moved(piece.len());
+                    }
                     return Poll::Ready(Some(Ok(piece)));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -240,15 +256,42 @@ pub(crate) enum Payload {
     Whole(Bytes),
     /// Bytes of an object and how many are still to come.
     Object(Box<ReadStream>, u64),
+    /// Bytes of an object, compressed: how many they will be is not known.
+    Compressed(Box<GzipStream>),
 }
 
 impl Payload {
-    /// Bytes it will carry.
-    pub(crate) fn length(&self) -> u64 {
+    /// Bytes it will carry; `None` when only the end tells.
+    pub(crate) fn length(&self) -> Option<u64> {
         match self {
-            Self::Empty => 0,
-            Self::Whole(bytes) => bytes.len() as u64,
-            Self::Object(_, length) => *length,
+            Self::Empty => Some(0),
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Object(_, length) => Some(*length),
+            Self::Compressed(_) => None,
+        }
+    }
+
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Self::Object(stream, rest) => match ready!(stream.poll_next_unpin(cx)) {
+                Some(Ok(piece)) => {
+                    *rest = rest.saturating_sub(piece.len() as u64);
+                    Poll::Ready(Some(Ok(piece)))
+                }
+                Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+                None if *rest > 0 => Poll::Ready(Some(Err(ResponseBodyError::Short(*rest)))),
+                None => Poll::Ready(None),
+            },
+            Self::Compressed(stream) => stream.poll_next(cx),
         }
     }
 }
@@ -256,13 +299,20 @@ impl Payload {
 /// A response body; when it is dropped, the request is over and its completion is written.
 pub(crate) struct ResponseBody {
     payload: Payload,
+    pacer: Option<Pacer>,
+    /// What is left of a piece larger than the pacer lets through at once.
+    rest: Bytes,
     completion: Completion,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(payload: Payload, completion: Completion) -> Self {
+    /// `limit` is in bits per second.
+    pub(crate) fn new(payload: Payload, limit: Option<u64>, completion: Completion) -> Self {
+        let runtime = &completion.shared.runtime;
         Self {
             payload,
+            pacer: limit.map(|limit| Pacer::new(runtime.clone(), limit)),
+            rest: Bytes::new(),
             completion,
         }
     }
@@ -277,6 +327,9 @@ pub(crate) enum ResponseBodyError {
     /// The object ended before its length.
     #[error("object ended {0} bytes early")]
     Short(u64),
+    /// The compressor gave up.
+    #[error("answer not compressed")]
+    Compress(#[source] std::io::Error),
 }
 
 impl http_body::Body for ResponseBody {
@@ -288,41 +341,40 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         let this = &mut *self;
-        let piece = match &mut this.payload {
-            Payload::Empty => return Poll::Ready(None),
-            Payload::Whole(_) => {
-                let Payload::Whole(bytes) = std::mem::replace(&mut this.payload, Payload::Empty)
-                else {
-                    return Poll::Ready(None);
-                };
-                bytes
-            }
-            Payload::Object(stream, rest) => match ready!(stream.poll_next_unpin(cx)) {
-                Some(Ok(piece)) => {
-                    *rest = rest.saturating_sub(piece.len() as u64);
-                    piece
-                }
+        if let Some(pacer) = &mut this.pacer {
+            ready!(pacer.poll_turn(cx));
+        }
+        if this.rest.is_empty() {
+            match ready!(this.payload.poll_piece(cx)) {
+                Some(Ok(piece)) => this.rest = piece,
                 Some(Err(error)) => {
-                    this.completion.cut(&error);
-                    return Poll::Ready(Some(Err(error.into())));
-                }
-                None if *rest > 0 => {
-                    let error = ResponseBodyError::Short(*rest);
                     this.completion.cut(&error);
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => return Poll::Ready(None),
-            },
+            }
+        }
+        let piece = match &mut this.pacer {
+            None => std::mem::take(&mut this.rest),
+            Some(pacer) => {
+                let step = this.rest.len().min(pacer.step_bytes());
+                pacer.moved(step);
+                this.rest.split_to(step)
+            }
         };
         this.completion.sent(piece.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.payload.length() == 0
+        self.rest.is_empty() && self.payload.length() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.payload.length())
+        let left = self
+            .payload
+            .length()
+            .map(|length| length + self.rest.len() as u64);
+        left.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }

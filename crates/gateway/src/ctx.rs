@@ -18,6 +18,7 @@ use crate::authn::Authenticator;
 use crate::buckets::{Bucket, BucketViews};
 use crate::config::Settings;
 use crate::failure;
+use crate::gzip::Gzip;
 use crate::head::Head;
 use crate::metrics::Metrics;
 use crate::version_id::VersionRef;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) buckets: BucketViews,
     pub(crate) authenticator: Authenticator,
     pub(crate) admission: Admission,
+    pub(crate) gzip: Gzip,
     pub(crate) metrics: Metrics,
 }
 

@@ -14,9 +14,11 @@ mod buckets;
 mod config;
 mod ctx;
 mod failure;
+mod gzip;
 mod head;
 mod metrics;
 mod ops;
+mod pacer;
 mod pipeline;
 mod render;
 mod route;
@@ -99,6 +101,7 @@ impl Gateway {
             buckets,
             authenticator,
             admission,
+            gzip: gzip::Gzip::new(),
             metrics,
         };
         Ok(Self {

@@ -21,6 +21,8 @@ pub(crate) struct Output {
     pub(crate) payload: Payload,
     /// `Content-Length` of an answer that carries no body (HEAD).
     pub(crate) length: Option<u64>,
+    /// How fast the payload may be sent, in bits per second.
+    pub(crate) traffic_limit: Option<u64>,
 }
 
 impl Output {
@@ -31,6 +33,7 @@ impl Output {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             length: None,
+            traffic_limit: None,
         }
     }
 
@@ -97,15 +100,16 @@ pub(crate) fn output(
         headers,
         payload,
         length,
+        traffic_limit,
     } = output;
     let body_allowed = status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
-    let length = length.or(body_allowed.then(|| payload.length()));
+    let length = length.or_else(|| payload.length().filter(|_| body_allowed));
     let payload = if common.method == Method::HEAD {
         Payload::Empty
     } else {
         payload
     };
-    let mut response = Response::new(ResponseBody::new(payload, completion));
+    let mut response = Response::new(ResponseBody::new(payload, traffic_limit, completion));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if let Some(length) = length {
@@ -130,7 +134,7 @@ pub(crate) fn error(
         false => Payload::Whole(render_error(error, common.request_id, common.host_id).into()),
     };
     let length = payload.length();
-    let mut response = Response::new(ResponseBody::new(payload, completion));
+    let mut response = Response::new(ResponseBody::new(payload, None, completion));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     for (name, value) in error.headers() {
@@ -143,7 +147,7 @@ pub(crate) fn error(
             headers.insert("x-oss-err", document);
         } else {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length.unwrap_or(0)));
         }
     }
     set_common(headers, common);

@@ -215,6 +215,31 @@ impl Call<'_> {
     }
 }
 
+/// Reads a chunked body to its end; `bytes` is what has come of it.
+async fn read_chunks(stream: &mut TcpStream, mut bytes: Vec<u8>) -> Vec<u8> {
+    let (mut body, mut at) = (Vec::new(), 0);
+    loop {
+        let line = bytes[at..].windows(2).position(|w| w == b"\r\n");
+        if let Some(line) = line {
+            let digits = std::str::from_utf8(&bytes[at..at + line]).unwrap();
+            let length = usize::from_str_radix(digits, 16).unwrap();
+            let start = at + line + 2;
+            if bytes.len() >= start + length + 2 {
+                body.extend_from_slice(&bytes[start..start + length]);
+                at = start + length + 2;
+                match length {
+                    0 => return body,
+                    _ => continue,
+                }
+            }
+        }
+        let mut piece = vec![0; 64 * 1024];
+        let count = stream.read(&mut piece).await.unwrap();
+        assert!(count > 0, "cut inside a chunk");
+        bytes.extend_from_slice(&piece[..count]);
+    }
+}
+
 /// Reads one answer; panics when there is none within ten seconds.
 pub(crate) async fn read_answer(stream: &mut TcpStream, is_head: bool) -> Answer {
     let reading = async {
@@ -254,6 +279,13 @@ pub(crate) async fn read_answer(stream: &mut TcpStream, is_head: bool) -> Answer
                 .map_or(0, |l| l.parse().unwrap()),
         };
         let mut body = bytes[end..].to_vec();
+        if headers
+            .get("transfer-encoding")
+            .is_some_and(|v| v == "chunked")
+            && !bodiless
+        {
+            body = read_chunks(stream, body).await;
+        }
         while body.len() < length {
             let mut piece = vec![0; 64 * 1024];
             let count = stream.read(&mut piece).await.unwrap();

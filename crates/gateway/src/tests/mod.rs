@@ -3,7 +3,9 @@
 
 mod buckets;
 mod client;
+mod encoding;
 mod fixture;
 mod multipart;
 mod objects;
 mod server;
+mod traffic_limit;

@@ -10,6 +10,7 @@ mod metadata;
 mod object;
 mod range;
 mod tagging;
+mod traffic_limit;
 
 pub use condition::{EtagList, Preconditions, Verdict};
 pub use copy::{CopySource, MetadataDirective, TaggingDirective, copy_source_range};
@@ -21,3 +22,4 @@ pub use object::{
 };
 pub use range::{RangeOutcome, resolve_range, uses_standard_range};
 pub use tagging::{format_tagging, parse_tagging, tagging};
+pub use traffic_limit::{TRAFFIC_LIMIT_MAX, TRAFFIC_LIMIT_MIN, traffic_limit};

@@ -3,7 +3,7 @@
 use granary_datapath::BodyLimits;
 use granary_meta_api::pb;
 use granary_oss::error::ec;
-use granary_oss::header::content_md5;
+use granary_oss::header::{content_md5, traffic_limit};
 use granary_oss::listing::part_number;
 use granary_oss::{ErrorCode, OssError};
 use granary_types::ETag;
@@ -25,6 +25,7 @@ pub(crate) struct UploadPart {
     number: u32,
     md5: Option<[u8; 16]>,
     limits: BodyLimits,
+    traffic_limit: Option<u64>,
 }
 
 impl Operation for UploadPart {
@@ -37,6 +38,7 @@ impl Operation for UploadPart {
             number: part_number(&head.query)?,
             md5: content_md5(&head.headers)?,
             limits: body_limits(head)?,
+            traffic_limit: traffic_limit(&head.headers, &head.query)?,
         })
     }
 
@@ -50,10 +52,12 @@ impl Operation for UploadPart {
             number,
             md5,
             limits,
+            traffic_limit,
         } = self;
         let Body::Stream(body) = body else {
             return Err(OssError::new(ErrorCode::InternalError).source("no body to read"));
         };
+        body.pace(traffic_limit);
         let upload_id = upload.id()?;
         let class = storage_class(&upload.find(cx).await?);
         let target = cx.write_target(&upload.key, class)?;

@@ -61,11 +61,7 @@ impl Operation for UploadPartCopy {
                 .extra("MaxSizeAllowed", PUT_BYTES_MAX.to_string()));
         }
         let target = cx.write_target(&upload.key, class)?;
-        let datapath = cx.shared.datapath.clone();
-        let copied = match datapath
-            .copy(found.read.clone(), range, target, CopyDigests::Compute)
-            .await
-        {
+        let copied = match found.copy(cx, range, target, CopyDigests::Compute).await {
             Ok(copied) => copied,
             Err(error) => return Err(write_failed(cx, error).await),
         };

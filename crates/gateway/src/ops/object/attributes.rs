@@ -24,7 +24,6 @@ pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
     "x-oss-server-side-encryption-customer-algorithm",
     "x-oss-server-side-encryption-customer-key",
     "x-oss-server-side-encryption-customer-key-md5",
-    "x-oss-traffic-limit",
     "x-oss-process",
     "x-oss-async-process",
     "x-oss-object-worm-mode",

@@ -64,18 +64,14 @@ impl Operation for CopyObject {
         let found = self.source.find(cx).await?;
         let attributes = self.attributes(found.version())?;
         let size = found.version().size;
-        if size > PUT_BYTES_MAX && !self.is_onto_itself(cx) {
-            return Err(OssError::new(ErrorCode::EntityTooLarge)
-                .message("The source is too large for one copy: use UploadPartCopy.")
-                .extra("MaxSizeAllowed", PUT_BYTES_MAX.to_string()));
-        }
+        let class = attributes.class_in(cx.bucket()?);
+        let same_bucket = cx.bucket()?.name == self.source.named.bucket;
+        let same_class = found.version().storage_class == class.number();
+        check_size(size, same_bucket, same_class)?;
         // 1. The bytes become durable, but belong to nothing.
-        let target = cx.write_target(&self.key, attributes.class_in(cx.bucket()?))?;
-        let (datapath, whole) = (cx.shared.datapath.clone(), ByteRange::whole(size));
-        let copied = match datapath
-            .copy(found.read.clone(), whole, target, CopyDigests::Keep)
-            .await
-        {
+        let target = cx.write_target(&self.key, class)?;
+        let whole = ByteRange::whole(size);
+        let copied = match found.copy(cx, whole, target, CopyDigests::Keep).await {
             Ok(copied) => copied,
             Err(error) => return Err(write_failed(cx, error).await),
         };
@@ -129,13 +125,25 @@ impl CopyObject {
         attributes.check_size()?;
         Ok(attributes)
     }
+}
 
-    fn is_onto_itself(&self, cx: &Ctx) -> bool {
-        let same_bucket = cx
-            .bucket()
-            .is_ok_and(|bucket| bucket.name == self.source.named.bucket);
-        same_bucket && self.source.named.key == self.key
+/// Largest object whose class one copy may change, in bytes (API reference, CopyObject).
+const CLASS_CHANGE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What one copy may carry: as much as one upload between buckets, less when the class changes, and
+/// any object inside its bucket.
+fn check_size(size: u64, same_bucket: bool, same_class: bool) -> Result<(), OssError> {
+    let max = match (same_bucket, same_class) {
+        (_, false) => CLASS_CHANGE_BYTES_MAX,
+        (false, true) => PUT_BYTES_MAX,
+        (true, true) => return Ok(()),
+    };
+    if size <= max {
+        return Ok(());
     }
+    Err(OssError::new(ErrorCode::EntityTooLarge)
+        .message("The source is too large for one copy: use UploadPartCopy.")
+        .extra("MaxSizeAllowed", max.to_string()))
 }
 
 /// The record of a copy: the source's tag and checksum hold as long as its bytes are kept as they
@@ -167,7 +175,6 @@ fn copy_of(
         etag,
         crc64,
         has_crc64,
-        content_md5: source.content_md5.clone(),
         ..template
     }
 }
@@ -214,6 +221,32 @@ mod tests {
                 [("content-type".to_owned(), kind.to_owned())]
             );
             assert_eq!(attributes.tags, [("t".to_owned(), tag.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn copies_are_limited_by_where_they_go() {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        for (size, same_bucket, same_class, max) in [
+            (5 * GIB, false, true, None),
+            (5 * GIB + 1, false, true, Some(5 * GIB)),
+            (5 * GIB + 1, true, true, None),
+            (1 << 45, true, true, None),
+            (GIB, true, false, None),
+            (GIB + 1, true, false, Some(GIB)),
+            (GIB + 1, false, false, Some(GIB)),
+        ] {
+            let outcome = check_size(size, same_bucket, same_class);
+            let max = max.map(|max: u64| (ErrorCode::EntityTooLarge, max.to_string()));
+            let allowed = |error: OssError| {
+                let allowed = error.extra_value("MaxSizeAllowed").unwrap_or_default();
+                (error.code(), allowed.to_owned())
+            };
+            assert_eq!(
+                outcome.err().map(allowed),
+                max,
+                "{size} {same_bucket} {same_class}"
+            );
         }
     }
 

@@ -2,7 +2,8 @@
 
 use granary_datapath::ReadSource;
 use granary_oss::header::{
-    Preconditions, RangeOutcome, ResponseOverrides, resolve_range, uses_standard_range,
+    Preconditions, RangeOutcome, ResponseOverrides, resolve_range, traffic_limit,
+    uses_standard_range,
 };
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Caller;
@@ -18,13 +19,8 @@ use crate::render::{Output, insert};
 use crate::version_id::VersionRef;
 
 /// Parameters and headers of reads that this version does not act on; ignoring one would send
-/// other bytes, or faster, than asked.
-const UNBUILT: &[&str] = &[
-    "x-oss-process",
-    "x-oss-async-process",
-    "x-oss-traffic-limit",
-    "img",
-];
+/// other bytes than asked.
+const UNBUILT: &[&str] = &["x-oss-process", "x-oss-async-process", "img"];
 
 /// The input.
 #[derive(Debug)]
@@ -35,6 +31,7 @@ pub(crate) struct GetObject {
     overrides: ResponseOverrides,
     range: Option<String>,
     standard_range: bool,
+    traffic_limit: Option<u64>,
 }
 
 impl Operation for GetObject {
@@ -49,6 +46,7 @@ impl Operation for GetObject {
             overrides: ResponseOverrides::from_query(&head.query)?,
             range: head.text("range"),
             standard_range: uses_standard_range(&head.headers),
+            traffic_limit: traffic_limit(&head.headers, &head.query)?,
         })
     }
 
@@ -72,6 +70,8 @@ impl Operation for GetObject {
             let last = range.end.saturating_sub(1);
             let text = format!("bytes {}-{last}/{}", range.start, version.size);
             insert(&mut headers, header::CONTENT_RANGE, &text);
+            // It is of the whole object.
+            headers.remove("content-md5");
         }
         self.overrides.apply(&mut headers);
         let source = ReadSource {
@@ -79,12 +79,26 @@ impl Operation for GetObject {
             version,
             inline,
         };
-        let stream = cx.shared.datapath.read(source, range);
+        let stream = Box::new(cx.shared.datapath.read(source, range));
+        let payload = match status {
+            StatusCode::OK => {
+                cx.shared
+                    .gzip
+                    .compress(&cx.head.headers, &mut headers, stream, range.length())
+            }
+            // A part of an object is a part of its own bytes.
+            _ => Err(stream),
+        };
+        let payload = match payload {
+            Ok(compressed) => Payload::Compressed(compressed),
+            Err(plain) => Payload::Object(plain, range.length()),
+        };
         Ok(Output {
             status,
             headers,
-            payload: Payload::Object(Box::new(stream), range.length()),
+            payload,
             length: None,
+            traffic_limit: self.traffic_limit,
         })
     }
 }
@@ -130,10 +144,7 @@ mod tests {
 
     #[test]
     fn what_would_change_the_bytes_is_not_ignored() {
-        for target in [
-            "/bucket/k?x-oss-process=image/resize,w_1",
-            "/bucket/k?x-oss-traffic-limit=819200",
-        ] {
+        for target in ["/bucket/k?x-oss-process=image/resize,w_1", "/bucket/k?img"] {
             let error = GetObject::parse(&head("GET", "localhost", target, &[])).unwrap_err();
             assert_eq!(error.code(), ErrorCode::NotImplemented);
         }

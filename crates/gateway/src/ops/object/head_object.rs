@@ -46,6 +46,7 @@ impl Operation for HeadObject {
             headers: describe(&version, cx.bucket()?),
             payload: Payload::Empty,
             length: Some(version.size),
+            traffic_limit: None,
         })
     }
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use granary_datapath::{BodyLimits, WriteError};
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
-use granary_oss::header::{content_length, content_md5};
+use granary_oss::header::{content_length, content_md5, traffic_limit};
 use granary_oss::{ErrorCode, OssError};
 use granary_types::limits::PUT_BYTES_MAX;
 use granary_types::{ETag, ObjectKey, ObjectType};
@@ -28,6 +28,7 @@ pub(crate) struct PutObject {
     attributes: Attributes,
     md5: Option<[u8; 16]>,
     limits: BodyLimits,
+    traffic_limit: Option<u64>,
 }
 
 impl Operation for PutObject {
@@ -39,6 +40,7 @@ impl Operation for PutObject {
             attributes: Attributes::parse(head)?,
             md5: content_md5(&head.headers)?,
             limits: body_limits(head)?,
+            traffic_limit: traffic_limit(&head.headers, &head.query)?,
         })
     }
 
@@ -52,6 +54,7 @@ impl Operation for PutObject {
             attributes,
             md5,
             limits,
+            traffic_limit,
         } = self;
         let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
         if forbid_overwrite {
@@ -60,6 +63,7 @@ impl Operation for PutObject {
         let Body::Stream(body) = body else {
             return Err(OssError::new(ErrorCode::InternalError).source("no body to read"));
         };
+        body.pace(traffic_limit);
         // 1. The bytes become durable, but belong to nothing.
         let target = cx.write_target(&key, attributes.class_in(cx.bucket()?))?;
         let datapath = cx.shared.datapath.clone();
@@ -119,7 +123,7 @@ async fn refuse_early(cx: &mut Ctx, key: &ObjectKey) -> Result<(), OssError> {
 pub(crate) fn body_limits(head: &Head) -> Result<BodyLimits, OssError> {
     let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
     let declared_length = match (content_length(&head.headers)?, chunked) {
-        // Chunked wins over a length, as it does in the framing.
+        // Chunks win over a length, as they do in the framing.
         (_, true) => None,
         (Some(length), false) => Some(length),
         (None, false) => return Err(OssError::new(ErrorCode::MissingContentLength)),

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use granary_datapath::ReadSource;
+use granary_datapath::{
+    BodyLimits, Copied, CopyDigests, ReadError, ReadSource, WriteError, WriteTarget,
+};
 use granary_meta_api::pb::state;
 use granary_oss::error::ec;
-use granary_oss::header::{CopySource, Preconditions};
+use granary_oss::header::{CopySource, Preconditions, traffic_limit};
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::{Access, Action};
+use granary_types::ByteRange;
 
 use super::version::{check_conditions, check_readable, existing};
 use crate::authz::authorise_object;
@@ -15,6 +18,7 @@ use crate::buckets::{Bucket, Versioning};
 use crate::ctx::{Ctx, find_version_in, no_such_bucket};
 use crate::failure;
 use crate::head::Head;
+use crate::pacer::{PacedRead, Pacer};
 use crate::version_id::{self, VersionRef};
 
 const READ: Action = Action::new("GetObject", Access::ReadObject);
@@ -25,11 +29,13 @@ pub(crate) struct Source {
     pub(crate) named: CopySource,
     version: VersionRef,
     conditions: Preconditions,
+    traffic_limit: Option<u64>,
 }
 
 /// A source that was found and may be read.
 pub(crate) struct Found {
-    pub(crate) read: ReadSource,
+    read: ReadSource,
+    traffic_limit: Option<u64>,
     bucket: Arc<Bucket>,
 }
 
@@ -50,6 +56,7 @@ impl Source {
             version: VersionRef::parse(named.version_id.as_deref())?,
             named,
             conditions: Preconditions::of_copy_source(&head.headers),
+            traffic_limit: traffic_limit(&head.headers, &head.query)?,
         })
     }
 
@@ -99,7 +106,11 @@ impl Source {
             version,
             inline,
         };
-        Ok(Found { read, bucket })
+        Ok(Found {
+            read,
+            traffic_limit: self.traffic_limit,
+            bucket,
+        })
     }
 }
 
@@ -107,6 +118,45 @@ impl Found {
     /// The source's record.
     pub(crate) fn version(&self) -> &state::Version {
         &self.read.version
+    }
+
+    /// Copies a range of it: from disk to disk where the data path can, through this gateway when
+    /// the client asked for a pace.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub(crate) async fn copy(
+        &self,
+        cx: &Ctx,
+        range: ByteRange,
+        target: WriteTarget,
+        digests: CopyDigests,
+    ) -> Result<Copied, WriteError> {
+        let datapath = &cx.shared.datapath;
+        let Some(limit) = self.traffic_limit else {
+            return datapath
+                .copy(self.read.clone(), range, target, digests)
+                .await;
+        };
+        let limits = BodyLimits {
+            declared_length: Some(range.length()),
+            max_bytes: range.length(),
+        };
+        let pacer = Pacer::new(cx.shared.runtime.clone(), limit);
+        let bytes = PacedRead::new(datapath.read(self.read.clone(), range), pacer);
+        let written = datapath.write(target, bytes, limits).await;
+        let written = written.map_err(|error| match error {
+            WriteError::Body(error) => match error.downcast_ref::<ReadError>() {
+                Some(source) => WriteError::Source(source.clone()),
+                None => WriteError::Body(error),
+            },
+            error => error,
+        })?;
+        Ok(Copied {
+            payload: written.payload,
+            size: written.size,
+            digests: (digests == CopyDigests::Compute).then_some((written.md5, written.crc64)),
+        })
     }
 
     /// The value of `x-oss-copy-source-version-id`.
