@@ -34,7 +34,8 @@ pub struct GatewayConfig {
     pub idle_timeout_ms: u64,
     /// Time a body may bring no byte, in milliseconds.
     pub body_stall_timeout_ms: u64,
-    /// Slowest body that is waited for, in bytes per second over [`RATE_WINDOW`].
+    /// Slowest body that is waited for, and slowest taking of an answer, in bytes per second over
+    /// [`RATE_WINDOW`].
     pub body_rate_min: u64,
     /// Time a client may take no byte of a response, in milliseconds.
     pub write_stall_timeout_ms: u64,
@@ -74,8 +75,8 @@ impl Default for GatewayConfig {
     }
 }
 
-/// Window over which the minimum rate of a body is judged. Only time spent waiting for the client
-/// counts.
+/// Window over which the minimum rate of a body or an answer is judged. Only time spent waiting for
+/// the client counts.
 pub const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 impl GatewayConfig {

@@ -8,12 +8,13 @@
 //! | too many connections | one semaphore; the rest get a short 503 |
 //! | no first byte, half a head, idle | [`socket::Socket`] over [`phase::Phase`] |
 //! | stalled or trickling body | `body.rs` |
-//! | answer not read | [`socket::Socket`] |
+//! | answer not read, or in sips | [`socket::Socket`] |
 //! | refused upload still being sent | the answer first, then a bounded lingering close |
 //!
 //! What hyper itself refuses before our code has an empty body: 431 for too many or too large
 //! headers, 400 for a request that is not HTTP/1.1 (`<`, `>`, raw spaces in the target; 64 KiB of
-//! URI). The service sends XML there.
+//! URI). The service sends XML there. A `Content-Length` next to `Transfer-Encoding: chunked` never
+//! reaches us: hyper takes it away and lets the chunks count.
 
 pub(crate) mod phase;
 pub(crate) mod socket;
