@@ -8,6 +8,9 @@ use granary_oss::{ErrorCode, OssError};
 
 use crate::body;
 
+/// What a shard says of a list of parts that does not ascend.
+const PART_ORDER: &str = "InvalidPartOrder";
+
 /// The metadata service gave no answer.
 pub(crate) fn of_meta(error: MetaError) -> OssError {
     let code = match (&error, error.kind()) {
@@ -43,6 +46,8 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         Reason::WriteExpired => ErrorCode::RequestTimeout,
         // Views that stayed old although they were refreshed: the whole request may be repeated.
         Reason::Stale | Reason::StaleGeneration => ErrorCode::ServiceUnavailable,
+        // The client's mistake, whichever caller let it through to the shard.
+        Reason::Invalid if rejection.detail == PART_ORDER => ErrorCode::InvalidPartOrder,
         Reason::None | Reason::Invalid => ErrorCode::InternalError,
     };
     let error = OssError::new(code);
@@ -111,6 +116,17 @@ mod tests {
         for error in [WriteError::Overloaded, WriteError::ShuttingDown] {
             assert_eq!(of_write(error).code(), ErrorCode::ServiceUnavailable);
         }
+    }
+
+    #[test]
+    fn a_list_of_parts_out_of_order_is_the_clients() {
+        let mut rejection = pb::Rejection::of(Reason::Invalid);
+        assert_eq!(of_rejection(&rejection).code(), ErrorCode::InternalError);
+        rejection.detail = "InvalidPartOrder".to_owned();
+        rejection.part_number = 2;
+        let error = of_rejection(&rejection);
+        assert_eq!(error.code(), ErrorCode::InvalidPartOrder);
+        assert_eq!(error.extra_value("PartNumber"), Some("2"));
     }
 
     #[test]

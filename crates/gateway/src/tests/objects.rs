@@ -178,6 +178,16 @@ async fn ranges_and_conditions() {
             "{range}"
         );
         assert!(answer.body == bytes, "{range}");
+        let md5 = if status == 200 {
+            md5_of(&body)
+        } else {
+            String::new()
+        };
+        assert_eq!(
+            answer.header("content-md5"),
+            md5,
+            "of the whole object or of nothing"
+        );
         assert_eq!(answer.header("content-length"), bytes.len().to_string());
     }
     for (range, behaviour) in [("bytes=-0", "x"), ("bytes=200000-", "standard")] {

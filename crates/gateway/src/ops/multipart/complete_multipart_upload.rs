@@ -101,10 +101,8 @@ impl Operation for CompleteMultipartUpload {
             etag: etag.clone(),
             encoding,
         };
-        let md5 = Some(version.content_md5.as_str()).filter(|md5| !md5.is_empty());
         Ok(Output::xml(result.to_xml())
             .header(header::ETAG, &etag.quoted())
-            .oss("content-md5", md5)
             .oss(
                 "x-oss-hash-crc64ecma",
                 version.has_crc64.then(|| version.crc64.to_string()),
