@@ -28,9 +28,11 @@ impl Head {
     /// Reads a head.
     ///
     /// # Errors
-    /// InvalidURI, InvalidBucketName, InvalidArgument (query), InvalidRequest (Host).
+    /// InvalidURI, InvalidBucketName, InvalidArgument (query), InvalidRequest (Host), NotImplemented
+    /// (Transfer-Encoding).
     pub(crate) fn read(domains: &Domains, parts: Parts) -> Result<Self, OssError> {
         let host = host(&parts)?;
+        check_transfer_coding(&parts.headers)?;
         let raw_path = parts.uri.path().to_owned();
         let named = Some(host.as_str()).filter(|host| !host.is_empty());
         Ok(Self {
@@ -121,6 +123,23 @@ pub(crate) fn not_implemented(name: &str) -> OssError {
     OssError::new(ErrorCode::NotImplemented).extra("Header", name)
 }
 
+/// Refuses bodies that come in anything but chunks (RFC 9112, section 6.1): their bytes would be
+/// stored as they were coded.
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), OssError> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let known = match values.next() {
+        None => true,
+        Some(value) => value
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked"),
+    };
+    match known && values.next().is_none() {
+        true => Ok(()),
+        false => Err(not_implemented("Transfer-Encoding")),
+    }
+}
+
 /// The host of the target (absolute form) or of the header.
 fn host(parts: &Parts) -> Result<String, OssError> {
     let invalid = |message: &'static str| OssError::new(ErrorCode::InvalidRequest).message(message);
@@ -198,6 +217,21 @@ pub(crate) mod tests {
                 ErrorCode::InvalidRequest,
             ),
             ("h", "/b/%zz", &[][..], ErrorCode::InvalidURI),
+            (
+                "h",
+                "/b/k",
+                &[("transfer-encoding", "gzip, chunked")][..],
+                ErrorCode::NotImplemented,
+            ),
+            (
+                "h",
+                "/b/k",
+                &[
+                    ("transfer-encoding", "gzip"),
+                    ("transfer-encoding", "chunked"),
+                ][..],
+                ErrorCode::NotImplemented,
+            ),
             ("h", "*", &[][..], ErrorCode::InvalidURI),
         ] {
             assert_eq!(
