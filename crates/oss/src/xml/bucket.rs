@@ -150,6 +150,8 @@ impl BucketInfo {
         xml.nested("AccessControlList", |xml| {
             xml.elem("Grant", self.acl);
         });
+        // Nothing sets it any more; clients still look for it.
+        xml.elem("Comment", "");
         xml.nested("ServerSideEncryptionRule", |xml| match &self.encryption {
             None => {
                 xml.elem("SSEAlgorithm", "None");

@@ -108,6 +108,7 @@ fn bucket_documents() {
              <TransferAcceleration>Disabled</TransferAcceleration>\
              <Owner><ID>1</ID><DisplayName>1</DisplayName></Owner>\
              <AccessControlList><Grant>private</Grant></AccessControlList>\
+             <Comment></Comment>\
              <ServerSideEncryptionRule><SSEAlgorithm>None</SSEAlgorithm></ServerSideEncryptionRule>\
              <BucketPolicy><LogBucket></LogBucket><LogPrefix></LogPrefix></BucketPolicy>\
              </Bucket></BucketInfo>"
