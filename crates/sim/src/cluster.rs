@@ -11,7 +11,7 @@ use granary_kv::MemoryKv;
 use granary_meta_api::Meta;
 use granary_raft::RaftHost;
 use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
-use granary_types::{AccountId, NodeId};
+use granary_types::{AccountId, NodeId, ShardId};
 use parking_lot::Mutex;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -148,6 +148,17 @@ impl Cluster {
             .unwrap_or_default()
     }
 
+    /// The nodes that lead a shard of objects, as far as they know.
+    pub fn leaders(&self) -> Vec<Endpoint> {
+        let leads = |node: &NodeId| {
+            let groups = self.raft(*node).map(|raft| raft.groups());
+            let mut data = groups.into_iter().flatten();
+            data.any(|group| group.shard() != ShardId::ROOT && group.is_leader())
+        };
+        let leading = NODES.into_iter().filter(leads);
+        leading.map(|node| Endpoint(node.0)).collect()
+    }
+
     /// Asks a node to hand over every shard it leads.
     pub fn hand_over(&self, endpoint: Endpoint, to: NodeId) {
         let Some(raft) = self.raft(NodeId(endpoint.0)) else {
@@ -179,7 +190,12 @@ impl Cluster {
     /// One life's way to the metadata service.
     pub(crate) fn meta_link(&self, life: &Life) -> Arc<MetaLink> {
         let nodes: Vec<Endpoint> = NODES.iter().map(|node| Endpoint(node.0)).collect();
-        Arc::new(MetaLink::new(self.net.clone(), life.clone(), nodes))
+        Arc::new(MetaLink::new(
+            self.net.clone(),
+            life.clone(),
+            nodes,
+            self.scenario.meta_attempt,
+        ))
     }
 
     /// A client of the metadata service and a directory of the storage nodes for one life.

@@ -11,6 +11,8 @@ pub use bucket::Bucket;
 pub use listing::ListOptions;
 pub use multipart::UploadEnd;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use granary_datapath::{
@@ -51,6 +53,10 @@ pub struct NotDone;
 
 /// Bytes of a body's pieces, as they come from a socket.
 const BODY_PIECE_BYTES: usize = 16 * 1024;
+/// Reads that begin long after their look-up, of a thousand.
+const SLOW_READS_PER_MILLE: u32 = 60;
+/// The longest such wait, in milliseconds: a small part of the reader grace.
+const SLOW_READ_MS_MAX: u64 = 8000;
 
 impl Gateway {
     /// A gateway over its own clients of both services.
@@ -340,6 +346,13 @@ impl Gateway {
             return Err(NotDone);
         };
         let range = pick(content.length);
+        if self.record.net.one_of(SLOW_READS_PER_MILLE) {
+            let wait_ms = self.record.net.below(SLOW_READ_MS_MAX);
+            self.life
+                .runtime
+                .sleep(Duration::from_millis(wait_ms))
+                .await;
+        }
         let started_ms = self.life.runtime.now().as_millis();
         let mut bytes = self.data.read(source, range);
         let mut read = Vec::new();

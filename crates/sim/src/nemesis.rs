@@ -64,8 +64,16 @@ fn inflict(cluster: &Arc<Cluster>, rng: &mut StdRng, lasts: Duration) {
         39..46 => isolate(cluster, node, everybody(cluster), lasts),
         // Its clients still reach it: a leader must not believe that it is one.
         46..54 => {
-            let peers = NODES.map(|node| Endpoint(node.0)).to_vec();
-            isolate(cluster, node, peers, lasts);
+            let leaders = cluster.leaders();
+            let node = leaders.get(rng.random_range(0..NODES.len())).copied();
+            let peers = NODES.map(|other| Endpoint(other.0)).to_vec();
+            // Long enough for the others to elect and serve.
+            isolate(
+                cluster,
+                node.unwrap_or(any_node(rng)),
+                peers,
+                lasts + lasts / 2,
+            );
         }
         54..62 => {
             let other = any_node(rng);

@@ -29,6 +29,8 @@ pub struct Scenario {
     pub splits: u32,
     /// How long a gateway tries one request to the metadata service.
     pub meta_deadline: Duration,
+    /// How long it waits for one answer before it asks another node.
+    pub meta_attempt: Duration,
     /// How far apart the nodes' clocks are at most, in milliseconds.
     pub clock_skew_ms: u64,
 }
@@ -118,6 +120,7 @@ impl Scenario {
                 rng.random_range(0..=2)
             },
             meta_deadline: Duration::from_millis(rng.random_range(1500..10_000)),
+            meta_attempt: Duration::from_millis(rng.random_range(500..3000)),
             clock_skew_ms: rng.random_range(0..300),
         }
     }

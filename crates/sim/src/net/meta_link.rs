@@ -12,8 +12,6 @@ use parking_lot::Mutex;
 
 use super::{Endpoint, Life, Message, NetError, Services, SimNet};
 
-/// Longest wait for one answer; the client above tries again.
-const TIMEOUT: Duration = Duration::from_secs(3);
 /// Commands that are repeated after they were answered, of a thousand.
 const REPEATED_PER_MILLE: u32 = 60;
 /// The longest wait before such a repeat, in milliseconds.
@@ -26,16 +24,24 @@ pub struct MetaLink {
     life: Life,
     nodes: Arc<[Endpoint]>,
     leaders: Arc<Mutex<BTreeMap<ShardId, Endpoint>>>,
+    /// Longest wait for one answer; the client above tries again.
+    timeout: Duration,
 }
 
 impl MetaLink {
-    /// A way to the service on `nodes`.
-    pub fn new(net: SimNet, life: Life, nodes: impl Into<Arc<[Endpoint]>>) -> Self {
+    /// A way to the service on `nodes`; an answer is waited for `timeout`.
+    pub fn new(
+        net: SimNet,
+        life: Life,
+        nodes: impl Into<Arc<[Endpoint]>>,
+        timeout: Duration,
+    ) -> Self {
         Self {
             net,
             life,
             nodes: nodes.into(),
             leaders: Arc::default(),
+            timeout,
         }
     }
 
@@ -106,7 +112,7 @@ impl MetaLink {
         let message = Message {
             label: "meta propose",
             detail: u64::from(shard.0),
-            timeout: TIMEOUT,
+            timeout: self.timeout,
         };
         let outcome = self
             .exchange(to, message, move |meta| {
@@ -158,7 +164,7 @@ impl MetaService for MetaLink {
         let message = Message {
             label: "meta query",
             detail: u64::from(shard.0),
-            timeout: TIMEOUT,
+            timeout: self.timeout,
         };
         let outcome = self
             .exchange(to, message, move |meta| {
