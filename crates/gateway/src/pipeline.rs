@@ -44,6 +44,7 @@ pub(crate) type Answer<'a> = Pin<Box<dyn Future<Output = Result<Output, OssError
 pub(crate) struct Call<'a> {
     shared: Arc<Shared>,
     head: Head,
+    operation: &'static str,
     action: Action,
     body: &'a mut RequestBody,
     notes: &'a mut Notes,
@@ -88,6 +89,7 @@ pub(crate) async fn serve(
             let call = Call {
                 shared: Arc::clone(&shared),
                 head,
+                operation: row.name,
                 action: row.action,
                 body: &mut body,
                 notes: &mut notes,
@@ -197,9 +199,10 @@ fn reserve(cx: &Ctx, notes: &mut Notes, max_bytes: usize) -> Result<(), OssError
 /// bucket exists does not learn it here either.
 pub(crate) fn later(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
-        let (cx, ..) = admit_caller(call, BucketUse::IfNamed).await?;
+        let operation = call.operation;
+        admit_caller(call, BucketUse::IfNamed).await?;
         Err(OssError::new(ErrorCode::NotImplemented)
-            .message(format!("The operation {} is not implemented.", cx.action)))
+            .message(format!("The operation {operation} is not implemented.")))
     })
 }
 
@@ -214,6 +217,7 @@ async fn admit_caller<'a>(
         action,
         body,
         notes,
+        ..
     } = call;
     notes.permit = Some(shared.admission.enter(&shared.metrics)?);
     // A name that no bucket can have is told after the signature, like every error of the input.
