@@ -1,5 +1,7 @@
 """What SDKs hide: signatures, clocks, errors on the wire, addressing, HTTP framing, refusals."""
 import base64
+import gzip
+import random
 import re
 import socket
 import time
@@ -109,7 +111,7 @@ def test_bucket_info_is_complete(signed, bucket, server):
     info = signed.must("GET", bucket, query=["bucketInfo"]).xml.find("Bucket")
     expected = {"Name": bucket, "Location": "oss-cn-granary-1", "StorageClass": "Standard", "DataRedundancyType": "LRS",
                 "AccessMonitor": "Disabled", "TransferAcceleration": "Disabled", "CrossRegionReplication": "Disabled",
-                "AccessControlList/Grant": "private", "ServerSideEncryptionRule/SSEAlgorithm": "None"}
+                "AccessControlList/Grant": "private", "Comment": "", "ServerSideEncryptionRule/SSEAlgorithm": "None"}
     assert {path: info.findtext(path) for path in expected} == expected
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z", info.findtext("CreationDate"))
     assert info.findtext("Owner/ID") and info.findtext("Owner/DisplayName")
@@ -441,6 +443,14 @@ def test_body_over_the_limit_is_refused_by_its_length(wire, bucket):
     assert (status, b"<Code>EntityTooLarge</Code>" in body) == (400, True)
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "chunked, chunked"])
+def test_bodies_come_plain_or_in_chunks(wire, bucket, coding):
+    with wire.socket() as link:
+        link.sendall(wire.head_bytes("PUT", bucket, "k", {"Transfer-Encoding": coding}) + b"1\r\nx\r\n0\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 501 ")
+    assert wire.request("HEAD", bucket, "k").status == 404
+
+
 @pytest.mark.parametrize("sent", [0, 1, 100_000, 3_000_000])
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_hanging_up_mid_body_stores_nothing(wire, bucket, sent, old):
@@ -535,3 +545,57 @@ def test_xml_bodies_are_bounded(wire, bucket):
     bomb = b'<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><Delete><Object><Key>&b;</Key></Object></Delete>'
     answer = wire.request("POST", bucket, query=["delete"], body=bomb, headers={"Content-MD5": content_md5(bomb)})
     assert (answer.status, answer.code) == (400, "MalformedXML")
+
+
+# -- answers on their way ----------------------------------------------------------------------------
+
+
+def test_text_is_compressed_for_clients_that_name_gzip(signed, bucket):
+    body = b"".join(b"line %d of a text\n" % n for n in range(300_000))
+    for key, kind, content in (("text", "text/plain; charset=utf-8", body), ("small", "text/css", body[:1024]), ("json", "application/json", body[:70_000])):
+        signed.put(bucket, key, content, {"Content-Type": kind})
+        got = signed.get(bucket, key, {"Accept-Encoding": "gzip, deflate"})
+        assert gzip.decompress(got.body) == content
+        assert len(got.body) < len(content)
+        assert (got.headers["content-encoding"], got.headers["transfer-encoding"]) == ("gzip", "chunked")
+        assert got.headers["content-type"] == kind
+        # They would be those of other bytes.
+        assert not {"etag", "content-length", "content-md5"} & set(got.headers), got.headers
+
+
+def test_everything_else_is_sent_as_it_is(signed, bucket):
+    body = random.randbytes(500) * 8
+    signed.put(bucket, "text", body, {"Content-Type": "text/html"})
+    signed.put(bucket, "short", body[:1023], {"Content-Type": "text/html"})
+    signed.put(bucket, "image", body, {"Content-Type": "image/jpeg"})
+    signed.put(bucket, "packed", body, {"Content-Type": "text/html", "Content-Encoding": "br"})
+    for method, key, headers, expected in (
+            ("GET", "text", {}, body), ("GET", "text", {"Accept-Encoding": "br, *"}, body), ("GET", "text", {"Accept-Encoding": "gzip;q=0"}, body),
+            ("GET", "text", {"Accept-Encoding": "gzip", "Range": "bytes=0-2047"}, body[:2048]), ("GET", "short", {"Accept-Encoding": "gzip"}, body[:1023]),
+            ("GET", "image", {"Accept-Encoding": "gzip"}, body), ("GET", "packed", {"Accept-Encoding": "gzip"}, body),
+            ("HEAD", "text", {"Accept-Encoding": "gzip"}, b"")):
+        answer = signed.must(method, bucket, key, headers=headers)
+        assert answer.body == expected, (method, key, headers)
+        assert int(answer.headers["content-length"]) == len(expected or body)
+        assert answer.headers["etag"]
+        assert answer.headers.get("content-encoding") == ("br" if key == "packed" else None)
+
+
+def test_traffic_limit(signed, bucket):
+    body = random.randbytes(200_000)
+    limit = {"x-oss-traffic-limit": "819200"}
+    upload = signed.initiate(bucket, "parts")
+    steps = [lambda: signed.put(bucket, "k", body, limit), lambda: signed.get(bucket, "k", limit),
+             lambda: signed.get(bucket, "k", query=list(limit.items())), lambda: signed.put(bucket, "copy", b"", {"x-oss-copy-source": f"/{bucket}/k", **limit}),
+             lambda: signed.upload_part(bucket, "parts", upload, 1, body, limit)]
+    for number, step in enumerate(steps):
+        begun = time.monotonic()
+        step()
+        # 100 KiB per second, but for a little at the beginning and the end.
+        assert 1.4 < time.monotonic() - begun < 10, number
+    assert signed.get(bucket, "k").body == signed.get(bucket, "copy").body == body
+    for value in ("245759", "838860801", "x", "-1"):
+        for method, content in (("GET", b""), ("PUT", b"y")):
+            check_error(signed.request(method, bucket, "k", body=content, headers={"x-oss-traffic-limit": value}), 400, "InvalidArgument",
+                        ArgumentName="x-oss-traffic-limit")
+    assert signed.get(bucket, "k").body == body
