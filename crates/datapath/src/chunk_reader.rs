@@ -166,7 +166,7 @@ fn covers(read: &ChunkRead, piece: ChunkPiece) -> bool {
 
 fn note_failure(shared: &Shared, piece: ChunkPiece, disk: DiskId, error: &BlobError) {
     tracing::debug!(%disk, chunk = %piece.chunk, %error, "copy not read");
-    shared.note_disk_error(disk, error);
+    shared.view.note_error(disk, error);
     if error.kind() == ErrorKind::Corrupt {
         shared.metrics.copies_corrupt.inc();
     }

@@ -11,7 +11,7 @@ use granary_blob_api::{BlobError, ChunkOwner, ErrorKind, PutChunk};
 use granary_meta_api::pb;
 use granary_placement::write_quorum;
 use granary_runtime::{Backoff, within};
-use granary_types::{ChunkId, DiskId, PgId, Redundancy};
+use granary_types::{ChunkId, DiskId, Redundancy};
 
 use crate::Shared;
 use crate::cluster::Choice;
@@ -23,15 +23,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Groups tried before a pause.
 const GROUPS_PER_ROUND: usize = 8;
-/// A disk that could not be reached is left alone this long.
-const SUSPECT_UNREACHABLE: Duration = Duration::from_secs(2);
-/// A disk that said it is full or failed is left alone until its node will have been asked.
-const SUSPECT_OUT: Duration = Duration::from_secs(10);
 
 /// What became of one attempt in one group.
-struct Attempt {
-    acks: usize,
-    failures: Vec<(DiskId, BlobError)>,
+#[derive(Default)]
+pub(crate) struct Attempt {
+    /// Disks that made it durable.
+    pub(crate) acks: usize,
+    pub(crate) failures: Vec<(DiskId, BlobError)>,
 }
 
 /// Stores a chunk; returns the reference to it. What attempts in other groups may have left is
@@ -44,17 +42,20 @@ pub(crate) async fn store_chunk(
 ) -> Result<pb::state::Extent, WriteError> {
     let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms);
     let mut backoff = Backoff::new(&shared.runtime, FIRST_PAUSE, LONGEST_PAUSE, limit);
-    let mut tried = Vec::new();
+    // Groups, and disks, that this chunk was tried on in vain: a group that shares such a disk
+    // with the one before is no better than it.
+    let (mut tried, mut failed) = (Vec::new(), Vec::new());
     let mut last = Problem::default();
     loop {
         let pools = shared.pools(redundancy);
         let seed = shared.runtime.entropy().next_u64();
         let choice = (tried.len() < GROUPS_PER_ROUND)
-            .then(|| shared.view.choose(&pools, seed, &tried))
+            .then(|| shared.view.choose(&pools, seed, &tried, &failed))
             .flatten();
         let Some(choice) = choice else {
             wait_for_a_group(shared, redundancy, &mut backoff, &last).await?;
             tried.clear();
+            failed.clear();
             continue;
         };
         let id = ChunkId::new(choice.group.id, shared.runtime.entropy().next_u128());
@@ -71,9 +72,12 @@ pub(crate) async fn store_chunk(
             return Ok(extent(id, &choice, chunk));
         }
         tried.push(choice.group.id);
+        failed.extend(attempt.failed_disks());
         last.note(&attempt);
         note_failures(shared, &attempt).await;
-        if attempt.acks >= write_quorum(choice.copies) && no_whole_group(shared, &pools, &tried) {
+        if attempt.acks >= write_quorum(choice.copies)
+            && !shared.view.has_whole_group(&pools, &tried, &failed)
+        {
             shared.metrics.chunks_degraded.inc();
             tracing::debug!(chunk = %id, copies = attempt.acks, "chunk stored below its redundancy");
             return Ok(extent(id, &choice, chunk));
@@ -132,16 +136,7 @@ async fn wait_for_a_group(
     Ok(())
 }
 
-fn no_whole_group(shared: &Shared, pools: &[u32], tried: &[PgId]) -> bool {
-    let seed = shared.runtime.entropy().next_u64();
-    shared
-        .view
-        .choose(pools, seed, tried)
-        .is_none_or(|choice| !choice.is_whole())
-}
-
-/// Puts the chunk to every disk of the choice at once. Once the write quorum has answered, the
-/// others get a bounded time more.
+/// Puts the chunk to every disk of the choice at once.
 async fn put_to(
     shared: &Shared,
     choice: &Choice,
@@ -150,45 +145,67 @@ async fn put_to(
     chunk: &CutChunk,
     remaining: Duration,
 ) -> Attempt {
-    let mut puts: FuturesUnordered<_> = choice
-        .disks
-        .iter()
-        .map(|&disk| {
-            let put = PutChunk {
-                id,
-                owner,
-                pg_epoch: choice.group.epoch,
-                blocks: chunk.blocks.clone(),
-            };
-            put_one(shared, disk, put)
-        })
-        .collect();
-    let mut attempt = Attempt {
-        acks: 0,
-        failures: Vec::new(),
+    let put = |disk| {
+        let put = PutChunk {
+            id,
+            owner,
+            pg_epoch: choice.group.epoch,
+            blocks: chunk.blocks.clone(),
+        };
+        put_one(shared, disk, put)
     };
+    ask_disks(shared, &choice.disks, choice.copies, remaining, put).await
+}
+
+/// Asks disks to make the same chunk durable, all at once. Once the write quorum has answered, the
+/// others get a bounded time more.
+pub(crate) async fn ask_disks<F>(
+    shared: &Shared,
+    disks: &[DiskId],
+    copies: usize,
+    remaining: Duration,
+    ask: impl Fn(DiskId) -> F,
+) -> Attempt
+where
+    F: Future<Output = (DiskId, Result<(), BlobError>)>,
+{
+    let mut answers: FuturesUnordered<_> = disks.iter().map(|&disk| ask(disk)).collect();
+    let mut attempt = Attempt::default();
     // An attempt may use a third of the time, so that two more groups can be tried.
     let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms / 3).min(remaining);
     let straggler_wait = Duration::from_millis(shared.config.straggler_wait_ms);
     let mut until = shared.runtime.monotonic() + limit;
-    let mut pending: Vec<DiskId> = choice.disks.clone();
-    while !puts.is_empty() {
+    let mut pending: Vec<DiskId> = disks.to_vec();
+    while !answers.is_empty() {
         let left = until.saturating_sub(shared.runtime.monotonic());
-        let Ok(Some((disk, answer))) = within(left, puts.next()).await else {
+        let Ok(Some((disk, answer))) = within(left, answers.next()).await else {
             break;
         };
         pending.retain(|&waiting| waiting != disk);
         match answer {
-            Ok(()) => attempt.acks += 1,
+            Ok(()) => {
+                shared.view.note_written(disk);
+                attempt.acks += 1;
+            }
             Err(error) => attempt.failures.push((disk, error)),
         }
-        if attempt.acks >= write_quorum(choice.copies) {
+        if attempt.acks >= write_quorum(copies) {
             until = until.min(shared.runtime.monotonic() + straggler_wait);
         }
     }
     let late = |disk| (disk, BlobError::Unreachable("no answer in time".to_owned()));
     attempt.failures.extend(pending.into_iter().map(late));
     attempt
+}
+
+impl Attempt {
+    /// Disks that are to blame. One that knew a newer map is not: it will do as soon as the map
+    /// is read again.
+    fn failed_disks(&self) -> impl Iterator<Item = DiskId> {
+        let to_blame = |error: &BlobError| !matches!(error, BlobError::StaleEpoch { .. });
+        let failures = self.failures.iter();
+        failures.filter_map(move |(disk, error)| to_blame(error).then_some(*disk))
+    }
 }
 
 async fn put_one(shared: &Shared, disk: DiskId, put: PutChunk) -> (DiskId, Result<(), BlobError>) {
@@ -200,28 +217,15 @@ async fn put_one(shared: &Shared, disk: DiskId, put: PutChunk) -> (DiskId, Resul
 }
 
 /// Remembers which disks to avoid, and reads the map again when a disk knew a newer one.
-async fn note_failures(shared: &Shared, attempt: &Attempt) {
+pub(crate) async fn note_failures(shared: &Shared, attempt: &Attempt) {
     let mut stale = false;
     for (disk, error) in &attempt.failures {
         tracing::debug!(%disk, %error, "chunk not stored");
-        shared.note_disk_error(*disk, error);
+        shared.view.note_error(*disk, error);
         stale |= matches!(error, BlobError::StaleEpoch { .. });
     }
     if stale && let Err(error) = shared.view.refresh_map().await {
         tracing::debug!(%error, "cluster map not refreshed");
-    }
-}
-
-impl Shared {
-    /// Keeps later requests away from a disk that cannot serve them now.
-    pub(crate) fn note_disk_error(&self, disk: DiskId, error: &BlobError) {
-        match error {
-            BlobError::DiskFull(_) | BlobError::DiskFailed(_) => {
-                self.view.suspect(disk, SUSPECT_OUT);
-            }
-            BlobError::Unreachable(_) => self.view.suspect(disk, SUSPECT_UNREACHABLE),
-            _ => {}
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::stream;
-use granary_blob_api::{BlobNode, DiskHealth, DiskStatus};
+use granary_blob_api::{BlobError, BlobNode, DiskHealth, DiskStatus};
 use granary_meta_api::{Meta, MetaError, pb};
 use granary_placement::{GroupChooser, acks_needed};
 use granary_runtime::{Runtime, within};
@@ -18,9 +18,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::map::{ClusterMap, Group};
+use crate::suspects::Suspects;
 
 /// How long a node may take to say how its disks do.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Choices made anew because another write was quicker to try the same disk.
+const CLAIMS_MAX: usize = 4;
 /// Nodes asked at once.
 const STATUS_CALLS: usize = 32;
 
@@ -42,8 +45,8 @@ struct Shared {
     nodes: Arc<dyn NodeDirectory>,
     /// What is known now; replaced whole.
     known: ArcSwap<Known>,
-    /// Disks to avoid until a monotonic time, because a request to them has just failed.
-    suspects: Mutex<HashMap<DiskId, Duration>>,
+    /// Disks to avoid for a while, because a request to them has just failed.
+    suspects: Mutex<Suspects>,
     map_turn: Turn,
     health_turn: Turn,
 }
@@ -115,7 +118,7 @@ impl ClusterView {
                 meta,
                 nodes,
                 known: ArcSwap::from_pointee(Known::default()),
-                suspects: Mutex::new(HashMap::new()),
+                suspects: Mutex::default(),
                 map_turn: Turn::new(),
                 health_turn: Turn::new(),
             }),
@@ -206,6 +209,11 @@ impl ClusterView {
         });
     }
 
+    /// The runtime whose clock it goes by.
+    pub fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
+    }
+
     /// The map as it is known now.
     pub fn map(&self) -> Arc<ClusterMap> {
         Arc::clone(&self.shared.known.load().map)
@@ -240,28 +248,71 @@ impl ClusterView {
         self.shared.known.load().is_readable(disk)
     }
 
-    /// Keeps requests away from a disk for a while: one to it has just failed.
-    pub(crate) fn suspect(&self, disk: DiskId, lasting: Duration) {
-        let until = self.shared.runtime.monotonic() + lasting;
-        self.shared.suspects.lock().insert(disk, until);
+    /// What a disk answered to a request: keeps later ones away from one that cannot serve them.
+    pub(crate) fn note_error(&self, disk: DiskId, error: &BlobError) {
+        let now = self.shared.runtime.monotonic();
+        match error {
+            BlobError::DiskFull(_) | BlobError::DiskFailed(_) => {
+                self.shared.suspects.lock().is_out(disk, now);
+            }
+            BlobError::Unreachable(_) => self.shared.suspects.lock().timed_out(disk, now),
+            _ => {}
+        }
     }
 
-    fn suspects(&self) -> Vec<DiskId> {
+    /// A write to the disk became durable.
+    pub(crate) fn note_written(&self, disk: DiskId) {
+        self.shared.suspects.lock().answered(disk);
+    }
+
+    /// True when a write should not wait for the disk now.
+    pub(crate) fn is_avoided(&self, disk: DiskId) -> bool {
         let now = self.shared.runtime.monotonic();
-        let mut suspects = self.shared.suspects.lock();
-        suspects.retain(|_, until| *until > now);
-        suspects.keys().copied().collect()
+        self.shared.suspects.lock().avoided(now).contains(&disk)
     }
 
     /// A group for a new chunk: whole if there is one in any of the pools, else one that can have
-    /// the write quorum. Groups in `avoid` are left out.
-    pub(crate) fn choose(&self, pools: &[u32], seed: u64, avoid: &[PgId]) -> Option<Choice> {
-        let (known, suspects) = (self.shared.known.load(), self.suspects());
-        let whole = |choice: &Choice| choice.is_whole();
+    /// the write quorum, else one that can have it if suspects are tried again. Groups in `avoid`
+    /// and disks in `failed` are left out.
+    pub(crate) fn choose(
+        &self,
+        pools: &[u32],
+        seed: u64,
+        avoid: &[PgId],
+        failed: &[DiskId],
+    ) -> Option<Choice> {
+        let now = self.shared.runtime.monotonic();
+        let suspects = &self.shared.suspects;
+        let known = self.shared.known.load();
         let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
+        for _ in 0..CLAIMS_MAX {
+            let mut avoided = suspects.lock().avoided(now);
+            avoided.extend(failed);
+            let choice = known
+                .choose(pools, seed, avoid, &avoided, Choice::is_whole)
+                .or_else(|| known.choose(pools, seed, avoid, &avoided, enough));
+            let Some(choice) = choice else { break };
+            if suspects.lock().claim(&choice.disks, now) {
+                return Some(choice);
+            }
+        }
+        let mut hopeless = suspects.lock().hopeless(now);
+        hopeless.extend(failed);
+        let choice = known.choose(pools, seed, avoid, &hopeless, enough)?;
+        suspects.lock().probe(&choice.disks, now);
+        Some(choice)
+    }
+
+    /// True when there is a group outside `avoid` all of whose disks can be written now, those in
+    /// `failed` left out.
+    pub(crate) fn has_whole_group(&self, pools: &[u32], avoid: &[PgId], failed: &[DiskId]) -> bool {
+        let now = self.shared.runtime.monotonic();
+        let mut avoided = self.shared.suspects.lock().avoided(now);
+        avoided.extend(failed);
+        let known = self.shared.known.load();
         known
-            .choose(pools, seed, avoid, &suspects, whole)
-            .or_else(|| known.choose(pools, seed, avoid, &suspects, enough))
+            .choose(pools, 0, avoid, &avoided, Choice::is_whole)
+            .is_some()
     }
 
     /// True when some group could take a chunk if no disk were under suspicion.
@@ -274,7 +325,11 @@ impl ClusterView {
     /// The disks of a chunk in the order in which they should be asked: complete members first,
     /// disks that answer before those that do not, near before far, rotated by chunk.
     pub(crate) fn read_order(&self, chunk: ChunkId, zone: &str) -> Vec<DiskId> {
-        let (known, suspects) = (self.shared.known.load(), self.suspects());
+        let now = self.shared.runtime.monotonic();
+        let (known, suspects) = (
+            self.shared.known.load(),
+            self.shared.suspects.lock().resting(now),
+        );
         let Some(group) = known.map.group(chunk.pg()) else {
             return Vec::new();
         };

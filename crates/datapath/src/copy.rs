@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use granary_blob_api::{BlobError, CopyChunk};
 use granary_meta_api::pb;
 use granary_types::limits::CHUNK_BYTES_MAX;
@@ -14,7 +13,7 @@ use granary_types::{ByteRange, ChunkId, DiskId, Redundancy};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::chunk_reader::read_blocks;
-use crate::chunk_writer::store_chunk;
+use crate::chunk_writer::{ask_disks, note_failures, store_chunk};
 use crate::digest::CutChunk;
 use crate::error::{BodyError, ReadError, WriteError};
 use crate::extents::{ChunkPiece, ExtentCursor, WholePiece, chunk_of};
@@ -162,7 +161,8 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> 
     let group = map.group(source.pg()).filter(|group| !group.closed)?;
     let disks: Vec<DiskId> = group.disks().collect();
     let complete = group.members.iter().all(|member| member.complete);
-    if disks.is_empty() || !complete || !disks.iter().all(|&disk| shared.view.is_writable(disk)) {
+    let takes = |&disk: &DiskId| shared.view.is_writable(disk) && !shared.view.is_avoided(disk);
+    if disks.is_empty() || !complete || !disks.iter().all(takes) {
         return None;
     }
     let target = ChunkId::new(group.id, shared.runtime.entropy().next_u128());
@@ -172,24 +172,21 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> 
         owner: owner.of_chunks(),
         pg_epoch: group.epoch,
     };
-    let copies = disks.iter().map(|&disk| async move {
-        let node = shared.view.node_of(disk);
-        let node = node.ok_or_else(|| BlobError::Unreachable("node is not known".to_owned()))?;
-        let copied = node.copy(disk, copy).await;
-        copied.inspect_err(|error| shared.note_disk_error(disk, error))
-    });
     let limit = std::time::Duration::from_millis(shared.config.chunk_write_timeout_ms);
-    let answers = granary_runtime::within(limit, join_all(copies)).await;
-    let failed = match answers {
-        Ok(answers) => answers.into_iter().find_map(Result::err),
-        Err(_) => Some(BlobError::Unreachable("no answer in time".to_owned())),
-    };
-    if let Some(error) = failed {
-        tracing::debug!(chunk = %source, %error, "chunk not copied on its disks");
-        owner.abandon(target);
-        return None;
+    let copied = ask_disks(shared, &disks, disks.len(), limit, |disk| async move {
+        let copied = match shared.view.node_of(disk) {
+            Some(node) => node.copy(disk, copy).await,
+            None => Err(BlobError::Unreachable("node is not known".to_owned())),
+        };
+        (disk, copied)
+    });
+    let attempt = copied.await;
+    if attempt.acks == disks.len() {
+        return Some(target);
     }
-    Some(target)
+    note_failures(shared, &attempt).await;
+    owner.abandon(target);
+    None
 }
 
 /// Memory for a chunk on its way from disks to disks.

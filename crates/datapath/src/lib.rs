@@ -23,6 +23,7 @@ mod pin;
 mod read;
 mod restore;
 mod session;
+mod suspects;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -6,7 +6,8 @@ use std::time::Duration;
 /// The largest and the smallest piece, in bytes; multiples of the block size.
 const PIECE_MAX: u32 = 1024 * 1024;
 const PIECE_MIN: u32 = 64 * 1024;
-const PIECE_FIRST: u32 = 256 * 1024;
+/// The largest piece while memory is getting short.
+const PIECE_SHORT: u32 = 256 * 1024;
 /// A piece taken within this time makes the next ones larger, beyond the other smaller.
 const FAST: Duration = Duration::from_millis(250);
 const SLOW: Duration = Duration::from_secs(1);
@@ -21,11 +22,11 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// The pace of a client of unknown speed.
+    /// The pace of a client of unknown speed: most objects are one piece, which costs the least.
     pub(crate) fn new() -> Self {
         Self {
-            piece_bytes: PIECE_FIRST,
-            ahead: 2,
+            piece_bytes: PIECE_MAX,
+            ahead: 1,
         }
     }
 
@@ -54,7 +55,7 @@ impl Pace {
                 ahead: 0,
             },
             25..50 => Self {
-                piece_bytes: self.piece_bytes.min(PIECE_FIRST),
+                piece_bytes: self.piece_bytes.min(PIECE_SHORT),
                 ahead: self.ahead.min(1),
             },
             _ => self,
@@ -76,7 +77,7 @@ mod tests {
         assert_eq!((slow.piece_bytes, slow.ahead), (PIECE_MIN, 0));
         assert_eq!((fast.piece_bytes, fast.ahead), (PIECE_MAX, 2));
         assert_eq!(fast.under(10).ahead, 0);
-        assert_eq!(fast.under(30).piece_bytes, PIECE_FIRST);
+        assert_eq!(fast.under(30).piece_bytes, PIECE_SHORT);
         assert_eq!(fast.under(90), fast);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use granary_blob_api::{BlobError, Block, ChunkEntry, ErrorKind, GetChunk, PutChunk};
+use granary_blob_api::{BlobError, Block, ChunkEntry, GetChunk, PutChunk};
 use granary_runtime::within;
 use granary_types::DiskId;
 
@@ -15,7 +15,8 @@ use crate::digest::CutChunk;
 /// Why a chunk was not restored.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The chunk was deleted meanwhile: there is nothing to restore.
+    /// The chunk was deleted by command, or every source answered that it does not have it: there
+    /// is nothing to restore.
     #[error("chunk was deleted meanwhile")]
     Gone,
     /// No source has an intact copy that can be read now.
@@ -69,9 +70,10 @@ async fn read_whole(
 ) -> Result<Vec<Block>, RestoreError> {
     let limit = Duration::from_millis(shared.config.chunk_read_timeout_ms);
     let mut last = "no other disk holds it".to_owned();
-    let mut gone = false;
+    let mut missing = 0;
     for &disk in sources {
         let Some(node) = shared.view.node_of(disk) else {
+            last = format!("disk {disk}: its node is not known here");
             continue;
         };
         let range = GetChunk {
@@ -82,14 +84,15 @@ async fn read_whole(
         match within(limit, node.get(disk, range)).await {
             Ok(Ok(read)) if is_intact(entry, &read.blocks) => return Ok(read.blocks),
             Ok(Ok(_)) => last = format!("disk {disk}: bytes do not fit the listed digest"),
-            Ok(Err(error)) => {
-                gone |= error.kind() == ErrorKind::NotFound;
-                last = format!("disk {disk}: {error}");
-            }
+            // One disk that heard of the deletion is enough.
+            Ok(Err(BlobError::ChunkDeleted(_))) => return Err(RestoreError::Gone),
+            Ok(Err(BlobError::ChunkNotFound(_))) => missing += 1,
+            Ok(Err(error)) => last = format!("disk {disk}: {error}"),
             Err(_) => last = format!("disk {disk}: no answer in time"),
         }
     }
-    Err(if gone {
+    // A disk that could not be asked may still have it.
+    Err(if missing > 0 && missing == sources.len() {
         RestoreError::Gone
     } else {
         RestoreError::NoSource(last)

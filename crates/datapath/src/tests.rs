@@ -13,8 +13,8 @@ use md5::{Digest as _, Md5};
 use proptest::prelude::*;
 
 use crate::{
-    BodyError, BodyLimits, CopyDigests, DataPathConfig, ReadError, ReadSource, WriteError,
-    WriteTarget, Written,
+    BodyError, BodyLimits, CopyDigests, DataPathConfig, ReadError, ReadSource, RestoreError,
+    WriteError, WriteTarget, Written,
 };
 use fakes::{Cluster, Fault, Shape};
 
@@ -775,4 +775,203 @@ fn a_chunk_is_restored_from_a_good_copy_only() {
         assert!(cluster.path.verify_copy(&entry, spare).await);
         assert!(!cluster.path.verify_copy(&entry, holders[0]).await);
     });
+}
+
+#[test]
+fn a_disk_with_a_full_queue_costs_a_copy_and_not_the_write() {
+    simulated(async {
+        let cluster = Cluster::start(Shape {
+            disks: 3,
+            groups_per_set: 8,
+            ..Default::default()
+        })
+        .await;
+        cluster.set_fault(2, Fault::Busy);
+        let before = cluster.runtime.monotonic();
+        let written = put(&cluster, &content(MIB, 71)).await;
+        let took = cluster.runtime.monotonic() - before;
+        for chunk in chunks(&written.payload) {
+            assert_eq!(cluster.holders(chunk).len(), 2);
+        }
+        assert!(written.payload.abandoned.is_empty(), "the quorum was met");
+        assert!(took < Duration::from_secs(8), "took {took:?}");
+
+        // With a spare disk the chunk goes to three others, and the busy one is asked once.
+        let cluster = Cluster::start(Shape {
+            groups_per_set: 8,
+            ..Default::default()
+        })
+        .await;
+        cluster.set_fault(2, Fault::Busy);
+        for seed in 0..10 {
+            let asked = cluster.asked(2);
+            let written = put(&cluster, &content(MIB, seed)).await;
+            assert_eq!(cluster.holders(chunks(&written.payload)[0]).len(), 3);
+            assert!(cluster.asked(2) <= asked + 1);
+        }
+    });
+}
+
+#[test]
+fn a_hung_disk_is_probed_less_and_less_and_by_one_write_at_a_time() {
+    simulated(async {
+        let cluster = Cluster::start(Shape::default()).await;
+        cluster.set_fault(2, Fault::Hangs);
+        let bytes = content(20_000, 72);
+        // Sixteen clients that write one small object after the other for ten minutes.
+        let until = cluster.runtime.monotonic() + Duration::from_secs(600);
+        let clients = (0..16).map(|_| {
+            let (path, runtime, bytes) =
+                (cluster.path.clone(), cluster.runtime.clone(), bytes.clone());
+            cluster.runtime.spawn(async move {
+                let mut slow = 0;
+                while runtime.monotonic() < until {
+                    let before = runtime.monotonic();
+                    let body = frames(&bytes, 20_000);
+                    path.write(target(), body, limits(Some(20_000)))
+                        .await
+                        .unwrap();
+                    slow += usize::from(runtime.monotonic() - before > Duration::from_secs(1));
+                    runtime.sleep(Duration::from_millis(500)).await;
+                }
+                slow
+            })
+        });
+        let mut slow = 0;
+        for client in clients.collect::<Vec<_>>() {
+            slow += client.await.unwrap();
+        }
+        // All of them may meet the hung disk once; after that, 600 s in steps up to a minute.
+        assert!(slow <= 16 + 14, "{slow} writes were held up");
+        assert!(
+            cluster.asked(2) <= 16 + 14,
+            "asked {} times",
+            cluster.asked(2)
+        );
+
+        // Once it answers again it is used again.
+        cluster.set_fault(2, Fault::None);
+        cluster.runtime.sleep(Duration::from_secs(61)).await;
+        let asked = cluster.asked(2);
+        for seed in 0..20 {
+            put(&cluster, &content(20_000, seed)).await;
+        }
+        assert!(cluster.asked(2) > asked + 5);
+    });
+}
+
+#[test]
+fn when_all_disks_stall_once_writes_go_on_soon_after() {
+    simulated(async {
+        let cluster = Cluster::start(Shape {
+            disks: 3,
+            ..Default::default()
+        })
+        .await;
+        let bytes = content(100_000, 73);
+        for _ in 0..4 {
+            for disk in 1..=3 {
+                cluster.set_fault(disk, Fault::Hangs);
+            }
+            let body = frames(&bytes, 50_000);
+            let refused = cluster.path.write(target(), body, limits(None)).await;
+            assert!(refused.is_err());
+            for disk in 1..=3 {
+                cluster.set_fault(disk, Fault::None);
+            }
+            let before = cluster.runtime.monotonic();
+            put(&cluster, &bytes).await;
+            let took = cluster.runtime.monotonic() - before;
+            assert!(took < Duration::from_secs(5), "took {took:?}");
+        }
+    });
+}
+
+#[test]
+fn short_memory_does_not_cut_objects_into_small_chunks() {
+    simulated(async {
+        let config = DataPathConfig {
+            write_buffer_bytes: 6 * MIB as u64,
+            ..Default::default()
+        };
+        let cluster = Cluster::start(Shape {
+            config,
+            ..Default::default()
+        })
+        .await;
+        let bytes = content(40 * MIB, 74);
+        let written = put(&cluster, &bytes).await;
+        let lengths: Vec<_> = written.payload.extents.iter().map(|e| e.length).collect();
+        assert_eq!(lengths, [4 * MIB as u32; 10]);
+    });
+}
+
+#[test]
+fn a_hung_disk_does_not_hold_copies_up() {
+    simulated(async {
+        let cluster = Cluster::start(Shape::default()).await;
+        let bytes = content(9 * MIB, 75);
+        let written = put(&cluster, &bytes).await;
+        let original = source(&cluster, &written.payload);
+        cluster.set_fault(2, Fault::Hangs);
+        let whole = ByteRange::whole(written.size);
+        for round in 0..3 {
+            let before = cluster.runtime.monotonic();
+            let copied = cluster
+                .path
+                .copy(original.clone(), whole, target(), CopyDigests::Keep)
+                .await
+                .unwrap();
+            let took = cluster.runtime.monotonic() - before;
+            // The first one learns it the hard way; the others know, or probe at most once.
+            let limit = if round == 0 { 9 } else { 7 };
+            assert!(took < Duration::from_secs(limit), "{round}: {took:?}");
+            for chunk in chunks(&copied.payload) {
+                let holders = cluster.holders(chunk);
+                assert!(holders.len() == 3 && !holders.contains(&DiskId(2)));
+            }
+            let copy = source(&cluster, &copied.payload);
+            assert!(get(&cluster, &copy, whole).await.unwrap() == bytes);
+        }
+    });
+}
+
+#[test]
+fn a_chunk_is_gone_only_when_nobody_can_have_it() {
+    for (first_has_it, second, gone) in [
+        (false, Fault::None, true),
+        (false, Fault::Failed, false),
+        (false, Fault::Hangs, false),
+        (true, Fault::Failed, false),
+    ] {
+        simulated(async {
+            let cluster = Cluster::start(Shape::default()).await;
+            let written = put(&cluster, &content(MIB, 76)).await;
+            let chunk = chunks(&written.payload)[0];
+            let holders: Vec<_> = cluster.holders(chunk).into_iter().collect();
+            let spare = (1..=4).map(DiskId).find(|disk| !holders.contains(disk));
+            let node = cluster.path.view().node_of(holders[0]).unwrap();
+            let listed = node.list(holders[0], chunk.pg(), None, 10).await.unwrap();
+            let entry = listed.entries[0];
+            for (n, has_it) in [first_has_it, second != Fault::None]
+                .into_iter()
+                .enumerate()
+            {
+                if !has_it {
+                    let mut disks = cluster.nodes.disks.lock();
+                    disks.get_mut(&holders[n]).unwrap().chunks.remove(&chunk);
+                }
+            }
+            cluster.set_fault(holders[1].0, second);
+            let restored = cluster
+                .path
+                .restore_chunk(&entry, &holders[..2], spare.unwrap(), 1)
+                .await;
+            match restored {
+                Ok(()) => assert!(first_has_it),
+                Err(RestoreError::Gone) => assert!(gone, "{second:?}"),
+                Err(other) => assert!(!gone && !first_has_it, "{other}"),
+            }
+        });
+    }
 }

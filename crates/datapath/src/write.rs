@@ -229,12 +229,17 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Memory for more bytes. With bytes in hand it does not wait: it sends them off instead.
+    /// Memory for more bytes. With bytes in hand it waits only for its own chunks on their way to
+    /// disks, which give theirs back; when there are none it sends off what it has.
     async fn find_room(&mut self, coming: usize) -> Result<(), WriteError> {
         let step = self.step_bytes(coming);
         if let Some(share) = self.shared.write_budget.try_take(step) {
             self.filling.grow(step, share);
             return Ok(());
+        }
+        if !self.in_flight.is_empty() {
+            let extent = next_stored(&mut self.in_flight).await?;
+            return self.keep(extent).await;
         }
         if !self.filling.is_empty() {
             return self.flush().await;

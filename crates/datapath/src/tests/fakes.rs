@@ -38,13 +38,20 @@ pub(super) enum Fault {
     /// Answers gets after a second.
     Slow,
     Full,
+    /// Its queue is full: refuses puts after a few seconds.
+    Busy,
 }
+
+/// How long a disk with a full queue takes to say so.
+const BUSY_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct FakeDisk {
     pub(super) chunks: BTreeMap<ChunkId, (ChunkOwner, Vec<Block>)>,
     pub(super) fault: Fault,
     pub(super) epochs: HashMap<PgId, u64>,
+    /// Puts that were asked of it, whatever became of them.
+    pub(super) asked: usize,
 }
 
 /// All disks of the cluster; every disk is its own node.
@@ -95,8 +102,13 @@ impl FakeNode {
 impl BlobNode for FakeNode {
     async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
         assert_eq!(disk, self.disk);
+        self.with(|disk| disk.asked += 1);
         tokio::time::sleep(Duration::from_millis(2)).await;
         self.fault().await?;
+        if self.with(|disk| disk.fault == Fault::Busy) {
+            tokio::time::sleep(BUSY_AFTER).await;
+            return Err(BlobError::Busy(disk));
+        }
         self.nodes.puts.fetch_add(1, Ordering::Relaxed);
         assert!(chunk.blocks.iter().all(Block::is_intact));
         self.with(|disk| {
@@ -381,6 +393,8 @@ pub(super) struct Cluster {
 pub(super) struct Shape {
     pub(super) disks: u64,
     pub(super) copies: u32,
+    /// Groups over the same disks.
+    pub(super) groups_per_set: u32,
     pub(super) lease_ms: u64,
     pub(super) grace_ms: u64,
     pub(super) config: DataPathConfig,
@@ -391,6 +405,7 @@ impl Default for Shape {
         Self {
             disks: 4,
             copies: 3,
+            groups_per_set: 1,
             lease_ms: 3_600_000,
             grace_ms: 900_000,
             config: DataPathConfig::default(),
@@ -436,6 +451,11 @@ impl Cluster {
             .fault = fault;
     }
 
+    /// Puts that were asked of a disk.
+    pub(super) fn asked(&self, disk: u64) -> usize {
+        self.nodes.disks.lock()[&DiskId(disk)].asked
+    }
+
     /// Disks that hold a chunk.
     pub(super) fn holders(&self, chunk: ChunkId) -> HashSet<DiskId> {
         let disks = self.nodes.disks.lock();
@@ -449,22 +469,21 @@ impl Cluster {
 fn cluster_map(shape: &Shape) -> pb::ClusterMap {
     let disks = 1..=shape.disks;
     let mut groups = Vec::new();
-    for set in 1u64..1 << shape.disks {
-        if set.count_ones() == shape.copies {
-            let members = disks.clone().filter(|disk| set >> (disk - 1) & 1 == 1);
-            groups.push(pb::state::PlacementGroup {
-                id: set as u32,
-                pool: 1,
-                epoch: 1,
-                members: members
-                    .map(|disk| pb::state::PgMember {
-                        disk,
-                        complete: true,
-                    })
-                    .collect(),
-                closed: false,
-            });
-        }
+    let sets = (1u64..1 << shape.disks).filter(|set| set.count_ones() == shape.copies);
+    for (set, turn) in sets.flat_map(|set| (0..shape.groups_per_set).map(move |turn| (set, turn))) {
+        let members = disks.clone().filter(|disk| set >> (disk - 1) & 1 == 1);
+        groups.push(pb::state::PlacementGroup {
+            id: set as u32 + (turn << shape.disks),
+            pool: 1,
+            epoch: 1,
+            members: members
+                .map(|disk| pb::state::PgMember {
+                    disk,
+                    complete: true,
+                })
+                .collect(),
+            closed: false,
+        });
     }
     let range = pb::state::Range::default();
     pb::ClusterMap {
