@@ -67,6 +67,15 @@ pub trait VfsFile: Send + Sync + 'static {
     /// Those of the file system; final, see the contract.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Lets go of what the system keeps of the file in memory and would not write any more, so that
+    /// reads tell what is on the disk; as well as it can.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Tells files apart: equal for two handles of one file while one of them is open. A file system
     /// that cannot say answers the same for all.
     ///

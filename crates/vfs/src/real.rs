@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+use rustix::io::Errno;
 
 use crate::{DirLock, LOCK_FILE, Space, Vfs, VfsFile, in_use};
 
@@ -70,6 +71,14 @@ impl VfsFile for RealFile {
         Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        match rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed) {
+            // Advice; not every file system takes it.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::SPIPE) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn file_id(&self) -> io::Result<(u64, u64)> {
         let metadata = self.0.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
@@ -90,7 +99,7 @@ impl VfsFile for RealFile {
         }
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), now, length - now) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(length),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.set_len(length),
             Err(error) => Err(error.into()),
         }
     }
@@ -187,7 +196,7 @@ impl Vfs for RealVfs {
             .open(dir.join(LOCK_FILE))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(DirLock::new(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(dir)),
+            Err(Errno::WOULDBLOCK) => Err(in_use(dir)),
             Err(error) => Err(error.into()),
         }
     }

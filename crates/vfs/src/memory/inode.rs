@@ -96,6 +96,14 @@ impl Inode {
         self.unsynced.clear();
     }
 
+    /// What is neither durable nor to be written yet is not seen any more.
+    pub(super) fn drop_cache(&mut self) {
+        self.visible.clone_from(&self.durable);
+        for change in &self.unsynced {
+            change.apply(&mut self.visible);
+        }
+    }
+
     pub(super) fn flip_bit(&mut self, offset: u64, bit: u8) -> io::Result<()> {
         let mask = 1 << (bit % 8);
         match self.visible.get_mut(index(offset)) {

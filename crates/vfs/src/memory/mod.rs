@@ -406,6 +406,13 @@ impl VfsFile for MemoryFile {
         Ok(())
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.powered()?;
+        state.inodes[self.inode].drop_cache();
+        Ok(())
+    }
+
     fn file_id(&self) -> io::Result<(u64, u64)> {
         self.state.lock().powered()?;
         Ok((0, self.inode as u64))
