@@ -5,7 +5,7 @@
 //! was moved is dead in the old volume. A tombstone goes along while it is not forgotten, and also
 //! after that as long as an older volume holds a dead record of any chunk.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::format::{
     Header, Kind, VOLUME_HEADER_BYTES, VolumeStats, decode_epochs, decode_tombstones,
 };
 use crate::index::Place;
-use crate::volumes::{Found, Scan, Search};
+use crate::volumes::{Found, Scan, Search, was_never_used};
 use crate::work::{MovedChunk, Work};
 
 /// Bytes of live records that one step moves, at least one record.
@@ -39,8 +39,9 @@ pub struct Compaction {
 /// What is remembered between compactions of a disk.
 #[derive(Debug, Default)]
 pub(crate) struct Compacting {
-    /// Volumes that cannot be read well enough to be emptied; tried again after a restart.
-    stuck: HashSet<u32>,
+    /// Volumes that could not be read well enough to be emptied, with their accounts then: tried
+    /// again when something in them changed.
+    stuck: HashMap<u32, VolumeStats>,
 }
 
 /// What one step found to move.
@@ -91,36 +92,37 @@ pub(crate) async fn compact_one(
 ) -> Result<Option<Compaction>, BlobError> {
     let mut compacting = disk.compacting.lock().await;
     disk.check_usable()?;
-    let looking = Arc::clone(disk);
-    blocking(disk, move || Ok(looking.refresh_space())).await?;
+    disk.look().await;
+    disk.check_usable()?;
     let Some((volume, stats)) = pick(disk, &compacting.stuck) else {
         return Ok(None);
     };
     // Ends the volume when it is the active one; and everything written to it is indexed now.
     disk.submit(Work::Seal(volume)).await?;
-    let outcome = empty(disk, volume, pace).await;
-    let Some(moved_bytes) = outcome? else {
-        compacting.stuck.insert(volume);
-        tracing::error!(disk = disk.id().0, volume, "volume is damaged and stays");
-        return Ok(Some(Compaction {
-            moved_bytes: 0,
-            freed_bytes: 0,
-        }));
-    };
+    // Before it is read: what changes while it is read is looked at again.
+    let seen = disk.index().stats(volume);
+    let outcome = empty(disk, volume, pace).await?;
+    let emptied = outcome.is_some();
+    let moved_bytes = outcome.unwrap_or(0);
     let removing = Arc::clone(disk);
-    let removed = blocking(disk, move || remove(&removing, volume)).await?;
-    if !removed {
-        compacting.stuck.insert(volume);
-        tracing::error!(
-            disk = disk.id().0,
-            volume,
-            "volume has unreadable records and stays"
-        );
-    }
-    let freed_bytes = if removed { stats.used_bytes } else { 0 };
-    if removed {
-        disk.metrics().compacted(moved_bytes, freed_bytes);
-    }
+    let left = match emptied {
+        true => blocking(disk, move || remove(&removing, volume)).await?,
+        false => Some(seen),
+    };
+    let freed_bytes = match left {
+        None => {
+            compacting.stuck.remove(&volume);
+            disk.metrics().compacted(moved_bytes, stats.used_bytes);
+            stats.used_bytes
+        }
+        Some(left) => {
+            if compacting.stuck.insert(volume, left).is_none() {
+                let disk = disk.id().0;
+                tracing::error!(disk, volume, "volume has unreadable records and stays");
+            }
+            0
+        }
+    };
     Ok(Some(Compaction {
         moved_bytes,
         freed_bytes,
@@ -133,17 +135,14 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, BlobError> {
     match disk.runtime().blocking(call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => {
-            disk.fail(&error);
-            Err(disk.out_of_service())
-        }
+        Ok(Err(error)) => Err(disk.doubt(error)),
         Err(_) => Err(disk.out_of_service()),
     }
 }
 
 /// The volume with the largest dead share above the threshold. A full disk takes what it can get,
 /// the active volume only when it is worth ending.
-fn pick(disk: &Disk, stuck: &HashSet<u32>) -> Option<(u32, VolumeStats)> {
+fn pick(disk: &Disk, stuck: &HashMap<u32, VolumeStats>) -> Option<(u32, VolumeStats)> {
     let config = disk.config();
     let threshold = if disk.is_full() {
         5
@@ -157,7 +156,7 @@ fn pick(disk: &Disk, stuck: &HashSet<u32>) -> Option<(u32, VolumeStats)> {
         .volumes()
         .into_iter()
         .filter(|(volume, stats)| {
-            !stuck.contains(volume)
+            stuck.get(volume) != Some(stats)
                 && stats.dead_bytes() > 0
                 && percent(stats) >= threshold
                 && (active != Some(*volume) || stats.dead_bytes() >= worth_ending)
@@ -184,12 +183,14 @@ async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<u64>,
         let step = match step {
             Ok(Some(step)) => step,
             Ok(None) => return Ok(None),
-            Err(DiskError::Index(error)) => {
-                disk.fail(&DiskError::Index(error));
-                return Err(disk.out_of_service());
+            Err(error @ (DiskError::Index(_) | DiskError::Shortage(_))) => {
+                return Err(disk.doubt(error));
             }
             Err(error) => {
                 tracing::error!(disk = disk.id().0, volume, %error, "cannot read volume");
+                let probing = Arc::clone(disk);
+                let probed = disk.runtime().blocking(move || probing.probe()).await;
+                probed.map_err(|_| disk.out_of_service())??;
                 return Ok(None);
             }
         };
@@ -211,9 +212,8 @@ async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<u64>,
 fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>, DiskError> {
     let file = disk.volumes().open(volume)?;
     let Some(header) = disk.volumes().header(volume, file.as_ref())? else {
-        // Without its header nothing of a volume can be made out; an unused one has nothing.
-        let unused = disk.index().stats(volume).chunks == 0;
-        return Ok(unused.then_some(Step {
+        // Without its header nothing of a volume can be made out; one without a byte has nothing.
+        return Ok(was_never_used(file.as_ref())?.then_some(Step {
             done: true,
             ..Step::default()
         }));
@@ -280,15 +280,15 @@ fn work_for(
     }
 }
 
-/// Removes an emptied volume; false when the index still points into it. Blocks.
-fn remove(disk: &Disk, volume: u32) -> Result<bool, DiskError> {
+/// Removes an emptied volume; its account when the index still points into it. Blocks.
+fn remove(disk: &Disk, volume: u32) -> Result<Option<VolumeStats>, DiskError> {
     let stats = disk.index().stats(volume);
     if stats.live_chunks > 0 || stats.live_notes > 0 {
-        return Ok(false);
+        return Ok(Some(stats));
     }
     // The index must know the new places for good before the old ones are gone.
     disk.index().checkpoint()?;
     disk.volumes().remove(volume)?;
     disk.index().drop_volume(volume)?;
-    Ok(true)
+    Ok(None)
 }

@@ -27,6 +27,10 @@ pub struct BlobConfig {
     pub reads_max: u32,
     /// How long a request waits for a place in a disk's queue before it is answered `Busy`.
     pub busy_after: Duration,
+    /// How long the file system of a disk may owe an answer before the disk is out of service.
+    pub silent_after: Duration,
+    /// How long closing a disk waits for calls that are under way in it.
+    pub close_after: Duration,
     /// Free bytes of the file system below which a disk takes no new chunks.
     pub min_free_bytes: u64,
     /// The same as a share of the file system, in percent; the larger of both counts.
@@ -53,6 +57,8 @@ impl BlobConfig {
             queue_bytes: 64 << 20,
             reads_max: 32,
             busy_after: Duration::from_secs(5),
+            silent_after: Duration::from_secs(30),
+            close_after: Duration::from_secs(20),
             min_free_bytes: 1 << 30,
             min_free_percent: 2,
             compact_dead_percent: 30,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use granary_blob_api::{BlobError, DiskHealth, DiskStatus};
 use granary_runtime::{Runtime, within};
 use granary_types::DiskId;
-use granary_vfs::{Space, Vfs, VfsFile};
+use granary_vfs::{DirLock, Space, Vfs, VfsFile};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -18,6 +18,7 @@ use crate::compact::Compacting;
 use crate::config::BlobConfig;
 use crate::error::DiskError;
 use crate::format::PAGE_BYTES;
+use crate::health::Health;
 use crate::index::Index;
 use crate::metrics::{Counters, DiskMetrics};
 use crate::volumes::Volumes;
@@ -42,6 +43,7 @@ pub(crate) struct Disk {
     index: Index,
     pending: Pending,
     metrics: Counters,
+    health: Health,
     failed: AtomicBool,
     full: AtomicBool,
     active: Mutex<Option<Active>>,
@@ -51,6 +53,8 @@ pub(crate) struct Disk {
     reads: Arc<Semaphore>,
     queue: mpsc::Sender<Job>,
     pub(crate) compacting: tokio::sync::Mutex<Compacting>,
+    /// Released last: whoever still has a call under way in the disk may write to it.
+    _lock: DirLock,
 }
 
 /// What a disk is made of.
@@ -62,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) volumes: Volumes,
     pub(crate) index: Index,
+    pub(crate) health: Health,
+    pub(crate) lock: DirLock,
 }
 
 impl Disk {
@@ -82,12 +88,14 @@ impl Disk {
             index: parts.index,
             pending: Pending::default(),
             metrics: Counters::default(),
+            health: parts.health,
             failed: AtomicBool::new(false),
             full: AtomicBool::new(false),
             active: Mutex::new(None),
             syncing: Mutex::new(()),
             queue,
             compacting: tokio::sync::Mutex::default(),
+            _lock: parts.lock,
         };
         (Arc::new(disk), jobs)
     }
@@ -106,6 +114,15 @@ impl Disk {
 
     pub(crate) fn config(&self) -> &BlobConfig {
         &self.config
+    }
+
+    pub(crate) fn vfs(&self) -> &dyn Vfs {
+        self.vfs.as_ref()
+    }
+
+    /// What is known of the disk's file system.
+    pub(crate) fn condition(&self) -> &Health {
+        &self.health
     }
 
     pub(crate) fn volumes(&self) -> &Volumes {
@@ -184,17 +201,9 @@ impl Disk {
         self.config.min_free_bytes.max(share)
     }
 
-    /// Looks at the file system's room and sets whether the disk is full. Blocks.
-    pub(crate) fn refresh_space(&self) -> Option<Space> {
-        let space = match self.vfs.space(&self.dir) {
-            Ok(space) => space,
-            Err(error) => {
-                let path = self.dir.display();
-                tracing::debug!(disk = self.id.0, %path, %error, "cannot ask for free space");
-                return None;
-            }
-        };
-        let min_free = self.min_free(&space);
+    /// Sets whether the disk is full.
+    pub(crate) fn judge_space(&self, space: &Space) {
+        let min_free = self.min_free(space);
         // A full disk waits for a little more, so that it does not go to and fro.
         let enough = if self.is_full() {
             min_free + min_free / 16
@@ -202,7 +211,6 @@ impl Disk {
             min_free
         };
         self.set_full(space.free_bytes < enough);
-        Some(space)
     }
 
     pub(crate) fn set_active(&self, tail: Option<&Tail>) {
@@ -284,7 +292,7 @@ impl Disk {
         self.room.is_closed()
     }
 
-    pub(crate) fn health(&self) -> DiskHealth {
+    fn verdict(&self) -> DiskHealth {
         if self.is_failed() {
             DiskHealth::Failed
         } else if self.is_full() {
@@ -294,12 +302,9 @@ impl Disk {
         }
     }
 
-    /// How the disk does. Blocks.
+    /// How the disk does, as far as is known.
     pub(crate) fn status(&self) -> DiskStatus {
-        let space = self.refresh_space().unwrap_or(Space {
-            total_bytes: 0,
-            free_bytes: 0,
-        });
+        let space = self.health.space();
         let reserved = self
             .active
             .lock()
@@ -309,7 +314,7 @@ impl Disk {
         let totals = self.index.totals();
         DiskStatus {
             id: self.id,
-            health: self.health(),
+            health: self.verdict(),
             total_bytes: space.total_bytes,
             free_bytes: (free + reserved).min(space.total_bytes),
             live_bytes: totals.live_chunk_bytes,

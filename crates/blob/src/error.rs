@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use granary_kv::KvError;
 use granary_types::DiskId;
+use granary_vfs::is_shortage;
 
 /// Why a disk cannot be opened. The text is meant for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,17 @@ pub(crate) enum DiskError {
     NoSpace,
     /// The file system failed: the disk is out.
     #[error("file system: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// The process or the machine had no descriptor or no memory to spare: the disk is none the
+    /// worse.
+    #[error("no descriptor or memory: {0}")]
+    Shortage(io::Error),
+    /// The directory is not the disk's any more.
+    #[error("the directory was removed, unmounted or replaced")]
+    Gone,
+    /// The file system owes an answer for too long.
+    #[error("the file system does not answer")]
+    Silent,
     /// The index failed: the disk is out.
     #[error("index: {0}")]
     Index(#[from] KvError),
@@ -105,10 +116,17 @@ pub(crate) enum DiskError {
     },
 }
 
-/// Tells "no room" from "broken".
+/// Tells "no room" and "not now" from "broken".
 pub(crate) fn classify(error: io::Error) -> DiskError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskError::NoSpace,
+        _ if is_shortage(&error) => DiskError::Shortage(error),
         _ => DiskError::Io(error),
+    }
+}
+
+impl From<io::Error> for DiskError {
+    fn from(error: io::Error) -> Self {
+        classify(error)
     }
 }

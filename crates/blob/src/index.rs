@@ -210,21 +210,6 @@ impl Index {
         Update::new(self, self.changing.lock())
     }
 
-    /// Says that a volume without an account is full of dead bytes, as a compaction that crashed
-    /// before it removed the file leaves it.
-    pub(crate) fn adopt_volume(&self, volume: u32, used_bytes: u64) -> Result<(), KvError> {
-        let stats = VolumeStats {
-            used_bytes,
-            ..VolumeStats::default()
-        };
-        let _changing = self.changing.lock();
-        let mut batch = WriteBatch::new();
-        batch.put(Space::Index, volume_key(volume), stats.encode());
-        self.kv.write(batch)?;
-        self.volumes.lock().insert(volume, stats);
-        Ok(())
-    }
-
     /// Drops the account of a volume that is gone.
     pub(crate) fn drop_volume(&self, volume: u32) -> Result<(), KvError> {
         let _changing = self.changing.lock();

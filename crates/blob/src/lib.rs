@@ -14,6 +14,7 @@ mod config;
 mod disk;
 mod error;
 mod format;
+mod health;
 mod identity;
 mod index;
 mod metrics;

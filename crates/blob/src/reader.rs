@@ -7,14 +7,26 @@ use granary_blob_api::{BlobError, Block, ChunkRead, GetChunk};
 use granary_kv::KvError;
 use granary_types::ChunkId;
 use granary_types::limits::BLOCK_BYTES;
+use granary_vfs::is_shortage;
 
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::format::{BLOCK_SUM_BYTES, IndexEntry, block_sum, range_span};
+use crate::index::Place;
+use crate::work::NewChunk;
 
 /// Looks at the index again when compaction moved the chunk meanwhile; more often than this it
 /// cannot have.
 const ATTEMPTS_MAX: usize = 5;
+
+/// What became of a read at one place.
+enum Outcome {
+    Read(ChunkRead),
+    /// The bytes there are not the ones that were written, or cannot be read.
+    Damaged,
+    /// The chunk is not there any more.
+    Moved,
+}
 
 impl Disk {
     fn index_failed(&self, error: KvError) -> BlobError {
@@ -44,28 +56,74 @@ impl Disk {
                     range.offset, range.length, entry.length
                 )));
             }
-            match self.read_blocks(range, &entry) {
-                Ok(Some(read)) => return Ok(read),
-                Ok(None) => {
-                    let (volume, offset) = (entry.volume, entry.offset);
-                    let (disk, chunk) = (self.id().0, range.id);
-                    tracing::error!(disk, %chunk, volume, offset, "chunk is damaged");
+            match self.try_read(range, &entry)? {
+                Outcome::Read(read) => return Ok(read),
+                Outcome::Damaged => {
+                    self.metrics().corrupt();
+                    return Err(BlobError::Corrupt(range.id));
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    // Compaction removed the volume after the index was read.
-                    if self.find_live(range.id)? != entry {
-                        continue;
-                    }
-                }
-                Err(error) => {
-                    let (disk, chunk) = (self.id().0, range.id);
-                    tracing::error!(disk, %chunk, volume = entry.volume, %error, "cannot read chunk");
-                }
+                Outcome::Moved => {}
             }
-            self.metrics().corrupt();
-            return Err(BlobError::Corrupt(range.id));
         }
         Err(BlobError::Busy(self.id()))
+    }
+
+    /// Where the disk holds a chunk with these bytes according to the index, but with others in
+    /// truth. Blocks.
+    pub(crate) fn find_damaged(&self, chunk: &NewChunk) -> Result<Option<Place>, BlobError> {
+        let whole = GetChunk {
+            id: chunk.id,
+            offset: 0,
+            length: chunk.length,
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let found = self.index().get(chunk.id);
+            let entry = match found.map_err(|error| self.index_failed(error))? {
+                Some(entry)
+                    if entry.is_live()
+                        && (entry.length, entry.digest) == (chunk.length, chunk.digest) =>
+                {
+                    entry
+                }
+                _ => return Ok(None),
+            };
+            match self.try_read(&whole, &entry)? {
+                Outcome::Read(_) => return Ok(None),
+                Outcome::Damaged => {
+                    let (volume, offset) = (entry.volume, entry.offset);
+                    return Ok(Some(Place { volume, offset }));
+                }
+                Outcome::Moved => {}
+            }
+        }
+        Err(BlobError::Busy(self.id()))
+    }
+
+    fn try_read(&self, range: &GetChunk, entry: &IndexEntry) -> Result<Outcome, BlobError> {
+        let (disk, chunk, volume) = (self.id().0, range.id, entry.volume);
+        match self.read_blocks(range, entry) {
+            Ok(Some(read)) => Ok(Outcome::Read(read)),
+            Ok(None) => {
+                tracing::error!(disk, %chunk, volume, offset = entry.offset, "chunk is damaged");
+                Ok(Outcome::Damaged)
+            }
+            Err(error) if is_shortage(&error) => {
+                tracing::warn!(disk, %chunk, %error, "no descriptor or memory to read with");
+                Err(BlobError::Busy(self.id()))
+            }
+            // Compaction removed the volume after the index was read.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && self.find_live(range.id)? != *entry =>
+            {
+                Ok(Outcome::Moved)
+            }
+            Err(error) => {
+                tracing::error!(disk, %chunk, volume, %error, "cannot read chunk");
+                self.probe()?;
+                Ok(Outcome::Damaged)
+            }
+        }
     }
 
     /// `None`: the bytes are not the ones that were written.

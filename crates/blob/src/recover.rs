@@ -16,7 +16,7 @@ use crate::format::{
     Header, IndexMeta, Kind, VOLUME_HEADER_BYTES, decode_epochs, decode_tombstones,
 };
 use crate::index::{Index, Place, Update};
-use crate::volumes::{Found, Scan, Search, Volumes};
+use crate::volumes::{Found, Scan, Search, Volumes, was_never_used};
 use crate::writer::{Start, Tail};
 
 /// Changes that one index batch of a replay takes, about.
@@ -52,6 +52,10 @@ pub(crate) fn recover(
         for volume in &replayed {
             replay(index, volume, Search::WholeFile, &mut next_seq)?;
         }
+        // After a failed sync the system may hold bytes that never reached the disk and pass them
+        // off as clean; a sync now would say nothing. What was written stays, what was lost shows.
+        last.file.sync_data()?;
+        last.file.drop_cache()?;
         mend(&last)?;
         end = replay(index, &last, Search::NearTail, &mut next_seq)?;
         if end.offset < volume_bytes && on_disk.last() == Some(&last.id) {
@@ -64,7 +68,7 @@ pub(crate) fn recover(
             });
         }
     }
-    settle_accounts(volumes, index, tail.as_ref())?;
+    settle_accounts(volumes, index, meta, tail.as_ref())?;
     index.checkpoint()?;
     let accounts = index.volumes().last().map_or(0, |(volume, _)| *volume);
     let highest = accounts
@@ -122,28 +126,12 @@ fn readable(
                 tracing::error!(
                     disk,
                     volume = id,
-                    "volume header is damaged, its chunks are out"
+                    "volume header is damaged, its chunks are out; the file is left alone"
                 );
             }
         }
     }
     Ok(found)
-}
-
-/// Whether a volume was lost while it was created: there is nothing but zeros behind its header.
-fn was_never_used(file: &dyn VfsFile) -> Result<bool, DiskError> {
-    const STEP: usize = 1 << 20;
-    let mut at = VOLUME_HEADER_BYTES;
-    loop {
-        let bytes = file.read_at(at, STEP)?;
-        if bytes.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        if bytes.len() < STEP {
-            return Ok(true);
-        }
-        at += STEP as u64;
-    }
 }
 
 /// Cuts the newest volume behind its last whole record and voids what is torn before it.
@@ -247,8 +235,14 @@ fn apply(
     }
 }
 
-/// Every volume has an account, and every account a volume.
-fn settle_accounts(volumes: &Volumes, index: &Index, tail: Option<&Tail>) -> Result<(), DiskError> {
+/// Every account has a volume, and every volume that was read an account. What is in another one
+/// nobody knows: it is not for the disk to remove it.
+fn settle_accounts(
+    volumes: &Volumes,
+    index: &Index,
+    meta: IndexMeta,
+    tail: Option<&Tail>,
+) -> Result<(), DiskError> {
     let on_disk = volumes.list()?;
     let accounts = index.volumes();
     for (volume, stats) in &accounts {
@@ -267,8 +261,17 @@ fn settle_accounts(volumes: &Volumes, index: &Index, tail: Option<&Tail>) -> Res
             .binary_search_by_key(&volume, |(id, _)| *id)
             .is_ok();
         if !known && tail.is_none_or(|tail| tail.volume != volume) {
-            let length = volumes.open(volume)?.len()?;
-            index.adopt_volume(volume, length)?;
+            if was_never_used(volumes.open(volume)?.as_ref())? {
+                volumes.remove(volume)?;
+            } else if volume < meta.volume {
+                let disk = meta.disk.0;
+                tracing::warn!(
+                    disk,
+                    volume,
+                    "volume is not in the index and is left alone: it was put back, or its header \
+                     is damaged; make the index anew to read it, or move the file away"
+                );
+            }
         }
     }
     Ok(())

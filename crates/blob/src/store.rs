@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use granary_blob_api::{
     BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
 };
 use granary_runtime::{Runtime, within};
 use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use granary_types::{ChunkId, DiskId, PgId};
-use granary_vfs::{DirLock, Vfs};
+use granary_vfs::Vfs;
 use parking_lot::RwLock;
 
 use crate::compact::{self, Compaction, Pace};
@@ -20,6 +21,7 @@ use crate::config::{BlobConfig, DiskConfig};
 use crate::disk::{Disk, Parts};
 use crate::error::{DiskError, OpenError};
 use crate::format::PgEpoch;
+use crate::health::{self, Health};
 use crate::identity::open_identity;
 use crate::index::Index;
 use crate::metrics::DiskMetrics;
@@ -38,21 +40,13 @@ pub struct BlobStore {
     runtime: Runtime,
     config: Arc<BlobConfig>,
     vfs: Arc<dyn Vfs>,
-    disks: Arc<RwLock<BTreeMap<DiskId, OpenDisk>>>,
-}
-
-#[derive(Clone)]
-struct OpenDisk {
-    disk: Arc<Disk>,
-    /// Released when the last clone of the store lets the disk go.
-    _lock: Arc<DirLock>,
+    disks: Arc<RwLock<BTreeMap<DiskId, Arc<Disk>>>>,
 }
 
 /// A disk that has been recovered and is not served yet.
 struct Recovered {
     parts: Parts,
     start: Start,
-    lock: DirLock,
 }
 
 impl BlobStore {
@@ -93,7 +87,7 @@ impl BlobStore {
             .blocking(move || open_disk(opening, config, vfs, disk))
             .await
             .map_err(|_| OpenError::Stopping)??;
-        let Recovered { parts, start, lock } = recovered;
+        let Recovered { parts, start } = recovered;
         let id = parts.id;
         let mut disks = self.disks.write();
         if disks.contains_key(&id) {
@@ -103,13 +97,10 @@ impl BlobStore {
         let writer = Writer::new(Arc::clone(&disk), start);
         commit::start(&disk, writer, jobs);
         runtime.spawn(compact::run(Arc::clone(&disk)));
+        runtime.spawn(health::watch(Arc::clone(&disk)));
         let (path, chunks) = (disk.dir().display(), disk.index().totals().chunks);
         tracing::info!(disk = id.0, %path, chunks, "disk opened");
-        let open = OpenDisk {
-            disk,
-            _lock: Arc::new(lock),
-        };
-        disks.insert(id, open);
+        disks.insert(id, disk);
         Ok(id)
     }
 
@@ -117,8 +108,8 @@ impl BlobStore {
     pub async fn remove_disk(&self, id: DiskId) -> bool {
         let removed = self.disks.write().remove(&id);
         match removed {
-            Some(open) => {
-                close(&open.disk).await;
+            Some(disk) => {
+                close(&disk).await;
                 true
             }
             None => false,
@@ -138,23 +129,21 @@ impl BlobStore {
     /// Counters of every disk.
     pub fn metrics(&self) -> Vec<(DiskId, DiskMetrics)> {
         let disks = self.disks.read();
-        let snapshot = |(id, open): (&DiskId, &OpenDisk)| (*id, open.disk.snapshot());
+        let snapshot = |(id, disk): (&DiskId, &Arc<Disk>)| (*id, disk.snapshot());
         disks.iter().map(snapshot).collect()
     }
 
     /// Closes every disk: finishes what is queued and makes the indexes durable, so that the next
-    /// start has nothing to recover.
+    /// start has nothing to recover. A disk that hangs is left after [`BlobConfig::close_after`].
     pub async fn shutdown(&self) {
         let disks = std::mem::take(&mut *self.disks.write());
-        for open in disks.values() {
-            close(&open.disk).await;
-        }
+        join_all(disks.values().map(close)).await;
     }
 
     fn disk(&self, id: DiskId) -> Result<Arc<Disk>, BlobError> {
         let disks = self.disks.read();
         match disks.get(&id) {
-            Some(open) => Ok(Arc::clone(&open.disk)),
+            Some(disk) => Ok(Arc::clone(disk)),
             None => Err(BlobError::DiskFailed(id)),
         }
     }
@@ -198,12 +187,14 @@ impl BlobStore {
     async fn write(&self, disk: &Arc<Disk>, chunk: PutChunk) -> Result<(), BlobError> {
         disk.check_usable()?;
         let began = self.runtime.monotonic();
+        if disk.is_full() {
+            disk.look().await;
+        }
         let chunk = self
             .blocking(disk, move |disk| {
-                if disk.is_full() {
-                    disk.refresh_space();
-                }
-                verify(chunk)
+                let mut chunk = verify(chunk)?;
+                chunk.replaces = disk.find_damaged(&chunk)?;
+                Ok(chunk)
             })
             .await?;
         if disk.is_full() {
@@ -245,7 +236,10 @@ fn open_disk(
     let volumes = Volumes::new(Arc::clone(&vfs), &path, identity.disk, config.open_files);
     let failed = |error: DiskError| match error {
         DiskError::Io(source) => io(source),
+        DiskError::Shortage(source) => io(source),
         DiskError::NoSpace => io(std::io::ErrorKind::StorageFull.into()),
+        DiskError::Gone => io(std::io::ErrorKind::NotFound.into()),
+        DiskError::Silent => io(std::io::ErrorKind::TimedOut.into()),
         DiskError::Index(source) => OpenError::Index {
             path: path.clone(),
             source,
@@ -259,6 +253,7 @@ fn open_disk(
     let (index, meta) =
         Index::open(index, identity.disk).map_err(|error| failed(DiskError::Index(error)))?;
     let start = recover(&volumes, &index, meta, config.volume_bytes).map_err(failed)?;
+    let health = Health::open(vfs.as_ref(), &path).map_err(io)?;
     let parts = Parts {
         id: identity.disk,
         dir: path,
@@ -267,11 +262,29 @@ fn open_disk(
         vfs,
         volumes,
         index,
+        health,
+        lock,
     };
-    Ok(Recovered { parts, start, lock })
+    Ok(Recovered { parts, start })
 }
 
+/// Closes a disk. Calls that hang in it are left behind, and with them its lock: nobody opens the
+/// directory again before they are over.
 async fn close(disk: &Arc<Disk>) {
+    if within(disk.config().close_after, finish(disk))
+        .await
+        .is_err()
+    {
+        let (id, path) = (disk.id().0, disk.dir().display());
+        tracing::warn!(
+            disk = id,
+            %path,
+            "disk hangs and is closed without waiting for it; nothing acknowledged is lost"
+        );
+    }
+}
+
+async fn finish(disk: &Arc<Disk>) {
     disk.drain().await;
     disk.runtime().stop().await;
     if disk.is_failed() {
@@ -321,6 +334,7 @@ fn verify(chunk: PutChunk) -> Result<NewChunk, BlobError> {
         length: length as u32,
         digest,
         blocks: chunk.blocks,
+        replaces: None,
     })
 }
 
@@ -426,11 +440,10 @@ impl BlobNode for BlobStore {
     async fn disks(&self) -> Result<Vec<DiskStatus>, BlobError> {
         let disks: Vec<Arc<Disk>> = {
             let open = self.disks.read();
-            open.values().map(|open| Arc::clone(&open.disk)).collect()
+            open.values().map(Arc::clone).collect()
         };
-        self.runtime
-            .blocking(move || disks.iter().map(|disk| disk.status()).collect())
-            .await
-            .map_err(|stopping| BlobError::Unreachable(stopping.to_string()))
+        // At once: a disk that does not answer keeps nobody from hearing of the others.
+        join_all(disks.iter().map(|disk| disk.look())).await;
+        Ok(disks.iter().map(|disk| disk.status()).collect())
     }
 }

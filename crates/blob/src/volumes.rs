@@ -41,6 +41,24 @@ pub(crate) fn is_volume_name(name: &str) -> bool {
 struct OpenFiles {
     files: HashMap<u32, (Arc<dyn VfsFile>, u64)>,
     uses: u64,
+    /// Volumes removed so far.
+    removals: u64,
+}
+
+/// Whether a volume was lost while it was created: there is nothing but zeros behind its header.
+pub(crate) fn was_never_used(file: &dyn VfsFile) -> io::Result<bool> {
+    const STEP: usize = 1 << 20;
+    let mut at = VOLUME_HEADER_BYTES;
+    loop {
+        let bytes = file.read_at(at, STEP)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if bytes.len() < STEP {
+            return Ok(true);
+        }
+        at += STEP as u64;
+    }
 }
 
 /// The volume files of one disk.
@@ -118,7 +136,7 @@ impl Volumes {
 
     /// Opens a volume, or finds it open.
     pub(crate) fn open(&self, volume: u32) -> io::Result<Arc<dyn VfsFile>> {
-        {
+        let removals = {
             let mut open = self.open.lock();
             open.uses += 1;
             let uses = open.uses;
@@ -126,9 +144,14 @@ impl Volumes {
                 *used = uses;
                 return Ok(Arc::clone(file));
             }
-        }
+            open.removals
+        };
         let file = self.vfs.open(&self.path(volume))?;
         let mut open = self.open.lock();
+        if open.removals != removals {
+            // It may be the one that was removed: kept open, its room would not come back.
+            return Ok(file);
+        }
         if open.files.len() >= self.open_max {
             let oldest = open.files.iter().min_by_key(|(_, (_, used))| *used);
             if let Some(oldest) = oldest.map(|(volume, _)| *volume) {
@@ -159,29 +182,18 @@ impl Volumes {
     /// Removes a volume, durably. Readers that have it open read on; its room comes back with the
     /// last of them.
     pub(crate) fn remove(&self, volume: u32) -> io::Result<()> {
-        self.open.lock().files.remove(&volume);
         match self.vfs.remove(&self.path(volume)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        // After the name: whoever opened it before finds out when the file is to be kept.
+        let mut open = self.open.lock();
+        open.files.remove(&volume);
+        open.removals += 1;
+        drop(open);
         self.vfs.sync_dir(&self.dir)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_numbers() {
-        assert_eq!(volume_name(255), "000000ff.volume");
-        for (name, volume) in [
-            ("000000ff.volume", Some(255)),
-            ("ff.volume", None),
-            ("000000ff.volume.new", None),
-            ("lock", None),
-        ] {
-            assert_eq!(volume_of_name(name), volume, "{name}");
-        }
-    }
-}
+mod tests;

@@ -20,6 +20,8 @@ pub(crate) struct NewChunk {
     pub(crate) length: u32,
     pub(crate) digest: u32,
     pub(crate) blocks: Vec<Block>,
+    /// Where the disk holds the chunk already with damaged bytes: this record takes its place.
+    pub(crate) replaces: Option<Place>,
 }
 
 /// A record that compaction takes along.

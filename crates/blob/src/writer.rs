@@ -200,10 +200,10 @@ impl Writer {
                 self.disk.set_active(self.tail.as_ref());
                 Ok(())
             }
-            Err(DiskError::NoSpace) => {
+            Err(error @ (DiskError::NoSpace | DiskError::Shortage(_))) => {
                 // What the failed write left must not be taken for records later.
                 self.end_volume()?;
-                Err(DiskError::NoSpace)
+                Err(error)
             }
             Err(error) => Err(error),
         }
@@ -220,7 +220,7 @@ impl Writer {
     /// another one.
     fn end_volume(&mut self) -> Result<(), DiskError> {
         if let Some(tail) = &self.tail {
-            tail.file.set_len(tail.offset)?;
+            tail.file.set_len(tail.offset).map_err(DiskError::Io)?;
             self.disk.sync_file(tail.file.as_ref())?;
             self.tail = None;
             self.disk.set_active(None);
@@ -230,6 +230,7 @@ impl Writer {
 
     fn begin_volume(&mut self) -> Result<(), DiskError> {
         self.end_volume()?;
+        self.disk.check_identity()?;
         let config = self.disk.config();
         let seal = self.disk.runtime().entropy().next_u64();
         let volumes = self.disk.volumes();
@@ -261,7 +262,8 @@ impl Writer {
         Ok(())
     }
 
-    /// What clients hear of a failure; anything but a lack of room takes the disk out.
+    /// What clients hear of a failure; anything but a lack of room, descriptors or memory takes the
+    /// disk out.
     fn answer_of(&self, error: DiskError) -> BlobError {
         match error {
             DiskError::NoSpace => {
@@ -269,8 +271,12 @@ impl Writer {
                 BlobError::DiskFull(self.disk.id())
             }
             error => {
-                self.disk.fail(&error);
-                BlobError::DiskFailed(self.disk.id())
+                if let DiskError::Shortage(error) = &error {
+                    let disk = self.disk.id().0;
+                    tracing::warn!(disk, %error, "no descriptor or memory to write with");
+                    self.disk.metrics().refused_busy();
+                }
+                self.disk.doubt(error)
             }
         }
     }

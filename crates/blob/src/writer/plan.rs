@@ -261,22 +261,29 @@ impl<'a> Plan<'a> {
         if current == 0 || chunk.pg_epoch < current {
             return Ok(Err(BlobError::StaleEpoch { pg, current }));
         }
-        match self.current(chunk.id)? {
+        let owner = match self.current(chunk.id)? {
             Current::Deleted { .. } => return Ok(Err(BlobError::ChunkDeleted(chunk.id))),
-            Current::Live { length, digest, .. } => {
-                // A repeat: answered with this batch, whose sync covers the first one.
-                let same = length == chunk.length && digest == chunk.digest;
-                return Ok(same.then_some(()).ok_or(BlobError::ChunkExists(chunk.id)));
+            Current::Live { length, digest, .. }
+                if (length, digest) != (chunk.length, chunk.digest) =>
+            {
+                return Ok(Err(BlobError::ChunkExists(chunk.id)));
             }
-            Current::Absent => {}
-        }
+            Current::Live { place, owner, .. } => match chunk.replaces {
+                // A repeat: answered with this batch, whose sync covers the first one.
+                None => return Ok(Ok(())),
+                Some(damaged) if damaged == place => owner,
+                // Moved meanwhile, or repaired: the next attempt looks there.
+                Some(_) => return Ok(Err(BlobError::Busy(self.disk.id()))),
+            },
+            Current::Absent => chunk.owner,
+        };
         let header = Header {
             kind: Kind::Chunk,
             seal: self.seal,
             length: chunk_record_bytes(chunk.length),
             seq: self.seq(),
             id: chunk.id,
-            owner: chunk.owner,
+            owner,
             payload: chunk.length,
             digest: chunk.digest,
         };

@@ -184,3 +184,59 @@ async fn reads_and_writes_go_on_during_compaction() {
     assert_eq!(metrics.compacted_volumes, compacted);
     assert_eq!(metrics.corrupt, 0);
 }
+
+/// What could not be emptied is tried again once something in it changed.
+#[test]
+fn a_volume_that_is_stuck_is_given_back_when_its_damaged_chunk_is_deleted() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        for n in 0..10 {
+            machine.put(0, id(n), &pattern(1, 60_000)).await.unwrap();
+        }
+        let disk = machine.disk();
+        let first = machine.volumes(0).remove(0);
+        // The header of the first chunk's record: compaction cannot take it along.
+        machine.vfs.flip_bit(&first, 4096 + 4096 + 20, 1).unwrap();
+        let dead: Vec<_> = (1..4).map(id).collect();
+        machine.store.delete(disk, dead).await.unwrap();
+        compact_all(&machine).await;
+        assert!(machine.volumes(0).contains(&first));
+        assert_eq!(machine.store.compact_once(disk).await.unwrap(), None);
+        machine.store.delete(disk, vec![id(0)]).await.unwrap();
+        compact_all(&machine).await;
+        assert!(!machine.volumes(0).contains(&first));
+    });
+}
+
+/// A file that says nothing and is not empty may be all that is left of something: it is no
+/// volume's dead bytes.
+#[test]
+fn a_volume_without_a_header_is_left_alone() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        for n in 0..10 {
+            machine.put(0, id(n), &pattern(1, 60_000)).await.unwrap();
+        }
+        let volumes = machine.volumes(0);
+        for copy in [0, 2048] {
+            machine.vfs.flip_bit(&volumes[0], copy, 1).unwrap();
+        }
+        let mut machine = machine;
+        for index in [None, Some(MemoryKv::new()), None] {
+            let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+            let index = index.unwrap_or_else(|| machine.indexes[0].crash(usize::MAX));
+            machine = machine.revive(&runtime, crashed, vec![index]).await;
+            compact_all(&machine).await;
+            assert!(machine.volumes(0).contains(&volumes[0]));
+        }
+        // The operator may yet mend it.
+        for copy in [0, 2048] {
+            machine.vfs.flip_bit(&volumes[0], copy, 1).unwrap();
+        }
+        let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+        let machine = machine
+            .revive(&runtime, crashed, vec![MemoryKv::new()])
+            .await;
+        machine.get(0, id(0), 60_000).await.unwrap();
+    });
+}

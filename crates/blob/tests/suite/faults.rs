@@ -1,14 +1,15 @@
 //! Disks that fail, fill up and rot.
 
+use std::io::IoSlice;
 use std::time::Duration;
 
 use bytes::Bytes;
 use granary_blob_api::testsuite::pattern;
 use granary_blob_api::{BlobError, BlobNode, DiskHealth};
 use granary_kv::MemoryKv;
-use granary_vfs::{CrashStyle, Fault};
+use granary_vfs::{CrashStyle, Fault, MemoryVfs, Vfs};
 
-use crate::support::{Machine, config, content, dir, id, put, simulate};
+use crate::support::{Machine, config, content, dir, disk_config, id, put, simulate};
 
 /// What makes a disk fail for good on a write; the others of the node do not notice.
 #[test]
@@ -72,11 +73,11 @@ fn unreadable_and_rotten_bytes_are_never_returned_and_counted() {
         machine.put(0, id(1), &bytes).await.unwrap();
         machine.put(0, id(2), &bytes).await.unwrap();
         let damaged = BlobError::Corrupt(id(1));
-        machine.vfs.inject(dir(0), Fault::ReadError);
+        let volume = machine.volumes(0).remove(0);
+        machine.vfs.inject(&volume, Fault::ReadError);
         assert_eq!(machine.get(0, id(1), 1000).await, Err(damaged.clone()));
         machine.vfs.heal();
         assert_eq!(machine.get(0, id(1), 150_000).await.unwrap(), bytes);
-        let volume = machine.volumes(0).remove(0);
         // In the second block of the first chunk, which follows the group's epoch record.
         let block = 4096 + 4096 + 128 + 65_540 + 4;
         machine.vfs.flip_bit(&volume, block + 9, 3).unwrap();
@@ -205,4 +206,213 @@ async fn concurrent_writers_share_syncs() {
     }
     let syncs = machine.store.metrics()[0].1.syncs - before;
     assert!(syncs < 250, "{syncs} syncs for 500 writers");
+}
+
+/// In the first block of the first chunk, which follows the group's epoch record.
+const FIRST_CHUNK_BYTE: u64 = 4096 + 4096 + 128 + 4;
+
+#[test]
+fn putting_a_rotten_chunk_again_repairs_it() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let bytes = pattern(1, 150_000);
+        machine.put(0, id(1), &bytes).await.unwrap();
+        machine.put(0, id(2), &bytes).await.unwrap();
+        let volume = machine.volumes(0).remove(0);
+        machine.vfs.flip_bit(&volume, FIRST_CHUNK_BYTE, 3).unwrap();
+        let damaged = BlobError::Corrupt(id(1));
+        assert_eq!(machine.get(0, id(1), 150_000).await, Err(damaged));
+        let other = machine.put(0, id(1), &pattern(2, 150_000)).await;
+        assert_eq!(other, Err(BlobError::ChunkExists(id(1))));
+        machine.put(0, id(1), &bytes).await.unwrap();
+        assert_eq!(machine.get(0, id(1), 150_000).await.unwrap(), bytes);
+        // A repeat of what is whole takes no room.
+        let before = machine.store.metrics()[0].1.append_bytes;
+        machine.put(0, id(1), &bytes).await.unwrap();
+        machine.put(0, id(2), &bytes).await.unwrap();
+        assert_eq!(machine.store.metrics()[0].1.append_bytes, before);
+        let status = machine.status(machine.disk()).await;
+        assert_eq!(status.chunks, 2);
+        assert!(status.reclaimable_bytes > 150_000, "{status:?}");
+        // Neither a crash nor the loss of the index brings the damaged record back.
+        let mut machine = machine;
+        for index in [machine.indexes[0].crash(0), MemoryKv::new()] {
+            let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+            machine = machine.revive(&runtime, crashed, vec![index]).await;
+            for chunk in [id(1), id(2)] {
+                assert_eq!(machine.get(0, chunk, 150_000).await.unwrap(), bytes);
+            }
+            assert_eq!(machine.status(machine.disk()).await.chunks, 2);
+        }
+        let gone = vec![id(1)];
+        machine.store.delete(machine.disk(), gone).await.unwrap();
+        let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+        let machine = machine
+            .revive(&runtime, crashed, vec![MemoryKv::new()])
+            .await;
+        let deleted = BlobError::ChunkDeleted(id(1));
+        assert_eq!(machine.get(0, id(1), 10).await, Err(deleted));
+    });
+}
+
+/// No descriptors or no memory: the disk is as good as before.
+#[test]
+fn shortages_are_busy_and_no_failure() {
+    for (seed, fault) in [Fault::NoHandles, Fault::NoMemory].into_iter().enumerate() {
+        simulate(seed as u64, |runtime| async move {
+            let mut config = config();
+            config.open_files = 1;
+            let machine = Machine::new(&runtime, config, 1).await;
+            let busy = BlobError::Busy(machine.disk());
+            let bytes = pattern(1, 60_000);
+            for n in 0..10 {
+                machine.put(0, id(n), &bytes).await.unwrap();
+            }
+            let dead: Vec<_> = (1..9).map(id).collect();
+            let disk = machine.disk();
+            machine.store.delete(disk, dead).await.unwrap();
+            // The one open volume is the last: the first has to be opened.
+            machine.get(0, id(9), 10).await.unwrap();
+            machine.vfs.inject(dir(0), fault);
+            assert_eq!(machine.get(0, id(0), 10).await, Err(busy.clone()));
+            let mut refused = 0;
+            for n in 10..20 {
+                match machine.put(0, id(n), &bytes).await {
+                    Ok(()) => {}
+                    Err(error) => {
+                        assert_eq!(error, busy, "{fault:?}");
+                        refused += 1;
+                    }
+                }
+            }
+            assert!(refused > 0, "{fault:?}");
+            let compacted = machine.store.compact_once(disk).await;
+            assert_eq!(compacted, Err(busy.clone()), "{fault:?}");
+            runtime.sleep(Duration::from_secs(60)).await;
+            assert_eq!(machine.health(0).await, DiskHealth::Healthy, "{fault:?}");
+            machine.vfs.heal();
+            for n in 10..20 {
+                machine.put(0, id(n), &bytes).await.unwrap();
+            }
+            assert!(machine.store.compact_once(disk).await.unwrap().is_some());
+            let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+            let machine = machine
+                .revive(&runtime, crashed, vec![MemoryKv::new()])
+                .await;
+            for n in (10..20).chain([0, 9]) {
+                assert_eq!(machine.get(0, id(n), 60_000).await.unwrap(), bytes);
+            }
+        });
+    }
+}
+
+/// A directory that was removed, unmounted or replaced under the process takes nothing any more.
+#[test]
+fn a_disk_whose_directory_vanished_fails() {
+    type Spoil = fn(&MemoryVfs);
+    let cases: [(&str, Spoil); 4] = [
+        ("removed", |vfs| vfs.vanish(&dir(0))),
+        ("unmounted", |vfs| {
+            vfs.vanish(&dir(0));
+            vfs.create_dir_all(&dir(0)).unwrap();
+        }),
+        ("put back from a copy", |vfs| {
+            let path = dir(0).join("granary-disk");
+            let bytes = vfs.open(&path).unwrap().read_at(0, 4096).unwrap();
+            vfs.vanish(&dir(0));
+            vfs.create_dir_all(&dir(0).join("volumes")).unwrap();
+            let copy = vfs.create(&path).unwrap();
+            copy.write_at(0, &[IoSlice::new(&bytes)]).unwrap();
+        }),
+        ("identity unreadable", |vfs| {
+            vfs.inject(dir(0).join("granary-disk"), Fault::ReadError);
+        }),
+    ];
+    for (seed, (case, spoil)) in cases.into_iter().enumerate() {
+        simulate(seed as u64, |runtime| async move {
+            let machine = Machine::new(&runtime, config(), 2).await;
+            let bytes = pattern(1, 5000);
+            machine.put(0, id(1), &bytes).await.unwrap();
+            machine.put(1, id(1), &bytes).await.unwrap();
+            spoil(&machine.vfs);
+            // Nobody asks how the disk does.
+            runtime.sleep(Duration::from_secs(20)).await;
+            let lost = BlobError::DiskFailed(machine.disks[0]);
+            assert_eq!(machine.put(0, id(2), &bytes).await, Err(lost), "{case}");
+            assert_eq!(machine.health(0).await, DiskHealth::Failed, "{case}");
+            assert_eq!(machine.health(1).await, DiskHealth::Healthy, "{case}");
+            machine.put(1, id(2), &bytes).await.unwrap();
+        });
+    }
+}
+
+/// A new volume is never begun in a directory that is not the disk's any more.
+#[test]
+fn no_volume_is_made_in_another_disks_directory() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let bytes = pattern(1, 60_000);
+        machine.put(0, id(1), &bytes).await.unwrap();
+        machine.vfs.vanish(&dir(0));
+        machine.vfs.create_dir_all(&dir(0).join("volumes")).unwrap();
+        let mut n = 2;
+        let refused = loop {
+            match machine.put(0, id(n), &bytes).await {
+                Ok(()) => n += 1,
+                Err(error) => break error,
+            }
+            assert!(n < 10, "a volume holds fewer");
+        };
+        assert_eq!(refused, BlobError::DiskFailed(machine.disk()));
+        assert_eq!(machine.volumes(0), Vec::<std::path::PathBuf>::new());
+    });
+}
+
+/// A disk that is only read and answers nothing but errors is a dead one.
+#[test]
+fn a_disk_that_cannot_be_read_at_all_fails() {
+    for (seed, fault) in [Fault::WriteError, Fault::SyncError, Fault::ReadOnly]
+        .into_iter()
+        .enumerate()
+    {
+        simulate(seed as u64, |runtime| async move {
+            let machine = Machine::new(&runtime, config(), 1).await;
+            machine.put(0, id(1), &pattern(1, 5000)).await.unwrap();
+            let volume = machine.volumes(0).remove(0);
+            machine.vfs.inject(&volume, Fault::ReadError);
+            let damaged = BlobError::Corrupt(id(1));
+            assert_eq!(machine.get(0, id(1), 10).await, Err(damaged));
+            assert_eq!(machine.health(0).await, DiskHealth::Healthy);
+            runtime.sleep(Duration::from_secs(2)).await;
+            machine.vfs.inject(dir(0), fault);
+            let lost = BlobError::DiskFailed(machine.disk());
+            assert_eq!(machine.get(0, id(1), 10).await, Err(lost), "{fault:?}");
+            assert_eq!(machine.health(0).await, DiskHealth::Failed);
+        });
+    }
+}
+
+/// After a failed sync the system may show bytes that the disk never got, and call them clean. A
+/// disk that is opened again must not take them for stored.
+#[test]
+fn what_a_failed_sync_lost_is_not_taken_for_stored_when_the_disk_is_opened_again() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let bytes = pattern(1, 60_000);
+        machine.put(0, id(1), &bytes).await.unwrap();
+        machine.vfs.inject(dir(0), Fault::SyncError);
+        let lost = BlobError::DiskFailed(machine.disk());
+        assert_eq!(machine.put(0, id(2), &bytes).await, Err(lost));
+        machine.vfs.heal();
+        machine.store.remove_disk(machine.disk()).await;
+        let again = disk_config(0, &machine.indexes[0]);
+        machine.store.add_disk(again).await.unwrap();
+        machine.put(0, id(2), &bytes).await.unwrap();
+        let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+        let index = machine.indexes[0].crash(0);
+        let machine = machine.revive(&runtime, crashed, vec![index]).await;
+        for chunk in [id(1), id(2)] {
+            assert_eq!(machine.get(0, chunk, 60_000).await.unwrap(), bytes);
+        }
+    });
 }

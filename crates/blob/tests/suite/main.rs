@@ -10,6 +10,7 @@
 mod compaction;
 mod conformance;
 mod faults;
+mod hanging;
 mod model;
 mod opening;
 mod support;
