@@ -3,7 +3,9 @@
 
 mod bucket;
 mod listing;
+mod owners;
 mod range_map;
+mod refresh;
 mod retry;
 
 pub use range_map::{BucketSegment, RangeMap};
@@ -16,8 +18,10 @@ use bytes::Bytes;
 use granary_runtime::Runtime;
 use granary_types::{BucketId, ShardId};
 
+use self::refresh::SingleFlight;
+use self::retry::ShardTimes;
 use crate::command::Target;
-use crate::{Command, MetaError, MetaService, Query, pb};
+use crate::{Command, ErrorKind, MetaError, MetaService, Query, pb};
 
 /// What a command or a query may cost at most, retries included.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
@@ -31,6 +35,8 @@ pub struct Meta {
     service: Arc<dyn MetaService>,
     runtime: Runtime,
     map: Arc<ArcSwap<RangeMap>>,
+    refreshing: Arc<SingleFlight>,
+    shard_times: Arc<ShardTimes>,
     deadline: Duration,
 }
 
@@ -42,6 +48,8 @@ impl Meta {
             service,
             runtime,
             map,
+            refreshing: Arc::default(),
+            shard_times: Arc::default(),
             deadline: DEADLINE_DEFAULT,
         }
     }
@@ -75,18 +83,8 @@ impl Meta {
         command: C,
     ) -> Decision<C::Reply> {
         let target = command.target();
-        let id = self.runtime.entropy().next_u128().to_be_bytes();
-        let envelope = pb::Command {
-            id: Bytes::copy_from_slice(&id),
-            deadline_ms: self.deadline_from_now(),
-            command: Some(command.into_wire()),
-        };
-        let reply = self
-            .retrying(named, &target, |shard| {
-                let (service, envelope) = (Arc::clone(&self.service), envelope.clone());
-                async move { service.propose(shard, envelope).await }
-            })
-            .await?;
+        // Boxed: it holds the command, and is held by the futures of whole requests.
+        let reply = Box::pin(self.decide(named, &target, command.into_wire())).await?;
         if let Some(rejection) = reply.rejection {
             return Ok(Err(rejection));
         }
@@ -127,12 +125,12 @@ impl Meta {
         let envelope = pb::Query {
             query: Some(query.into_wire()),
         };
-        let reply = self
-            .retrying(named, &target, |shard| {
-                let (service, envelope) = (Arc::clone(&self.service), envelope.clone());
-                async move { service.query(shard, envelope).await }
-            })
-            .await?;
+        let mut backoff = self.request_backoff();
+        let attempt = |shard| {
+            let (service, envelope) = (Arc::clone(&self.service), envelope.clone());
+            async move { service.query(shard, envelope).await }
+        };
+        let reply = self.retrying(&mut backoff, named, &target, attempt).await?;
         reply
             .reply
             .and_then(Q::reply)
@@ -175,11 +173,31 @@ impl Meta {
         Ok(known)
     }
 
-    /// Reads the map of ranges from the root.
+    /// Reads the map of ranges from the root, or waits for another request's read that began after
+    /// this call.
     ///
     /// # Errors
-    /// The root gave no answer.
+    /// The root gave no answer in time.
     pub async fn refresh_map(&self) -> Result<(), MetaError> {
+        let mut backoff = self.request_backoff();
+        loop {
+            match self.refresh_map_once().await {
+                Err(error) if error.kind() != ErrorKind::Permanent => {
+                    if !backoff.wait(&self.runtime).await {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// One try of [`Meta::refresh_map`], for callers that try again themselves.
+    async fn refresh_map_once(&self) -> Result<(), MetaError> {
+        self.refreshing.refresh(|| self.read_map()).await
+    }
+
+    async fn read_map(&self) -> Result<(), MetaError> {
         let query = pb::GetClusterMap {
             known_epoch: self.map.load().epoch(),
         };
@@ -199,11 +217,6 @@ impl Meta {
         Ok(())
     }
 
-    fn deadline_from_now(&self) -> u64 {
-        let millis = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
-        self.runtime.now().plus_millis(millis).as_millis()
-    }
-
     /// The shard a request goes to by the map as it is now.
     async fn shard_for(
         &self,
@@ -221,7 +234,7 @@ impl Meta {
         if let Some(shard) = self.map.load().shard_at(*bucket, key) {
             return Ok(shard);
         }
-        self.refresh_map().await?;
+        self.refresh_map_once().await?;
         self.map
             .load()
             .shard_at(*bucket, key)

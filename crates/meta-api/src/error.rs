@@ -41,6 +41,20 @@ pub enum MetaError {
     /// The deadline passed; an undecided command will be refused from now on.
     #[error("deadline has passed: {0}")]
     Expired(String),
+    /// The command's deadline lies before the shard's time, which never goes back: this command was
+    /// refused and always will be. [`crate::Meta`] never shows it: it sends the command anew, made
+    /// for the shard's time, or says [`MetaError::Expired`].
+    #[error("the deadline had passed: the shard's time is {shard_ms}")]
+    Late {
+        /// The shard's time, in milliseconds since the epoch.
+        shard_ms: u64,
+        /// True when no earlier attempt of the command was applied either.
+        never_applied: bool,
+    },
+    /// The metadata directory is nearly full: only commands that free space are taken. It may pass,
+    /// but not within one request: [`crate::Meta`] does not wait for it.
+    #[error("no space for metadata: {0}")]
+    NoSpace(String),
     /// The request breaks the protocol.
     #[error("invalid request: {0}")]
     Invalid(String),
@@ -56,10 +70,25 @@ impl MetaError {
             Self::NotLeader { .. }
             | Self::UnknownOutcome(_)
             | Self::Busy(_)
+            | Self::NoSpace(_)
             | Self::Unavailable(_) => ErrorKind::Retry,
             Self::WrongShard(_) => ErrorKind::Reroute,
-            Self::Expired(_) | Self::Invalid(_) | Self::Internal(_) => ErrorKind::Permanent,
+            Self::Expired(_) | Self::Late { .. } | Self::Invalid(_) | Self::Internal(_) => {
+                ErrorKind::Permanent
+            }
         }
+    }
+
+    /// True when the command may have been applied although this was the answer.
+    pub(crate) fn may_be_applied(&self) -> bool {
+        !matches!(
+            self,
+            Self::WrongShard(_)
+                | Self::Busy(_)
+                | Self::Late { .. }
+                | Self::NoSpace(_)
+                | Self::Invalid(_)
+        )
     }
 }
 
@@ -67,6 +96,7 @@ impl MetaError {
 impl From<MetaError> for pb::Fault {
     fn from(error: MetaError) -> Self {
         use pb::fault::Kind;
+        let (mut shard_ms, mut never_applied) = (0, false);
         let (kind, leader, message) = match error {
             MetaError::NotLeader { leader, .. } => (
                 Kind::NotLeader,
@@ -78,6 +108,14 @@ impl From<MetaError> for pb::Fault {
             MetaError::Busy(_) => (Kind::Busy, 0, String::new()),
             MetaError::Unavailable(message) => (Kind::Unavailable, 0, message),
             MetaError::Expired(message) => (Kind::Expired, 0, message),
+            MetaError::Late {
+                shard_ms: time_ms,
+                never_applied: never,
+            } => {
+                (shard_ms, never_applied) = (time_ms, never);
+                (Kind::Expired, 0, String::new())
+            }
+            MetaError::NoSpace(message) => (Kind::NoSpace, 0, message),
             MetaError::Invalid(message) => (Kind::Invalid, 0, message),
             MetaError::Internal(message) => (Kind::Internal, 0, message),
         };
@@ -85,6 +123,8 @@ impl From<MetaError> for pb::Fault {
             kind: kind.into(),
             leader,
             message,
+            shard_ms,
+            never_applied,
         }
     }
 }
@@ -103,9 +143,49 @@ impl MetaError {
             Kind::UnknownOutcome => Self::UnknownOutcome(message),
             Kind::Busy => Self::Busy(shard),
             Kind::Unavailable => Self::Unavailable(message),
+            Kind::Expired if fault.shard_ms != 0 => Self::Late {
+                shard_ms: fault.shard_ms,
+                never_applied: fault.never_applied,
+            },
             Kind::Expired => Self::Expired(message),
+            Kind::NoSpace => Self::NoSpace(message),
             Kind::Invalid => Self::Invalid(message),
             Kind::None | Kind::Internal => Self::Internal(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one side says is what the other side reads.
+    #[test]
+    fn errors_cross_the_wire_unchanged() {
+        let shard = ShardId(3);
+        let text = || "why".to_owned();
+        let leader = Some(NodeId(7));
+        for error in [
+            MetaError::NotLeader { shard, leader },
+            MetaError::NotLeader {
+                shard,
+                leader: None,
+            },
+            MetaError::WrongShard(shard),
+            MetaError::UnknownOutcome(text()),
+            MetaError::Busy(shard),
+            MetaError::Unavailable(text()),
+            MetaError::Expired(text()),
+            MetaError::Late {
+                shard_ms: 9,
+                never_applied: true,
+            },
+            MetaError::NoSpace(text()),
+            MetaError::Invalid(text()),
+            MetaError::Internal(text()),
+        ] {
+            let fault = pb::Fault::from(error.clone());
+            assert_eq!(MetaError::from_fault(shard, fault), error);
         }
     }
 }

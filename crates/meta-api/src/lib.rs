@@ -7,6 +7,8 @@
 pub mod client;
 mod command;
 mod error;
+#[cfg(test)]
+mod golden;
 mod query;
 mod service;
 #[cfg(feature = "testsuite")]

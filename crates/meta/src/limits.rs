@@ -8,6 +8,8 @@ pub(crate) const EXTENTS_IN_RECORD_MAX: usize = 4;
 pub(crate) const EXTENTS_PER_COMMAND_MAX: usize = 4096;
 /// Parts in one part page; keeps a page well below `RECORD_BYTES_MAX`.
 pub(crate) const PARTS_PER_PAGE: usize = 32;
+/// Parts of an aborted upload that one command, or the expiry that goes on with it, gives up.
+pub(crate) const PARTS_PER_STEP: usize = 1000;
 /// Longest ETag of a part, in bytes.
 pub(crate) const ETAG_BYTES_MAX: usize = 80;
 

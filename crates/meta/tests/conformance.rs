@@ -94,8 +94,9 @@ mod over_grpc {
                 pipe.map(TokioIo::new).ok_or_else(gone)
             }
         });
-        let channel = Endpoint::from_static("http://meta").connect_with_connector(connector);
-        let service = Arc::new(GrpcMeta::new(channel.await.unwrap()));
+        let endpoint = Endpoint::from_static("http://meta");
+        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        let service = Arc::new(GrpcMeta::new(channel));
         suite(cluster, service)
     }
 

@@ -40,6 +40,9 @@ pub struct DeletionWorker {
     /// How far the deletion of an object with many chunks has come, in bytes of the object. Only
     /// to save work: lost, it begins again.
     progress: HashMap<(ShardId, u64), u64>,
+    /// Where to go on in shards whose time was up: entries that cannot be deleted now must not keep
+    /// those behind them waiting for ever.
+    cursors: HashMap<ShardId, u64>,
     turn: usize,
 }
 
@@ -64,6 +67,7 @@ impl DeletionWorker {
             view,
             metrics,
             progress: HashMap::new(),
+            cursors: HashMap::new(),
             turn: 0,
         }
     }
@@ -75,7 +79,8 @@ impl DeletionWorker {
         lease_token: u64,
         pending: &mut u64,
     ) -> Result<bool, WorkerError> {
-        let mut after_seq = 0;
+        let mut after_seq = self.cursors.remove(&shard).unwrap_or(0);
+        let from_start = after_seq == 0;
         let until = self.runtime.monotonic() + SHARD_TIME;
         let mut page_number = 0;
         while self.runtime.monotonic() < until {
@@ -84,14 +89,13 @@ impl DeletionWorker {
                 after_seq,
             };
             let page = self.meta.query_at(shard, query).await?;
-            if page_number == 0 {
+            if page_number == 0 && from_start {
                 *pending += page.pending;
             }
             page_number += 1;
-            let Some(last) = page.entries.last() else {
-                return Ok(false);
-            };
-            after_seq = last.seq;
+            // A page without entries may have others behind it: what is not due yet, pinned, or a
+            // sibling's in the same slab.
+            after_seq = page.next_after_seq;
             let (more, entries) = (page.more, page.entries);
             let unfinished = self.delete_page(shard, entries, lease_token).await?;
             if unfinished {
@@ -101,6 +105,7 @@ impl DeletionWorker {
                 return Ok(false);
             }
         }
+        self.cursors.insert(shard, after_seq);
         Ok(true)
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use granary_blob_api::{ChunkEntry, ChunkOwner};
-use granary_meta_api::{Meta, pb};
+use granary_meta_api::Meta;
 use granary_types::{BucketId, ObjectId};
 
 use crate::WorkerError;
@@ -44,38 +44,11 @@ async fn expired_in_bucket(
     bucket: BucketId,
     objects: &[ObjectId],
 ) -> Result<HashSet<ObjectId>, WorkerError> {
-    // Shards split: a map that is not the newest may miss one that owns a part of the bucket.
-    meta.refresh_map().await?;
-    let mut shards: Vec<_> = meta
-        .segments(bucket)
-        .await?
+    let asked = objects.iter().map(|object| object.to_bytes());
+    let asked = asked.map(|id| Bytes::copy_from_slice(&id)).collect();
+    let expired = meta.expired_owners(bucket, asked).await?;
+    Ok(expired
         .iter()
-        .map(|s| s.shard)
-        .collect();
-    shards.sort_unstable();
-    shards.dedup();
-    let mut expired: HashSet<ObjectId> = objects.iter().copied().collect();
-    for shard in shards {
-        let asked: Vec<ObjectId> = expired.iter().copied().collect();
-        if asked.is_empty() {
-            break;
-        }
-        let query = pb::LookupOwners {
-            bucket_id: bucket.0,
-            object_ids: asked
-                .iter()
-                .map(|object| Bytes::copy_from_slice(&object.to_bytes()))
-                .collect(),
-        };
-        let answer = meta.query_at(shard, query).await?;
-        let agreed = answer
-            .owners
-            .iter()
-            .filter(|owner| !owner.known && owner.expired);
-        let agreed: HashSet<_> = agreed
-            .filter_map(|owner| ObjectId::from_slice(&owner.object_id))
-            .collect();
-        expired.retain(|object| agreed.contains(object));
-    }
-    Ok(expired)
+        .filter_map(|id| ObjectId::from_slice(id))
+        .collect())
 }

@@ -16,8 +16,8 @@ use crate::pb::rejection::Reason;
 use crate::pb::state::bucket::State;
 use crate::{Command, ErrorKind, MetaError, pb};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How an attempt to delete a bucket ended.
 enum Attempt {
@@ -267,7 +267,7 @@ impl Meta {
     }
 }
 
-fn named(segment: BucketSegment) -> pb::Segment {
+pub(super) fn named(segment: BucketSegment) -> pb::Segment {
     pb::Segment {
         start_key: segment.start_key,
         bounded: segment.end_key.is_some(),

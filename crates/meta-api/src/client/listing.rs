@@ -14,7 +14,8 @@ const REROUTES_MAX: usize = 8;
 const REROUTE_PAUSE: Duration = Duration::from_millis(5);
 
 impl Meta {
-    /// Objects and common prefixes of a bucket after `query.after`, at most `query.limit`.
+    /// Objects and common prefixes of a bucket after `query.after`, at most `query.limit`. `more` is
+    /// never false while anything is left; it may be true before nothing but delete markers.
     /// The interval fields of `query` are filled here.
     ///
     /// # Errors
@@ -27,6 +28,9 @@ impl Meta {
             ..Default::default()
         };
         let mut reroutes = 0;
+        if limit == 0 {
+            return Ok(page);
+        }
         'route: loop {
             for segment in self.segments(bucket).await? {
                 if segment
@@ -36,13 +40,11 @@ impl Meta {
                 {
                     continue;
                 }
-                if page.items.len() >= limit {
-                    page.more = true;
-                    return Ok(page);
-                }
+                // A full page still has to know whether anything follows.
+                let room = limit.saturating_sub(page.items.len());
                 let part = pb::ListObjects {
                     after: page.resume_after.clone(),
-                    limit: u32::try_from(limit - page.items.len()).unwrap_or(u32::MAX),
+                    limit: u32::try_from(room.max(1)).unwrap_or(u32::MAX),
                     start_key: segment.start_key.clone(),
                     bounded: segment.end_key.is_some(),
                     end_key: segment.end_key.clone().unwrap_or_default(),
@@ -52,6 +54,13 @@ impl Meta {
                     Some(answer) => answer,
                     None => continue 'route,
                 };
+                if room == 0 {
+                    if answer.more || !answer.items.is_empty() {
+                        page.more = true;
+                        return Ok(page);
+                    }
+                    continue;
+                }
                 page.items.extend(answer.items);
                 if answer.more {
                     page.more = true;
@@ -80,6 +89,9 @@ impl Meta {
             ..Default::default()
         };
         let mut reroutes = 0;
+        if limit == 0 {
+            return Ok(page);
+        }
         'route: loop {
             for segment in self.segments(bucket).await? {
                 if segment
@@ -89,14 +101,11 @@ impl Meta {
                 {
                     continue;
                 }
-                if page.items.len() >= limit {
-                    page.more = true;
-                    return Ok(page);
-                }
+                let room = limit.saturating_sub(page.items.len());
                 let part = pb::ListUploads {
                     key_marker: page.next_key.clone(),
                     upload_id_marker: page.next_upload_id.clone(),
-                    limit: u32::try_from(limit - page.items.len()).unwrap_or(u32::MAX),
+                    limit: u32::try_from(room.max(1)).unwrap_or(u32::MAX),
                     start_key: segment.start_key.clone(),
                     bounded: segment.end_key.is_some(),
                     end_key: segment.end_key.clone().unwrap_or_default(),
@@ -106,6 +115,13 @@ impl Meta {
                     Some(answer) => answer,
                     None => continue 'route,
                 };
+                if room == 0 {
+                    if answer.more || !answer.items.is_empty() {
+                        page.more = true;
+                        return Ok(page);
+                    }
+                    continue;
+                }
                 page.items.extend(answer.items);
                 if !answer.next_key.is_empty() {
                     page.next_key = answer.next_key;

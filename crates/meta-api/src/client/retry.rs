@@ -1,22 +1,127 @@
-//! One place for retries: same request, same id, until the deadline.
+//! One place for retries: same request, same id, until the deadline. And for commands made anew
+//! because their deadline lay before the shard's time.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use granary_runtime::{Backoff, within};
 use granary_types::ShardId;
 
 use super::Meta;
 use crate::command::Target;
-use crate::{ErrorKind, MetaError};
+use crate::{ErrorKind, MetaError, pb};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Times that a command is made anew because it came late.
+const LATE_ROUNDS_MAX: usize = 3;
+
+/// What is known of shards whose time is ahead of this clock: one that stepped forward and back
+/// again leaves its shards in the future, because their time never goes back. Bounded by the
+/// number of shards.
+#[derive(Debug, Default)]
+pub(super) struct ShardTimes {
+    ahead: parking_lot::Mutex<BTreeMap<ShardId, u64>>,
+}
+
+impl ShardTimes {
+    /// The time that a deadline at a shard counts from, in milliseconds.
+    fn base_ms(&self, shard: Option<ShardId>, now_ms: u64) -> u64 {
+        let mut ahead = self.ahead.lock();
+        ahead.retain(|_, time_ms| *time_ms > now_ms);
+        let known = shard.and_then(|shard| ahead.get(&shard));
+        known.copied().unwrap_or(now_ms)
+    }
+
+    fn learn(&self, shard: ShardId, time_ms: u64) {
+        let mut ahead = self.ahead.lock();
+        let known = ahead.entry(shard).or_default();
+        *known = time_ms.max(*known);
+    }
+}
+
 impl Meta {
+    /// A backoff that ends with the deadline of a request that begins now.
+    pub(super) fn request_backoff(&self) -> Backoff {
+        Backoff::new(&self.runtime, FIRST_PAUSE, LONGEST_PAUSE, self.deadline)
+    }
+
+    /// Has a command decided once: repeats carry the same id, and a new one is made only when it is
+    /// certain that the last one was not and never will be applied.
+    pub(super) async fn decide(
+        &self,
+        named: Option<ShardId>,
+        target: &Target,
+        command: pb::command::Command,
+    ) -> Result<pb::CommandReply, MetaError> {
+        let mut backoff = self.request_backoff();
+        let mut rounds = LATE_ROUNDS_MAX;
+        loop {
+            let guess = named.or_else(|| target.fixed()).or_else(|| match target {
+                Target::At(bucket, key) => self.map.load().shard_at(*bucket, key),
+                Target::Root | Target::Named => None,
+            });
+            let envelope = self.envelope(guess, command.clone());
+            let unknown = AtomicBool::new(false);
+            let attempt = |shard| {
+                let (service, envelope) = (Arc::clone(&self.service), envelope.clone());
+                let unknown = &unknown;
+                async move {
+                    let outcome = service.propose(shard, envelope).await;
+                    match &outcome {
+                        Err(MetaError::Late { shard_ms, .. }) => {
+                            self.shard_times.learn(shard, *shard_ms);
+                        }
+                        Err(error) if error.may_be_applied() => {
+                            unknown.store(true, Ordering::Relaxed);
+                        }
+                        Ok(_) | Err(_) => {}
+                    }
+                    outcome
+                }
+            };
+            let outcome = self.retrying(&mut backoff, named, target, attempt).await;
+            let Err(MetaError::Late {
+                shard_ms,
+                never_applied,
+            }) = outcome
+            else {
+                return outcome;
+            };
+            rounds -= 1;
+            let undecided = never_applied || !unknown.load(Ordering::Relaxed);
+            if !undecided || rounds == 0 {
+                return Err(MetaError::Expired(format!(
+                    "the shard's time is {shard_ms} already"
+                )));
+            }
+        }
+    }
+
+    fn envelope(&self, shard: Option<ShardId>, command: pb::command::Command) -> pb::Command {
+        let id = self.runtime.entropy().next_u128().to_be_bytes();
+        let now_ms = self.runtime.now().as_millis();
+        let wait_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
+        pb::Command {
+            id: Bytes::copy_from_slice(&id),
+            deadline_ms: self
+                .shard_times
+                .base_ms(shard, now_ms)
+                .saturating_add(wait_ms),
+            command: Some(command),
+        }
+    }
+
     /// Calls until an answer, a permanent error or the deadline.
     pub(super) async fn retrying<T, F, Fut>(
         &self,
+        backoff: &mut Backoff,
         named: Option<ShardId>,
         target: &Target,
         call: F,
@@ -25,7 +130,6 @@ impl Meta {
         F: Fn(ShardId) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, MetaError>> + Send,
     {
-        let mut backoff = Backoff::new(&self.runtime, FIRST_PAUSE, LONGEST_PAUSE, self.deadline);
         loop {
             let remaining = backoff.remaining(&self.runtime);
             let attempt = async { call(self.shard_for(named, target).await?).await };
@@ -36,10 +140,11 @@ impl Meta {
             };
             match error.kind() {
                 ErrorKind::Permanent => return Err(error),
+                _ if matches!(error, MetaError::NoSpace(_)) => return Err(error),
                 // A named shard that does not own the range: only the caller knows another.
                 ErrorKind::Reroute if named.is_some() => return Err(error),
                 ErrorKind::Reroute => {
-                    if let Err(error) = self.refresh_map().await {
+                    if let Err(error) = self.refresh_map_once().await {
                         tracing::debug!(%error, "range map not refreshed");
                     }
                 }

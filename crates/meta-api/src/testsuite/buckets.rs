@@ -168,7 +168,7 @@ pub async fn unfinished_buckets_are_finished(suite: Suite) {
         })
         .await;
     let unfinished = pb::ListUnfinishedBuckets { limit: 10 };
-    let found = suite.meta.query(unfinished.clone()).await.unwrap().buckets;
+    let found = suite.meta.query(unfinished).await.unwrap().buckets;
     assert_eq!(found.len(), 3);
     for bucket in found {
         suite.meta.finish_bucket(bucket).await.unwrap().unwrap();
@@ -217,7 +217,7 @@ pub async fn attempts_to_delete_do_not_mix(suite: Suite) {
     let begin = pb::BeginDeleteBucket {
         bucket_id: bucket.id.0,
     };
-    let first = suite.accepted(begin.clone()).await.generation;
+    let first = suite.accepted(begin).await.generation;
     let second = suite.accepted(begin).await.generation;
     let meta = suite.meta.clone();
     let fence = |generation: u64, action: Action| {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{Suite, TestBucket, extent};
+use crate::MetaError;
 use crate::pb;
 use crate::pb::extent_piece::Piece;
 use crate::pb::rejection::Reason;
@@ -245,6 +246,7 @@ pub async fn the_sweep_keeps_what_may_live(suite: Suite) {
     let ask = |ids: Vec<Bytes>| pb::LookupOwners {
         bucket_id: bucket.id.0,
         object_ids: ids,
+        segment: None,
     };
     let ids = vec![committed, unfinished];
     let status = |result: pb::OwnersResult| -> Vec<_> {
@@ -263,10 +265,135 @@ pub async fn the_sweep_keeps_what_may_live(suite: Suite) {
         "a barrier in time"
     );
     assert_eq!(status(later), [(true, false), (false, true)]);
-    let foreign = suite.meta.query_at(other, ask(ids)).await.unwrap();
-    assert_eq!(
-        status(foreign),
-        [(true, false), (true, false)],
-        "not my range: keep"
-    );
+    let foreign = suite.meta.query_at(other, ask(ids)).await;
+    assert_eq!(foreign, Err(MetaError::WrongShard(other)), "no verdict");
+}
+
+/// Once a deletion can have been handed to a worker its bytes are not promised to a reader any more;
+/// and a pin that ends in the past promises nothing and hinders nobody.
+pub async fn a_pin_does_not_come_after_the_deletion(suite: Suite) {
+    let bucket = suite.bucket("pins").await;
+    let grace_ms = suite.settings().await.reader_grace_ms;
+    let shard = suite.shard_of(bucket, "a").await;
+    let object = write(&suite, bucket, "a", 3, 0).await;
+    let pin = |from_now: i64| pb::PinRead {
+        at: Some(bucket.at("a")),
+        object_id: object.clone(),
+        until_ms: suite
+            .runtime
+            .now()
+            .as_millis()
+            .saturating_add_signed(from_now),
+    };
+    assert_eq!(suite.rejected(pin(-60_000)).await, Reason::Invalid);
+    suite.put(bucket, "a", "new").await;
+    suite.accepted(pin(1000)).await;
+    suite.advance(grace_ms + 1).await;
+    assert_eq!(suite.rejected(pin(60_000)).await, Reason::NoSuchVersion);
+    assert_eq!(suite.deletions(shard).await.entries.len(), 1);
+    assert_eq!(suite.rejected(pin(60_000)).await, Reason::NoSuchVersion);
+    // A reader that has pinned all the time goes on.
+    let kept = write(&suite, bucket, "b", 3, 0).await;
+    let renewed = |until_ms: u64| pb::PinRead {
+        at: Some(bucket.at("b")),
+        object_id: kept.clone(),
+        until_ms,
+    };
+    suite.put(bucket, "b", "new").await;
+    for _ in 0..4 {
+        let until = suite.runtime.now().plus_millis(grace_ms + 1000);
+        suite.accepted(renewed(until.as_millis())).await;
+        suite.advance(grace_ms).await;
+        let due = suite.deletions(shard).await.entries;
+        assert!(
+            due.iter()
+                .all(|d| d.deletion.as_ref().unwrap().object_id != kept)
+        );
+    }
+}
+
+/// What cannot be deleted now (pinned, or never acknowledged because its disk is gone) does not hide
+/// what was queued after it, in pages of any size.
+pub async fn deletions_behind_stuck_ones_are_listed(suite: Suite) {
+    let bucket = suite.bucket("stuck").await;
+    let grace_ms = suite.settings().await.reader_grace_ms;
+    let shard = suite.shard_of(bucket, "a").await;
+    let mut objects = Vec::new();
+    for n in 0..7 {
+        let key = format!("k{n}");
+        objects.push(write(&suite, bucket, &key, 1 + n * 3, 0).await);
+        suite.put(bucket, &key, "new").await;
+    }
+    for pinned in [0, 3] {
+        let until_ms = suite.runtime.now().as_millis() + 2 * grace_ms;
+        let pin = pb::PinRead {
+            at: Some(bucket.at(&format!("k{pinned}"))),
+            object_id: objects[pinned].clone(),
+            until_ms,
+        };
+        suite.accepted(pin).await;
+    }
+    suite.advance(grace_ms + 1).await;
+    let expected: Vec<_> = [1, 2, 4, 5, 6].map(|n| objects[n].clone()).to_vec();
+    for limit in [1, 2, 5, 1000] {
+        let (mut seen, mut after_seq) = (Vec::new(), 0);
+        loop {
+            let query = pb::ListDeletions { limit, after_seq };
+            let page = suite.meta.query_at(shard, query).await.unwrap();
+            assert!(page.entries.len() <= limit as usize);
+            if after_seq == 0 {
+                assert_eq!(page.pending, 7);
+            }
+            for entry in page.entries {
+                seen.push(entry.deletion.unwrap().object_id);
+            }
+            if !page.more {
+                break;
+            }
+            assert!(page.next_after_seq > after_seq, "a page goes on");
+            after_seq = page.next_after_seq;
+        }
+        assert_eq!(seen, expected, "pages of {limit}");
+    }
+}
+
+/// A write id stands for chunks. Beside inline bytes nothing would remember that it was used.
+pub async fn inline_bytes_take_no_write_id(suite: Suite) {
+    let bucket = suite.bucket("inline").await;
+    let write_id = suite.begin_write(bucket, "a").await;
+    let command = pb::PutObject {
+        at: Some(bucket.at("a")),
+        payload: Some(pb::Payload {
+            write_id: write_id.clone(),
+            ..super::inline("bytes")
+        }),
+        ..Default::default()
+    };
+    assert_eq!(suite.rejected(command).await, Reason::Invalid);
+    assert_eq!(suite.get(bucket, "a").await, None);
+    suite
+        .accepted(commit(bucket, "a", &write_id, &[extent(1, CHUNK)], 0, 1))
+        .await;
+}
+
+/// A chunk that a command refers to is not given up by the same command.
+pub async fn kept_chunks_are_not_abandoned(suite: Suite) {
+    let bucket = suite.bucket("kept").await;
+    let write_id = suite.begin_write(bucket, "a").await;
+    let mut command = commit(bucket, "a", &write_id, &[extent(1, CHUNK)], 0, 1);
+    let abandoned = |n: u32| vec![extent(n, CHUNK).chunk];
+    command.payload.as_mut().unwrap().abandoned = abandoned(1);
+    assert_eq!(suite.rejected(command.clone()).await, Reason::Invalid);
+    let stage = pb::StageExtents {
+        at: Some(bucket.at("a")),
+        write_id: write_id.clone(),
+        first: 0,
+        extents: vec![extent(1, CHUNK)],
+        abandoned: abandoned(1),
+    };
+    assert_eq!(suite.rejected(stage).await, Reason::Invalid);
+    command.payload.as_mut().unwrap().abandoned = abandoned(2);
+    suite.accepted(command).await;
+    let shard = suite.shard_of(bucket, "a").await;
+    assert_eq!(suite.deletions(shard).await.pending, 1);
 }

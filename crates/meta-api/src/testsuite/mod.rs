@@ -305,7 +305,7 @@ impl Suite {
 /// returns a [`Suite`](crate::testsuite::Suite); it runs inside a paused tokio runtime.
 #[macro_export]
 macro_rules! meta_testsuite {
-    ($start:path) => {
+    ($start:ident) => {
         $crate::meta_testsuite!(@cases $start;
             objects: put_get_overwrite_delete, forbid_overwrite, stamps_and_times_only_grow,
                 records_are_bounded, old_generations_are_refused;
@@ -313,22 +313,27 @@ macro_rules! meta_testsuite {
                 versions_are_listed_newest_first;
             chunks: staged_extents_are_committed_and_found_by_offset,
                 replaced_chunks_wait_for_their_readers, an_expired_write_cannot_be_committed,
-                a_write_id_is_used_once, the_sweep_keeps_what_may_live;
+                a_write_id_is_used_once, the_sweep_keeps_what_may_live,
+                a_pin_does_not_come_after_the_deletion, deletions_behind_stuck_ones_are_listed,
+                inline_bytes_take_no_write_id, kept_chunks_are_not_abandoned;
             uploads: parts_become_an_object, bad_part_lists_are_refused,
                 aborted_parts_are_given_up, many_parts_are_deleted_in_steps,
+                many_parts_are_aborted_in_steps,
                 uploads_are_listed_by_key_and_age;
             listing: pages_agree_with_a_model, groups_are_skipped_not_read,
                 delete_markers_do_not_make_a_page_endless;
             buckets: created_once_by_one_owner, a_bucket_with_contents_stays,
                 unfinished_buckets_are_finished, attempts_to_delete_do_not_mix;
             repeats: a_repeat_changes_nothing_after_an_overwrite, rejections_are_repeated_too,
-                a_late_command_is_refused;
-            splits: a_split_moves_nothing_a_client_can_see, a_split_child_splits_again;
+                a_late_command_is_refused, a_clock_that_stepped_forward_and_back_expires_nothing;
+            splits: a_split_moves_nothing_a_client_can_see, listings_go_on_across_splits,
+                a_split_changes_no_counter, the_sweep_asks_every_piece,
+                more_is_said_only_when_something_follows;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
                 access_keys_belong_to_accounts;
         );
     };
-    (@cases $start:path; $($topic:ident: $($case:ident),+;)+) => {
+    (@cases $start:ident; $($topic:ident: $($case:ident),+;)+) => {
         $(mod $topic {
             $(
                 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use super::{Suite, TestBucket, chunks};
 use crate::pb;
 
 /// Splits the range of a key; waits until the root knows the child, and returns it.
-async fn split(suite: &Suite, bucket: TestBucket, key: &str) -> ShardId {
+pub(super) async fn split(suite: &Suite, bucket: TestBucket, key: &str) -> ShardId {
     let parent = suite.shard_of(bucket, key).await;
     let nonce = suite.runtime.entropy().next_u128().to_be_bytes();
     let nonce = Bytes::copy_from_slice(&nonce);
@@ -147,8 +147,8 @@ pub async fn a_split_moves_nothing_a_client_can_see(suite: Suite) {
     suite.meta.delete_bucket(bucket.id).await.unwrap().unwrap();
 }
 
-/// Children split again; a listing that began before a split ends after it.
-pub async fn a_split_child_splits_again(suite: Suite) {
+/// A listing that began before a split ends after it, also when the child splits again.
+pub async fn listings_go_on_across_splits(suite: Suite) {
     let bucket = suite.bucket("pieces").await;
     for n in 0..40 {
         suite.put(bucket, &name(n), "x").await;
@@ -182,4 +182,115 @@ pub async fn a_split_child_splits_again(suite: Suite) {
     assert_eq!(shards.len(), 5);
     assert_eq!(suite.meta.segments(bucket.id).await.unwrap().len(), 5);
     assert_eq!(suite.counters(bucket).await.objects, 40);
+}
+
+/// What GetBucketStat shows is the same before and after a split, for buckets that stay, that move
+/// whole, and whose pieces move one after the other.
+pub async fn a_split_changes_no_counter(suite: Suite) {
+    let mut buckets = Vec::new();
+    for n in 0..6 {
+        let bucket = suite.bucket(&format!("counted-{n}")).await;
+        for key in 0..=n {
+            suite.put(bucket, &name(key), "four").await;
+        }
+        buckets.push(bucket);
+    }
+    let first = buckets[0];
+    let all = async || {
+        let mut counters = Vec::new();
+        for bucket in &buckets {
+            counters.push(suite.counters(*bucket).await);
+        }
+        counters
+    };
+    let before = all().await;
+    assert_eq!(before[5].objects, 6);
+    let whole = split(&suite, buckets[5], "").await;
+    assert_eq!(suite.shard_of(buckets[5], "a").await, whole);
+    assert_eq!(all().await, before, "the bucket moved whole");
+    let parent = suite.shard_of(first, "a").await;
+    let upper = split(&suite, first, &name(0)).await;
+    assert_eq!(all().await, before, "the bucket is in two pieces");
+    let lower = split(&suite, first, "").await;
+    assert!(lower != upper && lower != parent);
+    assert_eq!(all().await, before, "the lower piece moved as well");
+    suite.delete(first, &name(0)).await;
+    assert_eq!(suite.counters(first).await, pb::state::Counter::default());
+    // A bucket that comes after it is not counted with what the old one left.
+    suite.meta.delete_bucket(first.id).await.unwrap().unwrap();
+    let again = suite.bucket("counted-0").await;
+    suite.put(again, "a", "12").await;
+    let counters = suite.counters(again).await;
+    assert_eq!((counters.objects, counters.bytes), (1, 2));
+}
+
+/// After a split a shard says nothing about the part of a bucket that it has given away; the sweep
+/// finds out by asking every owner.
+pub async fn the_sweep_asks_every_piece(suite: Suite) {
+    let bucket = suite.bucket("swept").await;
+    let lease_ms = suite.settings().await.write_lease_ms;
+    let upper = chunks::write(&suite, bucket, "x", 3, 0).await;
+    let lower = chunks::write(&suite, bucket, "a", 3, 0).await;
+    let unfinished = suite.begin_write(bucket, "x").await;
+    let parent = suite.shard_of(bucket, "a").await;
+    split(&suite, bucket, "m").await;
+    suite.advance(lease_ms + 60_000).await;
+    let whole = pb::LookupOwners {
+        bucket_id: bucket.id.0,
+        object_ids: vec![upper.clone()],
+        segment: None,
+    };
+    let refused = suite.meta.query_at(parent, whole).await;
+    assert_eq!(refused, Err(crate::MetaError::WrongShard(parent)));
+    let asked = vec![upper, lower, unfinished.clone()];
+    let expired = suite.meta.expired_owners(bucket.id, asked).await.unwrap();
+    assert_eq!(expired.into_iter().collect::<Vec<_>>(), [unfinished]);
+}
+
+/// At the end of a page `more` says whether anything follows, also behind the end of a shard's part.
+pub async fn more_is_said_only_when_something_follows(suite: Suite) {
+    let bucket = suite.bucket("edges").await;
+    for n in 0..4 {
+        suite.put(bucket, &name(n), "x").await;
+    }
+    split(&suite, bucket, "m").await;
+    split(&suite, bucket, "t").await;
+    let list = async |limit: u32| {
+        let query = pb::ListObjects {
+            bucket_id: bucket.id.0,
+            limit,
+            ..Default::default()
+        };
+        let (names, page) = suite.list(query).await;
+        (names.len(), page.more)
+    };
+    assert_eq!(list(3).await, (3, true));
+    assert_eq!(list(4).await, (4, false), "the other parts are empty");
+    assert_eq!(list(0).await, (0, false));
+    suite.put(bucket, "z", "in the last part").await;
+    assert_eq!(list(4).await, (4, true));
+    assert_eq!(list(5).await, (5, false));
+    let initiate = async |key: &str| {
+        let upload_id = suite.begin_write(bucket, key).await;
+        let at = Some(bucket.at(key));
+        let command = pb::InitiateUpload {
+            at,
+            upload_id,
+            ..Default::default()
+        };
+        suite.accepted(command).await;
+    };
+    initiate("a").await;
+    let uploads = async || {
+        let query = pb::ListUploads {
+            bucket_id: bucket.id.0,
+            limit: 1,
+            ..Default::default()
+        };
+        let page = suite.meta.list_uploads(query).await.unwrap();
+        (page.items.len(), page.more)
+    };
+    assert_eq!(uploads().await, (1, false));
+    initiate("z").await;
+    assert_eq!(uploads().await, (1, true));
 }

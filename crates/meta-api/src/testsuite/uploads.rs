@@ -333,3 +333,59 @@ async fn all_uploads(
         query.upload_id_marker = page.next_upload_id;
     }
 }
+
+/// An upload of thousands of parts is gone at once when it is aborted; its parts follow in steps.
+pub async fn many_parts_are_aborted_in_steps(suite: Suite) {
+    let bucket = suite.bucket("given-up").await;
+    let shard = suite.shard_of(bucket, "a").await;
+    let upload = initiate(&suite, bucket, "a", false).await;
+    const PARTS: u32 = 2300;
+    for number in 1..=PARTS {
+        let part = part(&suite, bucket, "a", &upload, number, 1).await;
+        suite.accepted(part).await;
+    }
+    let abort = pb::AbortUpload {
+        at: Some(bucket.at("a")),
+        upload_id: upload.clone(),
+    };
+    suite.accepted(abort.clone()).await;
+    assert_eq!(suite.rejected(abort).await, Reason::NoSuchUpload);
+    assert_eq!(suite.counters(bucket).await, state::Counter::default());
+    let late = part(&suite, bucket, "a", &upload, 1, 1).await;
+    assert_eq!(suite.rejected(late).await, Reason::NoSuchUpload);
+    let listed = pb::ListUploads {
+        bucket_id: bucket.id.0,
+        limit: 10,
+        ..Default::default()
+    };
+    assert!(
+        suite
+            .meta
+            .list_uploads(listed)
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    for _ in 0..4 {
+        suite.advance(61_000).await;
+    }
+    suite
+        .advance(suite.settings().await.reader_grace_ms + 1)
+        .await;
+    let due = suite.deletions(shard).await.entries;
+    assert!(due.len() > 1, "not all in one command");
+    let mut chunks = Vec::new();
+    for entry in &due {
+        let deletion = entry.deletion.clone().unwrap();
+        let version = state::Version {
+            object_id: deletion.object_id,
+            body: deletion.body,
+            ..Default::default()
+        };
+        chunks.extend(read(&suite, bucket, "a", &version, 0, 1000).await);
+    }
+    chunks.sort_unstable();
+    assert_eq!(chunks, (1..=PARTS).map(|n| n * 1000).collect::<Vec<_>>());
+    suite.meta.delete_bucket(bucket.id).await.unwrap().unwrap();
+}

@@ -1,6 +1,9 @@
 //! Where the bytes of a write go: an inline row, the record itself, or extent pages; and whether
 //! the write id may still be committed.
 
+use std::collections::HashSet;
+
+use bytes::Bytes;
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
@@ -73,6 +76,7 @@ pub(super) fn place_payload(
     payload: &pb::Payload,
     owner: state::Owner,
 ) -> Result<Placed, Refusal> {
+    check_not_kept(&payload.abandoned, &payload.extents)?;
     queue_abandoned(tx, &at.place, at.time_ms, &payload.abandoned)?;
     if payload.extents.is_empty() && payload.staged_extents == 0 {
         place_inline(tx, at, payload)
@@ -95,15 +99,11 @@ fn place_inline(
             "{length} bytes are too many for a commit"
         )));
     }
-    let object = if payload.write_id.is_empty() {
-        tx.allocate_id(at.time_ms)
-    } else {
-        let write = open_write(tx, at, &payload.write_id)?;
-        if write.staged.is_some_and(|owner| owner.staged_extents > 0) {
-            return Err(Refusal::invalid("the staged extents are not committed"));
-        }
-        write.id
-    };
+    // No owner row stands for inline bytes: a write id would not be known as used afterwards.
+    if !payload.write_id.is_empty() {
+        return Err(Refusal::invalid("a write id beside inline bytes"));
+    }
+    let object = tx.allocate_id(at.time_ms);
     if length > 0 {
         tx.put_inline(&inline_key(&at.place, object), &payload.inline)?;
     }
@@ -196,6 +196,21 @@ pub(super) fn append_extents(
         rest = later;
     }
     Ok(())
+}
+
+/// Refuses a command that would have chunks deleted which it refers to.
+pub(super) fn check_not_kept(
+    abandoned: &[Bytes],
+    extents: &[state::Extent],
+) -> Result<(), Refusal> {
+    let abandoned: HashSet<&Bytes> = abandoned.iter().collect();
+    match extents
+        .iter()
+        .any(|extent| abandoned.contains(&extent.chunk))
+    {
+        true => Err(Refusal::invalid("a chunk is both kept and abandoned")),
+        false => Ok(()),
+    }
 }
 
 /// Object bytes in some extents; refused when one of them is malformed.

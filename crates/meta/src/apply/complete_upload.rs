@@ -9,10 +9,10 @@ use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
 use granary_meta_api::pb::state::body::Place as BodyPlace;
 use granary_meta_api::pb::state::owner::State;
+use granary_types::crc64::combine;
 use granary_types::{ETag, ObjectType, StorageClass, limits};
 use md5::{Digest, Md5};
 
-use super::crc64::combine;
 use super::deletions::owner_key;
 use super::parts::{all_parts, close_upload, get_upload, release_parts, write_part_pages};
 use super::versions::{check_forbid_overwrite, for_reply, insert, stamp_version};
@@ -53,7 +53,7 @@ impl Apply for pb::CompleteUpload {
             .filter(|part| taken.binary_search(&part.number).is_err())
             .collect();
         release_parts(tx, at, &left)?;
-        close_upload(tx, at, &row, &upload, &stored)?;
+        close_upload(tx, at, &row, &upload, &stored, &stored)?;
         insert(tx, at, version.clone())?;
         Ok(Reply::Version(pb::VersionReply {
             version: Some(for_reply(version)),

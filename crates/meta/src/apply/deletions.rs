@@ -70,6 +70,7 @@ pub(super) fn queue_deletion(
     let mut owner = tx.get(&row)?.unwrap_or_default();
     owner.key = place.key.clone();
     owner.set_state(State::Deleting);
+    owner.due_ms = deletion.due_ms;
     tx.put(&row, &owner)
 }
 

@@ -70,13 +70,10 @@ fn decide_known(envelope: pb::Command, time_ms: u64, tx: &mut Tx<'_>) -> Result<
         return Ok(known.reply);
     }
     if time_ms > envelope.deadline_ms {
-        return Err(Refusal::fault(
-            Kind::Expired,
-            format!(
-                "the deadline passed {} ms ago",
-                time_ms - envelope.deadline_ms
-            ),
-        ));
+        // While no answer of that minute was taken away, having none means: never applied. A
+        // tick keeps none, and nobody minds another.
+        let kept = tx.clock.reply_minute <= minute_of(envelope.deadline_ms);
+        return Err(Refusal::late(time_ms, kept));
     }
     let needed = level(&command);
     if tx.clock.feature_level < needed {

@@ -1,5 +1,5 @@
 //! What time takes away: answers whose repeats are refused anyway, unfinished writes, read pins,
-//! used ids and dropped buckets.
+//! used ids, dropped buckets, and what an aborted upload has left of its parts.
 //!
 //! A few rows are handled with each command, more with a tick, so that no command pays for many.
 //! In every minute a shard's rows are one interval: what is found depends on this shard alone.
@@ -10,13 +10,14 @@ use granary_meta_api::pb::state::owner::State;
 use granary_types::{BucketId, SlabId, limits};
 
 use super::deletions::queue_deletion;
-use super::{Refusal, Tx};
+use super::parts::release_left_parts;
+use super::{ApplyContext, Refusal, Tx};
 use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::expiry::ExpiryKey;
 use crate::keyspace::owner::OwnerKey;
 use crate::keyspace::pin::PinKey;
 use crate::keyspace::{Id, Kind, RowKey, kind_prefix, minute_end_ms, minute_of};
-use crate::limits::{COMMAND_DEADLINE_MS_MAX, REPLY_MARGIN_MS};
+use crate::limits::{COMMAND_DEADLINE_MS_MAX, PARTS_PER_STEP, REPLY_MARGIN_MS};
 use crate::ownership::{Place, timed_bounds};
 use crate::rows::{Bounds, Rows};
 
@@ -37,11 +38,12 @@ pub(super) fn run(tx: &mut Tx<'_>, time_ms: u64, rows: usize, idle: usize) -> Re
         tx.clock.reply_minute = minute + 1;
     }
     let mut budget = Budget { rows, idle };
+    let mut parts = PARTS_PER_STEP;
     while budget.left() && minute_end_ms(tx.clock.expiry_minute) <= time_ms {
         let found = due(tx, budget.rows)?;
         for row in &found {
             tx.delete(row);
-            look(tx, time_ms, row)?;
+            look(tx, time_ms, row, &mut parts)?;
         }
         if let Some(last) = found.last() {
             tx.clock.expiry_after = last.encode().into();
@@ -121,8 +123,8 @@ fn due(tx: &Tx<'_>, limit: usize) -> Result<Vec<ExpiryKey>, Refusal> {
 }
 
 /// Looks at what an expiry row stands for. It may have been renewed or be gone: then nothing
-/// happens.
-fn look(tx: &mut Tx<'_>, time_ms: u64, row: &ExpiryKey) -> Result<(), Refusal> {
+/// happens. `parts`: how many parts of aborted uploads may still be given up now.
+fn look(tx: &mut Tx<'_>, time_ms: u64, row: &ExpiryKey, parts: &mut usize) -> Result<(), Refusal> {
     if row.slab == tx.home() {
         return forget_bucket(tx, row.bucket);
     }
@@ -131,6 +133,14 @@ fn look(tx: &mut Tx<'_>, time_ms: u64, row: &ExpiryKey) -> Result<(), Refusal> {
         bucket: row.bucket,
         key: row.key.clone(),
     };
+    let at = ApplyContext {
+        time_ms,
+        place: place.clone(),
+        view: state::BucketView::default(),
+    };
+    if release_left_parts(tx, &at, row.object, parts)? {
+        schedule(tx, &place, row.object, time_ms)?;
+    }
     let pin_key = PinKey {
         slab: row.slab,
         bucket: row.bucket,

@@ -5,7 +5,7 @@ use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::state;
 
 use super::body::open_write;
-use super::parts::{count_upload, upload_key};
+use super::parts::{count_upload, part_bounds, upload_key};
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::rows::Rows;
 
@@ -13,7 +13,8 @@ impl Apply for pb::InitiateUpload {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
         let write = open_write(tx, at, &self.upload_id)?;
         let row = upload_key(at, write.id);
-        if write.staged.is_some() || tx.exists(&row)? {
+        let used = tx.exists(&row)? || tx.any(&part_bounds(&row))?;
+        if write.staged.is_some() || used {
             return Err(Refusal::invalid("the upload id was used before"));
         }
         let template = self.template.unwrap_or_default();

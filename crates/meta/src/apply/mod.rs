@@ -12,7 +12,6 @@ mod tx;
 mod body;
 mod bucket_rows;
 mod counters;
-mod crc64;
 mod deletions;
 pub(crate) mod parts;
 mod root_rows;

@@ -62,15 +62,40 @@ pub(super) fn all_parts(tx: &Tx<'_>, row: &UploadKey) -> Result<Vec<state::Part>
     Ok(parts)
 }
 
-/// Ends an upload: its rows go, and the counters forget it.
+/// Gives up parts that an aborted upload has left, at most `budget`; `true` when more are there.
+pub(super) fn release_left_parts(
+    tx: &mut Tx<'_>,
+    at: &ApplyContext,
+    upload: Id,
+    budget: &mut usize,
+) -> Result<bool, Refusal> {
+    let row = upload_key(at, upload);
+    if tx.exists(&row)? {
+        return Ok(false);
+    }
+    let found = tx.list::<PartKey>(&part_bounds(&row), *budget + 1)?;
+    let more = found.len() > *budget;
+    let taken = &found[..found.len().min(*budget)];
+    let parts: Vec<&state::Part> = taken.iter().map(|(_, part)| part).collect();
+    release_parts(tx, at, &parts)?;
+    for (row, _) in taken {
+        tx.delete(row);
+    }
+    *budget -= taken.len();
+    Ok(more)
+}
+
+/// Ends an upload: its row goes, the rows of the parts in `now` too, and the counters forget it with
+/// all of its `parts`.
 pub(super) fn close_upload(
     tx: &mut Tx<'_>,
     at: &ApplyContext,
     row: &UploadKey,
     upload: &state::Upload,
     parts: &[state::Part],
+    now: &[state::Part],
 ) -> Result<(), Refusal> {
-    for part in parts {
+    for part in now {
         tx.delete(&part_key(row, part.number));
     }
     tx.delete(row);
@@ -105,7 +130,7 @@ pub(super) fn write_part_pages<'p>(
     let mut pages: Vec<state::PartPage> = Vec::new();
     let (mut offset, mut count) = (0, 0);
     for part in parts {
-        if count as usize % PARTS_PER_PAGE == 0 {
+        if (count as usize).is_multiple_of(PARTS_PER_PAGE) {
             pages.push(state::PartPage {
                 parts: Vec::new(),
                 offset,

@@ -1,4 +1,7 @@
 //! PinRead: a reader that outlives the grace keeps the bytes of a replaced object a little longer.
+//!
+//! Invariant: once a deletion may have been handed to a worker, no pin of its bytes is accepted.
+//! Both are decided by the shard's time, which never goes back; the reader starts over.
 
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
@@ -17,23 +20,31 @@ impl Apply for pb::PinRead {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
         let object = Id::from_slice(&self.object_id);
         let object = object.ok_or_else(|| Refusal::invalid("not an object id"))?;
-        let owner = tx.get(&owner_key(&at.place, object))?;
-        let alive = owner.is_some_and(|owner| {
-            let readable = matches!(owner.state(), State::Committed | State::Deleting);
-            readable && owner.key == at.place.key
-        });
-        if !alive {
-            return Err(Reason::NoSuchVersion.into());
-        }
         let row = PinKey {
             slab: at.place.slab,
             bucket: at.place.bucket,
             object,
         };
         let known_ms = tx.get(&row)?.map_or(0, |pin| pin.until_ms);
+        let pinned = known_ms > at.time_ms;
+        let owner = tx.get(&owner_key(&at.place, object))?;
+        let alive = owner.is_some_and(|owner| {
+            let readable = match owner.state() {
+                State::Committed => true,
+                State::Deleting => owner.due_ms > at.time_ms || pinned,
+                State::Writing | State::Part | State::Deleted => false,
+            };
+            readable && owner.key == at.place.key
+        });
+        if !alive {
+            return Err(Reason::NoSuchVersion.into());
+        }
         let asked_ms = self.until_ms.min(at.time_ms.saturating_add(PIN_MS_MAX));
-        // One that has passed already would never be looked at again.
-        if asked_ms > known_ms.max(at.time_ms) {
+        // One that has passed already would keep nothing.
+        if asked_ms <= at.time_ms {
+            return Err(Refusal::invalid("the pin ends before the shard's time"));
+        }
+        if asked_ms > known_ms {
             if known_ms > 0 {
                 expiry::unschedule(tx, &at.place, object, known_ms);
             }

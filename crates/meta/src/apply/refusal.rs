@@ -46,8 +46,19 @@ impl Refusal {
     pub(crate) fn fault(kind: Kind, message: impl Into<String>) -> Self {
         Self::Fault(pb::Fault {
             kind: kind.into(),
-            leader: 0,
             message: message.into(),
+            ..Default::default()
+        })
+    }
+
+    /// A command whose deadline lies before the shard's time. `never_applied`: no earlier attempt
+    /// of it was applied either.
+    pub(crate) fn late(shard_ms: u64, never_applied: bool) -> Self {
+        Self::Fault(pb::Fault {
+            kind: Kind::Expired.into(),
+            shard_ms,
+            never_applied,
+            ..Default::default()
         })
     }
 

@@ -13,6 +13,7 @@ use granary_types::{BucketId, SlabId, limits};
 use super::expiry::forget_bucket_later;
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::keyspace::bucket_view::BucketViewKey;
+use crate::keyspace::counter::CounterKey;
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{KeyField, Kind, kind_prefix};
@@ -117,5 +118,22 @@ fn write_child(
             tx.delete(&row);
         }
     }
+    move_counters(tx, slab, first)?;
     tx.put(&ShardDescriptorKey { slab }, &child)
+}
+
+/// Moves the counters of buckets that are all the child's now: a sum over the shards of a bucket
+/// must find each of them once. Those of a bucket in two pieces stay with the parent.
+fn move_counters(tx: &mut Tx<'_>, child_home: SlabId, first: u64) -> Result<(), Refusal> {
+    let mut from = kind_prefix(tx.home(), Kind::Counter);
+    BucketId(first).write(&mut from);
+    let bounds = Bounds::prefix(kind_prefix(tx.home(), Kind::Counter)).from(from);
+    for (row, counter) in tx.list::<CounterKey>(&bounds, usize::MAX)? {
+        if !touches_bucket(&tx.descriptor, row.bucket) {
+            tx.delete(&row);
+            let slab = child_home;
+            tx.put(&CounterKey { slab, ..row }, &counter)?;
+        }
+    }
+    Ok(())
 }

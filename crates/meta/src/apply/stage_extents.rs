@@ -6,13 +6,14 @@ use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state::owner::State;
 use granary_types::limits;
 
-use super::body::{append_extents, extent_bytes, open_write};
+use super::body::{append_extents, check_not_kept, extent_bytes, open_write};
 use super::deletions::{owner_key, queue_abandoned};
 use super::{Apply, ApplyContext, Refusal, Tx, expiry};
 
 impl Apply for pb::StageExtents {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
         let write = open_write(tx, at, &self.write_id)?;
+        check_not_kept(&self.abandoned, &self.extents)?;
         queue_abandoned(tx, &at.place, at.time_ms, &self.abandoned)?;
         let mut owner = write.staged.unwrap_or_default();
         let bytes = extent_bytes(&self.extents)?;

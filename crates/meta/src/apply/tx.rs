@@ -33,6 +33,8 @@ struct Savepoint {
     clock: state::ShardClock,
     /// Earlier contents of the overlay, newest last.
     undo: Vec<(Bytes, Option<Option<Bytes>>)>,
+    /// How many intervals were removed before.
+    removed: usize,
 }
 
 /// A write overlay over the store.
@@ -40,9 +42,11 @@ pub(crate) struct Tx<'a> {
     base: &'a dyn KvRead,
     home: SlabId,
     writes: Writes,
-    /// Intervals removed from the store, before the writes.
+    /// Intervals removed from the store, before the writes that are left.
     removed: Vec<(Bytes, Bytes)>,
     savepoint: Option<Savepoint>,
+    /// The descriptor's epoch and children in the store: it is written when they change.
+    stored: state::ShardDescriptor,
     /// What the shard owns.
     pub(crate) descriptor: state::ShardDescriptor,
     /// The shard's clock and counters.
@@ -67,9 +71,15 @@ impl<'a> Tx<'a> {
             writes: Writes::new(),
             removed: Vec::new(),
             savepoint: None,
+            stored: descriptor.clone(),
             descriptor,
             clock,
         })
+    }
+
+    /// What the shard owns, if the transaction changed it.
+    pub(crate) fn changed_descriptor(&self) -> Option<&state::ShardDescriptor> {
+        (self.descriptor != self.stored).then_some(&self.descriptor)
     }
 
     /// The shard's home slab.
@@ -88,6 +98,7 @@ impl<'a> Tx<'a> {
             descriptor: self.descriptor.clone(),
             clock: self.clock.clone(),
             undo: Vec::new(),
+            removed: self.removed.len(),
         });
     }
 
@@ -101,6 +112,7 @@ impl<'a> Tx<'a> {
         let Some(savepoint) = self.savepoint.take() else {
             return;
         };
+        self.removed.truncate(savepoint.removed);
         self.descriptor = savepoint.descriptor;
         self.clock = savepoint.clock;
         for (key, before) in savepoint.undo.into_iter().rev() {
@@ -155,13 +167,27 @@ impl<'a> Tx<'a> {
         self.set(key.encode(), None);
     }
 
-    /// Removes every row in an interval with an end, in one stroke. Not to be undone, and for rows
-    /// that no scan of the same transaction reads.
+    /// Removes every row in an interval with an end, in one stroke.
     pub(crate) fn delete_range(&mut self, bounds: &Bounds) {
         let Some(end) = &bounds.end else { return };
+        if *end <= bounds.start {
+            return;
+        }
         let (start, end) = (Bytes::from(bounds.start.clone()), Bytes::from(end.clone()));
-        self.writes.retain(|key, _| *key < start || *key >= end);
+        let written = self.writes.range(start.clone()..end.clone());
+        let written: Vec<Bytes> = written.map(|(key, _)| key.clone()).collect();
+        for key in written {
+            let before = self.writes.remove(&key);
+            if let Some(savepoint) = &mut self.savepoint {
+                savepoint.undo.push((key, before));
+            }
+        }
         self.removed.push((start, end));
+    }
+
+    fn is_removed(&self, key: &[u8]) -> bool {
+        let mut removed = self.removed.iter();
+        removed.any(|(start, end)| start <= key && key < end)
     }
 
     /// The next version stamp: not before `time_ms`, and after every earlier one of the shard.
@@ -194,12 +220,10 @@ impl<'a> Tx<'a> {
                 None => batch.delete(Space::State, key),
             }
         }
-        let descriptor = self.descriptor.encode_to_vec();
-        batch.put(
-            Space::State,
-            ShardDescriptorKey { slab }.encode(),
-            descriptor,
-        );
+        if self.descriptor != self.stored {
+            let key = ShardDescriptorKey { slab }.encode();
+            batch.put(Space::State, key, self.descriptor.encode_to_vec());
+        }
         let clock = self.clock.encode_to_vec();
         batch.put(Space::State, ShardClockKey { slab }.encode(), clock);
         let bookkeeping = bookkeeping.encode_to_vec();
@@ -221,19 +245,17 @@ impl RawRows for Tx<'_> {
     fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         match self.writes.get(key) {
             Some(write) => Ok(write.clone()),
-            None if self
-                .removed
-                .iter()
-                .any(|(start, end)| start <= key && key < end) =>
-            {
-                Ok(None)
-            }
+            None if self.is_removed(key) => Ok(None),
             None => self.base.get(Space::State, key),
         }
     }
 
     fn scan_raw(&self, start: &[u8], end: Option<&[u8]>) -> Scan<'_> {
         let stored = self.base.scan(Space::State, start, end, Direction::Forward);
+        let stored = stored.filter(|entry| match entry {
+            Ok((key, _)) => !self.is_removed(key),
+            Err(_) => true,
+        });
         let upper = end.map_or(Bound::Unbounded, |end| Bound::Excluded(end.max(start)));
         let written = self
             .writes
@@ -299,6 +321,7 @@ mod tests {
             writes: Writes::new(),
             removed: Vec::new(),
             savepoint: None,
+            stored: state::ShardDescriptor::default(),
             descriptor: state::ShardDescriptor::default(),
             clock: state::ShardClock::default(),
         }
@@ -308,7 +331,7 @@ mod tests {
         #[test]
         fn reads_see_the_store_and_the_writes_that_were_kept(
             stored in prop::collection::btree_set(0u8..32, 0..20),
-            steps in prop::collection::vec((any::<bool>(), prop::collection::vec((0u8..32, any::<bool>()), 0..6)), 0..6),
+            steps in prop::collection::vec((any::<bool>(), prop::collection::vec((0u8..32, 0u8..5), 0..6)), 0..6),
             start in 0u8..32, end in 0u8..32,
         ) {
             let kv = MemoryKv::new();
@@ -323,9 +346,19 @@ mod tests {
             for (keep, writes) in steps {
                 tx.save();
                 let before = model.clone();
-                for (key, put) in writes {
-                    tx.set(vec![key], put.then(|| Bytes::from_static(b"w")));
-                    if put { model.insert(vec![key], b"w".to_vec()); } else { model.remove(&vec![key]); }
+                for (key, what) in writes {
+                    match what {
+                        0 => {
+                            let bounds = Bounds { start: vec![key], end: Some(vec![key + 7]) };
+                            tx.delete_range(&bounds);
+                            model.retain(|k, _| k[0] < key || k[0] >= key + 7);
+                        }
+                        1 => { tx.set(vec![key], None); model.remove(&vec![key]); }
+                        _ => {
+                            tx.set(vec![key], Some(Bytes::from_static(b"w")));
+                            model.insert(vec![key], b"w".to_vec());
+                        }
+                    }
                 }
                 if keep { tx.keep(); } else { tx.undo(); model = before; }
             }
@@ -338,6 +371,11 @@ mod tests {
                 let got = tx.get_raw(&[key]).unwrap().map(|v| v.to_vec());
                 prop_assert_eq!(got.as_ref(), model.get(&vec![key]));
             }
+            kv.write(tx.into_batch(Bytes::new())).unwrap();
+            let left: Vec<_> = kv.scan(Space::State, &[0], Some(&[32]), Direction::Forward)
+                .map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap())
+                .filter(|(k, _)| k.len() == 1).collect();
+            prop_assert_eq!(left, model.into_iter().collect::<Vec<_>>());
         }
     }
 }

@@ -6,8 +6,9 @@ use granary_types::BucketId;
 use super::row_key;
 
 row_key!(
-    /// Home slab of its shard. Never moves: a sum over shards is right although a single shard may
-    /// count below zero after a split.
+    /// Home slab of its shard. A split and a move hand over those of a bucket that the giver keeps
+    /// no part of; of a bucket in two pieces they stay, and the sum over its shards is right although
+    /// a single shard may count below zero.
     CounterKey(Counter) -> state::Counter {
         bucket: BucketId,
         class: u32,

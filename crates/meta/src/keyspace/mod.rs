@@ -10,11 +10,16 @@
 //! * *data slab*, positional: rows that carry a position (bucket, key) in their key. They belong to
 //!   whoever owns the position, so a split copies nothing. Timed kinds put a minute in front: in
 //!   each minute a shard's rows are again one interval;
+//! * *data slab*, deletions: in the order of a sequence, the position stands in the record;
 //! * *data slab*, owner-keyed: rows of (bucket, object id). They belong to whoever owns the key
 //!   that stands in the `Owner` row of that object id.
 //!
-//! Invariant: apply reads and writes only rows its shard owns; two shards that share a slab on one
-//! node never look at each other's, or replicas would diverge.
+//! Invariant: apply changes only rows its shard owns, and nothing it does depends on the rows of a
+//! shard that shares the slab, or replicas would diverge: another node's replica of that shard is
+//! somewhere else in its log. Where such rows lie in between they are passed over. An object id is
+//! used with one key only, so the `Owner` row of an id is never a sibling's.
+//!
+//! docs/data-layout-meta.md has the table of all kinds.
 
 mod codec;
 mod kind;

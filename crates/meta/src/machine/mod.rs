@@ -4,6 +4,8 @@
 mod own_rows;
 mod restore;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -62,16 +64,6 @@ impl ShardMachine {
         self.descriptor.subscribe()
     }
 
-    fn announce(&self, new: &state::ShardDescriptor) {
-        self.descriptor.send_if_modified(|known| {
-            let changed = known != new;
-            if changed {
-                known.clone_from(new);
-            }
-            changed
-        });
-    }
-
     fn restoring(&self) -> Result<bool, StateMachineError> {
         View(self.kv.as_ref()).exists(&RestoreMarkerKey { slab: self.home })
     }
@@ -103,9 +95,11 @@ impl StateMachine for ShardMachine {
                 .collect();
             answers.push(decided?);
         }
-        let descriptor = tx.descriptor.clone();
+        let changed = tx.changed_descriptor().cloned();
         self.kv.write(tx.into_batch(bookkeeping))?;
-        self.announce(&descriptor);
+        if let Some(descriptor) = changed {
+            self.descriptor.send_replace(descriptor);
+        }
         Ok(answers)
     }
 

@@ -1,8 +1,10 @@
 //! Every row that belongs to a shard, in steps of bounded size: for snapshots, and to clear what a
 //! snapshot replaces.
 //!
-//! Rows of other shards in the same slab are passed over. The rows that depend on an `Owner` row
-//! come before it: whoever deletes in this order and is interrupted finds the rest again.
+//! Of the kinds that are not in the order of positions (deletions, owner rows) every shard that
+//! shares the slab has some, and all of them have to be looked at: a step looks at a bounded number
+//! of rows, own or not, so it may find none. The rows that depend on an `Owner` row come before it:
+//! whoever deletes in this order and is interrupted finds the rest again.
 
 use std::collections::VecDeque;
 
@@ -17,6 +19,9 @@ use crate::keyspace::owner::OwnerKey;
 use crate::keyspace::{KeyField, Kind, RowKey, decode_value, kind_prefix};
 use crate::ownership::{contains, positional_bounds, timed_bounds};
 use crate::rows::{Bounds, RawRows, View};
+
+/// Rows, own or others', that one step looks at.
+const LOOKS_PER_STEP: usize = 8192;
 
 /// What is still to be read.
 enum Section {
@@ -72,17 +77,21 @@ impl OwnRows {
         }
     }
 
-    /// The next rows, about `bytes` of them; empty at the end.
+    /// The next rows, about `bytes` of them and maybe none; `None` at the end.
     pub(super) fn next(
         &mut self,
         view: &View<'_>,
         bytes: usize,
-    ) -> Result<Vec<Entry>, StateMachineError> {
+    ) -> Result<Option<Vec<Entry>>, StateMachineError> {
         let mut rows = Rows {
             rows: Vec::new(),
             left: bytes,
+            looks: LOOKS_PER_STEP,
         };
-        while rows.left > 0
+        if self.sections.is_empty() {
+            return Ok(None);
+        }
+        while rows.goes_on()
             && let Some(section) = self.sections.pop_front()
         {
             match section {
@@ -92,16 +101,19 @@ impl OwnRows {
                         self.sections.push_front(Section::Plain(rest));
                     }
                 }
-                Section::Timed(range, kind, bounds) => self.timed(view, range, kind, bounds)?,
+                Section::Timed(range, kind, bounds) => {
+                    rows.look();
+                    self.timed(view, range, kind, bounds)?;
+                }
                 Section::Deletions(slab, bounds) => {
                     if let Some(rest) = self.deletions(view, slab, bounds, &mut rows)? {
                         self.sections.push_front(Section::Deletions(slab, rest));
                     }
                 }
-                Section::Owners(slab, bounds) => self.owners(view, slab, bounds)?,
+                Section::Owners(slab, bounds) => self.owners(view, slab, bounds, &mut rows)?,
             }
         }
-        Ok(rows.rows)
+        Ok(Some(rows.rows))
     }
 
     /// Finds the next minute with rows, and leaves its rows as a section of their own.
@@ -145,12 +157,12 @@ impl OwnRows {
             let entry = entry?;
             let row = DeletionKey::decode(&entry.0)?;
             let value: state::Deletion = decode_value(Kind::Deletion, entry.1.clone())?;
-            if !self.owns(slab, row.bucket.0, &value.key) {
-                continue;
-            }
             let after = after(&entry.0);
-            rows.push(entry);
-            if rows.left == 0 {
+            rows.look();
+            if self.owns(slab, row.bucket.0, &value.key) {
+                rows.push(entry);
+            }
+            if !rows.goes_on() {
                 return Ok(Some(bounds.clone().from(after)));
             }
         }
@@ -163,16 +175,22 @@ impl OwnRows {
         view: &View<'_>,
         slab: SlabId,
         bounds: Bounds,
+        rows: &mut Rows,
     ) -> Result<(), StateMachineError> {
         for entry in view.scan_raw(&bounds.start, bounds.end.as_deref()) {
             let entry = entry?;
             let row = OwnerKey::decode(&entry.0)?;
             let value: state::Owner = decode_value(Kind::Owner, entry.1.clone())?;
-            if !self.owns(slab, row.bucket.0, &value.key) {
+            rows.look();
+            let own = self.owns(slab, row.bucket.0, &value.key);
+            if !own && rows.goes_on() {
                 continue;
             }
             let rest = bounds.clone().from(after(&entry.0));
             self.sections.push_front(Section::Owners(slab, rest));
+            if !own {
+                return Ok(());
+            }
             self.sections.push_front(Section::One(entry));
             for kind in Kind::OWNED {
                 let mut prefix = kind_prefix(slab, kind);
@@ -190,9 +208,19 @@ impl OwnRows {
 struct Rows {
     rows: Vec<Entry>,
     left: usize,
+    looks: usize,
 }
 
 impl Rows {
+    /// True while the step may read more.
+    fn goes_on(&self) -> bool {
+        self.left > 0 && self.looks > 0
+    }
+
+    fn look(&mut self) {
+        self.looks = self.looks.saturating_sub(1);
+    }
+
     fn push(&mut self, entry: Entry) {
         // An entry of nothing still counts, so that every step ends.
         self.left = self.left.saturating_sub(entry.0.len() + entry.1.len());
@@ -209,7 +237,8 @@ fn take_plain(
         let entry = entry?;
         let after = after(&entry.0);
         rows.push(entry);
-        if rows.left == 0 {
+        rows.look();
+        if !rows.goes_on() {
             return Ok(Some(bounds.clone().from(after)));
         }
     }

@@ -72,11 +72,7 @@ impl Writer {
     /// Deletes rows, but for the marker.
     fn clear(&self, mut rows: OwnRows) -> Result<(), StateMachineError> {
         let marker = RestoreMarkerKey { slab: self.home }.encode();
-        loop {
-            let entries = rows.next(&View(self.kv.as_ref()), CLEAR_BYTES)?;
-            if entries.is_empty() {
-                return Ok(());
-            }
+        while let Some(entries) = rows.next(&View(self.kv.as_ref()), CLEAR_BYTES)? {
             let mut batch = WriteBatch::new();
             for (key, _) in entries {
                 if key != marker {
@@ -85,6 +81,7 @@ impl Writer {
             }
             self.kv.write(batch)?;
         }
+        Ok(())
     }
 
     /// Learns from the first row what the shard owns, and clears that too.

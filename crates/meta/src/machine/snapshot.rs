@@ -49,9 +49,10 @@ impl SnapshotReader for Reader {
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>, StateMachineError> {
         let entries = self.rows.next(&View(self.view.as_ref()), CHUNK_BYTES)?;
-        if entries.is_empty() {
+        // One without rows still tells the receiver that the reader is alive.
+        let Some(entries) = entries else {
             return Ok(None);
-        }
+        };
         let rows = entries.into_iter().filter(|(key, _)| !is_local(key));
         let chunk = state::SnapshotRows {
             rows: rows

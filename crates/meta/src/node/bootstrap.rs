@@ -4,12 +4,14 @@
 //! data shards' first state is a function of what `InitCluster` stored, so that every voter writes
 //! the same.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use granary_kv::Kv;
-use granary_meta_api::{Command, MetaService, pb};
+use granary_meta_api::{Command, MetaError, MetaService, pb};
 use granary_raft::StateMachineError;
 use granary_runtime::Backoff;
 use granary_types::{NodeId, ShardId, SlabId};
@@ -123,6 +125,10 @@ impl MetaNode {
     /// Opens the data shards the cluster started with, where this node votes and has no replica
     /// yet, or one that a crash left without members.
     pub(super) async fn adopt_first_shards(self: &Arc<Self>) -> Result<(), MetaNodeError> {
+        // The list is fixed when the cluster is made: done once, done for this life of the node.
+        if self.first_shards_adopted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let Some(info) = self.local_info().await? else {
             return Ok(());
         };
@@ -136,6 +142,7 @@ impl MetaNode {
         });
         let adopted = missing.map(|first| self.adopt(first, settings));
         try_join_all(adopted).await?;
+        self.first_shards_adopted.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -157,7 +164,9 @@ impl MetaNode {
         shard: ShardId,
         command: C,
     ) -> granary_meta_api::client::Decision<C::Reply> {
-        let envelope = self.envelope(command);
+        // The shard's time may be ahead of this clock, and never goes back.
+        let shard_ms = self.shard(shard).map(|open| open.group.applied_time_ms());
+        let envelope = self.envelope(command, shard_ms.unwrap_or_default());
         decided::<C>(self.propose(shard, envelope).await?)
     }
 
@@ -166,24 +175,28 @@ impl MetaNode {
         &self,
         command: C,
     ) -> granary_meta_api::client::Decision<C::Reply> {
-        let route = self.root_route.read().clone();
-        let envelope = self.envelope(command);
-        let reply = match route {
-            Some(service) => service.propose(ShardId::ROOT, envelope).await?,
-            None => self.propose(ShardId::ROOT, envelope).await?,
-        };
-        decided::<C>(reply)
+        let mut root_ms = 0;
+        loop {
+            let route = self.root_route.read().clone();
+            let envelope = self.envelope(command.clone(), root_ms);
+            let outcome = match route {
+                Some(service) => service.propose(ShardId::ROOT, envelope).await,
+                None => self.propose(ShardId::ROOT, envelope).await,
+            };
+            match outcome {
+                // Its first attempt, so nothing was applied: once more, for the root's time.
+                Err(MetaError::Late { shard_ms, .. }) if root_ms == 0 => root_ms = shard_ms,
+                outcome => return decided::<C>(outcome?),
+            }
+        }
     }
 
-    fn envelope<C: Command>(&self, command: C) -> pb::Command {
+    fn envelope<C: Command>(&self, command: C, shard_ms: u64) -> pb::Command {
         let id = self.runtime.entropy().next_u128().to_be_bytes();
+        let from_ms = self.runtime.now().as_millis().max(shard_ms);
         pb::Command {
             id: bytes::Bytes::copy_from_slice(&id),
-            deadline_ms: self
-                .runtime
-                .now()
-                .plus_millis(super::serve::OWN_DEADLINE_MS)
-                .as_millis(),
+            deadline_ms: from_ms + super::serve::OWN_DEADLINE_MS,
             command: Some(command.into_wire()),
         }
     }
@@ -207,9 +220,11 @@ fn first_shards(
 ) -> Result<(Vec<FirstShard>, state::ShardSettings), StateMachineError> {
     let bounds = Bounds::prefix(kind_prefix(ROOT_HOME_SLAB, Kind::RangeHint));
     let hints = View(kv).list::<RangeHintKey>(&bounds, usize::MAX)?;
+    let hints = hints.into_iter().map(|(_, hint)| (hint.shard, hint.voters));
+    let hints: BTreeMap<u32, Vec<u64>> = hints.collect();
     let voters_of = |shard: u32| {
-        let hint = hints.iter().find(|(_, hint)| hint.shard == shard);
-        hint.map(|(_, hint)| hint.voters.iter().map(|node| NodeId(*node)).collect())
+        let voters = hints.get(&shard)?.iter();
+        Some(voters.map(|node| NodeId(*node)).collect())
     };
     let first = first_ranges(info.first_shards).filter_map(|(shard, home_slab, range)| {
         Some(FirstShard {

@@ -1,8 +1,9 @@
 //! The metadata service of one node: its shards, over one store and one Raft host.
 //!
-//! It opens what it finds in the store, forms a new cluster when told to, follows splits, and
-//! answers commands and queries for the shards it leads. Blocking calls are made away from the
-//! async threads, a bounded number at a time.
+//! It opens what it finds in the store, forms a new cluster when told to, follows splits, lets the
+//! time of idle shards go on, and answers commands and queries for the shards it leads. Calls into
+//! the store are made away from the async threads; the queries that run or wait are limited, the
+//! commands by what their shard may queue.
 
 mod bootstrap;
 mod children;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -43,7 +44,7 @@ use metrics::Counts;
 struct Shard {
     group: Group,
     machine: Arc<ShardMachine>,
-    /// Counter of the write ids this replica gave out.
+    /// Counter of the write ids this replica gives out; it begins anywhere.
     ids: Arc<AtomicU32>,
 }
 
@@ -63,6 +64,10 @@ pub struct MetaNode {
     admitted: Semaphore,
     running: Semaphore,
     counts: Counts,
+    /// Set once the cluster's first shards are open and formed here.
+    first_shards_adopted: AtomicBool,
+    /// Set while the store's disk is nearly full.
+    growth_refused: AtomicBool,
 }
 
 impl std::fmt::Debug for MetaNode {
@@ -108,6 +113,8 @@ impl MetaNode {
             opening: Mutex::default(),
             root_route: RwLock::default(),
             counts: Counts::default(),
+            first_shards_adopted: AtomicBool::new(false),
+            growth_refused: AtomicBool::new(false),
         });
         let store = Arc::clone(&meta.kv);
         let found = meta
@@ -143,6 +150,19 @@ impl MetaNode {
     /// Tells how the root is reached when another node may lead it.
     pub fn route_root_through(&self, service: Arc<dyn MetaService>) {
         *self.root_route.write() = Some(service);
+    }
+
+    /// Refuses what needs room, from now on or no longer: for whoever watches the disk under the
+    /// store. Commands that free space, and everything that reads, go on. Refused is what clients
+    /// send to this node; what is in a log is applied, and other nodes decide for themselves.
+    pub fn refuse_growth(&self, refuse: bool) {
+        if self.growth_refused.swap(refuse, Ordering::Relaxed) != refuse {
+            tracing::warn!(refuse, "metadata directory nearly full");
+        }
+    }
+
+    fn growth_refused(&self) -> bool {
+        self.growth_refused.load(Ordering::Relaxed)
     }
 
     /// Waits, for at most `limit`, until every shard of this node has a leader.
@@ -202,10 +222,12 @@ impl MetaNode {
             // Before the group is opened: that applies again what is in the log.
             let opened_at = machine.watch().borrow().epoch;
             let group = meta.host.open(shard, machine.clone()).await?;
+            // A leader that restarts may lead on in its old term: ids of its lives must differ.
+            let first_id = u32::try_from(meta.runtime.entropy().below(1 << 31));
             let opened = Arc::new(Shard {
                 group,
                 machine,
-                ids: Arc::default(),
+                ids: Arc::new(AtomicU32::new(first_id.unwrap_or_default())),
             });
             meta.shards.write().insert(shard, Arc::clone(&opened));
             let following = children::follow(Arc::clone(&meta), opened, opened_at);

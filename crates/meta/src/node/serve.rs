@@ -4,16 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use granary_kv::Kv;
 use granary_meta_api::pb::command::Command as WireCommand;
 use granary_meta_api::pb::query::Query as WireQuery;
 use granary_meta_api::{MetaError, MetaService, pb};
-use granary_raft::{NotLeader, ProposeError};
-use granary_types::ShardId;
+use granary_raft::{NotLeader, ProposeError, StateMachineError};
+use granary_types::{ShardId, SlabId};
 use prost::Message;
 
 use super::metrics::increment;
 use super::{MetaNode, Shard};
+use crate::keyspace::shard_descriptor::ShardDescriptorKey;
+use crate::keyspace::{Kind, kind_prefix};
+use crate::ownership::data_slabs;
 use crate::query::{IdSource, QueryError, ShardView, Snapshot, answer};
+use crate::rows::{Bounds, Rows, View};
 
 /// Deadline of the commands a node gives itself, in milliseconds.
 pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
@@ -59,6 +64,11 @@ impl MetaNode {
         mut command: pb::Command,
     ) -> Result<pb::CommandReply, MetaError> {
         let shard = self.shard(id).ok_or(MetaError::WrongShard(id))?;
+        if self.growth_refused() && command.command.as_ref().is_some_and(grows) {
+            return Err(MetaError::NoSpace(
+                "the metadata directory is nearly full".to_owned(),
+            ));
+        }
         match &mut command.command {
             // It must not get into the log: replicas stop at what they do not know.
             None => return Err(MetaError::Invalid("an unknown command".to_owned())),
@@ -97,8 +107,13 @@ impl MetaNode {
             .admitted
             .try_acquire()
             .map_err(|_| MetaError::Busy(id))?;
-        if matches!(query, WireQuery::LookupOwners(_)) {
-            self.catch_up(id, &shard).await?;
+        match &query {
+            WireQuery::LookupOwners(_) => self.catch_up(id, &shard).await?,
+            // Its answer depends on the applied time: an idle shard's must go on, if it has any.
+            WireQuery::ListDeletions(_) if self.has_deletions(&shard).await? => {
+                self.catch_up(id, &shard).await?;
+            }
+            _ => {}
         }
         let unavailable = |_| MetaError::Unavailable("the node is stopping".to_owned());
         let _running = self.running.acquire().await;
@@ -139,7 +154,15 @@ impl MetaNode {
         Ok(pb::QueryReply { reply: Some(reply) })
     }
 
-    /// Brings the applied time of a shard up to now: the sweep decides by it.
+    async fn has_deletions(&self, shard: &Shard) -> Result<bool, MetaError> {
+        let (kv, home) = (Arc::clone(&self.kv), shard.machine.home());
+        let look = move || any_deletion(kv.as_ref(), home);
+        let found = self.runtime.blocking(look).await;
+        let found = found.map_err(|_| MetaError::Unavailable("the node is stopping".to_owned()))?;
+        found.map_err(|error| query_error(shard.group.shard(), error.into()))
+    }
+
+    /// Brings the applied time of a shard up to now: the sweep and the deletions depend on it.
     async fn catch_up(&self, id: ShardId, shard: &Shard) -> Result<(), MetaError> {
         let now_ms = self.runtime.now().as_millis();
         if shard.group.applied_time_ms() + SWEEP_LAG_MS < now_ms {
@@ -147,6 +170,56 @@ impl MetaNode {
             let _ = self.propose_here(id, pb::Tick {}).await?;
         }
         Ok(())
+    }
+}
+
+/// True when one of the shard's slabs holds a deletion; it may be a sibling's.
+fn any_deletion(kv: &dyn Kv, home: SlabId) -> Result<bool, StateMachineError> {
+    let view = View(kv);
+    let descriptor = view.get(&ShardDescriptorKey { slab: home })?;
+    for slab in data_slabs(&descriptor.unwrap_or_default()) {
+        if view.any(&Bounds::prefix(kind_prefix(slab, Kind::Deletion)))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// True for commands that need room and free none. What deletes, ends or repairs goes on when the
+/// metadata directory is nearly full, and so do the leases of the workers that do it.
+fn grows(command: &WireCommand) -> bool {
+    match command {
+        WireCommand::PutObject(_)
+        | WireCommand::InitiateUpload(_)
+        | WireCommand::PutPart(_)
+        | WireCommand::CompleteUpload(_)
+        | WireCommand::StageExtents(_)
+        | WireCommand::SplitRange(_)
+        | WireCommand::CreateBucket(_)
+        | WireCommand::CreatePool(_)
+        | WireCommand::CreatePgs(_)
+        | WireCommand::AllocateShard(_) => true,
+        WireCommand::DeleteObject(_)
+        | WireCommand::AbortUpload(_)
+        | WireCommand::PinRead(_)
+        | WireCommand::AckDeletions(_)
+        | WireCommand::ConfigureBucket(_)
+        | WireCommand::FenceBucket(_)
+        | WireCommand::ChildReported(_)
+        | WireCommand::Tick(_)
+        | WireCommand::ActivateFeature(_)
+        | WireCommand::InitCluster(_)
+        | WireCommand::FinishCreateBucket(_)
+        | WireCommand::SetBucketAcl(_)
+        | WireCommand::BeginDeleteBucket(_)
+        | WireCommand::EndDeleteBucket(_)
+        | WireCommand::PutAccessKey(_)
+        | WireCommand::RegisterNode(_)
+        | WireCommand::RegisterDisk(_)
+        | WireCommand::ReplacePgMember(_)
+        | WireCommand::CompletePgMember(_)
+        | WireCommand::ReportRange(_)
+        | WireCommand::AcquireLease(_) => false,
     }
 }
 

@@ -1,27 +1,47 @@
-//! A node's shards through power cuts.
+//! A node's shards through power cuts, clocks that step, and a disk that fills up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use granary_kv::{Direction, Kv, KvRead, MemoryKv, Space, WriteBatch};
-use granary_meta_api::{Meta, MetaService, pb};
+use granary_kv::{Direction, Kv, KvError, KvRead, KvStats, MemoryKv, Scan, Space, WriteBatch};
+use granary_meta_api::{Meta, MetaError, MetaService, pb};
 use granary_raft::NoPeers;
-use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
-use granary_types::{NodeId, Redundancy, ShardId, StorageClass};
+use granary_runtime::{Clock, Runtime, SeededEntropy, SimulatedClock, within};
+use granary_types::{NodeId, Redundancy, ShardId, StorageClass, Timestamp};
 
 use super::{MetaConfig, MetaNode, NewCluster};
 
 const NODE: NodeId = NodeId(1);
 
 async fn open(kv: &MemoryKv, runtime: &Runtime) -> Arc<MetaNode> {
+    open_on(Arc::new(kv.clone()), runtime).await.unwrap()
+}
+
+async fn open_on(
+    kv: Arc<dyn Kv>,
+    runtime: &Runtime,
+) -> Result<Arc<MetaNode>, super::MetaNodeError> {
     let config = MetaConfig {
         data_shards: 2,
         ..MetaConfig::default()
     };
-    let kv = Arc::new(kv.clone());
-    let node = MetaNode::open(runtime.child(), NODE, kv, Arc::new(NoPeers), config);
-    node.await.unwrap()
+    MetaNode::open(runtime.child(), NODE, kv, Arc::new(NoPeers), config).await
+}
+
+fn client(node: &Arc<MetaNode>, runtime: &Runtime) -> Meta {
+    let service: Arc<dyn MetaService> = node.clone();
+    Meta::new(runtime.clone(), service)
+}
+
+async fn read(meta: &Meta, bucket: &pb::state::Bucket, n: u32) -> Bytes {
+    let query = pb::GetVersion {
+        at: put(bucket, n).at,
+        with_body: true,
+        ..Default::default()
+    };
+    meta.query(query).await.unwrap().inline
 }
 
 fn cluster() -> NewCluster {
@@ -52,16 +72,20 @@ fn put(bucket: &pb::state::Bucket, n: u32) -> pb::PutObject {
     }
 }
 
+fn bucket_record() -> pb::state::Bucket {
+    pb::state::Bucket {
+        name: "bucket".to_owned(),
+        owner: 1,
+        storage_class: StorageClass::Standard.number(),
+        redundancy: Redundancy::Lrs.number(),
+        acl: 1,
+        ..Default::default()
+    }
+}
+
 async fn create_bucket(meta: &Meta) -> pb::state::Bucket {
     let create = pb::CreateBucket {
-        bucket: Some(pb::state::Bucket {
-            name: "bucket".to_owned(),
-            owner: 1,
-            storage_class: StorageClass::Standard.number(),
-            redundancy: Redundancy::Lrs.number(),
-            acl: 1,
-            ..Default::default()
-        }),
+        bucket: Some(bucket_record()),
         ..Default::default()
     };
     meta.create_bucket(create).await.unwrap().unwrap()
@@ -256,5 +280,212 @@ async fn too_many_queries_are_refused_and_unknown_requests_change_nothing() {
     );
     let elsewhere = node.query(ShardId(99), pb::Query { query: None }).await;
     assert!(elsewhere.is_err());
+    node.stop().await.unwrap();
+}
+
+/// A store whose power goes at its n-th sync: before it is durable, with a part of what was written.
+struct CutAtSync {
+    kv: MemoryKv,
+    syncs_left: AtomicUsize,
+    /// Of what was not synced, in thousandths, as much survives.
+    survivors: usize,
+    left: parking_lot::Mutex<Option<MemoryKv>>,
+}
+
+impl KvRead for CutAtSync {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.kv.get(space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        self.kv.scan(space, start, end, direction)
+    }
+}
+
+impl Kv for CutAtSync {
+    fn snapshot(&self) -> Arc<dyn KvRead> {
+        self.kv.snapshot()
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        self.kv.write(batch)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        let mut left = self.left.lock();
+        let take = |left: usize| left.checked_sub(1);
+        let (order, count) = (Ordering::SeqCst, &self.syncs_left);
+        if left.is_none() && count.fetch_update(order, order, take).is_err() {
+            let survivors = self.kv.unsynced() * self.survivors / 1000;
+            *left = Some(self.kv.crash(survivors));
+        }
+        self.kv.sync()
+    }
+
+    fn stats(&self) -> KvStats {
+        self.kv.stats()
+    }
+}
+
+/// What a first start does, up to the first object; what of it was acknowledged.
+async fn first_start(
+    kv: Arc<CutAtSync>,
+    runtime: &Runtime,
+) -> (Option<pb::state::Bucket>, bool, Option<Arc<MetaNode>>) {
+    let Ok(node) = open_on(kv, runtime).await else {
+        return (None, false, None);
+    };
+    let limit = Duration::from_secs(600);
+    let formed = within(limit, node.bootstrap(cluster())).await;
+    if !matches!(formed, Ok(Ok(_))) {
+        return (None, false, Some(node));
+    }
+    let meta = client(&node, runtime);
+    let create = pb::CreateBucket {
+        bucket: Some(bucket_record()),
+        ..Default::default()
+    };
+    let Ok(Ok(bucket)) = meta.create_bucket(create).await else {
+        return (None, false, Some(node));
+    };
+    let stored = meta.propose(put(&bucket, 1)).await;
+    (Some(bucket), matches!(stored, Ok(Ok(_))), Some(node))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_every_sync_of_the_first_start_is_survived() {
+    let runtime = runtime(11);
+    for survivors in [0, 500, 1000] {
+        for sync in 0.. {
+            assert!(sync < 1000, "the first start does not end");
+            let what = format!("cut at sync {sync}, {survivors} of 1000 survive");
+            let kv = Arc::new(CutAtSync {
+                kv: MemoryKv::new(),
+                syncs_left: AtomicUsize::new(sync),
+                survivors,
+                left: parking_lot::Mutex::default(),
+            });
+            let (bucket, stored, node) = first_start(kv.clone(), &runtime).await;
+            let left = kv.left.lock().clone();
+            if let Some(node) = node {
+                node.runtime.shutdown().cancel();
+                let _ = node.stop().await;
+            }
+            let Some(left) = left else {
+                assert!(stored, "{what}");
+                break;
+            };
+            // The next start: nothing to repair by hand.
+            let node = open(&left, &runtime).await;
+            let formed = node.bootstrap(cluster()).await;
+            assert_eq!(formed.unwrap().cluster_id, "c", "{what}");
+            node.wait_ready(Duration::from_secs(60)).await.unwrap();
+            let meta = client(&node, &runtime);
+            let map = meta.query(pb::GetClusterMap::default()).await.unwrap();
+            assert_eq!(map.ranges.len(), 2, "{what}");
+            if let (Some(bucket), true) = (&bucket, stored) {
+                assert_eq!(read(&meta, bucket, 1).await, "1", "{what}");
+            }
+            let again = create_bucket(&meta).await;
+            assert!(bucket.is_none_or(|bucket| bucket.id == again.id), "{what}");
+            meta.propose(put(&again, 2)).await.unwrap().unwrap();
+            assert_eq!(read(&meta, &again, 2).await, "2", "{what}");
+            node.stop().await.unwrap();
+        }
+    }
+}
+
+/// A wall clock that can be set back.
+struct SteppingClock {
+    clock: SimulatedClock,
+    back_ms: AtomicU64,
+}
+
+impl Clock for SteppingClock {
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now().as_millis();
+        Timestamp(now - self.back_ms.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_stepped_forward_and_back_stops_nothing() {
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+    let clock = Arc::new(SteppingClock {
+        clock: SimulatedClock::starting_at(1_800_000_000_000),
+        back_ms: AtomicU64::new(0),
+    });
+    let runtime = Runtime::simulated(clock.clone(), Arc::new(SeededEntropy::new(12)));
+    let kv = MemoryKv::new();
+    let node = open(&kv, &runtime).await;
+    node.bootstrap(cluster()).await.unwrap();
+    let meta = client(&node, &runtime);
+    clock.clock.advance_wall_clock(HOUR_MS);
+    let bucket = create_bucket(&meta).await;
+    meta.propose(put(&bucket, 1)).await.unwrap().unwrap();
+    clock.back_ms.store(HOUR_MS, Ordering::SeqCst);
+    for n in 2..10 {
+        meta.propose(put(&bucket, n)).await.unwrap().unwrap();
+        assert_eq!(read(&meta, &bucket, n).await, format!("{n}"));
+    }
+    // The node's own commands too: the root hears of a child, whose time goes on from its parent's.
+    let child = split(&meta, &bucket, "key5".to_owned(), 1).await;
+    let known = async {
+        loop {
+            let map = meta.query(pb::GetClusterMap::default()).await.unwrap();
+            if map.ranges.iter().any(|hint| hint.shard == child.0) {
+                return;
+            }
+            runtime.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(Duration::from_secs(60), known).await.unwrap();
+    meta.propose(put(&bucket, 7)).await.unwrap().unwrap();
+    let lease = pb::AcquireLease {
+        name: "worker".to_owned(),
+        holder: "x".to_owned(),
+        ttl_ms: 1000,
+        ..Default::default()
+    };
+    meta.propose(lease).await.unwrap().unwrap();
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_writes_and_lets_deletes_and_reads_go_on() {
+    let runtime = runtime(13);
+    let node = open(&MemoryKv::new(), &runtime).await;
+    node.bootstrap(cluster()).await.unwrap();
+    let meta = client(&node, &runtime);
+    let bucket = create_bucket(&meta).await;
+    for n in 0..2 {
+        meta.propose(put(&bucket, n)).await.unwrap().unwrap();
+    }
+    node.refuse_growth(true);
+    let began = runtime.monotonic();
+    let refused = meta.propose(put(&bucket, 2)).await;
+    assert!(matches!(refused, Err(MetaError::NoSpace(_))), "{refused:?}");
+    assert!(
+        runtime.monotonic() - began < Duration::from_secs(1),
+        "at once"
+    );
+    assert_eq!(read(&meta, &bucket, 0).await, "0");
+    let delete = pb::DeleteObject {
+        at: put(&bucket, 0).at,
+        ..Default::default()
+    };
+    assert!(meta.propose(delete).await.unwrap().unwrap().existed);
+    node.refuse_growth(false);
+    meta.propose(put(&bucket, 2)).await.unwrap().unwrap();
     node.stop().await.unwrap();
 }

@@ -16,7 +16,8 @@ use crate::limits::WRITE_IDS_MAX;
 const COUNTER_MASK: u32 = 0x7fff_ffff;
 
 /// Where a leader's ids come from. The counter is shared by all queries of this replica and never
-/// goes back; another process of the node has another term.
+/// goes back. Another leader has another term; another life of the same leader, which may go on in
+/// its term, begins to count at a random number.
 #[derive(Clone, Debug)]
 pub(crate) struct IdSource {
     pub(crate) shard: ShardId,

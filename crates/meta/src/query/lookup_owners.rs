@@ -1,5 +1,6 @@
 //! LookupOwners: may the sweep delete chunks of these object ids? Only when this shard knows
-//! nothing of them and no commit of them can be applied any more. "Not my range" means keep.
+//! nothing of them and no commit of them can be applied any more. A shard that does not own all of
+//! the segment it is asked for gives no answer: another may know more.
 
 use bytes::Bytes;
 use granary_meta_api::pb;
@@ -11,7 +12,7 @@ use super::{Answer, QueryError, ShardView};
 use crate::keyspace::Id;
 use crate::keyspace::owner::OwnerKey;
 use crate::limits::OWNERS_PER_QUERY_MAX;
-use crate::ownership::{data_slabs, place_at, touches_bucket};
+use crate::ownership::{KeySpan, data_slabs, place_at};
 use crate::rows::Rows;
 
 impl Answer for pb::LookupOwners {
@@ -20,6 +21,13 @@ impl Answer for pb::LookupOwners {
             return Err(QueryError::Invalid("too many object ids"));
         }
         let bucket = BucketId(self.bucket_id);
+        let segment = self.segment.unwrap_or_default();
+        shard.slab(&KeySpan::new(
+            self.bucket_id,
+            &segment.start_key,
+            segment.bounded,
+            &segment.end_key,
+        ))?;
         let mut owners = Vec::with_capacity(self.object_ids.len());
         for object_id in self.object_ids {
             owners.push(status(shard, bucket, object_id)?);
@@ -44,9 +52,6 @@ fn status(
     let Some(object) = Id::from_slice(&object_id) else {
         return Ok(status);
     };
-    if !touches_bucket(&shard.descriptor, bucket) {
-        return Ok(status);
-    }
     for slab in data_slabs(&shard.descriptor) {
         let Some(owner) = shard.rows.get(&OwnerKey {
             slab,

@@ -79,6 +79,11 @@ async fn verdicts(reader: &Gateway, bucket: BucketId, object: ObjectId) -> Strin
         let query = pb::LookupOwners {
             bucket_id: bucket.0,
             object_ids: vec![Bytes::copy_from_slice(&object.to_bytes())],
+            segment: Some(pb::Segment {
+                start_key: segment.start_key.clone(),
+                bounded: segment.end_key.is_some(),
+                end_key: segment.end_key.clone().unwrap_or_default(),
+            }),
         };
         let owners = reader.meta.query_at(segment.shard, query).await;
         let deletions = pb::ListDeletions {
