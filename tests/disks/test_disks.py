@@ -70,11 +70,33 @@ def disks(tmp_path_factory):
         volume.remove()
 
 
-def below_target(server):
-    """Chunks that have fewer copies than they should; the one true number."""
-    samples = {name: value for name, value in server.metrics().items() if "chunks_below" in name}
-    assert samples, "no metric says how many chunks are below target redundancy"
-    return sum(samples.values())
+class Count:
+    """What the redundancy worker counted last, if that holds for the cluster as it is now."""
+
+    def __init__(self, server):
+        metrics = server.metrics()
+
+        def sample(name):
+            return next((value for full, value in metrics.items() if full.startswith(f"granary_worker_{name}")), None)
+
+        self.below = sample("chunks_below_redundancy")
+        self.unknown = sample("groups_unknown")
+        self.began = sample("redundancy_pass_began")
+        assert sample("redundancy_passes") is not None, "no metric says whether anybody counts"
+
+    def is_whole(self, since=0.0):
+        """Nothing is below its redundancy, as counted by a pass that began after a moment."""
+        return self.below == 0 and self.unknown == 0 and self.began >= int(since)
+
+
+def wait_for_repair(server, since, deadline_s=240):
+    """Waits until a count that began after `since` finds every copy in its place."""
+    wait_for("repair", lambda: Count(server).is_whole(since), deadline_s)
+
+
+def lacks_copies(server):
+    """True once chunks below their redundancy were counted."""
+    return (Count(server).below or 0) > 0
 
 
 def wait_for(what, condition, deadline_s=120):
@@ -154,21 +176,23 @@ def test_a_disk_dies_under_load_and_is_replaced(rig, disks):
     read_all(server, keys)
     put_all(server, [f"after/{n}" for n in range(20)])
     keys += [f"after/{n}" for n in range(20)]
-    wait_for("the loss to be counted", lambda: below_target(server) > 0)
+    wait_for("the loss to be counted", lambda: lacks_copies(server))
     assert server.stop() == 0
 
     disks[1].replace()
+    replaced = time.time()
     server.start()
     read_all(server, keys)
-    wait_for("repair", lambda: below_target(server) == 0, 240)
+    wait_for_repair(server, replaced)
     # Only now is the replaced disk as good as the others: lose each of them in turn.
     for lost in (0, 2):
         disks[lost].die()
         read_all(server, keys)
         assert server.stop() == 0
         disks[lost].replace()
+        replaced = time.time()
         server.start()
-        wait_for("repair", lambda: below_target(server) == 0, 240)
+        wait_for_repair(server, replaced)
     read_all(server, keys)
     assert server.stop() == 0
 
@@ -179,15 +203,16 @@ def test_a_directory_lost_while_stopped_is_repaired(rig):
     server = rig(directories, flags=["--meta-dir", str(rig.place / "meta")])
     keys = [f"k/{n}" for n in range(60)]
     put_all(server, keys)
-    assert below_target(server) == 0
+    wait_for_repair(server, time.time() - 60)
     assert server.stop() == 0
     for path, _, names in os.walk(directories[2], topdown=False):
         for name in names:
             os.remove(os.path.join(path, name))
         os.rmdir(path)
+    lost = time.time()
     server.start()
     read_all(server, keys)
-    wait_for("repair", lambda: below_target(server) == 0, 240)
+    wait_for_repair(server, lost)
     read_all(server, keys)
     assert server.stop() == 0
 

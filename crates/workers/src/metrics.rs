@@ -1,12 +1,18 @@
 //! Every metric of the background jobs.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::redundancy::RedundancyStatus;
+use crate::{RedundancyWorker, Worker};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Name {
@@ -32,9 +38,19 @@ pub struct WorkerMetrics {
     pub(crate) chunks_restored: Counter,
     /// Deletions that wait in the shards' queues, as last seen.
     pub(crate) deletions_pending: Gauge<u64, AtomicU64>,
-    /// The one true number: chunks below their redundancy, as of the last complete pass.
-    pub(crate) below_target: Gauge<u64, AtomicU64>,
+    /// The one true number, and what it was counted by.
+    redundancy: RedundancyNumbers,
 }
+
+/// What the redundancy worker of this process says when it is asked.
+#[derive(Clone, Default)]
+struct RedundancyNumbers {
+    status: Arc<Mutex<Option<StatusSource>>>,
+    /// Another process has the worker's lease: what was counted here is old.
+    follows: Arc<AtomicBool>,
+}
+
+type StatusSource = Arc<dyn Fn() -> RedundancyStatus + Send + Sync>;
 
 impl WorkerMetrics {
     /// Adds the metrics to a registry.
@@ -65,20 +81,20 @@ impl WorkerMetrics {
         ] {
             registry.register(name, help, counter.clone());
         }
-        for (name, help, gauge) in [
-            (
-                "deletions_pending",
-                "Deletions waiting in the shards",
-                &self.deletions_pending,
-            ),
-            (
-                "chunks_below_redundancy",
-                "Chunks below their redundancy",
-                &self.below_target,
-            ),
-        ] {
-            registry.register(name, help, gauge.clone());
-        }
+        registry.register(
+            "deletions_pending",
+            "Deletions waiting in the shards",
+            self.deletions_pending.clone(),
+        );
+        registry.register_collector(Box::new(self.redundancy.clone()));
+    }
+
+    /// Numbers of redundancy are asked for here from now on.
+    pub(crate) fn count_redundancy(
+        &self,
+        status: impl Fn() -> RedundancyStatus + Send + Sync + 'static,
+    ) {
+        *self.redundancy.status.lock() = Some(Arc::new(status));
     }
 
     pub(crate) fn ticked(&self, worker: &'static str, outcome: &'static str) {
@@ -89,5 +105,68 @@ impl WorkerMetrics {
     pub(crate) fn lead(&self, worker: &'static str, leads: bool) {
         let gauge = self.leading.get_or_create(&Name { worker });
         gauge.set(i64::from(leads));
+        if worker == RedundancyWorker::NAME {
+            self.redundancy.follows.store(!leads, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for RedundancyNumbers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedundancyNumbers").finish_non_exhaustive()
+    }
+}
+
+/// A number that was not counted, or not since disks were lost, is not shown at all: 0 must mean
+/// that somebody looked.
+impl Collector for RedundancyNumbers {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let source = self.status.lock().clone();
+        let Some(source) = source else {
+            return Ok(());
+        };
+        if self.follows.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let status = source();
+        let passes = ConstCounter::new(status.passes);
+        let help = "Comparisons of all copies that came to an end";
+        let kind = passes.metric_type();
+        passes.encode(encoder.encode_descriptor("redundancy_passes", help, None, kind)?)?;
+        let shown = |holds: bool, value: u64| holds.then_some(value);
+        let counted = status.passes > 0;
+        for (name, help, unit, value) in [
+            (
+                "chunks_below_redundancy",
+                "Chunks below their redundancy; absent until counted since disks were last lost",
+                None,
+                shown(status.current, status.below_target),
+            ),
+            (
+                "groups_unknown",
+                "Placement groups in none of the numbers, because a member did not answer",
+                None,
+                shown(status.current, status.groups_unknown),
+            ),
+            (
+                "redundancy_pass_began",
+                "When the comparison began that the numbers come from",
+                Some(Unit::Seconds),
+                shown(counted, status.began_ms / 1000),
+            ),
+            (
+                "redundancy_pass_finished",
+                "When it ended",
+                Some(Unit::Seconds),
+                shown(counted, status.finished_ms / 1000),
+            ),
+        ] {
+            if let Some(value) = value {
+                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                let kind = gauge.metric_type();
+                gauge.encode(encoder.encode_descriptor(name, help, unit.as_ref(), kind)?)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps and counts redundancy: goes through every group, repairs what a member lacks, and tells
 //! one true number, the chunks below their redundancy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ const TRIES_PER_GROUP: u32 = 3;
 pub struct RedundancyStatus {
     /// Passes that were completed since this process leads.
     pub passes: u64,
+    /// A pass was completed, and since it began no group has lost a member it still had then: the
+    /// numbers hold for the cluster as it is now. Without it they say what once was.
+    pub current: bool,
     /// Chunks that should exist.
     pub chunks: u64,
     /// Chunks with fewer good copies than they should have.
@@ -34,7 +37,9 @@ pub struct RedundancyStatus {
     /// Groups that could not be compared, because a member did not answer: their chunks are in
     /// none of the numbers.
     pub groups_unknown: u64,
-    /// When the pass ended, in milliseconds since the epoch.
+    /// When the pass began, in milliseconds since the epoch.
+    pub began_ms: u64,
+    /// When it ended.
     pub finished_ms: u64,
     /// Groups through in the pass that is under way, and how many there are.
     pub progress: (u64, u64),
@@ -46,8 +51,7 @@ pub struct RedundancyWorker {
     view: ClusterView,
     repair: GroupRepair,
     hints: RepairHints,
-    metrics: WorkerMetrics,
-    status: Arc<Mutex<RedundancyStatus>>,
+    status: Arc<Mutex<Counted>>,
     damaged: BTreeSet<(ChunkId, DiskId)>,
     every: Duration,
     pass: Option<Pass>,
@@ -58,8 +62,20 @@ pub struct RedundancyWorker {
 /// What makes a new pass worth while before its time: the map or the set of lost disks changed.
 type Situation = (u64, BTreeSet<DiskId>);
 
+/// Groups with members that cannot be read, were taken out or are not filled yet, and how many.
+type Gaps = HashMap<PgId, usize>;
+
+/// What the last pass counted, and the gaps there were when it began.
+#[derive(Default)]
+struct Counted {
+    status: RedundancyStatus,
+    gaps: Gaps,
+}
+
 struct Pass {
     situation: Situation,
+    gaps: Gaps,
+    began_ms: u64,
     groups: Vec<PgId>,
     next: usize,
     after: Option<ChunkId>,
@@ -78,24 +94,33 @@ impl RedundancyWorker {
         metrics: WorkerMetrics,
         every: Duration,
     ) -> Self {
-        Self {
+        let worker = Self {
             runtime,
             view: path.view().clone(),
             hints: path.repair_hints(),
             repair: GroupRepair::new(meta, path, metrics.clone()),
-            metrics,
             status: Arc::default(),
             damaged: BTreeSet::new(),
             every,
             pass: None,
             last: None,
-        }
+        };
+        metrics.count_redundancy(worker.status());
+        worker
     }
 
     /// A handle on the status that stays valid while the worker runs.
     pub fn status(&self) -> impl Fn() -> RedundancyStatus + Clone + Send + Sync + 'static + use<> {
-        let status = Arc::clone(&self.status);
-        move || *status.lock()
+        let (counted, view) = (Arc::clone(&self.status), self.view.clone());
+        move || {
+            let gaps = gaps(&view);
+            let counted = counted.lock();
+            let known = |(pg, count): (&PgId, &usize)| counted.gaps.get(pg) >= Some(count);
+            RedundancyStatus {
+                current: counted.status.passes > 0 && gaps.iter().all(known),
+                ..counted.status
+            }
+        }
     }
 
     fn situation(&self) -> Situation {
@@ -112,13 +137,16 @@ impl RedundancyWorker {
         let due = self.last.as_ref().is_none_or(|(ended, known)| {
             now.saturating_sub(*ended) >= self.every || *known != situation
         });
-        if !due {
+        // An empty map is one that was never read.
+        if !due || situation.0 == 0 {
             return;
         }
         let mut groups: Vec<_> = self.view.map().groups().map(|group| group.id).collect();
         groups.sort_unstable();
         self.pass = Some(Pass {
             situation,
+            gaps: gaps(&self.view),
+            began_ms: self.runtime.now().as_millis(),
             groups,
             next: 0,
             after: None,
@@ -162,7 +190,7 @@ impl RedundancyWorker {
         if pass.after.is_none() {
             pass.next += 1;
         }
-        self.status.lock().progress = (pass.next as u64, pass.groups.len() as u64);
+        self.status.lock().status.progress = (pass.next as u64, pass.groups.len() as u64);
         Ok(pass.next == pass.groups.len())
     }
 
@@ -170,15 +198,20 @@ impl RedundancyWorker {
         self.last = Some((self.runtime.monotonic(), pass.situation));
         let damaged: BTreeSet<_> = self.damaged.iter().map(|&(chunk, _)| chunk).collect();
         let below_target = pass.below_target + damaged.len() as u64;
-        self.metrics.below_target.set(below_target);
-        let mut status = self.status.lock();
-        *status = RedundancyStatus {
-            passes: status.passes + 1,
-            chunks: pass.chunks,
-            below_target,
-            groups_unknown: pass.groups_unknown,
-            finished_ms: self.runtime.now().as_millis(),
-            progress: status.progress,
+        let mut counted = self.status.lock();
+        let before = counted.status;
+        *counted = Counted {
+            status: RedundancyStatus {
+                passes: before.passes + 1,
+                current: true,
+                chunks: pass.chunks,
+                below_target,
+                groups_unknown: pass.groups_unknown,
+                began_ms: pass.began_ms,
+                finished_ms: self.runtime.now().as_millis(),
+                progress: before.progress,
+            },
+            gaps: pass.gaps,
         };
         if pass.below_target > 0 {
             tracing::warn!(
@@ -205,12 +238,28 @@ impl RedundancyWorker {
     }
 }
 
+/// Counts the members of groups that do not hold what they should, or cannot be asked for it.
+fn gaps(view: &ClusterView) -> Gaps {
+    let map = view.map();
+    let lacks = |group: &Group| {
+        let members = group.members.iter();
+        let lacking = members.filter(|member| {
+            !member.complete || !map.is_in(member.disk) || !view.is_readable(member.disk)
+        });
+        lacking.count()
+    };
+    let counts = map.groups().map(|group| (group.id, lacks(group)));
+    counts.filter(|(_, lacking)| *lacking > 0).collect()
+}
+
 impl Worker for RedundancyWorker {
     const NAME: &'static str = "redundancy";
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
         self.look_at_hints().await;
         if self.pass.is_none() {
+            // What is counted is the cluster of now, not of the last time somebody looked.
+            self.view.refresh().await?;
             self.begin();
         }
         let until = self.runtime.monotonic() + TICK_TIME;
@@ -234,5 +283,11 @@ impl Worker for RedundancyWorker {
         } else {
             Tick::Done
         })
+    }
+
+    /// Another process may have led meanwhile: what was counted here before counts no more.
+    fn resume(&mut self, _cursor: &[u8]) {
+        (self.pass, self.last) = (None, None);
+        *self.status.lock() = Counted::default();
     }
 }
