@@ -52,6 +52,18 @@ pub struct PlacementKeeper {
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
     filling: HashMap<PgId, Filling>,
+    /// Groups that could not be filled lately.
+    resting: HashMap<PgId, Resting>,
+}
+
+/// A group that could not be filled is left alone for a while, the longer the more often.
+#[derive(Clone, Copy, Debug)]
+struct Resting {
+    /// A group that changed since is another one.
+    epoch: u64,
+    /// Monotonic.
+    until: Duration,
+    pause: Duration,
 }
 
 /// The state of filling a group's new members. Lost with the process: it begins again.
@@ -80,6 +92,7 @@ impl PlacementKeeper {
             away: HashMap::new(),
             opened: HashMap::new(),
             filling: HashMap::new(),
+            resting: HashMap::new(),
         }
     }
 }

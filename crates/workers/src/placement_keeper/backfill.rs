@@ -1,20 +1,32 @@
 //! Opening groups on their disks at the map's epoch, and filling members that are not complete.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
-use granary_blob_api::BlobError;
 use granary_datapath::Group;
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_runtime::within;
 use granary_types::{DiskId, PgId};
 
-use super::{Filling, PlacementKeeper};
+use super::{Filling, PlacementKeeper, Resting};
 use crate::WorkerError;
-use crate::group_listing::LIST_TIMEOUT;
 use crate::worker::TICK_TIME;
 
-/// Calls to disks at once while groups are opened.
-const OPENING_AT_ONCE: usize = 32;
+/// Disks asked at once while groups are opened.
+const DISKS_AT_ONCE: usize = 32;
+/// Calls to one disk at once.
+const OPENING_AT_ONCE: usize = 8;
+/// Time one call may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time one group gets per tick, so that others have their turn.
+const GROUP_TIME: Duration = Duration::from_secs(4);
+/// Time one step of filling a group may take; what it copied until then stays.
+const STEP_TIME: Duration = Duration::from_secs(15);
+/// Pauses of a group that could not be filled.
+const FIRST_PAUSE: Duration = Duration::from_secs(4);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// Group and disk pairs opened per tick.
 const OPENED_PER_TICK: usize = 20_000;
 
@@ -27,40 +39,57 @@ impl PlacementKeeper {
                 .is_some_and(|group| group.disks().any(|member| member == disk))
         };
         self.opened.retain(|&(pg, disk), _| known(pg, disk));
-        let pending: Vec<(PgId, DiskId, u64)> = map
+        let mut pending: BTreeMap<DiskId, Vec<(PgId, u64)>> = BTreeMap::new();
+        let unopened = map
             .groups()
             .flat_map(|group| group.disks().map(|disk| (group.id, disk, group.epoch)))
             .filter(|&(_, disk, _)| map.is_in(disk) && self.view.is_readable(disk))
             .filter(|&(pg, disk, epoch)| self.opened.get(&(pg, disk)) != Some(&epoch))
-            .take(OPENED_PER_TICK)
-            .collect();
-        let view = &self.view;
-        let answers: Vec<_> = stream::iter(pending)
-            .map(|(pg, disk, epoch)| async move {
-                let answer = match view.node_of(disk) {
-                    Some(node) => within(LIST_TIMEOUT, node.open_pg(disk, pg, epoch))
-                        .await
-                        .unwrap_or_else(|_| Err(BlobError::Unreachable("no answer".to_owned()))),
-                    None => Err(BlobError::Unreachable("node is not known".to_owned())),
-                };
-                (pg, disk, epoch, answer)
-            })
-            .buffer_unordered(OPENING_AT_ONCE)
+            .take(OPENED_PER_TICK);
+        for (pg, disk, epoch) in unopened {
+            pending.entry(disk).or_default().push((pg, epoch));
+        }
+        let opened: Vec<_> = stream::iter(pending)
+            .map(|(disk, groups)| self.open_on(disk, groups))
+            .buffer_unordered(DISKS_AT_ONCE)
             .collect()
             .await;
-        for (pg, disk, epoch, answer) in answers {
-            match answer {
-                Ok(()) => {
-                    self.opened.insert((pg, disk), epoch);
-                }
-                // A newer epoch there: the map read next will have it. Others are tried again.
-                Err(error) => tracing::debug!(%pg, %disk, %error, "group not opened"),
-            }
-        }
+        self.opened.extend(opened.into_iter().flatten());
         Ok(())
     }
 
-    /// Fills members that are not complete; true when there is more to do now.
+    /// Opens groups on one disk; those it confirmed. A disk that gives no answer is not asked on:
+    /// it must not keep the others waiting.
+    async fn open_on(&self, disk: DiskId, groups: Vec<(PgId, u64)>) -> Vec<((PgId, DiskId), u64)> {
+        let Some(node) = self.view.node_of(disk) else {
+            return Vec::new();
+        };
+        let mut answers = stream::iter(groups)
+            .map(|(pg, epoch)| {
+                let opening = node.open_pg(disk, pg, epoch);
+                async move { (pg, epoch, within(OPEN_TIMEOUT, opening).await) }
+            })
+            .buffered(OPENING_AT_ONCE);
+        let mut confirmed = Vec::new();
+        while let Some((pg, epoch, answer)) = answers.next().await {
+            match answer {
+                Ok(Ok(())) => confirmed.push(((pg, disk), epoch)),
+                // A newer epoch there: the map read next will have it. Others are tried again.
+                Ok(Err(error)) => tracing::debug!(%pg, %disk, %error, "group not opened"),
+                Err(_) => {
+                    tracing::debug!(%pg, %disk, "group not opened: no answer");
+                    break;
+                }
+            }
+        }
+        confirmed
+    }
+
+    /// Fills members that are not complete; true when there is more to do now. A group that
+    /// cannot be filled keeps no other waiting.
+    ///
+    /// # Errors
+    /// The first one, after every group had its turn.
     pub(super) async fn fill_members(&mut self) -> Result<bool, WorkerError> {
         let map = self.view.map();
         let mut incomplete: Vec<&Group> = map
@@ -68,20 +97,65 @@ impl PlacementKeeper {
             .filter(|group| group.members.iter().any(|member| !member.complete))
             .collect();
         incomplete.sort_by_key(|group| group.id);
-        self.filling
-            .retain(|pg, _| incomplete.iter().any(|group| group.id == *pg));
+        let still = |pg: &PgId| incomplete.iter().any(|group| group.id == *pg);
+        self.filling.retain(|pg, _| still(pg));
+        self.resting.retain(|pg, _| still(pg));
         let until = self.runtime.monotonic() + TICK_TIME;
+        let (mut more, mut failure) = (false, None);
         for group in incomplete {
-            if !self.is_open_everywhere(group) {
+            if self.runtime.monotonic() >= until {
+                more = true;
+                break;
+            }
+            if !self.is_open_everywhere(group) || self.is_resting(group) {
                 continue;
             }
-            while !self.fill(group).await? {
-                if self.runtime.monotonic() >= until {
-                    return Ok(true);
+            match self.fill_for_a_while(group).await {
+                Ok(through) => more |= !through,
+                Err(error) => {
+                    tracing::info!(pg = %group.id, %error, "group not filled");
+                    self.rest(group);
+                    failure.get_or_insert(error);
                 }
             }
         }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(more),
+        }
+    }
+
+    /// Fills a group as long as it may; true when it has nothing more to do in this tick.
+    async fn fill_for_a_while(&mut self, group: &Group) -> Result<bool, WorkerError> {
+        let until = self.runtime.monotonic() + GROUP_TIME;
+        while self.runtime.monotonic() < until {
+            let step = within(STEP_TIME, self.fill(group)).await;
+            if step.map_err(|_| WorkerError::TooLong)?? {
+                return Ok(true);
+            }
+        }
         Ok(false)
+    }
+
+    fn is_resting(&self, group: &Group) -> bool {
+        let now = self.runtime.monotonic();
+        let resting = self.resting.get(&group.id);
+        resting.is_some_and(|resting| resting.epoch == group.epoch && now < resting.until)
+    }
+
+    /// Leaves a group alone for a while, twice as long as the last time.
+    fn rest(&mut self, group: &Group) {
+        let last = self.resting.get(&group.id);
+        let last = last.filter(|resting| resting.epoch == group.epoch);
+        let pause = last.map_or(FIRST_PAUSE, |resting| {
+            (resting.pause * 2).min(LONGEST_PAUSE)
+        });
+        let resting = Resting {
+            epoch: group.epoch,
+            until: self.runtime.monotonic() + pause,
+            pause,
+        };
+        self.resting.insert(group.id, resting);
     }
 
     /// True when every member that can be reached has confirmed the epoch, the new ones included,
@@ -121,8 +195,10 @@ impl PlacementKeeper {
         self.filling.remove(&group.id);
         if state.failed > 0 {
             tracing::debug!(pg = %group.id, chunks = state.failed, "group not filled yet");
+            self.rest(group);
             return Ok(true);
         }
+        self.resting.remove(&group.id);
         self.complete(group).await?;
         Ok(true)
     }

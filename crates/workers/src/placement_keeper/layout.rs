@@ -74,8 +74,10 @@ pub(super) fn topology_of(pool: &pb::state::Pool, topology: &Topology) -> Topolo
 }
 
 impl PlacementKeeper {
+    /// The disks as placement sees them. Only a disk that takes chunks gets a new place in a group:
+    /// a full one could not be filled.
     pub(super) fn topology(&self) -> Topology {
-        self.view.map().topology(|disk| self.view.is_readable(disk))
+        self.view.map().topology(|disk| self.view.is_writable(disk))
     }
 
     /// Creates the pools that are wanted and do not exist. A pool with more copies than wanted
