@@ -48,8 +48,9 @@ impl ChunkDeleter {
                 continue;
             };
             let serving: Vec<_> = group.disks().filter(|&disk| map.is_in(disk)).collect();
-            // An unreachable member cannot confirm: do not trouble the others every time.
-            if serving.iter().any(|&disk| !self.view.is_readable(disk)) {
+            // Without a member in service nobody can confirm: the deletion waits for one. Nor can
+            // an unreachable member: do not trouble the others every time.
+            if serving.is_empty() || serving.iter().any(|&disk| !self.view.is_readable(disk)) {
                 continue;
             }
             if serving.len() == group.members.len() {
@@ -65,6 +66,17 @@ impl ChunkDeleter {
         let confirmed: HashSet<_> = members.keys().copied().collect();
         self.forget(members, &forgettable).await;
         confirmed
+    }
+
+    /// Drops the tombstones of chunks on one disk; false when it did not do all of it.
+    pub(crate) async fn forget_on(&self, disk: DiskId, chunks: &[ChunkId]) -> bool {
+        self.ask_disk(Action::Forget, disk, chunks).await
+    }
+
+    /// Deletes chunks on one disk and drops the tombstones at once; false when it did not do all
+    /// of it. Only for copies on a disk that is no member of their group.
+    pub(crate) async fn drop_on(&self, disk: DiskId, chunks: &[ChunkId]) -> bool {
+        self.ask_disk(Action::Delete, disk, chunks).await && self.forget_on(disk, chunks).await
     }
 
     /// Drops the tombstones of chunks that every member of the group has confirmed. Best effort:

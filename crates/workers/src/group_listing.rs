@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_blob_api::{BlobNode, ChunkEntry};
-use granary_datapath::ClusterView;
+use granary_datapath::{ClusterView, Group};
 use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
 
@@ -23,8 +23,22 @@ pub(crate) struct Copies {
     pub(crate) entry: ChunkEntry,
     /// Members that hold it.
     pub(crate) live: Vec<DiskId>,
-    /// True when a member has a tombstone: the chunk was deleted by command.
-    pub(crate) deleted: bool,
+    /// Members that have a tombstone.
+    pub(crate) tombstones: Vec<DiskId>,
+}
+
+impl Copies {
+    /// True when the chunk was deleted by command. A tombstone on a member that is still being
+    /// filled is none while a complete member holds the chunk: it may be what is left of giving
+    /// back space on a disk that was no member then.
+    pub(crate) fn is_deleted(&self, group: &Group) -> bool {
+        let complete = |disk: &DiskId| {
+            let mut members = group.members.iter();
+            members.any(|member| member.disk == *disk && member.complete)
+        };
+        self.tombstones.iter().any(complete)
+            || (!self.tombstones.is_empty() && !self.live.iter().any(complete))
+    }
 }
 
 /// A merged listing. Memory: a page per member.
@@ -81,14 +95,14 @@ impl GroupListing {
         let mut copies = Copies {
             entry,
             live: Vec::with_capacity(self.members.len()),
-            deleted: false,
+            tombstones: Vec::new(),
         };
         for member in &mut self.members {
             let Some(own) = member.page.pop_front_if(|own| own.id == entry.id) else {
                 continue;
             };
             if own.deleted {
-                copies.deleted = true;
+                copies.tombstones.push(member.disk);
             } else {
                 copies.live.push(member.disk);
                 copies.entry = own;

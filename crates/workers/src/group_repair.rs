@@ -51,6 +51,8 @@ pub(crate) struct Repaired {
 struct Lacking {
     entry: ChunkEntry,
     live: Vec<DiskId>,
+    /// Members whose tombstone of it means nothing; see [`crate::group_listing::Copies::is_deleted`].
+    tombstones: Vec<DiskId>,
 }
 
 impl GroupRepair {
@@ -89,13 +91,14 @@ impl GroupRepair {
                 break;
             };
             repaired.next_after = Some(found.entry.id);
-            if found.deleted {
+            if found.is_deleted(group) {
                 tombstones.push(found.entry.id);
-            } else if found.live.len() < copies {
+            } else if found.live.len() < copies || !found.tombstones.is_empty() {
                 to_copy += usize::from(found.live.len() < serving.len());
                 lacking.push(Lacking {
                     entry: found.entry,
                     live: found.live,
+                    tombstones: found.tombstones,
                 });
             } else {
                 repaired.chunks += 1;
@@ -146,6 +149,10 @@ impl GroupRepair {
         chunk: Lacking,
     ) -> Option<(usize, bool)> {
         let (mut held, mut failed) = (chunk.live.len(), false);
+        for &disk in &chunk.tombstones {
+            // If it does not forget, it will not take the chunk either, and that counts.
+            self.deleter.forget_on(disk, &[chunk.entry.id]).await;
+        }
         for &disk in serving.iter().filter(|disk| !chunk.live.contains(disk)) {
             let copied = self
                 .path
@@ -156,6 +163,8 @@ impl GroupRepair {
                     held += 1;
                     self.metrics.chunks_restored.inc();
                 }
+                // An untrue tombstone is still there: the chunk is not gone, this copy is not made.
+                Err(RestoreError::Gone) if chunk.tombstones.contains(&disk) => failed = true,
                 Err(RestoreError::Gone) => return None,
                 Err(error) => {
                     tracing::debug!(chunk = %chunk.entry.id, %disk, %error, "chunk not restored");
@@ -182,7 +191,7 @@ impl GroupRepair {
             return false;
         };
         let found = match listing.next().await {
-            Ok(Some(found)) if found.entry.id == chunk && !found.deleted => found,
+            Ok(Some(found)) if found.entry.id == chunk && !found.is_deleted(group) => found,
             // Gone everywhere, or deleted: nothing to repair.
             Ok(_) => return true,
             Err(_) => return false,

@@ -8,6 +8,7 @@ mod bucket_finisher;
 mod chunk_deleter;
 mod deletion;
 mod error;
+mod evict;
 mod group_listing;
 mod group_repair;
 mod meta_tick;

@@ -1,5 +1,5 @@
 //! Finds chunks of writes that were never committed, and of objects whose deletion lost track of
-//! them, and deletes them.
+//! them, and deletes them; and then copies on disks that are no members of their group any more.
 //!
 //! Invariant: a chunk is deleted only when every shard that may own its object says, by its own
 //! applied time, that no commit of it can be accepted any more.
@@ -12,6 +12,7 @@ use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
 
 use crate::chunk_deleter::ChunkDeleter;
+use crate::evict::Eviction;
 use crate::group_listing::{LIST_TIMEOUT, PAGE};
 use crate::owners::expired_owners;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
@@ -19,13 +20,28 @@ use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 /// Pages of chunks per tick.
 const PAGES_PER_TICK: usize = 16;
 
-/// The sweep. A pass goes through every disk of every group; a tick through a few pages.
+/// Pairs of a group and a disk that is none of its members that one pass looks at. There are many
+/// of them and hardly any holds a chunk: the passes together go through all.
+const STRANGERS_PER_PASS: usize = 4096;
+
+/// The sweep. A pass goes through every disk of every group, and then through some of the disks
+/// that are no members; a tick through a few pages.
 pub struct OrphanSweep {
     meta: Meta,
     view: ClusterView,
     deleter: ChunkDeleter,
     metrics: WorkerMetrics,
+    eviction: Eviction,
     at: Cursor,
+    strangers: Strangers,
+}
+
+/// How far the disks that are no members have been looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Strangers {
+    at: Cursor,
+    /// Pairs looked at in this pass.
+    seen: usize,
 }
 
 /// Where the pass is: the group, the disk in it, the last chunk seen on the disk.
@@ -62,10 +78,12 @@ impl OrphanSweep {
     pub fn new(meta: Meta, view: ClusterView, metrics: WorkerMetrics) -> Self {
         Self {
             meta,
+            eviction: Eviction::new(view.clone(), ChunkDeleter::new(view.clone())),
             deleter: ChunkDeleter::new(view.clone()),
             view,
             metrics,
             at: Cursor::default(),
+            strangers: Strangers::default(),
         }
     }
 
@@ -113,14 +131,74 @@ impl OrphanSweep {
     }
 }
 
+impl OrphanSweep {
+    /// A disk in service and a group that it is no member of, at or after the cursor.
+    fn stranger(&self) -> Option<Cursor> {
+        let (map, at) = (self.view.map(), self.strangers.at);
+        let mut disks: Vec<_> = map.disks().map(|disk| DiskId(disk.id)).collect();
+        disks.retain(|&disk| disk >= at.disk && map.is_in(disk) && self.view.is_readable(disk));
+        disks.sort_unstable();
+        disks.into_iter().find_map(|disk| {
+            let here = disk == at.disk;
+            let groups = map.groups().filter(|group| !here || group.id >= at.pg);
+            let foreign = groups.filter(|group| group.disks().all(|member| member != disk));
+            let pg = foreign.map(|group| group.id).min()?;
+            let after = at.after.filter(|_| here && pg == at.pg);
+            Some(Cursor { pg, disk, after })
+        })
+    }
+
+    /// Looks at one page of one disk that is no member; true when this pass has seen enough.
+    async fn sweep_strangers(&mut self) -> Result<bool, WorkerError> {
+        let Some(place) = self.stranger() else {
+            self.strangers = Strangers::default();
+            return Ok(true);
+        };
+        let (pg, disk) = (place.pg, place.disk);
+        let page = self.eviction.evict_page(pg, disk, place.after).await;
+        self.strangers.at = match &page {
+            Ok(evicted) if evicted.next_after.is_some() => Cursor {
+                after: evicted.next_after,
+                ..place
+            },
+            // The end of this group on the disk, or something that the next pass may find better.
+            Ok(_) => Cursor {
+                pg: PgId(pg.0.saturating_add(1)),
+                disk,
+                after: None,
+            },
+            Err(_) => Cursor {
+                pg: PgId::default(),
+                disk: DiskId(disk.0.saturating_add(1)),
+                after: None,
+            },
+        };
+        self.strangers.seen += 1;
+        let evicted = page?;
+        if evicted.copies > 0 {
+            let chunks = evicted.copies;
+            tracing::info!(chunks, %pg, %disk, "freed copies on a disk that is no member");
+            self.metrics.chunks_swept.inc_by(chunks);
+        }
+        if self.strangers.seen >= STRANGERS_PER_PASS {
+            self.strangers.seen = 0;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
 impl Worker for OrphanSweep {
     const NAME: &'static str = "orphan-sweep";
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
         for _ in 0..PAGES_PER_TICK {
             let Some(place) = self.place() else {
-                self.at = Cursor::default();
-                return Ok(Tick::Done);
+                if self.sweep_strangers().await? {
+                    self.at = Cursor::default();
+                    return Ok(Tick::Done);
+                }
+                continue;
             };
             let swept = self.sweep_page(place).await;
             self.at = match &swept {

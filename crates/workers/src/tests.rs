@@ -527,3 +527,258 @@ fn one_process_leads_and_another_takes_over() {
         assert!(second_ticks() > before);
     });
 }
+
+/// A disk of the store, by its directory.
+async fn disk_in(world: &World, directory: usize) -> DiskId {
+    let path = dir(directory).display().to_string();
+    let map = world.view.map();
+    let mut disks = map.disks();
+    let found = disks.find(|disk| disk.path == path);
+    DiskId(found.expect("the disk is registered").id)
+}
+
+/// Chunks that a disk lists of groups that it is no member of.
+async fn stale_copies(world: &World, disk: DiskId) -> usize {
+    let map = world.view.map();
+    let listed = world.listed().await;
+    let foreign = |entry: &ChunkEntry| {
+        let group = map.group(entry.pg()).unwrap();
+        group.disks().all(|member| member != disk)
+    };
+    let stale = listed.iter().filter(|(on, e)| *on == disk && foreign(e));
+    stale.count()
+}
+
+/// Takes a disk away until the others have got its places.
+async fn lose(world: &mut World, disk: DiskId) {
+    assert!(world.store.remove_disk(disk).await);
+    for _ in 0..3 {
+        world.keep().await;
+        world.pass(Duration::from_secs(31)).await;
+    }
+    world.keep().await;
+}
+
+#[test]
+fn a_disk_that_came_back_frees_what_others_hold_now() {
+    simulated(async {
+        let mut world = World::start(4).await;
+        let bytes = content(25 * MIB, 31);
+        world.put("a", &bytes).await;
+        let lost = disk_in(&world, 2).await;
+        lose(&mut world, lost).await;
+        assert_eq!(world.add_disk(2).await, lost);
+        world.keep().await;
+        assert!(stale_copies(&world, lost).await > 0, "nothing to free");
+
+        // One of the chunks is on no member any more: the copy that came back is the last one.
+        let listed = world.listed().await;
+        let (_, last) = listed.iter().find(|(on, _)| *on == lost).unwrap();
+        for (on, entry) in &listed {
+            if *on != lost && entry.id == last.id {
+                world.store.delete(*on, vec![last.id]).await.unwrap();
+                world.store.forget(*on, vec![last.id]).await.unwrap();
+            }
+        }
+        let mut sweeper = sweep(&world);
+        run(&mut sweeper).await;
+        assert_eq!(stale_copies(&world, lost).await, 1);
+        assert!(world.path.verify_copy(last, lost).await);
+        // Every other chunk still has its three copies.
+        let mut copies = std::collections::BTreeMap::new();
+        for (_, entry) in world.listed().await {
+            assert!(!entry.deleted, "a tombstone was left behind");
+            *copies.entry(entry.id).or_insert(0) += 1;
+        }
+        copies.remove(&last.id);
+        assert_eq!(copies.len(), 6);
+        assert!(copies.values().all(|&count| count == 3), "{copies:?}");
+    });
+}
+
+#[test]
+fn nothing_is_freed_while_a_member_is_being_filled_or_away() {
+    simulated(async {
+        let mut world = World::start(4).await;
+        world.put("a", &content(25 * MIB, 32)).await;
+        let lost = disk_in(&world, 2).await;
+        lose(&mut world, lost).await;
+        assert_eq!(world.add_disk(2).await, lost);
+        world.keep().await;
+        let before = stale_copies(&world, lost).await;
+        assert!(before > 0);
+        // Every group of three of four disks has a member less.
+        let away = disk_in(&world, 3).await;
+        assert!(world.store.remove_disk(away).await);
+        world.view.refresh().await.unwrap();
+        run(&mut sweep(&world)).await;
+        assert_eq!(stale_copies(&world, lost).await, before);
+    });
+}
+
+#[test]
+fn a_tombstone_on_a_disk_that_was_no_member_deletes_nothing() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        let bytes = content(9 * MIB, 33);
+        world.put("a", &bytes).await;
+        let spare = world.add_disk(4).await;
+        world.view.refresh().await.unwrap();
+        // What a deletion of stale copies leaves when it is cut off in the middle.
+        let (live, _) = world.chunks().await;
+        let named: Vec<ChunkId> = live.iter().copied().collect();
+        world.store.delete(spare, named).await.unwrap();
+        world.vfs.inject(dir(2), Fault::WriteError);
+        world.put("b", &content(MIB, 34)).await;
+        for _ in 0..3 {
+            world.keep().await;
+            world.runtime.sleep(Duration::from_secs(10)).await;
+        }
+        run(&mut redundancy(&world)).await;
+        let (after, tombstones) = world.chunks().await;
+        assert!(after.is_superset(&live), "chunks of a live object are gone");
+        assert_eq!(tombstones, 0);
+        assert!(world.get("a").await.unwrap() == bytes);
+        assert_whole(&world, 3).await;
+    });
+}
+
+#[test]
+fn a_deletion_waits_while_no_member_of_the_group_is_in_service() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        world.put("a", &content(MIB, 35)).await;
+        world.delete("a").await;
+        world.pass(Duration::from_millis(GRACE_MS + 1000)).await;
+        let only = disk_in(&world, 1).await;
+        lose(&mut world, only).await;
+        assert!(!world.view.map().is_in(only));
+        let mut worker = deletion(&world);
+        run(&mut worker).await;
+        let mut pending = 0;
+        for &shard in world.view.map().shards() {
+            let query = pb::ListDeletions {
+                limit: 10,
+                after_seq: 0,
+            };
+            pending += world.meta.query_at(shard, query).await.unwrap().pending;
+        }
+        assert_eq!(pending, 1, "acknowledged although nobody deleted it");
+        assert_eq!(world.add_disk(1).await, only);
+        world.keep().await;
+        run(&mut worker).await;
+        assert_eq!(world.chunks().await, (BTreeSet::new(), 0));
+    });
+}
+
+#[test]
+fn a_full_disk_gets_no_place_in_a_group_until_it_has_room() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        let bytes = content(9 * MIB, 36);
+        world.put("a", &bytes).await;
+        let full = world.add_disk(4).await;
+        world.vfs.set_capacity(dir(4), 1 << 20);
+        world.vfs.inject(dir(2), Fault::WriteError);
+        world.put("b", &content(MIB, 37)).await;
+        world.keep().await;
+        let uses = |world: &World| {
+            let map = world.view.map();
+            map.groups()
+                .flat_map(|group| group.disks())
+                .filter(|&disk| disk == full)
+                .count()
+        };
+        assert_eq!(uses(&world), 0, "a full disk was chosen");
+        world.vfs.set_capacity(dir(4), 1 << 30);
+        world.keep().await;
+        assert!(uses(&world) > 0);
+        assert_whole(&world, 3).await;
+    });
+}
+
+#[test]
+fn a_group_that_cannot_be_filled_is_left_alone_for_a_while() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        world.put("a", &content(9 * MIB, 38)).await;
+        let spare = world.add_disk(4).await;
+        world.vfs.inject(dir(2), Fault::WriteError);
+        world.put("b", &content(MIB, 39)).await;
+        // The spare one has room, but not for a whole chunk.
+        world.vfs.set_capacity(dir(4), 3 << 20);
+        let incomplete = |world: &World| {
+            let map = world.view.map();
+            map.groups()
+                .flat_map(|group| group.members.clone())
+                .filter(|member| member.disk == spare && !member.complete)
+                .count()
+        };
+        world.keep().await;
+        assert!(incomplete(&world) > 0, "there was room for everything");
+        world.vfs.set_capacity(dir(4), 1 << 30);
+        world.keep().await;
+        assert!(incomplete(&world) > 0, "tried again at once");
+        world.runtime.sleep(Duration::from_secs(10)).await;
+        world.keep().await;
+        assert_eq!(incomplete(&world), 0, "never tried again");
+        assert_whole(&world, 3).await;
+    });
+}
+
+/// What an operator's collector sees; the lines of one metric.
+fn samples(world: &World, name: &str) -> Vec<u64> {
+    let mut registry = prometheus_client::registry::Registry::default();
+    world.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let named = lines.filter_map(|line| line.strip_prefix(&format!("granary_worker_{name} ")));
+    named.map(|value| value.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_number_of_chunks_below_redundancy_is_shown_only_when_it_was_counted() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        world.put("a", &content(9 * MIB, 40)).await;
+        let below = "chunks_below_redundancy";
+        assert!(samples(&world, below).is_empty(), "nobody counts here");
+        let mut worker = redundancy(&world);
+        assert!(samples(&world, below).is_empty(), "not counted yet");
+        assert_eq!(samples(&world, "redundancy_passes_total"), [0]);
+        run(&mut worker).await;
+        assert_eq!(samples(&world, below), [0]);
+        assert_eq!(samples(&world, "groups_unknown"), [0]);
+        assert_eq!(samples(&world, "redundancy_passes_total"), [1]);
+        let began = samples(&world, "redundancy_pass_began_seconds");
+        assert!(began[0] >= 1_800_000_000);
+
+        // A disk is lost: what was counted says nothing of the cluster as it is now.
+        let lost = disk_in(&world, 2).await;
+        assert!(world.store.remove_disk(lost).await);
+        world.view.refresh().await.unwrap();
+        assert!(
+            samples(&world, below).is_empty(),
+            "0 although a disk is lost"
+        );
+        world.runtime.sleep(Duration::from_secs(5)).await;
+        run(&mut worker).await;
+        assert_eq!(samples(&world, below), [3]);
+        assert!(samples(&world, "redundancy_pass_began_seconds") > began);
+
+        // Another process leads: its numbers count, not these.
+        world.metrics.lead(RedundancyWorker::NAME, false);
+        assert!(samples(&world, below).is_empty());
+        world.metrics.lead(RedundancyWorker::NAME, true);
+        worker.resume(b"");
+        assert!(samples(&world, below).is_empty());
+
+        world.add_disk(9).await;
+        world.keep().await;
+        world.pass(Duration::from_secs(31)).await;
+        world.keep().await;
+        run(&mut worker).await;
+        assert_eq!(samples(&world, below), [0]);
+    });
+}

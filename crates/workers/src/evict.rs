@@ -1,0 +1,170 @@
+//! Gives back the space of copies on a disk that is no member of their group any more: it was
+//! taken out, others got its place, and then it came back.
+//!
+//! Invariants: a copy goes only when every member of the group is complete and in service, the map
+//! that says so was read just now, the disk has confirmed that it knows no newer one, and every
+//! member holds the chunk or one has its tombstone. What no member has stays: it may be the last
+//! copy there is.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_blob_api::{BlobNode, ChunkEntry};
+use granary_datapath::{ClusterView, Group};
+use granary_runtime::within;
+use granary_types::{ChunkId, DiskId, PgId};
+
+use crate::WorkerError;
+use crate::chunk_deleter::ChunkDeleter;
+use crate::group_listing::{GroupListing, LIST_TIMEOUT, PAGE};
+
+/// A map older than this may have been replaced: the page is left to the next pass.
+const MAP_AGE_MAX: Duration = Duration::from_secs(5);
+/// Chunks deleted with one look at the map.
+const BATCH: usize = 256;
+
+/// Frees what disks keep of groups they are no members of. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Eviction {
+    view: ClusterView,
+    deleter: ChunkDeleter,
+}
+
+/// What became of one page.
+#[derive(Debug, Default)]
+pub(crate) struct Evicted {
+    /// Copies deleted.
+    pub(crate) copies: u64,
+    /// Where the next page begins; `None` when there is nothing more to do here now.
+    pub(crate) next_after: Option<ChunkId>,
+}
+
+impl Eviction {
+    pub(crate) fn new(view: ClusterView, deleter: ChunkDeleter) -> Self {
+        Self { view, deleter }
+    }
+
+    /// Looks at a page of what a disk lists of a group that it is no member of.
+    pub(crate) async fn evict_page(
+        &self,
+        pg: PgId,
+        disk: DiskId,
+        after: Option<ChunkId>,
+    ) -> Result<Evicted, WorkerError> {
+        let Some(node) = self.view.node_of(disk) else {
+            return Ok(Evicted::default());
+        };
+        let listing = within(LIST_TIMEOUT, node.list(disk, pg, after, PAGE)).await;
+        let page = listing
+            .map_err(|_| WorkerError::TooLong)?
+            .map_err(|error| WorkerError::Disk { disk, error })?;
+        if page.entries.is_empty() {
+            return Ok(Evicted::default());
+        }
+        let Some((group, _)) = self.settled(pg, disk, &node).await? else {
+            return Ok(Evicted::default());
+        };
+        let (stale, tombstones) = self.stale(&group, after, &page.entries).await?;
+        let mut copies = 0;
+        for batch in stale.chunks(BATCH) {
+            if !self.is_still(&group, disk, &node).await?
+                || !self.deleter.drop_on(disk, batch).await
+            {
+                return Ok(Evicted {
+                    copies,
+                    next_after: None,
+                });
+            }
+            copies += batch.len() as u64;
+        }
+        if !tombstones.is_empty() && self.is_still(&group, disk, &node).await? {
+            self.deleter.forget_on(disk, &tombstones).await;
+        }
+        Ok(Evicted {
+            copies,
+            next_after: page.next_after,
+        })
+    }
+
+    /// The group, when all its members are complete and in service and the disk, which is none of
+    /// them, has confirmed its epoch; and when (monotonic) the map was asked for.
+    async fn settled(
+        &self,
+        pg: PgId,
+        disk: DiskId,
+        node: &Arc<dyn BlobNode>,
+    ) -> Result<Option<(Group, Duration)>, WorkerError> {
+        let asked_at = self.view.runtime().monotonic();
+        self.view.refresh_map().await?;
+        let map = self.view.map();
+        let Some(group) = map.group(pg) else {
+            return Ok(None);
+        };
+        let pool = map.pools().iter().find(|pool| pool.id == group.pool);
+        let copies = pool.map_or(usize::MAX, |pool| pool.copies as usize);
+        let holds = |disk: DiskId| map.is_in(disk) && self.view.is_readable(disk);
+        let settled = group.members.len() >= copies
+            && group.members.iter().all(|m| m.complete && holds(m.disk))
+            && group.disks().all(|member| member != disk);
+        if !settled {
+            return Ok(None);
+        }
+        // The disk refuses an epoch older than the one it knows: then this map is the old one.
+        match within(LIST_TIMEOUT, node.open_pg(disk, pg, group.epoch)).await {
+            Ok(Ok(())) => Ok(Some((group.clone(), asked_at))),
+            Ok(Err(error)) => {
+                tracing::debug!(%pg, %disk, %error, "nothing is deleted on this disk now");
+                Ok(None)
+            }
+            Err(_) => Err(WorkerError::TooLong),
+        }
+    }
+
+    /// True when the group is what it was, by a map read just now.
+    async fn is_still(
+        &self,
+        group: &Group,
+        disk: DiskId,
+        node: &Arc<dyn BlobNode>,
+    ) -> Result<bool, WorkerError> {
+        let now = self.settled(group.id, disk, node).await?;
+        Ok(now.is_some_and(|(settled, asked_at)| {
+            settled == *group
+                && self.view.runtime().monotonic().saturating_sub(asked_at) < MAP_AGE_MAX
+        }))
+    }
+
+    /// Of the entries of a non-member: copies that nobody needs, and tombstones.
+    async fn stale(
+        &self,
+        group: &Group,
+        after: Option<ChunkId>,
+        entries: &[ChunkEntry],
+    ) -> Result<(Vec<ChunkId>, Vec<ChunkId>), WorkerError> {
+        let (tombstones, live): (Vec<&ChunkEntry>, Vec<&ChunkEntry>) =
+            entries.iter().partition(|entry| entry.deleted);
+        let last = live.last().map(|entry| entry.id);
+        let members: Vec<DiskId> = group.disks().collect();
+        let mut listing = GroupListing::new(&self.view, group.id, &members, after)?;
+        let mut needless = HashSet::new();
+        while let Some(found) = listing.next().await? {
+            if last.is_none_or(|last| found.entry.id > last) {
+                break;
+            }
+            if found.live.len() == members.len() || found.is_deleted(group) {
+                needless.insert(found.entry.id);
+            }
+        }
+        let stale: Vec<ChunkId> = live
+            .iter()
+            .map(|entry| entry.id)
+            .filter(|id| needless.contains(id))
+            .collect();
+        if stale.len() < live.len() {
+            let kept = live.len() - stale.len();
+            tracing::debug!(pg = %group.id, chunks = kept, "copies that members lack are kept");
+        }
+        Ok((stale, tombstones.iter().map(|entry| entry.id).collect()))
+    }
+}
