@@ -2,8 +2,11 @@
 //!
 //! A directory whose disk fails takes only itself out, as long as one is left; one that another
 //! process holds, or that belongs to another cluster or a newer version, stops the start, because
-//! that is a mistake and not a failure.
+//! that is a mistake and not a failure. A directory that is out is looked at again: a new, empty
+//! one becomes a new disk, one that came back with its data is opened again.
 
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +20,17 @@ use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
 use granary_meta_api::{Meta, pb};
 use granary_runtime::Runtime;
 use granary_types::{DiskId, NodeId};
-use granary_vfs::{RealVfs, Vfs};
+use granary_vfs::{DirLock, RealVfs, Vfs};
 use parking_lot::Mutex;
 
 use crate::roles::meta::FIRST_NODE;
 
 /// How often directories whose disk is out are looked at: the operator may have replaced one.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a disk that failed stays out before it is opened again; doubles with each attempt.
+const REOPEN_FIRST: Duration = Duration::from_secs(30);
+/// The longest pause between two attempts; a disk that served this long is as good as new.
+const REOPEN_MOST: Duration = Duration::from_secs(600);
 /// `state` of a disk record in service.
 const DISK_IN: u32 = 0;
 
@@ -33,9 +40,35 @@ pub(crate) struct StorageRole {
     vfs: Arc<dyn Vfs>,
     budget: RocksBudget,
     meta: Meta,
+    cluster_id: String,
     pub(crate) store: BlobStore,
-    /// Each data directory and the disk that was opened in it.
-    directories: Mutex<Vec<(PathBuf, Option<DiskId>)>>,
+    directories: Mutex<Vec<Directory>>,
+}
+
+/// A data directory.
+#[derive(Clone, Debug)]
+struct Directory {
+    path: PathBuf,
+    /// The disk that was opened in it.
+    disk: Option<DiskId>,
+    /// Whether it was the root of a file system of its own when it was last in use.
+    mounted: bool,
+    /// Attempts to open it again, and when the next one is due, on the monotonic clock.
+    attempts: u32,
+    due: Option<Duration>,
+}
+
+/// What is in a directory that is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing that can be used.
+    Nothing,
+    /// A directory for a new disk.
+    Empty,
+    /// A mount point, without what was mounted there.
+    NotMounted,
+    /// A disk of this cluster.
+    Disk(DiskId),
 }
 
 /// The nodes of an installation with one process.
@@ -79,15 +112,18 @@ impl StorageRole {
         meta: Meta,
     ) -> anyhow::Result<Arc<Self>> {
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
+        let cluster_id = config.cluster_id.clone();
         let store = BlobStore::open(runtime.clone(), config, Arc::clone(&vfs), Vec::new()).await?;
         let role = Arc::new(Self {
             runtime: runtime.clone(),
             vfs,
             budget,
             meta,
+            cluster_id,
             store,
-            directories: Mutex::new(directories.iter().map(|dir| (dir.clone(), None)).collect()),
+            directories: Mutex::new(directories.iter().map(|dir| Directory::new(dir)).collect()),
         });
+        role.warn_of_empty(directories).await;
         let mut last_error = None;
         for path in directories {
             match role.open(path).await {
@@ -103,7 +139,7 @@ impl StorageRole {
             .directories
             .lock()
             .iter()
-            .all(|(_, disk)| disk.is_none())
+            .all(|directory| directory.disk.is_none())
         {
             return Err(last_error.context("at least one data directory is needed")?);
         }
@@ -134,7 +170,7 @@ impl StorageRole {
         let opening = move || -> anyhow::Result<DiskConfig> {
             vfs.create_dir_all(&dir)
                 .with_context(|| format!("cannot make {}", dir.display()))?;
-            let lock = vfs.lock(&dir).map_err(OpenError::InUse)?;
+            let lock = lock(vfs.as_ref(), &dir)?;
             let config = RocksConfig {
                 budget,
                 ..RocksConfig::default()
@@ -151,12 +187,59 @@ impl StorageRole {
             .store
             .add_disk(self.runtime.blocking(opening).await??)
             .await?;
-        self.register(path, disk).await?;
-        let mut directories = self.directories.lock();
-        if let Some(entry) = directories.iter_mut().find(|(dir, _)| dir == path) {
-            entry.1 = Some(disk);
+        if let Err(error) = self.register(path, disk).await {
+            self.store.remove_disk(disk).await;
+            return Err(error);
         }
+        let mounted = self.is_mount_point(path).await;
+        self.update(path, |directory| {
+            (directory.disk, directory.mounted) = (Some(disk), mounted);
+        });
         Ok(())
+    }
+
+    fn update(&self, path: &Path, change: impl FnOnce(&mut Directory)) {
+        let mut directories = self.directories.lock();
+        if let Some(directory) = directories.iter_mut().find(|known| known.path == path) {
+            change(directory);
+        }
+    }
+
+    async fn is_mount_point(&self, path: &Path) -> bool {
+        let path = path.to_owned();
+        let looking = self.runtime.blocking(move || is_mount_point(&path));
+        looking.await.unwrap_or(false)
+    }
+
+    /// Says so when a directory is empty where another disk is known to have been: most likely its
+    /// file system is not mounted, and a new disk would be made in its mount point.
+    async fn warn_of_empty(&self, directories: &[PathBuf]) {
+        let Ok(map) = self.meta.query(pb::GetClusterMap::default()).await else {
+            return;
+        };
+        for path in directories {
+            let shown = path.display().to_string();
+            let known = map
+                .disks
+                .iter()
+                .find(|disk| disk.node == FIRST_NODE.0 && disk.path == shown);
+            let (vfs, dir) = (Arc::clone(&self.vfs), path.clone());
+            let empty = self.runtime.blocking(move || match vfs.list(&dir) {
+                Ok(names) => is_new(&names),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            });
+            if let Some(known) = known
+                && empty.await.unwrap_or(false)
+            {
+                tracing::warn!(
+                    directory = %shown,
+                    disk = known.id,
+                    "data directory is empty but was a disk before: is its file system mounted? \
+                     It becomes a new disk now; if it should be the old one, stop Granary, remove \
+                     what it made there and mount the file system"
+                );
+            }
+        }
     }
 
     async fn register(&self, path: &Path, disk: DiskId) -> anyhow::Result<()> {
@@ -181,41 +264,79 @@ impl StorageRole {
             .map_err(|no| anyhow::anyhow!("the disk was refused: {no:?}"))
     }
 
-    /// Opens directories that are out and hold an empty, new disk now.
+    /// Opens directories that are out and hold an empty, new disk or one that came back.
     async fn look(&self) {
         let Ok(statuses) = self.store.disks().await else {
             return;
         };
-        let failed = |disk: DiskId| {
+        let serves = |disk: DiskId| {
             statuses
                 .iter()
-                .any(|s| s.id == disk && s.health == DiskHealth::Failed)
+                .any(|status| status.id == disk && status.health != DiskHealth::Failed)
         };
-        let out: Vec<_> = self
-            .directories
-            .lock()
-            .iter()
-            .filter(|(_, disk)| disk.is_none_or(failed))
-            .cloned()
-            .collect();
-        for (path, disk) in out {
-            let (vfs, dir) = (Arc::clone(&self.vfs), path.clone());
-            let empty = self
-                .runtime
-                .blocking(move || vfs.list(&dir).is_ok_and(|names| is_new(&names)))
-                .await
-                .unwrap_or(false);
-            if !empty {
-                continue;
-            }
-            if let Some(disk) = disk {
-                self.store.remove_disk(disk).await;
-            }
-            match self.open(&path).await {
-                Ok(()) => tracing::info!(directory = %path.display(), "new disk in service"),
-                Err(error) => {
-                    tracing::warn!(directory = %path.display(), error = format!("{error:#}"), "new disk cannot be used yet")
+        let now = self.runtime.monotonic();
+        let out: Vec<Directory> = {
+            let mut directories = self.directories.lock();
+            let out = directories.iter_mut().filter_map(|directory| {
+                if directory.disk.is_some_and(serves) {
+                    directory.note_service(now);
+                    return None;
                 }
+                Some(directory.clone())
+            });
+            out.collect()
+        };
+        for directory in out {
+            let (vfs, cluster) = (Arc::clone(&self.vfs), self.cluster_id.clone());
+            let looked_at = directory.clone();
+            let found = self
+                .runtime
+                .blocking(move || looked_at.find(vfs.as_ref(), &cluster))
+                .await
+                .unwrap_or(Found::Nothing);
+            self.take_up(&directory, found, now).await;
+        }
+    }
+
+    /// Opens a directory that was out, when it is time.
+    async fn take_up(&self, directory: &Directory, found: Found, now: Duration) {
+        let path = &directory.path;
+        let shown = path.display();
+        let due = match (found, directory.due) {
+            (Found::Nothing, _) => return,
+            (Found::NotMounted, due) => {
+                if due.is_none() {
+                    tracing::warn!(directory = %shown, "data directory is empty and no mount point any more: mount its file system");
+                }
+                self.update(path, |directory| directory.due = Some(now));
+                return;
+            }
+            (_, Some(due)) => due,
+            // Somebody put an empty directory there, or a disk that never served is there now.
+            (Found::Empty, None) => now,
+            (Found::Disk(_), None) if directory.disk.is_none() => now,
+            (Found::Disk(_), None) => now + REOPEN_FIRST,
+        };
+        if now < due {
+            self.update(path, |directory| directory.due = Some(due));
+            return;
+        }
+        let pause = REOPEN_FIRST.saturating_mul(1 << directory.attempts.min(8));
+        self.update(path, |directory| {
+            directory.attempts += 1;
+            directory.due = Some(now + pause.min(REOPEN_MOST));
+            directory.disk = None;
+        });
+        if let Some(disk) = directory.disk {
+            self.store.remove_disk(disk).await;
+        }
+        match self.open(path).await {
+            Ok(()) if found == Found::Empty => {
+                tracing::info!(directory = %shown, "new disk in service");
+            }
+            Ok(()) => tracing::info!(directory = %shown, "disk is back in service"),
+            Err(error) => {
+                tracing::warn!(directory = %shown, error = format!("{error:#}"), "disk cannot be used yet");
             }
         }
     }
@@ -224,6 +345,65 @@ impl StorageRole {
     pub(crate) async fn stop(&self) {
         self.store.shutdown().await;
     }
+}
+
+impl Directory {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            disk: None,
+            mounted: false,
+            attempts: 0,
+            due: None,
+        }
+    }
+
+    /// The disk serves: after a while what happened before is forgotten.
+    fn note_service(&mut self, now: Duration) {
+        if self.due.is_some_and(|due| now >= due + REOPEN_MOST) {
+            (self.attempts, self.due) = (0, None);
+        }
+    }
+
+    /// What is in it now. Blocks.
+    fn find(&self, vfs: &dyn Vfs, cluster_id: &str) -> Found {
+        match vfs.list(&self.path) {
+            Ok(names) if is_new(&names) => {
+                if self.mounted && !is_mount_point(&self.path) {
+                    Found::NotMounted
+                } else {
+                    Found::Empty
+                }
+            }
+            Ok(_) => match granary_blob::read_identity(vfs, &self.path) {
+                Ok(Some(identity)) if identity.cluster_id == cluster_id => {
+                    Found::Disk(identity.disk)
+                }
+                _ => Found::Nothing,
+            },
+            Err(_) => Found::Nothing,
+        }
+    }
+}
+
+/// Whether a directory is the root of a file system. Blocks.
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
+    match (device(path), device(&path.join(".."))) {
+        (Ok(own), Ok(above)) => own != above,
+        _ => false,
+    }
+}
+
+/// Takes a directory for this process. Blocks.
+fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<DirLock, OpenError> {
+    vfs.lock(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::InUse(error),
+        _ => OpenError::Io {
+            path: dir.to_owned(),
+            source: error,
+        },
+    })
 }
 
 /// Whether a directory has nothing in it but what making an ext file system leaves there.
@@ -244,4 +424,40 @@ fn is_mistake(error: &anyhow::Error) -> bool {
                 | OpenError::Duplicate(_)
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_directory_that_somebody_holds_is_a_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(&RealVfs, dir.path()).unwrap();
+        let in_use = lock(&RealVfs, dir.path()).unwrap_err();
+        assert!(is_mistake(&in_use.into()));
+        drop(held);
+        // A lock that cannot be taken for another reason: the disk is out, and nothing else.
+        std::fs::remove_file(dir.path().join("lock")).unwrap();
+        std::fs::create_dir(dir.path().join("lock")).unwrap();
+        let broken = lock(&RealVfs, dir.path()).unwrap_err();
+        assert!(matches!(broken, OpenError::Io { .. }), "{broken}");
+        assert!(!is_mistake(&broken.into()));
+    }
+
+    #[test]
+    fn a_directory_that_is_out_is_known_by_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut directory = Directory::new(dir.path());
+        assert_eq!(directory.find(&RealVfs, "c"), Found::Empty);
+        // Empty since the file system that was there is not mounted.
+        directory.mounted = true;
+        assert_eq!(directory.find(&RealVfs, "c"), Found::NotMounted);
+        std::fs::write(dir.path().join("something"), "x").unwrap();
+        assert_eq!(directory.find(&RealVfs, "c"), Found::Nothing);
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(directory.find(&RealVfs, "c"), Found::Nothing);
+        assert!(!is_mount_point(dir.path()));
+        assert!(is_mount_point(Path::new("/proc")));
+    }
 }
