@@ -99,7 +99,10 @@ impl Disk {
             self.note_silence(now);
             return;
         };
-        self.condition().known.lock().asked_at = Some(now);
+        {
+            let mut known = self.condition().known.lock();
+            (known.asked_at, known.unanswered) = (Some(now), 0);
+        }
         let asked = Arc::clone(self);
         let asking = self.runtime().blocking(move || {
             let _turn = turn;
@@ -107,8 +110,7 @@ impl Disk {
             if let Err(error) = asked.check_identity() {
                 asked.doubt(error);
             }
-            let mut known = asked.condition().known.lock();
-            (known.asked_at, known.unanswered) = (None, 0);
+            asked.condition().known.lock().asked_at = None;
         });
         // The call goes on without its caller.
         let _ = within(LOOK_WAIT, asking).await;
