@@ -15,10 +15,10 @@ const BYTES: usize = 150_000;
 const LEAST: Duration = Duration::from_millis(1_000);
 
 async fn bucket() -> (Served, Client) {
-    // Less than a pause between two steps: the client is not to blame for it.
+    // Less than the pause after a large piece: the client is not to blame for it.
     let served = Served::real_with(|c| {
-        c.body_stall_timeout_ms = 100;
-        c.write_stall_timeout_ms = 100;
+        c.body_stall_timeout_ms = 300;
+        c.write_stall_timeout_ms = 300;
     })
     .await;
     let client = served.client();
