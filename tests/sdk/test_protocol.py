@@ -443,6 +443,16 @@ def test_body_over_the_limit_is_refused_by_its_length(wire, bucket):
     assert (status, b"<Code>EntityTooLarge</Code>" in body) == (400, True)
 
 
+@pytest.mark.parametrize("names", [("Content-Length", "Transfer-Encoding"), ("Transfer-Encoding", "Content-Length")])
+def test_chunks_win_over_a_length(wire, bucket, names):
+    """Whoever forwarded the request may have believed the length: it must not be what ends the body."""
+    framing = {"Content-Length": "3", "Transfer-Encoding": "chunked"}
+    with wire.socket() as link:
+        link.sendall(wire.head_bytes("PUT", bucket, "k", {name: framing[name] for name in names}) + b"5\r\nhello\r\n0\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert wire.get(bucket, "k").body == b"hello"
+
+
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "chunked, chunked"])
 def test_bodies_come_plain_or_in_chunks(wire, bucket, coding):
     with wire.socket() as link:
