@@ -49,7 +49,10 @@ def write_until_it_ends(server, number, refused):
 
 @pytest.mark.parametrize("fault", ["dies", "fills up"])
 def test_the_disk_of_the_metadata(place, disk, fault):
-    server = Server([place / "data"], place / "server.log", flags=["--meta-dir", disk.data])
+    # Without the early refusal, to see what happens at the very end.
+    (place / "granary.toml").write_text("[meta]\nmin_free_bytes = 0\n")
+    flags = ["--meta-dir", disk.data, "--config", str(place / "granary.toml")]
+    server = Server([place / "data"], place / "server.log", flags=flags)
     server.start()
     try:
         raw = server.wire()
@@ -90,3 +93,41 @@ def test_the_disk_of_the_metadata(place, disk, fault):
             assert server.stop() == 0
         finally:
             server.kill()
+
+
+def test_writes_are_refused_before_the_disk_of_the_metadata_is_full(place, disk):
+    """Reads and deletes go on, and so do writes once there is room, without a restart."""
+    (place / "granary.toml").write_text("[meta]\nmin_free_bytes = 67108864\n")
+    server = Server([place / "data"], place / "server.log", flags=["--meta-dir", disk.data, "--config", str(place / "granary.toml")])
+    server.start()
+    try:
+        raw = server.wire()
+        raw.must("PUT", BUCKET)
+        for key in ("a", "b"):
+            raw.must("PUT", BUCKET, key, body=key.encode())
+        with open(f"{disk.directory}/filler", "wb") as filler:
+            os.posix_fallocate(filler.fileno(), 0, disk.free_bytes() - (32 << 20))
+
+        def put_status():
+            return raw.request("PUT", BUCKET, "c", body=b"c").status
+
+        wait_for("a refusal", lambda: put_status() != 200)
+        assert put_status() == 503
+        assert raw.must("GET", BUCKET, "a").body == b"a"
+        raw.must("DELETE", BUCKET, "b")
+        os.remove(f"{disk.directory}/filler")
+        wait_for("room", lambda: put_status() == 200)
+        assert raw.request("GET", BUCKET, "b").status == 404
+        assert server.stop() == 0
+        alarms = server.new_alarms()
+        assert sum("free under the metadata" in alarm for alarm in alarms) == 1, alarms
+    finally:
+        server.kill()
+
+
+def wait_for(what, condition, deadline_s=60):
+    """Polls a condition until it holds."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline_s} s for: {what}"
+        time.sleep(0.1)

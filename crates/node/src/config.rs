@@ -126,6 +126,8 @@ pub(crate) struct MetaSection {
     pub(crate) reader_grace_secs: u64,
     /// An upload that says nothing for this long has failed, and its bytes are swept, in seconds.
     pub(crate) write_lease_secs: u64,
+    /// Free bytes of the file system below which writes are refused; 0 for never.
+    pub(crate) min_free_bytes: u64,
 }
 
 impl Default for MetaSection {
@@ -135,6 +137,7 @@ impl Default for MetaSection {
             memory_bytes: 64 << 20,
             reader_grace_secs: 900,
             write_lease_secs: 3600,
+            min_free_bytes: 256 << 20,
         }
     }
 }
@@ -434,7 +437,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(1)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 4, 5]));
+        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 5, 5]));
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl Running {
         };
         let meta = MetaRole::start(runtime, &config.meta_dir, budget.clone(), first).await?;
         let meta = Arc::new(meta);
+        meta.watch_space(runtime, config.meta.min_free_bytes);
         let vault = Vault::load(
             &config.meta_dir.join("master.key"),
             runtime.entropy().as_ref(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_workers::{
-    BucketFinisher, DeletionWorker, KeeperConfig, MetaTick, OrphanSweep, PlacementKeeper,
-    RedundancyWorker, RunnerConfig, Worker, WorkerMetrics,
+    BucketFinisher, DeletionWorker, KeeperConfig, OrphanSweep, PlacementKeeper, RedundancyWorker,
+    RunnerConfig, Worker, WorkerMetrics,
 };
 
 use crate::Cluster;
@@ -62,11 +62,6 @@ pub(crate) fn start(cluster: &Cluster, life: &Life) {
     starter.start(
         2000,
         BucketFinisher::new(runtime.clone(), meta.clone(), BUCKET_PATIENCE),
-    );
-    let idle_after = Duration::from_secs(5);
-    starter.start(
-        5000,
-        MetaTick::new(runtime.clone(), meta.clone(), view, idle_after),
     );
     let keeper = KeeperConfig {
         unreachable_out_ms: UNREACHABLE_OUT_MS,

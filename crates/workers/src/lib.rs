@@ -1,4 +1,4 @@
-//! Background work: deletion, sweep, buckets half deleted, placement, redundancy, idle shards.
+//! Background work: deletion, sweep, buckets half deleted, placement, redundancy.
 //!
 //! A worker is one file with a bounded, idempotent, resumable `tick`. One loop owns lease, jitter,
 //! trigger, backoff and pause. Workers know neither the state machine nor the disk engine, only
@@ -11,7 +11,6 @@ mod error;
 mod evict;
 mod group_listing;
 mod group_repair;
-mod meta_tick;
 mod metrics;
 mod orphan_sweep;
 mod owners;
@@ -25,7 +24,6 @@ mod worker;
 pub use bucket_finisher::BucketFinisher;
 pub use deletion::DeletionWorker;
 pub use error::WorkerError;
-pub use meta_tick::MetaTick;
 pub use metrics::WorkerMetrics;
 pub use orphan_sweep::OrphanSweep;
 pub use placement_keeper::{KeeperConfig, PlacementKeeper};

@@ -14,8 +14,8 @@ use granary_types::{ByteRange, ChunkId, DiskId};
 use granary_vfs::Fault;
 
 use crate::{
-    BucketFinisher, DeletionWorker, MetaTick, OrphanSweep, RedundancyWorker, RunnerConfig, Tick,
-    Worker, WorkerError, start,
+    BucketFinisher, DeletionWorker, OrphanSweep, RedundancyWorker, RunnerConfig, Tick, Worker,
+    WorkerError, start,
 };
 use world::{GRACE_MS, LEASE_MS, MIB, World, content, dir, run, simulated};
 
@@ -382,30 +382,6 @@ fn bit_rot_is_never_served_and_is_counted_until_it_is_repaired() {
             assert_eq!((status().chunks, status().below_target), (1, 0));
         }
         assert!(noticed > 0, "the copy that readers ask first was bad once");
-    });
-}
-
-#[test]
-fn idle_shards_get_on_with_their_time() {
-    simulated(async {
-        let world = World::start(1).await;
-        world.runtime.sleep(Duration::from_secs(3600)).await;
-        let mut worker = MetaTick::new(
-            world.runtime.clone(),
-            world.meta.clone(),
-            world.view.clone(),
-            Duration::from_secs(30),
-        );
-        run(&mut worker).await;
-        let now = world.runtime.now().as_millis();
-        for &shard in world.view.map().shards() {
-            let described = world
-                .meta
-                .query_at(shard, pb::DescribeShard {})
-                .await
-                .unwrap();
-            assert!(described.clock.unwrap().applied_ms + 30_000 > now);
-        }
     });
 }
 

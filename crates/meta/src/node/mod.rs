@@ -155,10 +155,9 @@ impl MetaNode {
     /// Refuses what needs room, from now on or no longer: for whoever watches the disk under the
     /// store. Commands that free space, and everything that reads, go on. Refused is what clients
     /// send to this node; what is in a log is applied, and other nodes decide for themselves.
-    pub fn refuse_growth(&self, refuse: bool) {
-        if self.growth_refused.swap(refuse, Ordering::Relaxed) != refuse {
-            tracing::warn!(refuse, "metadata directory nearly full");
-        }
+    /// Returns whether it was refused before.
+    pub fn refuse_growth(&self, refuse: bool) -> bool {
+        self.growth_refused.swap(refuse, Ordering::Relaxed)
     }
 
     fn growth_refused(&self) -> bool {

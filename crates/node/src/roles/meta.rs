@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use granary_kv::{Kv, KvError};
@@ -22,6 +23,9 @@ pub(crate) const ROOT_ACCOUNT: AccountId = AccountId(1);
 pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 /// Layout of the metadata directory that this version writes and reads.
 const FORMAT: u32 = 1;
+
+/// How often the room under the metadata is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running metadata service of this process.
 pub(crate) struct MetaRole {
@@ -123,6 +127,42 @@ impl MetaRole {
         )
     }
 
+    /// Refuses what needs room while the file system under the metadata has too little, so that
+    /// deletes still have some and the database never runs into the end of it. Until the shutdown.
+    pub(crate) fn watch_space(self: &Arc<Self>, runtime: &Runtime, min_free_bytes: u64) {
+        let (role, watching) = (Arc::clone(self), runtime.clone());
+        runtime.spawn(async move {
+            let mut refusing = false;
+            loop {
+                let dir = role.dir.clone();
+                let space = watching.blocking(move || RealVfs.space(&dir)).await;
+                if let Ok(Ok(space)) = space {
+                    refusing = too_little(space.free_bytes, min_free_bytes, refusing);
+                    role.refuse_growth(refusing, space.free_bytes);
+                }
+                tokio::select! {
+                    () = watching.sleep(SPACE_INTERVAL) => {}
+                    () = watching.shutdown().cancelled() => return,
+                }
+            }
+        });
+    }
+
+    fn refuse_growth(&self, refuse: bool, free_bytes: u64) {
+        if self.node.refuse_growth(refuse) == refuse {
+            return;
+        }
+        let (dir, free) = (self.dir.display(), free_bytes >> 20);
+        if refuse {
+            tracing::error!(
+                "only {free} MiB are free under the metadata in {dir}: writes are refused until \
+                 there is more; reads and deletes go on"
+            );
+        } else {
+            tracing::info!("{free} MiB are free under the metadata in {dir}: writes go on");
+        }
+    }
+
     /// Stops the shards; everything acknowledged is durable already.
     pub(crate) async fn stop(&self) {
         let stopped = self.node.stop().await;
@@ -133,6 +173,15 @@ impl MetaRole {
             tracing::error!(%error, "metadata service did not stop cleanly");
         }
     }
+}
+
+/// Whether writes should be refused; once they are, until there is half as much room again.
+fn too_little(free_bytes: u64, min_free_bytes: u64, refusing: bool) -> bool {
+    let wanted = match refusing {
+        true => min_free_bytes.saturating_add(min_free_bytes / 2),
+        false => min_free_bytes,
+    };
+    free_bytes < wanted
 }
 
 /// Says which settings an installation has had since its first start, where others are asked for now.

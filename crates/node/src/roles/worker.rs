@@ -7,8 +7,8 @@ use granary_datapath::{ClusterView, DataPath};
 use granary_meta_api::Meta;
 use granary_runtime::{Backoff, Runtime};
 use granary_workers::{
-    BucketFinisher, DeletionWorker, MetaTick, OrphanSweep, PlacementKeeper, RedundancyWorker,
-    RunnerConfig, Worker, WorkerMetrics, start,
+    BucketFinisher, DeletionWorker, OrphanSweep, PlacementKeeper, RedundancyWorker, RunnerConfig,
+    Worker, WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
@@ -18,8 +18,6 @@ const HOLDER: &str = "node-1";
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
 const REDUNDANCY_INTERVAL: Duration = Duration::from_secs(5);
-/// A shard without commands for this long is ticked, so that what expires does.
-const IDLE_SHARD_AFTER: Duration = Duration::from_secs(30);
 /// Longest wait for the first placement groups.
 const FIRST_PLACEMENT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -76,19 +74,12 @@ impl WorkerRole {
         let deletion =
             DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
         let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics.clone());
-        let tick = MetaTick::new(
-            runtime.clone(),
-            meta.clone(),
-            view.clone(),
-            IDLE_SHARD_AFTER,
-        );
         let finisher = BucketFinisher::new(runtime.clone(), meta.clone(), FINISHER_INTERVAL);
         jobs.start(KEEPER_INTERVAL, keeper);
         jobs.start(REDUNDANCY_INTERVAL, redundancy);
         jobs.start(Duration::from_secs(config.deletion_interval_secs), deletion);
         jobs.start(Duration::from_secs(config.sweep_interval_secs), sweep);
         jobs.start(FINISHER_INTERVAL, finisher);
-        jobs.start(IDLE_SHARD_AFTER, tick);
         wait_for_placement(&jobs.runtime, view).await?;
         Ok(Self { jobs })
     }
