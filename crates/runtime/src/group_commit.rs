@@ -93,11 +93,7 @@ where
     }
 }
 
-async fn refuse_all<E: Clone>(
-    runtime: &Runtime,
-    mut queue: mpsc::Receiver<Waiter<E>>,
-    error: E,
-) {
+async fn refuse_all<E: Clone>(runtime: &Runtime, mut queue: mpsc::Receiver<Waiter<E>>, error: E) {
     let refusing = async {
         while let Some(waiter) = queue.recv().await {
             let _ = waiter.send(Err(error.clone()));
@@ -135,7 +131,7 @@ mod tests {
             writer.await.unwrap().unwrap();
         }
         let syncs = syncs.load(Ordering::SeqCst);
-        assert!(syncs >= 1 && syncs < 100, "{syncs} syncs for 200 writers");
+        assert!((1..100).contains(&syncs), "{syncs} syncs for 200 writers");
         runtime.stop().await;
         assert_eq!(group.synced().await, Err("stopped"));
     }

@@ -118,7 +118,10 @@ impl Runtime {
     ///
     /// # Errors
     /// The call panicked, or the process is going away.
-    #[expect(clippy::disallowed_methods, reason = "the one place the others go through")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place the others go through"
+    )]
     pub async fn blocking<T, F>(&self, call: F) -> Result<T, BlockingCancelled>
     where
         F: FnOnce() -> T + Send + 'static,
