@@ -23,7 +23,8 @@ from targets import start_bare, start_garage, start_granary
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = {"1k": 1 << 10, "4k": 4 << 10, "16k": 16 << 10, "64k": 64 << 10, "256k": 256 << 10,
          "1m": 1 << 20, "4m": 4 << 20, "16m": 16 << 20, "64m": 64 << 20}
-WORK = "put-4k,get-4k,head-4k,put-64k,get-64k,put-1m,get-1m,put-16m,get-16m"
+# No HEAD: wrk waits for the body that the length of the answer announces.
+WORK = "put-4k,get-4k,put-64k,get-64k,put-1m,get-1m,put-16m,get-16m"
 
 
 def measure(target, method, keys, size, connections, seconds):
