@@ -98,6 +98,10 @@ commands! {
     AllocateShard(root) -> Allocated(pb::Allocated);
     ReportRange(root) -> Empty(pb::Empty);
     AcquireLease(root) -> Lease(pb::state::Lease);
+    AllocateNode(root) -> Allocated(pb::Allocated);
+    RemoveNode(root) -> Empty(pb::Empty);
+    PutTrust(root) -> Empty(pb::Empty);
+    PutJoinToken(root) -> Empty(pb::Empty);
 }
 
 impl pb::Rejection {

@@ -65,4 +65,6 @@ queries! {
     ListUnfinishedBuckets(root) -> Buckets(pb::BucketsPage);
     GetAccessKey(root) -> AccessKey(pb::AccessKeyResult);
     GetClusterMap(root) -> ClusterMap(pb::ClusterMap);
+    GetTrust(root) -> Trust(pb::state::ClusterTrust);
+    GetJoinToken(root) -> JoinToken(pb::JoinTokenResult);
 }

@@ -267,6 +267,7 @@ async fn register_node(meta: &MetaRole, config: &ServerConfig) -> anyhow::Result
         zone: "default".to_owned(),
         address: config.listen.to_string(),
         roles,
+        ..Default::default()
     };
     let decision = meta
         .client

@@ -356,6 +356,7 @@ async fn register(client: &Meta, node: NodeId, blob: &BlobStore) -> Result<(), S
         zone: "zone-a".to_owned(),
         address: format!("node-{node}"),
         roles: Vec::new(),
+        ..Default::default()
     };
     decided(
         client

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// (crate, layer). `sim`, `testkit` and `xtask` stand outside: nothing but tests may use them.
-const LAYERS: [(&str, u8); 20] = [
+const LAYERS: [(&str, u8); 21] = [
     ("types", 0),
     ("runtime", 0),
     ("oss", 1),
@@ -26,6 +26,7 @@ const LAYERS: [(&str, u8); 20] = [
     ("meta", 3),
     ("blob", 3),
     ("datapath", 3),
+    ("cluster", 3),
     ("gateway", 4),
     ("workers", 4),
     ("node", 5),

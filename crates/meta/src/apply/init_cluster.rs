@@ -57,6 +57,7 @@ impl Apply for pb::InitCluster {
             next_pool: 1,
             settings: Some(settings),
             first_shards: self.shards,
+            next_node: self.voters.iter().max().map_or(0, |node| node + 1),
         };
         tx.put(&row, &info)?;
         for (shard, home_slab, range) in first_ranges(self.shards) {

@@ -21,6 +21,7 @@ mod abort_upload;
 mod ack_deletions;
 mod acquire_lease;
 mod activate_feature;
+mod allocate_node;
 mod allocate_shard;
 mod begin_delete_bucket;
 mod child_reported;
@@ -38,10 +39,13 @@ mod init_cluster;
 mod initiate_upload;
 mod pin_read;
 mod put_access_key;
+mod put_join_token;
 mod put_object;
 mod put_part;
+mod put_trust;
 mod register_disk;
 mod register_node;
+mod remove_node;
 mod replace_pg_member;
 mod report_range;
 mod set_bucket_acl;
@@ -127,5 +131,9 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::AllocateShard(c) => c.apply(tx, at),
         Wire::ReportRange(c) => c.apply(tx, at),
         Wire::AcquireLease(c) => c.apply(tx, at),
+        Wire::AllocateNode(c) => c.apply(tx, at),
+        Wire::RemoveNode(c) => c.apply(tx, at),
+        Wire::PutTrust(c) => c.apply(tx, at),
+        Wire::PutJoinToken(c) => c.apply(tx, at),
     }
 }

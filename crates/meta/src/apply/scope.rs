@@ -48,7 +48,11 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         | Wire::CompletePgMember(_)
         | Wire::AllocateShard(_)
         | Wire::ReportRange(_)
-        | Wire::AcquireLease(_) => Scope::Root,
+        | Wire::AcquireLease(_)
+        | Wire::AllocateNode(_)
+        | Wire::RemoveNode(_)
+        | Wire::PutTrust(_)
+        | Wire::PutJoinToken(_) => Scope::Root,
     }
 }
 

@@ -33,6 +33,9 @@ pub(crate) enum Kind {
     Lease = 44,
     ShardAllocation = 45,
     ShardEntry = 46,
+    NodeAllocation = 47,
+    ClusterTrust = 48,
+    JoinToken = 49,
     // Data slab, positional.
     Head = 64,
     Version = 65,

@@ -221,6 +221,21 @@ fn keys_keep_their_bytes() {
         "000000072e00000005",
     );
     golden(
+        &node_allocation::NodeAllocationKey {
+            slab,
+            nonce: Id([0xab; 16]),
+        },
+        "000000072fabababababababababababababababab",
+    );
+    golden(&cluster_trust::ClusterTrustKey { slab }, "0000000730");
+    golden(
+        &join_token::JoinTokenKey {
+            slab,
+            id: Bytes::from_static(b"k\0y"),
+        },
+        "00000007316b00ff790001",
+    );
+    golden(
         &head::HeadKey {
             slab,
             bucket: BucketId(0x0102),
@@ -366,6 +381,9 @@ proptest! {
         round_trips_in_order::<lease::LeaseKey>(&a, &b);
         round_trips_in_order::<shard_allocation::ShardAllocationKey>(&a, &b);
         round_trips_in_order::<shard_entry::ShardEntryKey>(&a, &b);
+        round_trips_in_order::<node_allocation::NodeAllocationKey>(&a, &b);
+        round_trips_in_order::<cluster_trust::ClusterTrustKey>(&a, &b);
+        round_trips_in_order::<join_token::JoinTokenKey>(&a, &b);
         round_trips_in_order::<head::HeadKey>(&a, &b);
         round_trips_in_order::<version::VersionKey>(&a, &b);
         round_trips_in_order::<inline::InlineKey>(&a, &b);

@@ -219,7 +219,11 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::ReplacePgMember(_)
         | WireCommand::CompletePgMember(_)
         | WireCommand::ReportRange(_)
-        | WireCommand::AcquireLease(_) => false,
+        | WireCommand::AcquireLease(_)
+        | WireCommand::AllocateNode(_)
+        | WireCommand::RemoveNode(_)
+        | WireCommand::PutTrust(_)
+        | WireCommand::PutJoinToken(_) => false,
     }
 }
 

@@ -12,6 +12,8 @@ mod get_access_key;
 mod get_bucket;
 mod get_cluster_map;
 mod get_counters;
+mod get_join_token;
+mod get_trust;
 mod get_upload;
 mod get_version;
 mod list_buckets;
@@ -153,6 +155,8 @@ fn answer_root(query: Wire, shard: &ShardView<'_>) -> Result<Reply, QueryError> 
         Wire::ListUnfinishedBuckets(q) => q.answer(shard),
         Wire::GetAccessKey(q) => q.answer(shard),
         Wire::GetClusterMap(q) => q.answer(shard),
+        Wire::GetTrust(q) => q.answer(shard),
+        Wire::GetJoinToken(q) => q.answer(shard),
         _ => Err(QueryError::Invalid("not a query of the root")),
     }
 }
