@@ -24,7 +24,7 @@ stage() {
     build)    cargo build --release -p granary-node --bin granary &&
               cargo run --quiet --release -p xtask -- readme --check ;;
     sdk)      pytest_in tests/sdk ;;
-    process)  pytest_in tests/process ;;
+    process)  pytest_in tests/process tests/compat ;;
     crash)    pytest_in tests/crash -s ;;
     disks)    pytest_in tests/disks -s ;;
     memory)   pytest_in tests/memory -s ;;
