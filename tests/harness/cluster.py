@@ -1,0 +1,615 @@
+"""A cluster of real processes: made, formed, stopped, killed, paused, cut apart and removed by a test.
+
+Every process is a machine of `network`. All waiting is for conditions. Knows the command line and
+the JSON answers of `granary admin`, not the OSS protocol.
+"""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+
+from . import network as networks
+from .leftovers import Leftovers, clean_after_others
+from .relay import Relay
+from .server import binary
+from .signing import Credentials
+from .wire import Wire
+
+CLUSTER_PORT, GATEWAY_PORT, ADMIN_PORT = 9100, 9000, 9001
+ALL_ROLES = ("gateway", "meta", "storage", "worker")
+START_DEADLINE_S = 90
+STOP_DEADLINE_S = 60
+WHOLE_DEADLINE_S = 300
+MOST_LAG = 100
+
+# Small volumes and short waits, so that a test sees in seconds what takes a cluster hours.
+SETTINGS = """
+[storage]
+volume_bytes = 16777216
+min_free_bytes = 33554432
+min_free_percent = 1
+compact_interval_secs = 1
+[meta]
+shards = 4
+reader_grace_secs = 2
+write_lease_secs = 20
+min_free_bytes = 16777216
+[workers]
+deletion_interval_secs = 1
+sweep_interval_secs = 5
+count_interval_secs = 5
+missing_out_secs = 3
+unreachable_out_secs = 45
+"""
+
+
+def wait_for(what, condition, deadline_s=60, pause_s=0.1):
+    """Polls until the condition holds and returns what it gave. An answer that is a list says what is still missing."""
+    end = time.monotonic() + deadline_s
+    while True:
+        answer = condition()
+        missing = answer if isinstance(answer, list) else None
+        if missing == [] or (missing is None and answer):
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline_s} s for: {what}" + (f"; still: {'; '.join(map(str, missing[:12]))}" if missing else ""))
+        time.sleep(pause_s)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one process of a cluster is."""
+    name: str
+    zone: str
+    roles: tuple = ALL_ROLES
+    disks: int = 1
+
+
+def together(zones=3):
+    """Two processes per zone: one with every role and one with storage only."""
+    return [spec for z in range(1, zones + 1) for spec in (Spec(f"z{z}a", f"z{z}"), Spec(f"z{z}b", f"z{z}", ("storage",)))]
+
+
+def apart(zones=3):
+    """Four processes per zone: a gateway that also works, a meta node and two storage nodes."""
+    kinds = (("g", ("gateway", "worker")), ("m", ("meta",)), ("s1", ("storage",)), ("s2", ("storage",)))
+    specs = [Spec(f"z{z}{kind}", f"z{z}", roles) for z in range(1, zones + 1) for kind, roles in kinds]
+    # The first node is the one that the metadata begin on.
+    return sorted(specs, key=lambda spec: "meta" not in spec.roles)
+
+
+@dataclass
+class Answer:
+    """What a command said."""
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self):
+        """The JSON on stdout; of several lines the last."""
+        try:
+            return json.loads(self.out)
+        except ValueError:
+            lines = [line for line in self.out.splitlines() if line.strip()]
+            return json.loads(lines[-1]) if lines else None
+
+    def __str__(self):
+        return f"exit code {self.code}: {self.err.strip()[-1500:]} {self.out.strip()[-1500:]}"
+
+
+@dataclass
+class Node:
+    """One process and its directories, which outlive it."""
+    spec: Spec
+    machine: networks.Machine
+    place: str
+    node_id: int = 0
+    process: object = None
+    paused: bool = False
+    env: dict = field(default_factory=dict)
+
+    @property
+    def name(self):
+        """The name in the test."""
+        return self.spec.name
+
+    @property
+    def state_dir(self):
+        """Identity and metadata."""
+        return os.path.join(self.place, "state")
+
+    @property
+    def data_dirs(self):
+        """The disks of a storage node."""
+        return [os.path.join(self.place, f"disk{n}") for n in range(self.spec.disks)] if "storage" in self.spec.roles else []
+
+    @property
+    def config_path(self):
+        """Its node.toml."""
+        return os.path.join(self.place, "node.toml")
+
+    @property
+    def log_path(self):
+        """Output of the process and of the commands that made it a node."""
+        return os.path.join(self.place, "log")
+
+    @property
+    def cluster_listen(self):
+        """Where it listens for other nodes."""
+        return f"{self.machine.address}:{CLUSTER_PORT}"
+
+    @property
+    def running(self):
+        """True while there is a process, paused or not."""
+        return self.process is not None and self.process.poll() is None
+
+    def health(self, which="ready", timeout_s=5):
+        """Status of /health/live or /health/ready, None when nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://{self.machine.address}:{ADMIN_PORT}/health/{which}", timeout=timeout_s) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
+
+    def log_tail(self, lines=40):
+        """The last lines of the log."""
+        if not os.path.exists(self.log_path):
+            return "(no log)\n"
+        with open(self.log_path, errors="replace", encoding="utf-8") as log:
+            return "".join(log.readlines()[-lines:])
+
+
+class Cluster:
+    """Nodes in zones. Use as a context manager; leaving it removes everything but the directory."""
+
+    def __init__(self, place, specs=None, relays=False, disk_mebibytes=None, settings=SETTINGS, network=None, program=None,
+                 region="cn-granary-1"):
+        self.place = str(place)
+        self.credentials = Credentials("granaryTestKey", "granaryTestSecret0123456789", region)
+        self.settings, self.program = settings, program or [binary()]
+        self.cleaned = clean_after_others()
+        self.leftovers = Leftovers()
+        self.nodes, self.relay, self.sentences = {}, None, []
+        self._lock = threading.RLock()
+        self._cuts = {}
+        self._slow = {}
+        try:
+            self._make_network(network, relays)
+            self.disk_mebibytes = self._disk_size(disk_mebibytes)
+            for spec in specs or together():
+                self._add(spec)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_network(self, network, relays):
+        if network is None:
+            self.network, sentence = networks.make(self.leftovers)
+        else:
+            self.network, sentence = network(self.leftovers), network.__name__
+        self.sentences.append(f"network: {sentence}")
+        if relays or not self.network.can_cut:
+            os.makedirs(self.place, exist_ok=True)
+            self.relay = Relay(os.path.join(self.place, "relay.log"))
+            self.leftovers.add("pids", self.relay.process.pid)
+            self.sentences.append("wires: a relay per node")
+
+    def _disk_size(self, mebibytes):
+        if mebibytes and os.geteuid() != 0:
+            self.sentences.append("disks: plain directories, because sized file systems need root; no disk can fill up")
+            return None
+        return mebibytes
+
+    def _add(self, spec):
+        machine = self.network.add(spec.name)
+        node = Node(spec, machine, os.path.join(self.place, spec.name))
+        for directory in [node.state_dir, *node.data_dirs]:
+            os.makedirs(directory, exist_ok=True)
+        if self.disk_mebibytes:
+            for directory in node.data_dirs:
+                self._mount(directory)
+        if self.relay is not None:
+            self.relay.listen(spec.name, machine.relay_address, CLUSTER_PORT, machine.address, CLUSTER_PORT)
+            if self.network.can_cut:
+                self.relay.known_by_address(spec.name, machine.address)
+        self.nodes[spec.name] = node
+        return node
+
+    def _mount(self, directory):
+        self.leftovers.add("mounts", directory)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.disk_mebibytes}m", "granary-test", directory],
+                              capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise OSError(f"mount tmpfs: {done.stderr.strip()}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Kills every process and removes what was made outside of the directory."""
+        for node in self.nodes.values():
+            if node.running:
+                node.process.kill()
+            if node.process is not None:
+                node.process.wait()
+        if self.relay is not None:
+            self.relay.stop()
+        if isinstance(getattr(self, "network", None), networks.Loopback):
+            self.network._held.close()  # pylint: disable=protected-access
+        self.leftovers.remove_all()
+
+    # Which nodes.
+
+    def __getitem__(self, name):
+        return self.nodes[name]
+
+    def some(self, role=None, zone=None, running=None):
+        """Names of the nodes with a role, in a zone, that run or do not."""
+        return [name for name, node in self.nodes.items() if (role is None or role in node.spec.roles)
+                and (zone is None or node.spec.zone == zone) and (running is None or node.running == running)]
+
+    @property
+    def zones(self):
+        """The zones, in order."""
+        return sorted({node.spec.zone for node in self.nodes.values()})
+
+    def name_of(self, node_id):
+        """The node that has this id now, None if no process of the test has it."""
+        return next((name for name, node in self.nodes.items() if node.node_id == node_id and node_id), None)
+
+    def wire(self, name, **changes):
+        """A raw client of the gateway on a node."""
+        return Wire(self[name].machine.address, GATEWAY_PORT, **{"cred": self.credentials, "auth": "v4", **changes})
+
+    # Forming.
+
+    def write_config(self, name):
+        """Writes node.toml."""
+        node = self[name]
+        address = node.machine.relay_address if self.relay is not None else node.machine.address
+        join = [n.cluster_listen for n in self.nodes.values() if n is not node and "meta" in n.spec.roles]
+        lines = [f"state_dir = {quoted(node.state_dir)}", f"data = {quoted(node.data_dirs)}", f"roles = {quoted(list(node.spec.roles))}",
+                 f"zone = {quoted(node.spec.zone)}", f"cluster_listen = {quoted(node.cluster_listen)}",
+                 f"cluster_address = {quoted(f'{address}:{CLUSTER_PORT}')}", f"admin_listen = {quoted(f'{node.machine.address}:{ADMIN_PORT}')}",
+                 f"join = {quoted(join)}"]
+        if "gateway" in node.spec.roles:
+            lines.append(f"listen = {quoted(f'{node.machine.address}:{GATEWAY_PORT}')}")
+        with open(node.config_path, "w", encoding="utf-8") as out:
+            out.write("\n".join(lines) + "\n" + self.settings)
+
+    def form(self, whole=True):
+        """Makes the first node, starts it, joins the others and starts them."""
+        names = list(self.nodes)
+        for name in names:
+            self.write_config(name)
+        first = self[names[0]]
+        made = self.on(first.name, "admin", "init", "--config", first.config_path, "--region", self.credentials.region, "--json")
+        assert made.code == 0, f"admin init: {made}"
+        first.node_id = made.data["node_id"]
+        self.start(first.name)
+        token = self.token()
+        for name in names[1:]:
+            self.join(name, token)
+        self.start(*names[1:])
+        if whole:
+            self.wait_whole()
+        return self
+
+    def token(self):
+        """A new join token."""
+        answer = self.admin("token")
+        assert answer.code == 0, f"admin token: {answer}"
+        return answer.data["token"]
+
+    def join(self, name, token=None, replaces=None):
+        """Makes a node of a machine with an empty state directory; repeats itself as an operator would."""
+        node = self[name]
+        line = ["admin", "join", "--config", node.config_path, "--token", token or self.token(), "--json"]
+        if replaces is not None:
+            line += ["--replaces", str(replaces)]
+        tries = []
+
+        def joined():
+            answer = self.on(name, *line)
+            tries.append(str(answer))
+            if answer.code == 0:
+                node.node_id = answer.data["node_id"]
+            return answer.code == 0
+
+        try:
+            wait_for(f"{name} to join", joined, 60, 0.5)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; last: {tries[-1]}") from None
+        return node.node_id
+
+    # Commands.
+
+    def _env(self):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("GRANARY_")}
+        env["GRANARY_ROOT_ACCESS_KEY_ID"] = self.credentials.key_id
+        env["GRANARY_ROOT_ACCESS_KEY_SECRET"] = self.credentials.secret
+        return env
+
+    def on(self, name, *line, timeout_s=120):
+        """Runs the program on a node's machine to its end."""
+        return self._run(self[name].machine.command([*self.program, *line]), timeout_s)
+
+    def _run(self, command, timeout_s):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, env=self._env(), stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as late:
+            return Answer(124, (late.stdout or b"").decode(errors="replace"), f"no answer in {timeout_s} s")
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def admin(self, *line, timeout_s=60):
+        """`granary admin` from outside of the cluster with --json, at one running node after the other until one can say."""
+        answer = Answer(1, "", "no node runs")
+        admin_dir = os.path.join(next(iter(self.nodes.values())).place, "admin-copy")
+        own = os.path.join(next(iter(self.nodes.values())).state_dir, "admin")
+        if os.path.isdir(own) and not os.path.isdir(admin_dir):
+            # The operator's copy: the first machine may lose its disk later.
+            shutil.copytree(own, admin_dir)
+        for node in [n for n in self.nodes.values() if n.running and not n.paused]:
+            answer = self._run([*self.program, "admin", *line, "--json", "--address", node.cluster_listen, "--admin-dir", admin_dir], timeout_s)
+            if answer.code not in (1, 124):
+                break
+        return answer
+
+    def status(self):
+        """The answer of `admin status --json`, None when nobody can say."""
+        answer = self.admin("status", timeout_s=15)
+        return answer.data if answer.code in (0, 3) else None
+
+    # Processes.
+
+    def start(self, *names, wait=True):
+        """Starts nodes together and waits until they say that they are ready."""
+        for name in names:
+            self._start(self[name])
+        if wait:
+            self.wait_ready(*names)
+
+    def _start(self, node):
+        with self._lock:
+            assert not node.running, f"{node.name} is running already"
+            with open(node.log_path, "ab") as log:
+                node.process = subprocess.Popen(node.machine.command([*self.program, "start", "--config", node.config_path]), stdout=log,
+                                                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**self._env(), **node.env})
+            node.paused = False
+            self.leftovers.add("pids", node.process.pid)
+            if self.relay is not None and not self.network.can_cut:
+                self.relay.known_by_process(node.name, node.process.pid)
+
+    def wait_ready(self, *names, deadline_s=START_DEADLINE_S):
+        """Waits for /health/ready of each; a process that ends meanwhile fails with its log."""
+        for name in names:
+            node = self[name]
+
+            def ready(node=node):
+                if not node.running:
+                    raise AssertionError(f"{node.name} ended with {node.process.returncode}:\n{node.log_tail()}")
+                return node.health() == 200
+
+            try:
+                wait_for(f"{name} to be ready", ready, deadline_s)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{node.log_tail()}") from None
+
+    def stop(self, *names):
+        """SIGTERM to all at once; every exit code has to be 0."""
+        with self._lock:
+            chosen = [self[name] for name in names if self[name].running]
+            for node in chosen:
+                node.process.send_signal(signal.SIGTERM)
+        codes = {}
+        for node in chosen:
+            try:
+                codes[node.name] = node.process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"SIGTERM did not end {node.name} in {STOP_DEADLINE_S} s:\n{node.log_tail()}") from None
+            self._gone(node)
+        assert not any(codes.values()), f"exit codes at SIGTERM: {codes}"
+
+    def kill(self, *names):
+        """SIGKILL to all at once, as the power cord would."""
+        with self._lock:
+            chosen = [self[name] for name in names if self[name].running]
+            for node in chosen:
+                node.process.kill()
+            for node in chosen:
+                node.process.wait()
+                self._gone(node)
+
+    def _gone(self, node):
+        self.leftovers.drop("pids", node.process.pid)
+        node.process, node.paused = None, False
+
+    def pause(self, *names):
+        """SIGSTOP."""
+        self._signal(names, signal.SIGSTOP, True)
+
+    def resume(self, *names):
+        """SIGCONT."""
+        self._signal(names, signal.SIGCONT, False)
+
+    def _signal(self, names, number, paused):
+        with self._lock:
+            for node in (self[name] for name in names):
+                if node.running:
+                    node.process.send_signal(number)
+                    node.paused = paused
+
+    def died(self):
+        """Names of nodes that ended without being asked to."""
+        return [name for name, node in self.nodes.items() if node.process is not None and node.process.poll() is not None]
+
+    # Disks.
+
+    def wipe(self, directory):
+        """Empties a directory under a stopped node."""
+        for entry in os.scandir(directory):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.remove(entry.path)
+
+    # Wires.
+
+    def cut(self, source, target, how=networks.SILENT):
+        """What `source` sends to `target` does not arrive; the other direction stays as it is."""
+        with self._lock:
+            self._cuts[source, target] = how
+            if self.relay is None:
+                self.network.cut(source, target, how)
+            else:
+                self._rules(source, target)
+                self._rules(target, source)
+
+    def mend(self, source, target):
+        """Undoes a cut."""
+        with self._lock:
+            self._cuts.pop((source, target), None)
+            if self.relay is None:
+                self.network.mend(source, target)
+            else:
+                self._rules(source, target)
+                self._rules(target, source)
+
+    def slow(self, source, target, delay_ms=0, bytes_per_sec=0):
+        """Delays what passes between two nodes on connections of `source`; without values: no more. Needs the relay."""
+        with self._lock:
+            self._slow[source, target] = {"delay_ms": delay_ms, "bytes_per_sec": bytes_per_sec}
+            self._rules(source, target)
+
+    def _rules(self, source, target):
+        stall = [way for way, pair in (("there", (source, target)), ("back", (target, source))) if pair in self._cuts]
+        self.relay.rule(source, target, stall=stall, **self._slow.get((source, target), {}))
+
+    def part(self, one, other, how=networks.SILENT):
+        """Cuts every wire between two sets of nodes, both directions."""
+        for a in one:
+            for b in other:
+                self.cut(a, b, how)
+                self.cut(b, a, how)
+
+    def mend_all(self):
+        """Every wire is whole again."""
+        with self._lock:
+            for pair in list(self._cuts):
+                self.mend(*pair)
+            self._slow.clear()
+            if self.relay is not None:
+                self.relay.clear()
+            assert not self.network.cuts()
+
+    # Conditions.
+
+    def whats_missing(self, status, since=0.0):
+        """Why the cluster is not whole, as sentences; [] when it is. Counts must have begun after `since` (unix time)."""
+        if not status:
+            return ["nobody answers `admin status`"]
+        return not_whole(status, {name: node.node_id for name, node in self.nodes.items()}, len(self.some(role="meta")), since)
+
+    def wait_whole(self, since=None, deadline_s=WHOLE_DEADLINE_S):
+        """Waits until every node is up, every shard has its voters and every chunk its copies; returns the status."""
+        since, last = time.time() if since is None else since, {}
+
+        def missing():
+            last["status"] = self.status()
+            return self.whats_missing(last["status"], since)
+
+        wait_for("the cluster to be whole", missing, deadline_s, 0.5)
+        return last["status"]
+
+    def wait_reclaimed(self, deadline_s=WHOLE_DEADLINE_S):
+        """Waits until deleted bytes were given back."""
+        def left():
+            status = self.status()
+            if not status:
+                return ["nobody answers `admin status`"]
+            return [f"{name} is {status.get(name)}" for name in ("reclaimable_bytes", "deletions_queued") if status.get(name) != 0]
+        wait_for("deleted bytes to be given back", left, deadline_s, 0.5)
+
+    def leader(self, shard=0):
+        """Name of the node that leads a shard, None if nobody does or says so."""
+        status = self.status()
+        found = next((s for s in status["shards"] if s["id"] == shard), None) if status else None
+        return self.name_of(found["leader"]) if found else None
+
+    def wait_leader(self, shard=0, other_than=None, deadline_s=60):
+        """The node that leads a shard, once there is one."""
+        def leads():
+            name = self.leader(shard)
+            return name if name != other_than else None
+        return wait_for(f"a leader of shard {shard}", leads, deadline_s, 0.3)
+
+    def fsck(self, *more, timeout_s=600):
+        """`admin fsck`; fails on any damage."""
+        answer = self.admin("fsck", *more, timeout_s=timeout_s)
+        assert answer.code == 0 and answer.data["complete"] and answer.data["clean"], f"fsck: {answer}"
+        return answer.data
+
+    def panics(self):
+        """Lines of the logs that no fault excuses."""
+        found = []
+        for node in self.nodes.values():
+            if os.path.exists(node.log_path):
+                with open(node.log_path, errors="replace", encoding="utf-8") as log:
+                    found += [f"{node.name}: {line.rstrip()}" for line in log if "panicked at" in line]
+        return found
+
+    def keep_logs(self, label):
+        """Copies the logs to GRANARY_TEST_LOGS, when that is set."""
+        place = os.environ.get("GRANARY_TEST_LOGS")
+        if place:
+            for node in self.nodes.values():
+                if os.path.exists(node.log_path):
+                    shutil.copy(node.log_path, os.path.join(place, f"{label}-{node.name}.log"))
+
+
+def quoted(value):
+    """A string or list of strings in TOML; what JSON writes is the same."""
+    return json.dumps(value)
+
+
+def not_whole(status, node_ids, meta_nodes, since=0.0):
+    """Why a status is not that of a whole cluster of these nodes, as sentences."""
+    missing = []
+    if status["health"] != "ok":
+        missing.append(f"health is {status['health']}: {status.get('problems')}")
+    states = {node["id"]: node["state"] for node in status["nodes"]}
+    missing += [f"{name} (node {i}) is {states.get(i)}" for name, i in node_ids.items() if states.get(i) != "up"]
+    missing += [f"disk {disk['id']} of node {disk['node']} is {disk['state']}" for disk in status["disks"]
+                if disk["state"] not in ("up", "removed") and disk["node"] in node_ids.values()]
+    voters = min(3, meta_nodes)
+    if not status["shards"]:
+        missing.append("no shards")
+    for shard in status["shards"]:
+        if not shard["leader"]:
+            missing.append(f"shard {shard['id']} has no leader")
+        if len(shard["voters"]) < voters or shard["learners"]:
+            missing.append(f"shard {shard['id']} has voters {shard['voters']}, learners {shard['learners']}")
+        behind = {n: lag for n, lag in shard["lag"].items() if lag is None or lag > MOST_LAG}
+        if behind:
+            missing.append(f"shard {shard['id']} lags: {behind}")
+    sick = {health: count for health, count in status["groups"].items() if count and health != "healthy"}
+    if sick:
+        missing.append(f"groups: {sick}")
+    counted = status["chunks_below_target_counted_at"]
+    if status["chunks_below_target"] != 0 or counted is None or counted < int(since):
+        missing.append(f"{status['chunks_below_target']} chunks below target, counted at {counted}, wanted since {since:.0f}")
+    if status["repair"]["running"]:
+        missing.append(f"repair runs: {status['repair']}")
+    return missing
