@@ -32,7 +32,7 @@ build: setup-build
 	cargo build --release -p granary-node --bin granary
 
 run: build
-	exec $(GRANARY) server $(ARGS)
+	exec env -u GRANARY_VENV $(GRANARY) server $(ARGS)
 
 test: setup-test
 	@scripts/test.sh

@@ -38,12 +38,32 @@ if [ "$purpose" = bench ]; then
   have wrk || need wrk
 fi
 
+# What is wrong with Rust, in a sentence; empty when nothing is.
+rust_problem() {
+  if ! have cargo; then
+    local hint="Install it from https://rustup.rs"
+    [ -x "$HOME/.cargo/bin/cargo" ] && hint="It is in $HOME/.cargo/bin, which is not in PATH."
+    echo "Granary needs Rust $rust_wanted or newer and there is no cargo in PATH. $hint"
+    return
+  fi
+  local found
+  found=$(cargo --version | sed -n 's/^cargo \([0-9]*\.[0-9]*\).*/\1/p')
+  if [ "$(printf '%s\n%s\n' "$rust_wanted" "$found" | sort -V | head -n 1)" != "$rust_wanted" ]; then
+    echo "Granary needs Rust $rust_wanted or newer and this one is $found: run \`rustup update\`."
+  fi
+}
+
+# Everything that is missing is said at once, before anything is installed.
+problem=$(rust_problem)
+[ -z "$problem" ] || echo "$problem" >&2
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
-    echo "installing: ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" ca-certificates >/dev/null
+    if [ -z "$problem" ]; then
+      echo "installing: ${missing[*]}"
+      export DEBIAN_FRONTEND=noninteractive
+      apt-get update -qq
+      apt-get install -y -qq --no-install-recommends "${missing[@]}" ca-certificates >/dev/null
+    fi
   else
     echo "Granary needs packages that are not installed: ${missing[*]}" >&2
     echo "On Debian or Ubuntu: sudo apt-get install -y ${missing[*]}" >&2
@@ -51,17 +71,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 1
   fi
 fi
-
-if ! have cargo; then
-  [ -x "$HOME/.cargo/bin/cargo" ] && hint="It is in $HOME/.cargo/bin, which is not in PATH." || hint="Install it from https://rustup.rs"
-  echo "Granary needs Rust $rust_wanted or newer and there is no cargo in PATH. $hint" >&2
-  exit 1
-fi
-rust_found=$(cargo --version | sed -n 's/^cargo \([0-9]*\.[0-9]*\).*/\1/p')
-if [ "$(printf '%s\n%s\n' "$rust_wanted" "$rust_found" | sort -V | head -n 1)" != "$rust_wanted" ]; then
-  echo "Granary needs Rust $rust_wanted or newer and this one is $rust_found: run \`rustup update\`." >&2
-  exit 1
-fi
+[ -z "$problem" ] || exit 1
 
 if [ "$purpose" = test ]; then
   wanted=$(cat tests/sdk/requirements.txt tests/sdk/requirements-crc.txt | sha256sum | cut -c1-16)
