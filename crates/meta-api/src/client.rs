@@ -8,6 +8,7 @@ mod range_map;
 mod refresh;
 mod retry;
 
+pub use owners::OwnerFate;
 pub use range_map::{BucketSegment, RangeMap};
 
 use std::sync::Arc;

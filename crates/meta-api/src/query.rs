@@ -58,6 +58,7 @@ queries! {
     ListDeletions(named) -> Deletions(pb::DeletionsPage);
     LookupOwners(named) -> Owners(pb::OwnersResult);
     ListVersions(named) -> Versions(pb::VersionsPage);
+    ListReferences(named) -> References(pb::ReferencesPage);
     DescribeShard(named) -> Shard(pb::ShardDescription);
     GetBucket(root) -> Bucket(pb::BucketResult);
     GetBucketById(root) -> Bucket(pb::BucketResult);

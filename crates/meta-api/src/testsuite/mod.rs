@@ -16,6 +16,7 @@ pub mod chunks;
 mod faulty;
 pub mod listing;
 pub mod objects;
+pub mod references;
 pub mod repeats;
 pub mod root;
 pub mod splits;
@@ -329,8 +330,10 @@ macro_rules! meta_testsuite {
             splits: a_split_moves_nothing_a_client_can_see, listings_go_on_across_splits,
                 a_split_changes_no_counter, the_sweep_asks_every_piece,
                 more_is_said_only_when_something_follows;
+            references: every_chunk_is_named_once_with_its_owner;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
-                access_keys_belong_to_accounts;
+                access_keys_belong_to_accounts, nodes_are_allocated_once,
+                trust_changes_by_generation, join_tokens_expire;
         );
     };
     (@cases $start:ident; $($topic:ident: $($case:ident),+;)+) => {

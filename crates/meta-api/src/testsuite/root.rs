@@ -1,4 +1,4 @@
-//! What the root decides: leases, the cluster map, shard ids, access keys.
+//! What the root decides: leases, the cluster map, shard and node ids, access keys, trust.
 
 use bytes::Bytes;
 
@@ -144,4 +144,117 @@ pub async fn access_keys_belong_to_accounts(suite: Suite) {
         Bytes::from_static(b"sealed")
     );
     assert_eq!(found.account.unwrap().id, OWNER);
+}
+
+/// A nonce gets one node id and others get others; an id is not given again when its node is
+/// removed, and a removed node does not come back.
+pub async fn nodes_are_allocated_once(suite: Suite) {
+    let ask = |byte: u8, zone: &str| pb::AllocateNode {
+        nonce: Bytes::copy_from_slice(&[byte; 16]),
+        node: Some(state::Node {
+            // Apply chooses the id, and a node that joins is not removed, whatever is asked.
+            id: 77,
+            removed: true,
+            zone: zone.to_owned(),
+            address: format!("n{byte}.example:9100"),
+            ..Default::default()
+        }),
+    };
+    let short = pb::AllocateNode {
+        nonce: Bytes::from_static(b"short"),
+        ..ask(1, "a")
+    };
+    assert_eq!(suite.rejected(short).await, Reason::Invalid);
+    let first = suite.accepted(ask(1, "a")).await;
+    let again = suite.accepted(ask(1, "elsewhere")).await;
+    let other = suite.accepted(ask(2, "b")).await;
+    assert!(first.created && !again.created && other.created);
+    assert!(first.id == again.id && other.id > first.id && first.id > 1);
+    let node = async |id: u64| {
+        let map = suite.meta.query(pb::GetClusterMap { known_epoch: 0 });
+        let map = map.await.unwrap();
+        let node = map.nodes.into_iter().find(|node| node.id == id);
+        (node.unwrap(), map.epoch)
+    };
+    let (known, before) = node(first.id).await;
+    assert_eq!((known.zone.as_str(), known.removed), ("a", false));
+    let remove = |node: u64| pb::RemoveNode { node };
+    assert_eq!(suite.rejected(remove(99)).await, Reason::Invalid);
+    suite.accepted(remove(other.id)).await;
+    let (gone, after) = node(other.id).await;
+    assert!(gone.removed && after > before);
+    suite.accepted(remove(other.id)).await;
+    assert_eq!(node(other.id).await.1, after, "nothing changed");
+    let third = suite.accepted(ask(3, "c")).await;
+    assert!(third.id > other.id, "an id is never given twice");
+    assert_eq!(suite.accepted(ask(2, "b")).await.id, other.id);
+    assert!(node(other.id).await.0.removed);
+}
+
+/// Of two changes that began with the same trust one is refused.
+pub async fn trust_changes_by_generation(suite: Suite) {
+    let put = |certificate: &'static [u8], expected_generation: u64| pb::PutTrust {
+        trust: Some(state::ClusterTrust {
+            ca_certificates: vec![Bytes::from_static(certificate)],
+            sealed_ca_key: Bytes::from_static(b"sealed"),
+            generation: 99,
+        }),
+        expected_generation,
+    };
+    let none = pb::PutTrust {
+        trust: Some(state::ClusterTrust::default()),
+        expected_generation: 0,
+    };
+    let found = async || suite.meta.query(pb::GetTrust {}).await.unwrap();
+    assert_eq!(found().await.generation, 0);
+    assert_eq!(suite.rejected(none).await, Reason::Invalid);
+    assert_eq!(suite.rejected(put(b"early", 1)).await, Reason::Stale);
+    suite.accepted(put(b"one", 0)).await;
+    assert_eq!(suite.rejected(put(b"rival", 0)).await, Reason::Stale);
+    let trust = found().await;
+    assert_eq!(trust.generation, 1);
+    assert_eq!(trust.ca_certificates, [Bytes::from_static(b"one")]);
+    suite.accepted(put(b"two", 1)).await;
+    let trust = found().await;
+    assert_eq!(trust.generation, 2);
+    assert_eq!(trust.ca_certificates, [Bytes::from_static(b"two")]);
+    assert_eq!(trust.sealed_ca_key, Bytes::from_static(b"sealed"));
+}
+
+/// A token is found until it expires; what has expired goes when another one comes.
+pub async fn join_tokens_expire(suite: Suite) {
+    let put = |id: &str, expires_ms: u64| pb::PutJoinToken {
+        token: Some(state::JoinToken {
+            id: id.to_owned(),
+            secret_sha256: Bytes::copy_from_slice(&[7; 32]),
+            expires_ms,
+        }),
+    };
+    let get = async |id: &str| {
+        let query = pb::GetJoinToken { id: id.to_owned() };
+        suite.meta.query(query).await.unwrap()
+    };
+    let now_ms = suite.runtime.now().as_millis();
+    let mut bad = put("bad", now_ms + 60_000);
+    if let Some(token) = &mut bad.token {
+        token.secret_sha256 = Bytes::from_static(b"short");
+    }
+    assert_eq!(suite.rejected(bad).await, Reason::Invalid);
+    assert_eq!(
+        suite.rejected(put("", now_ms + 60_000)).await,
+        Reason::Invalid
+    );
+    suite.accepted(put("short", now_ms + 60_000)).await;
+    suite.accepted(put("long", now_ms + 600_000)).await;
+    let found = get("short").await;
+    assert!(found.found && found.token.unwrap().secret_sha256 == [7; 32][..]);
+    assert!(!get("unknown").await.found);
+    suite.clock.advance_wall_clock(60_001);
+    let expired = get("short").await;
+    assert!(!expired.found && expired.token.is_none());
+    assert!(get("long").await.found);
+    // As many as there may be: those that expired do not count.
+    suite.accepted(put("other", now_ms + 600_000)).await;
+    assert!(get("other").await.found && get("long").await.found);
+    assert!(!get("short").await.found);
 }

@@ -47,7 +47,7 @@ fn status(
     let mut status = pb::OwnerStatus {
         object_id: object_id.clone(),
         known: true,
-        expired: false,
+        ..Default::default()
     };
     let Some(object) = Id::from_slice(&object_id) else {
         return Ok(status);
@@ -66,6 +66,7 @@ fn status(
             State::Writing | State::Deleted => shard.clock.applied_ms > owner.deadline_ms,
             State::Committed | State::Part | State::Deleting => false,
         };
+        status.settled = mine && matches!(owner.state(), State::Committed | State::Part);
         status.known = !mine || !gone;
         status.expired = mine && gone;
         return Ok(status);

@@ -21,6 +21,7 @@ mod list_deletions;
 mod list_extents;
 mod list_objects;
 mod list_parts;
+mod list_references;
 mod list_unfinished_buckets;
 mod list_uploads;
 mod list_versions;
@@ -140,6 +141,7 @@ pub(crate) fn answer(query: Wire, shard: &ShardView<'_>) -> Result<Reply, QueryE
         Wire::LookupOwners(q) => q.answer(shard),
         Wire::DescribeShard(q) => q.answer(shard),
         Wire::ListVersions(q) => q.answer(shard),
+        Wire::ListReferences(q) => q.answer(shard),
         root => {
             shard.root_only()?;
             answer_root(root, shard)
