@@ -50,6 +50,8 @@ def pytest_runtest_makereport(item, call):
     """Shows the end of every process's log beside a failure."""
     outcome = yield
     report = outcome.get_result()
+    if call.when == "call":
+        item.failed_call = report.failed
     if report.failed and call.when in ("setup", "call"):
         for cluster in item.config.stash.get(_CLUSTERS, []):
             for node in cluster.nodes.values():

@@ -1,0 +1,260 @@
+"""Three zones of real processes lose nodes, leaders, zones, disks and power, and nothing that was acknowledged.
+
+GRANARY_SOAK_SECONDS sets how long the nemesis goes on (180 unless told), GRANARY_TEST_SEED repeats a run.
+"""
+import os
+import subprocess
+import time
+
+import pytest
+
+from harness import nemesis
+from harness.cluster import apart, together, wait_for
+from harness.history import LOST
+from harness.server import binary
+
+from .drill import Drill
+
+ROUND_S = 300
+
+
+@pytest.fixture(scope="module")
+def able():
+    """The binary knows clusters; a failure and no skip when it does not."""
+    done = subprocess.run([binary(), "start", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{binary()} has no `start`: {done.stderr.strip()[:200]}"
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    """Keeps a formed cluster from one test for the next."""
+    return {}
+
+
+@pytest.fixture
+def cluster(able, make_cluster, shelf, request):  # pylint: disable=unused-argument
+    """A whole cluster of three zones. Tests leave it whole; after one that failed the next gets a new one."""
+    if "cluster" in shelf and shelf.get("spoilt"):
+        make_cluster.remove(shelf.pop("cluster"))
+    if "cluster" not in shelf:
+        shelf["cluster"] = make_cluster("three-zones")
+        shelf["cluster"].form()
+    shelf["spoilt"] = True
+    yield shelf["cluster"]
+    shelf["spoilt"] = getattr(request.node, "failed_call", True)
+
+
+def test_forming(cluster, seed, say):
+    """Six processes are one cluster: zones, voters and groups as designed; forming again changes nothing."""
+    status = cluster.wait_whole()
+    assert {zone["id"]: sorted(cluster.name_of(n) for n in zone["nodes"]) for zone in status["zones"]} == {
+        zone: cluster.some(zone=zone) for zone in cluster.zones}
+    zone_of = {node["id"]: node["zone"] for node in status["nodes"]}
+    for shard in status["shards"]:
+        assert {zone_of[voter] for voter in shard["voters"]} == {"z1", "z2", "z3"}, shard
+    leaders = [shard["leader"] for shard in status["shards"]]
+    assert len(set(leaders)) > 1, f"one node leads everything: {leaders}"
+    assert len(status["disks"]) == 6
+    first = cluster["z1a"]
+    again = cluster.on("z1a", "admin", "init", "--config", first.config_path, "--json")
+    assert (again.code, again.data["cluster_id"], again.data["node_id"]) == (0, status["cluster_id"], first.node_id)
+    assert cluster.join("z2b") == next(node["id"] for node in status["nodes"] if node["address"].startswith(cluster["z2b"].machine.address))
+    with Drill(cluster, seed, "forming") as drill:
+        drill.resumes(100)
+    drill.judge(say, deep=True)
+    drill.empty()
+
+
+@pytest.mark.parametrize("name", ["z1b", "z2a"])
+def test_one_node_is_killed(cluster, seed, say, name):
+    """Writes and reads go on without it, and it catches up when it is back."""
+    with Drill(cluster, seed, f"killed-{name}") as drill:
+        cluster.kill(name)
+        seconds = drill.resumes()
+        drill.ballast.check(next(n for n, gateway in enumerate(cluster.some(role="gateway")) if gateway != name))
+        wait_for("the status to say so", lambda: (cluster.status() or {}).get("health") == "degraded", 60, 0.5)
+        assert cluster.admin("status").code == 3
+        cluster.start(name)
+        drill.resumes()
+    say(f"{name} killed: 20 changes after {seconds:.1f} s")
+    drill.judge(say)
+
+
+@pytest.mark.parametrize("how", ["killed", "paused", "isolated"])
+def test_leaders_go_under_load(cluster, seed, say, how):
+    """Of the root and of a data shard, one after the other; a deposed one never answers from the past."""
+    with Drill(cluster, seed, f"leader-{how}") as drill:
+        for shard in (0, 1, 2):
+            leader = cluster.wait_leader(shard)
+            others = [name for name in cluster.nodes if name != leader]
+            if how == "killed":
+                cluster.kill(leader)
+            elif how == "paused":
+                cluster.pause(leader)
+            else:
+                cluster.part([leader], others)
+            seconds = drill.resumes()
+            wait_for("another leader", lambda s=shard, old=leader: cluster.leader(s) not in (None, old), 60, 0.3)
+            say(f"leader of shard {shard} {how}: 20 changes after {seconds:.1f} s")
+            cluster.mend_all()
+            cluster.resume(leader)
+            if not cluster[leader].running:
+                cluster.start(leader)
+            drill.resumes()
+            cluster.wait_whole()
+    drill.judge(say)
+
+
+@pytest.mark.parametrize("how", ["cut off", "killed"])
+def test_a_zone_goes_and_comes_back(cluster, seed, say, how):
+    """Two of three zones serve; the third repairs itself when it is back."""
+    zone = cluster.some(zone="z3")
+    others = [name for name in cluster.nodes if name not in zone]
+    with Drill(cluster, seed, f"zone-{how.replace(' ', '-')}") as drill:
+        if how == "killed":
+            cluster.kill(*zone)
+        else:
+            cluster.part(zone, others)
+        seconds = drill.resumes()
+        drill.ballast.check(0)
+        drill.resumes(100)
+        cluster.mend_all()
+        cluster.start(*[name for name in zone if not cluster[name].running])
+        drill.resumes()
+    say(f"zone {how}: 20 changes after {seconds:.1f} s")
+    drill.judge(say, deep=True)
+
+
+def test_the_majority_is_lost(cluster, seed, say):
+    """Writes stop with a clear answer and never a wrong one; with the majority everything is back."""
+    gone = cluster.some(zone="z1") + cluster.some(zone="z2")
+    with Drill(cluster, seed, "majority") as drill:
+        cluster.kill(*gone)
+        raw = cluster.wire("z3a", timeout_s=60)
+
+        def refused():
+            try:
+                answer = raw.request("PUT", drill.bucket, "ballast/nobody-may-store-this", body=b"x")
+            except LOST:
+                return False
+            assert answer.status >= 500, f"acknowledged without a majority: {answer.status}"
+            return answer.status == 503 and answer.code
+        wait_for("a clear 503", refused, 90)
+        cluster.start(*gone)
+        drill.resumes()
+        raw.request("DELETE", drill.bucket, "ballast/nobody-may-store-this")
+    drill.judge(say)
+
+
+def test_a_rolling_restart(cluster, seed, say):
+    """Every node in turn, cleanly, under load."""
+    with Drill(cluster, seed, "rolling") as drill:
+        for name in cluster.nodes:
+            cluster.stop(name)
+            drill.resumes()
+            cluster.start(name)
+            cluster.wait_whole()
+        drill.resumes()
+    drill.judge(say)
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_cold_start_of_all(cluster, seed, say, how):
+    """Everything goes down at once and comes up one by one, the loneliest first."""
+    with Drill(cluster, seed, f"cold-{how}") as drill:
+        (cluster.stop if how == "stopped" else cluster.kill)(*cluster.nodes)
+        names = list(cluster.nodes)
+        for name in reversed(names):
+            cluster.start(name, wait=False)
+            wait_for(f"{name} to live", lambda n=name: cluster[n].health("live") == 200, 60)
+            assert cluster.died() == [], cluster[name].log_tail()
+        cluster.wait_ready(*names)
+        drill.resumes()
+    drill.judge(say)
+
+
+def test_a_wiped_meta_node_is_replaced(cluster, seed, say):
+    """Its machine comes back empty and joins as a new node, while the cluster serves."""
+    with Drill(cluster, seed, "meta-wiped") as drill:
+        node = cluster["z2a"]
+        old = node.node_id
+        cluster.kill("z2a")
+        for directory in [node.state_dir, *node.data_dirs]:
+            cluster.wipe(directory)
+        drill.resumes()
+        assert cluster.join("z2a", replaces=old) != old
+        cluster.start("z2a")
+        drill.resumes()
+        status = cluster.wait_whole()
+        for shard in status["shards"]:
+            assert node.node_id in shard["voters"] and old not in shard["voters"], shard
+        # The new one holds what it should: it is half of what is left of the majority.
+        cluster.kill("z1a")
+        drill.resumes()
+        cluster.start("z1a")
+    drill.judge(say, deep=True)
+
+
+def test_a_wiped_disk_is_refilled(cluster, seed, say):
+    """A node comes back with an empty disk; every chunk gets its copy again, and they are good for reading."""
+    with Drill(cluster, seed, "disk-wiped") as drill:
+        cluster.kill("z1b")
+        for directory in cluster["z1b"].data_dirs:
+            cluster.wipe(directory)
+        drill.resumes()
+        cluster.start("z1b")
+        drill.resumes()
+    drill.judge(say, deep=True)
+    # Groups on all three storage-only nodes are read from what was refilled alone.
+    cluster.kill("z2b", "z3b")
+    drill.ballast.check(0)
+    cluster.start("z2b", "z3b")
+    cluster.wait_whole()
+
+
+def test_nemesis(able, make_cluster, shelf, seed, say):  # pylint: disable=unused-argument
+    """All faults, drawn from the seed, in rounds of a few minutes; everything is checked after each."""
+    if "cluster" in shelf:
+        make_cluster.remove(shelf.pop("cluster"))
+    seconds = float(os.environ.get("GRANARY_SOAK_SECONDS") or 180)
+    cluster = make_cluster("nemesis", relays=True, disk_mebibytes=768)
+    say(nemesis.set_up_clocks(cluster))
+    impossible = {kind.kind: why for kind in nemesis.FAULTS if (why := kind.possible(cluster))}
+    for kind, why in impossible.items():
+        say(f"not injected: {kind}: {why}")
+    cluster.form()
+    began, number, total = time.monotonic(), 0, {}
+    while (left := seconds - (time.monotonic() - began)) > 0 or number == 0:
+        number += 1
+        steps = nemesis.plan(f"{seed}-{number}", cluster, min(max(left, 10), ROUND_S))
+        run = nemesis.Nemesis(cluster, steps)
+        with Drill(cluster, seed, f"nemesis-{number}", ballast=120) as drill:
+            print(f"round {number} of seed {seed}: {len(steps)} steps")
+            run.start()
+            try:
+                run.wait(40 * len(steps) + 3 * min(seconds, ROUND_S) + 600, drill.load.check)
+            finally:
+                run.heal_all()
+            say_resumed = drill.resumes(deadline_s=120)
+        print(f"round {number}: served again after {say_resumed:.1f} s; {run.summary()}")
+        drill.judge(say, deep=True)
+        drill.empty()
+        for kind, count in run.counts.items():
+            total[kind] = total.get(kind, 0) + count
+    say(f"nemesis, seed {seed}, {number} round(s), {time.monotonic() - began:.0f} s: " + ", ".join(f"{kind} {count}" for kind, count in sorted(total.items())))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", [apart, together])
+def test_other_layouts(able, make_cluster, seed, say, layout):  # pylint: disable=unused-argument
+    """Roles in processes of their own, or five zones: one kill of each kind of process."""
+    cluster = make_cluster(layout.__name__, specs=layout() if layout is apart else layout(5))
+    cluster.form()
+    with Drill(cluster, seed, f"layout-{layout.__name__}") as drill:
+        for name in cluster.some(zone="z2"):
+            cluster.kill(name)
+            drill.resumes()
+            cluster.start(name)
+            drill.resumes()
+    drill.judge(say)
+    make_cluster.remove(cluster)
