@@ -13,6 +13,7 @@ import time
 import pytest
 
 from harness.server import Server, binary, free_ports
+from harness.signing import Credentials
 
 from .otlp import Collector
 
@@ -93,6 +94,150 @@ def test_first_start_prints_what_one_needs(place):
     kept = place / "data" / "meta" / "root-credentials.toml"
     assert secret in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
     assert secret not in printed[1], "the secret is printed once"
+    assert str(kept) in printed[1], "and then it says where the secret is"
+
+
+def greeting_of(place, *arguments):
+    """Starts a server without configured credentials until it has greeted; returns what it printed."""
+    ports = free_ports(2)
+    command = [binary(), "server", "--listen", f"127.0.0.1:{ports[0]}", "--admin-listen", f"127.0.0.1:{ports[1]}", *map(str, arguments)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("GRANARY_")}
+    with open(place / "greeting", "w+", encoding="utf-8") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=clean)
+        try:
+            wait_for("the greeting", lambda: "access key" in (place / "greeting").read_text())
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+    return (place / "greeting").read_text()
+
+
+def test_a_key_made_by_a_start_that_failed_is_shown_by_the_one_that_succeeds(place):
+    meta = place / "meta"
+    (place / "file").write_text("this is no directory")
+    code, output = run_until_it_ends("server", "--data", place / "file", "--meta-dir", meta, "--listen", "127.0.0.1:0", "--admin-listen", "off")
+    refuses(code, output, place / "file")
+    kept = (meta / "root-credentials.toml").read_text()
+    secret = re.search(r'access_key_secret = "(\S+)"', kept).group(1)
+    assert secret in greeting_of(place, "--data", place / "data", "--meta-dir", meta)
+    later = greeting_of(place, "--data", place / "data", "--meta-dir", meta)
+    assert secret not in later and str(meta / "root-credentials.toml") in later
+
+
+def test_another_root_key_replaces_the_one_before(start):
+    server = start()
+    first, second = server.credentials, Credentials("anotherTestKey", "anotherSecret0123456789", server.credentials.region)
+    server.wire().must("PUT", BUCKET)
+
+    def restart_with(credentials):
+        assert server.stop() == 0
+        server.credentials = credentials
+        server.start()
+
+    def refusal(credentials):
+        answer = server.wire(cred=credentials).request("GET", BUCKET)
+        return answer.status, answer.code
+
+    for new, old in [(second, first), (second, first), (first, second)]:
+        restart_with(new)
+        server.wire().must("GET", BUCKET)
+        assert refusal(old) == (403, "InvalidAccessKeyId")
+    assert server.stop() == 0
+
+
+def test_a_key_that_was_made_is_replaced_by_one_that_is_given(place):
+    meta = place / "data" / "meta"
+    greeting_of(place, "--data", place / "data")
+    kept = dict(re.findall(r'(\w+) = "(\S+)"', (meta / "root-credentials.toml").read_text()))
+    made = Credentials(kept["access_key_id"], kept["access_key_secret"], "cn-granary-1")
+    server = Server([place / "data"], place / "s.log").start()
+    try:
+        server.wire().must("GET")
+        assert server.wire(cred=made).request("GET").status == 403
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    assert made.key_id in greeting_of(place, "--data", place / "data")
+
+
+def test_a_data_directory_that_cannot_be_used_is_no_copy(place, start):
+    """It starts with what it has, and says how many copies that is wherever one would look."""
+    server = start(data_dirs=[place / "x1", "/proc/x2"])
+    wait_for("the log", lambda: "directories_out=1" in (place / "s.log").read_text())
+    log = (place / "s.log").read_text()
+    assert re.search(rf"data +{place}/x1 \(one copy of ", log), log
+    assert re.search(r"OUT +/proc/x2 ", log) and "copies=1" in log and "2 copies" not in log, log
+    serves = {name.split('"')[1]: value for name, value in server.metrics().items() if name.startswith("granary_data_directory_in_service")}
+    assert serves == {str(place / "x1"): 1, "/proc/x2": 0}
+    assert server.stop() == 0
+
+
+def test_the_banner_says_what_has_how_many_copies(place):
+    greeting = greeting_of(place, "--data", place / "a", "--data", place / "b", "--public-endpoint", "https://oss.example.com")
+    assert "(2 copies of objects over 16 KiB)" in greeting
+    assert f"metadata   {place}/a/meta (one copy of every name and of objects up to 16 KiB" in greeting
+    assert "endpoint   https://oss.example.com\n" in greeting
+    assert re.search(r"listens on http://127\.0\.0\.1:\d+\n", greeting)
+
+
+def test_a_lost_master_key_is_not_replaced(place, start):
+    server = start()
+    assert server.stop() == 0
+    key = place / "s" / "meta" / "master.key"
+    was = key.read_bytes()
+    key.unlink()
+    refuses(*run_until_it_ends(*server.command()[1:]), key, "is missing", "backup")
+    assert not key.exists()
+    key.write_bytes(was)
+    server.start()
+    server.wire().must("GET")
+    assert server.stop() == 0
+
+
+def test_what_it_makes_is_for_its_owner_only(place, start):
+    server = start()
+    raw = server.wire()
+    raw.must("PUT", BUCKET)
+    raw.put(BUCKET, "large", bytes(300_000))
+    raw.put(BUCKET, "small", b"x")
+    made = [place / "s", *(place / "s").rglob("*")]
+    assert len(made) > 10
+    others = [path for path in made if path.lstat().st_mode & 0o077]
+    assert others == [], others
+    assert server.stop() == 0
+
+
+def test_the_order_of_the_directories_matters_and_it_says_so(place, start):
+    (place / "c").mkdir()
+    assert start("a", data_dirs=[place / "a", place / "c"]).stop() == 0
+    refuses(*run_until_it_ends("server", "--data", place / "c", "--data", place / "a"), place / "c" / "meta", f"--meta-dir {place / 'a' / 'meta'}")
+    assert not (place / "c" / "meta").exists(), "it left something behind"
+
+
+def test_a_long_recovery_is_alive_but_not_ready(place, start):
+    """What it waits for here is a file that does not come; it could be a large log as well."""
+    server = start()
+    assert server.stop() == 0
+    key = place / "s" / "meta" / "master.key"
+    was = key.read_bytes()
+    key.unlink()
+    os.mkfifo(key)
+    server.start(wait=False)
+    wait_for("live", lambda: server.health("live") == 200)
+    assert server.health("ready") == 503
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    key.write_bytes(was)
+    server.wait_ready()
+    server.wire().must("GET")
+    assert server.stop() == 0
+
+
+def test_a_misspelt_variable_is_said(start):
+    server = start(env={"GRANARY_LISTN": "1"})
+    (alarm,) = server.new_alarms()
+    assert "GRANARY_LISTN" in alarm and "GRANARY_ROOT" not in alarm
+    assert server.stop() == 0
 
 
 def test_flags_win_over_variables_and_variables_over_the_file(place, start):
@@ -114,6 +259,8 @@ def test_flags_win_over_variables_and_variables_over_the_file(place, start):
     ("[meta]\nshards = 0", ["meta.shards", "1 and 1024"]),
     ("listen = 'nowhere'", ["listen", "nowhere", "127.0.0.1:9000"]),
     ("[workers]\nsweep_interval_secs = 0", ["workers.sweep_interval_secs"]),
+    ("public_endpoint = 'foo'", ["public_endpoint", "foo", "URL such as https://"]),
+    ("otlp_endpoint = 'nonsense'", ["otlp-endpoint", "nonsense", "URL such as http://"]),
 ])
 def test_settings_it_does_not_understand(place, text, words):
     (place / "bad.toml").write_text(text)
@@ -145,6 +292,10 @@ def test_an_address_in_use(place, start):
     server = start()
     arguments = ["--data", place / "other", "--listen", f"127.0.0.1:{server.port}", "--admin-listen", "off"]
     refuses(*run_until_it_ends("server", *arguments), f"127.0.0.1:{server.port}", "in use")
+    port = free_ports(1)[0]
+    arguments = ["--data", place / "other", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{server.admin_port}"]
+    refuses(*run_until_it_ends("server", *arguments), "admin-listen", f"127.0.0.1:{server.admin_port}", "in use")
+    assert not (place / "other").exists(), "it left something behind"
 
 
 def test_what_a_newer_version_wrote(place, start):

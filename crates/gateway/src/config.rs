@@ -225,13 +225,13 @@ fn is_domain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(legal) && text.bytes().any(|b| b.is_ascii_alphanumeric())
 }
 
-/// A host or a URL without path and query; empty for none.
+/// A URL without path and query; empty for none.
 fn is_endpoint(text: &str) -> bool {
     let authority = text
         .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"))
-        .unwrap_or(text);
-    text.is_empty() || (authority.parse::<http::uri::Authority>().is_ok() && !text.contains('@'))
+        .or_else(|| text.strip_prefix("https://"));
+    let is_host = |text: &str| text.parse::<http::uri::Authority>().is_ok() && !text.contains('@');
+    text.is_empty() || authority.is_some_and(is_host)
 }
 
 #[cfg(test)]
@@ -253,7 +253,8 @@ mod tests {
     #[test]
     fn wrong_settings_are_named() {
         type Change = fn(&mut GatewayConfig);
-        let cases: [(&str, Change); 8] = [
+        let cases: [(&str, Change); 9] = [
+            ("public_endpoint", |c| c.public_endpoint = "foo".to_owned()),
             ("region", |c| c.region = "oss-cn-x".to_owned()),
             ("region", |c| c.region = String::new()),
             ("domain", |c| c.domains = vec!["a b".to_owned()]),

@@ -1,12 +1,10 @@
 //! The admin listener: health and metrics. It must not serve the OSS API or change anything.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use granary_runtime::{CancellationToken, Runtime, within};
 use http::{Method, Request, Response, StatusCode, header};
@@ -44,27 +42,41 @@ impl Readiness {
     }
 }
 
-/// What the admin listener shows.
+/// What the admin listener shows. It serves before there is anything to measure, so that a long
+/// recovery looks alive.
 pub(crate) struct Admin {
-    pub(crate) readiness: Arc<Readiness>,
-    pub(crate) metrics: Arc<Registry>,
-    pub(crate) sources: Arc<Sources>,
+    readiness: Arc<Readiness>,
+    page: OnceLock<Page>,
+}
+
+/// Where the metrics come from.
+struct Page {
+    registry: Registry,
+    sources: Arc<Sources>,
 }
 
 impl Admin {
-    /// Listens and serves until `until`; returns the address it listens on.
-    pub(crate) async fn start(
-        self,
+    /// A page without metrics.
+    pub(crate) fn new(readiness: Arc<Readiness>) -> Arc<Self> {
+        Arc::new(Self {
+            readiness,
+            page: OnceLock::new(),
+        })
+    }
+
+    /// Shows these metrics from now on. Only the first call counts.
+    pub(crate) fn publish(&self, registry: Registry, sources: Arc<Sources>) {
+        let _ = self.page.set(Page { registry, sources });
+    }
+
+    /// Serves until `until`.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
         runtime: &Runtime,
-        address: SocketAddr,
+        listener: TcpListener,
         until: CancellationToken,
-    ) -> anyhow::Result<SocketAddr> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("admin-listen: cannot listen on {address}"))?;
-        let address = listener.local_addr()?;
-        runtime.spawn(accept(runtime.clone(), Arc::new(self), listener, until));
-        Ok(address)
+    ) {
+        runtime.spawn(accept(runtime.clone(), Arc::clone(self), listener, until));
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -75,20 +87,23 @@ impl Admin {
             "/health/live" => text(StatusCode::OK, "live\n"),
             "/health/ready" if self.readiness.get() => text(StatusCode::OK, "ready\n"),
             "/health/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/metrics" => {
-                self.sources.refresh().await;
-                self.metrics()
-            }
+            "/metrics" => match self.page.get() {
+                Some(page) => page.answer().await,
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            },
             _ => text(
                 StatusCode::NOT_FOUND,
                 "/health/live, /health/ready, /metrics\n",
             ),
         }
     }
+}
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+impl Page {
+    async fn answer(&self) -> Response<Full<Bytes>> {
+        self.sources.refresh().await;
         let mut page = String::new();
-        if prometheus_client::encoding::text::encode(&mut page, &self.metrics).is_err() {
+        if prometheus_client::encoding::text::encode(&mut page, &self.registry).is_err() {
             return text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "metrics cannot be written\n",
@@ -127,8 +142,10 @@ async fn accept(
             Ok((socket, _)) => socket,
             Err(error) => {
                 tracing::debug!(%error, "admin connection not accepted");
-                runtime.sleep(ACCEPT_PAUSE).await;
-                continue;
+                tokio::select! {
+                    () = runtime.sleep(ACCEPT_PAUSE) => continue,
+                    () = until.cancelled() => return,
+                }
             }
         };
         // Too many: the connection is closed at once.

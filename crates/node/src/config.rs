@@ -18,7 +18,8 @@ const YEAR_SECS: u64 = 365 * 24 * 3600;
 /// `GRANARY_*` variable, the file given by --config, the default.
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServerArgs {
-    /// A data directory; repeat it for more. Granary keeps min(3, directories) copies.
+    /// A data directory; repeat it for more, or separate them by commas. Granary keeps
+    /// min(3, directories) copies of objects over 16 KiB.
     /// [default: ./granary-data]
     #[arg(
         long = "data",
@@ -27,7 +28,7 @@ pub(crate) struct ServerArgs {
         value_delimiter = ','
     )]
     data: Vec<PathBuf>,
-    /// Where the metadata lives. [default: `meta` inside the first data directory]
+    /// Where the metadata lives, and objects up to 16 KiB. [default: `meta` inside the first data directory]
     #[arg(long, value_name = "DIR", env = "GRANARY_META_DIR")]
     meta_dir: Option<PathBuf>,
     /// Address that serves the OSS API. [default: 127.0.0.1:9000]
@@ -39,7 +40,8 @@ pub(crate) struct ServerArgs {
     /// Region id that clients sign with. [default: cn-granary-1]
     #[arg(long, value_name = "ID", env = "GRANARY_REGION")]
     region: Option<String>,
-    /// A domain whose subdomains are buckets (BUCKET.DOMAIN); repeat it for more.
+    /// A domain whose subdomains are buckets (BUCKET.DOMAIN); repeat it for more, or
+    /// separate them by commas.
     #[arg(
         long = "domain",
         value_name = "DOMAIN",

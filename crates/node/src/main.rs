@@ -5,6 +5,8 @@ mod config;
 mod credentials;
 mod descriptors;
 mod files;
+mod greeting;
+mod listeners;
 mod metrics;
 mod roles;
 mod server;
@@ -13,7 +15,8 @@ mod vault;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory as _, Parser, Subcommand};
+use rustix::fs::Mode;
 
 use crate::config::{ServerArgs, ServerConfig};
 
@@ -41,6 +44,8 @@ enum CliCommand {
 }
 
 fn main() -> ExitCode {
+    // Whatever Granary makes, databases and volumes included, is for its owner only.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let outcome = match Cli::parse().command {
         CliCommand::Server(args) => ServerConfig::load(*args).and_then(server::run),
         CliCommand::Operations => {
@@ -55,6 +60,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `GRANARY_*` variables of the environment that no command knows: most likely misspelt.
+fn unknown_variables() -> Vec<String> {
+    let known = variables_of(&Cli::command());
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let mut unknown: Vec<String> = names
+        .filter(|name| name.starts_with("GRANARY_") && !known.contains(name))
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+fn variables_of(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|argument| {
+        let name = argument.get_env()?;
+        Some(name.to_string_lossy().into_owned())
+    });
+    let below = command.get_subcommands().flat_map(variables_of);
+    own.chain(below).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "what the user asked to be printed")]

@@ -1,8 +1,9 @@
 //! Metrics of what has no registry of its own: disks, shards and databases, read at each scrape.
 //!
-//! Labels are closed sets: disk ids and shard numbers, never buckets or keys.
+//! Labels are closed sets: data directories, disk ids and shard numbers, never buckets or keys.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use granary_blob_api::{BlobNode as _, DiskHealth, DiskStatus};
@@ -25,6 +26,7 @@ pub(crate) struct Sources {
     storage: Arc<StorageRole>,
     /// Read asynchronously just before a scrape is written.
     disks: Mutex<Vec<DiskStatus>>,
+    directories: Mutex<Vec<(PathBuf, bool)>>,
     dropped_lines: ErrorCounter,
 }
 
@@ -39,6 +41,7 @@ impl Sources {
             meta,
             storage,
             disks: Mutex::default(),
+            directories: Mutex::default(),
             dropped_lines,
         }
     }
@@ -48,6 +51,8 @@ impl Sources {
         if let Ok(disks) = self.storage.store.disks().await {
             *self.disks.lock() = disks;
         }
+        let directories = self.storage.directories().await;
+        *self.directories.lock() = directories;
     }
 }
 
@@ -122,6 +127,16 @@ impl Page<'_, '_> {
 
 impl Process {
     fn disks(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let directories = self.0.directories.lock().clone();
+        page.gauge(
+            "granary_data_directory_in_service",
+            "1 when the disk in the directory reads and writes, 0 when it holds no copies",
+            "directory",
+            directories
+                .into_iter()
+                .map(|(path, serves)| (path.display().to_string(), u64::from(serves)))
+                .collect(),
+        )?;
         let disks = self.0.disks.lock().clone();
         type Reader = fn(&DiskStatus) -> u64;
         let statuses: [(&str, &str, Reader); 6] = [

@@ -1,10 +1,11 @@
 //! `granary server`: every role in one process, with no network between them.
 //!
-//! Start: metadata, disks, placement, gateway, workers, then ready. Stop, on SIGTERM or SIGINT:
+//! Start: addresses, metadata, disks, placement, workers, gateway, then ready. Stop, on SIGTERM or SIGINT:
 //! not ready, gateway drains, workers, disks, metadata; then the process exits with 0. It does the
 //! same, in a bounded time and with an exit code of its own, when the metadata can't go on.
 
-use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,22 +19,26 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{Admin, Readiness};
-use crate::config::{ServerConfig, shown};
-use crate::credentials::{self, RootCredentials};
+use crate::config::ServerConfig;
+use crate::credentials;
 use crate::descriptors;
+use crate::greeting::Greeting;
+use crate::listeners::Taken;
 use crate::metrics::Sources;
 use crate::roles::gateway::GatewayRole;
-use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, ROOT_ACCOUNT};
+use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, found_elsewhere};
 use crate::roles::storage::{self, StorageRole};
 use crate::roles::worker::WorkerRole;
 use crate::telemetry::Telemetry;
-use crate::vault::Vault;
 
 /// How old the gateway's view of disks and placement may be.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a stop takes at most, besides requests in flight: a disk may hang.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// Copies of a chunk at most.
+const COPIES_MAX: usize = 3;
 
 /// Runs until a signal says stop.
 pub(crate) fn run(config: ServerConfig) -> anyhow::Result<()> {
@@ -57,6 +62,13 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         config.log_format,
         config.otlp_endpoint.as_deref(),
     )?;
+    let unknown = crate::unknown_variables();
+    if !unknown.is_empty() {
+        tracing::warn!(
+            variables = unknown.join(", "),
+            "environment variables that are no settings"
+        );
+    }
     let wanted = config.gateway.connections_max;
     config.gateway.connections_max = descriptors::reserve(config.data.len(), wanted)?;
     let outcome = serve_until_signal(&config, &telemetry).await;
@@ -120,21 +132,22 @@ impl Running {
         config: &ServerConfig,
         telemetry: &Telemetry,
     ) -> anyhow::Result<Self> {
+        let api = Taken::take("listen", config.listen)?;
+        let address = api.address();
+        let readiness = Arc::new(Readiness::default());
+        let admin = Admin::new(Arc::clone(&readiness));
+        let admin_until = CancellationToken::new();
+        let admin_address = serve_admin(runtime, config, &admin, admin_until.clone())?;
         let budget = RocksBudget::new(config.meta.memory_bytes);
-        let cluster = storage::cluster_of(&config.data)?;
-        let first = FirstStart {
-            region: &config.gateway.region,
-            section: &config.meta,
-            disks_belong_to: cluster.as_deref(),
-        };
-        let meta = MetaRole::start(runtime, &config.meta_dir, budget.clone(), first).await?;
-        let meta = Arc::new(meta);
-        meta.watch_space(runtime, config.meta.min_free_bytes);
-        let vault = Vault::load(
-            &config.meta_dir.join("master.key"),
+        let meta = start_meta(runtime, config, budget.clone()).await?;
+        let credentials = credentials::install(
+            &meta.client,
+            &meta.vault,
             runtime.entropy().as_ref(),
-        )?;
-        let credentials = install_credentials(runtime, config, &meta, &vault).await?;
+            &config.meta_dir,
+            config.root_credentials.as_ref(),
+        )
+        .await?;
         register_node(&meta, config).await?;
         let blob = config.storage.for_cluster(&meta.cluster_id);
         let storage = start_storage(runtime, config, blob, budget, &meta).await?;
@@ -148,7 +161,6 @@ impl Running {
         view.start_refreshing(VIEW_INTERVAL);
         let workers =
             WorkerRole::start(runtime, &meta.client, &datapath, &view, &config.workers).await?;
-        let copies = config.data.len().min(3);
         let mut registry = Registry::default();
         let sources = Sources::new(
             Arc::clone(&meta),
@@ -159,38 +171,39 @@ impl Running {
         crate::metrics::register(&mut registry, Arc::clone(&sources));
         datapath.register_metrics(&mut registry);
         workers.metrics().register(&mut registry);
+        let out = out_of_service(&storage).await;
         let gateway = GatewayRole::start(
             runtime,
             config,
             meta.client.clone(),
             datapath,
-            Arc::new(vault),
+            Arc::clone(&meta.vault) as _,
             &mut registry,
-        )
-        .await?;
-        let readiness = Arc::new(Readiness::default());
-        let admin = CancellationToken::new();
-        let admin_address = match config.admin_listen {
-            None => None,
-            Some(address) => {
-                let (readiness, metrics) = (Arc::clone(&readiness), Arc::new(registry));
-                let listener = Admin {
-                    readiness,
-                    metrics,
-                    sources,
-                };
-                Some(listener.start(runtime, address, admin.clone()).await?)
-            }
-        };
+            api,
+        )?;
+        admin.publish(registry, sources);
         readiness.set(true);
-        let address = gateway.address();
-        let greeting = greeting(config, address, admin_address, copies, &credentials);
-        crate::print(&greeting);
-        tracing::info!(%address, copies, region = config.gateway.region, "ready");
+        let copies = (config.data.len() - out.len()).clamp(1, COPIES_MAX);
+        let greeting = Greeting {
+            config,
+            address,
+            admin: admin_address,
+            copies,
+            out: &out,
+            credentials: &credentials,
+        };
+        crate::print(&greeting.to_string());
+        if let Err(error) = credentials.note_seen() {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the next start prints the secret again"
+            );
+        }
+        tracing::info!(%address, copies, directories_out = out.len(), region = config.gateway.region, "ready");
         Ok(Self {
             readiness,
             gateway,
-            admin,
+            admin: admin_until,
             workers,
             storage,
             meta,
@@ -209,6 +222,49 @@ impl Running {
     }
 }
 
+/// Listens on the admin address, if there is to be one: alive, and not ready yet.
+fn serve_admin(
+    runtime: &Runtime,
+    config: &ServerConfig,
+    admin: &Arc<Admin>,
+    until: CancellationToken,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(address) = config.admin_listen else {
+        return Ok(None);
+    };
+    let taken = Taken::take("admin-listen", address)?;
+    let address = taken.address();
+    admin.serve(runtime, taken.listen()?, until);
+    Ok(Some(address))
+}
+
+async fn start_meta(
+    runtime: &Runtime,
+    config: &ServerConfig,
+    budget: RocksBudget,
+) -> anyhow::Result<Arc<MetaRole>> {
+    let cluster = storage::cluster_of(&config.data)?;
+    let first = FirstStart {
+        region: &config.gateway.region,
+        section: &config.meta,
+        disks_belong_to: cluster.as_deref(),
+        found_elsewhere: found_elsewhere(&config.data, &config.meta_dir),
+    };
+    let meta = MetaRole::start(runtime, &config.meta_dir, budget, first).await?;
+    let meta = Arc::new(meta);
+    meta.watch_space(runtime, config.meta.min_free_bytes);
+    Ok(meta)
+}
+
+/// Data directories that hold no copies of what is written now.
+async fn out_of_service(storage: &StorageRole) -> Vec<PathBuf> {
+    let directories = storage.directories().await;
+    directories
+        .into_iter()
+        .filter_map(|(path, serves)| (!serves).then_some(path))
+        .collect()
+}
+
 async fn start_storage(
     runtime: &Runtime,
     config: &ServerConfig,
@@ -220,42 +276,6 @@ async fn start_storage(
         StorageRole::start(runtime, blob, &config.data, budget, meta.client.clone()).await?;
     storage.watch();
     Ok(storage)
-}
-
-/// Makes the root account's access key known to the cluster.
-async fn install_credentials(
-    runtime: &Runtime,
-    config: &ServerConfig,
-    meta: &MetaRole,
-    vault: &Vault,
-) -> anyhow::Result<RootCredentials> {
-    let file = config.meta_dir.join("root-credentials.toml");
-    let entropy = runtime.entropy().as_ref();
-    let credentials = credentials::root(config.root_credentials.as_ref(), &file, entropy)?;
-    let pair = &credentials.pair;
-    let known = meta
-        .client
-        .query(pb::GetAccessKey {
-            id: pair.id.clone(),
-        })
-        .await?;
-    let sealed = known.key.map(|key| key.sealed_secret).unwrap_or_default();
-    if vault.open_text(&sealed).as_deref() == Some(pair.secret.as_str()) {
-        return Ok(credentials);
-    }
-    let key = pb::state::AccessKey {
-        id: pair.id.clone(),
-        account: ROOT_ACCOUNT.0,
-        sealed_secret: vault.seal(&pair.secret, entropy)?.into(),
-        disabled: false,
-        created_ms: 0,
-    };
-    let decision = meta
-        .client
-        .propose(pb::PutAccessKey { key: Some(key) })
-        .await?;
-    decision.map_err(|no| anyhow::anyhow!("the root access key was refused: {no:?}"))?;
-    Ok(credentials)
 }
 
 async fn register_node(meta: &MetaRole, config: &ServerConfig) -> anyhow::Result<()> {
@@ -276,62 +296,4 @@ async fn register_node(meta: &MetaRole, config: &ServerConfig) -> anyhow::Result
     decision
         .map(|_| ())
         .map_err(|no| anyhow::anyhow!("the node was refused: {no:?}"))
-}
-
-/// What a person reads at the start.
-fn greeting(
-    config: &ServerConfig,
-    address: std::net::SocketAddr,
-    admin: Option<std::net::SocketAddr>,
-    copies: usize,
-    credentials: &RootCredentials,
-) -> String {
-    let endpoint = match config.gateway.public_endpoint.as_str() {
-        "" => format!("http://{address}"),
-        url => url.to_owned(),
-    };
-    let data: Vec<_> = config.data.iter().map(|path| shown(path)).collect();
-    let copies = match copies {
-        1 => "one copy of every object: name more data directories (--data) for more".to_owned(),
-        n => format!("{n} copies of every object"),
-    };
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "Granary {} serves the OSS API.\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    let _ = writeln!(text, "  endpoint   {endpoint}");
-    let _ = writeln!(text, "  region     {}", config.gateway.region);
-    if let Some(admin) = admin {
-        let _ = writeln!(text, "  admin      http://{admin}/health/ready, /metrics");
-    }
-    let _ = writeln!(text, "  data       {} ({copies})", data.join(", "));
-    let _ = writeln!(
-        text,
-        "  metadata   {} (keep it: it holds every name)",
-        shown(&config.meta_dir)
-    );
-    let id = &credentials.pair.id;
-    if !credentials.fresh {
-        let _ = writeln!(text, "  access key {id}");
-        return text;
-    }
-    let secret = &credentials.pair.secret;
-    let file = shown(&config.meta_dir.join("root-credentials.toml"));
-    let _ = writeln!(text, "\nMade at this first start, kept in {file}:\n");
-    let _ = writeln!(
-        text,
-        "  access key id      {id}\n  access key secret  {secret}\n"
-    );
-    let _ = writeln!(
-        text,
-        "Try it (pip install oss2):\n\nimport oss2\nauth = oss2.AuthV4(\"{id}\", \"{secret}\")\n\
-         bucket = oss2.Bucket(auth, \"{endpoint}\", \"hello\", region=\"{}\")\n\
-         bucket.create_bucket()\nbucket.put_object(\"greeting.txt\", b\"hello\")\n\
-         print(bucket.get_object(\"greeting.txt\").read())",
-        config.gateway.region
-    );
-    text
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -82,6 +82,10 @@ impl Telemetry {
 }
 
 fn exporter(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    let url = endpoint.parse::<http::Uri>().ok();
+    if url.and_then(|url| url.scheme().cloned()) != Some(http::uri::Scheme::HTTP) {
+        bail!("otlp-endpoint: {endpoint} is not a URL such as http://127.0.0.1:4317");
+    }
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)

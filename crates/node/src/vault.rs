@@ -21,18 +21,23 @@ pub(crate) struct Vault {
 }
 
 impl Vault {
-    /// Reads the master key from `file`, or makes one at random when there is none (mode 0600).
-    pub(crate) fn load(file: &Path, entropy: &dyn Entropy) -> anyhow::Result<Self> {
-        let bytes = match files::read_if_present(file)? {
-            Some(text) => hex::decode(text.trim())
-                .with_context(|| format!("{} does not hold a master key", file.display()))?,
-            None => {
-                let mut bytes = vec![0; MASTER_KEY_BYTES];
-                entropy.fill(&mut bytes);
-                files::write_secret(file, &hex::encode(&bytes))?;
-                bytes
-            }
+    /// Reads the master key from `file`.
+    ///
+    /// # Errors
+    /// The file is missing, which is never made good by a new key: what the old one sealed would be
+    /// lost without a word.
+    pub(crate) fn open(file: &Path) -> anyhow::Result<Self> {
+        let Some(text) = files::read_if_present(file)? else {
+            let shown = file.display();
+            bail!(
+                "{shown} is missing: it opens the secrets of this installation's access keys. Put it \
+                 back from a backup. If it is lost for good, make a new one (openssl rand -hex 32 > \
+                 {shown}): the root access key is sealed again with it, any other access key must be \
+                 made again"
+            );
         };
+        let bytes = hex::decode(text.trim())
+            .with_context(|| format!("{} does not hold a master key", file.display()))?;
         let Ok(key) = UnboundKey::new(&AES_256_GCM, &bytes) else {
             bail!(
                 "{} must hold {MASTER_KEY_BYTES} bytes in hexadecimal",
@@ -42,6 +47,17 @@ impl Vault {
         Ok(Self {
             key: LessSafeKey::new(key),
         })
+    }
+
+    /// Reads the master key of an installation that is being made; makes one at random when there
+    /// is none yet (mode 0600).
+    pub(crate) fn open_or_make(file: &Path, entropy: &dyn Entropy) -> anyhow::Result<Self> {
+        if files::read_if_present(file)?.is_none() {
+            let mut bytes = [0; MASTER_KEY_BYTES];
+            entropy.fill(&mut bytes);
+            files::write_secret(file, &hex::encode(bytes))?;
+        }
+        Self::open(file)
     }
 
     /// Seals a secret.
@@ -93,9 +109,10 @@ mod tests {
     fn opens_what_it_sealed_after_a_restart_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("master.key");
-        let vault = Vault::load(&file, &SystemEntropy).unwrap();
+        assert!(Vault::open(&file).is_err() && !file.exists());
+        let vault = Vault::open_or_make(&file, &SystemEntropy).unwrap();
         let mut sealed = vault.seal("secret", &SystemEntropy).unwrap();
-        let again = Vault::load(&file, &SystemEntropy).unwrap();
+        let again = Vault::open_or_make(&file, &SystemEntropy).unwrap();
         assert_eq!(again.open_text(&sealed).as_deref(), Some("secret"));
         assert_eq!(again.open_text(&sealed[..9]), None);
         sealed[20] ^= 1;

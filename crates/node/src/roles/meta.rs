@@ -16,6 +16,7 @@ use granary_vfs::{DirLock, RealVfs, Vfs as _};
 
 use crate::config::MetaSection;
 use crate::files;
+use crate::vault::Vault;
 
 /// The account that owns everything until there are others.
 pub(crate) const ROOT_ACCOUNT: AccountId = AccountId(1);
@@ -33,6 +34,8 @@ pub(crate) struct MetaRole {
     pub(crate) kv: Arc<dyn Kv>,
     pub(crate) client: Meta,
     pub(crate) cluster_id: String,
+    /// Opens the secrets that the metadata keeps.
+    pub(crate) vault: Arc<Vault>,
     dir: PathBuf,
     _lock: DirLock,
 }
@@ -43,6 +46,32 @@ pub(crate) struct FirstStart<'a> {
     pub(crate) section: &'a MetaSection,
     /// The cluster that the data directories belong to already, if any.
     pub(crate) disks_belong_to: Option<&'a str>,
+    /// A metadata directory in one of the data directories, other than the one that is asked for.
+    pub(crate) found_elsewhere: Option<PathBuf>,
+}
+
+impl FirstStart<'_> {
+    /// Refuses a new installation over data directories that belong to one.
+    fn check(&self, dir: &Path) -> anyhow::Result<()> {
+        let Some(cluster) = self.disks_belong_to else {
+            return Ok(());
+        };
+        let shown = dir.display();
+        if let Some(found) = &self.found_elsewhere {
+            bail!(
+                "the metadata directory {shown} is empty, but the data directories belong to cluster \
+                 {cluster} and there is metadata in {found}: start with --meta-dir {found}, or with \
+                 the data directories in the order they had",
+                found = found.display()
+            );
+        }
+        bail!(
+            "the metadata directory {shown} is empty, but the data directories belong to cluster \
+             {cluster}: the names of their objects were in the metadata; give back the metadata \
+             directory (--meta-dir names it; its default is `meta` in the first data directory), or \
+             start with empty data directories"
+        );
+    }
 }
 
 impl MetaRole {
@@ -54,20 +83,18 @@ impl MetaRole {
         first: FirstStart<'_>,
     ) -> anyhow::Result<Self> {
         let vfs = RealVfs;
+        if !dir.exists() {
+            // Before it is made: a start that is refused leaves nothing behind.
+            first.check(dir)?;
+        }
         vfs.create_dir_all(dir)
             .with_context(|| format!("cannot make {}", dir.display()))?;
         let lock = vfs.lock(dir)?;
         let state = check_format(dir)?;
-        if state == DirState::Empty
-            && let Some(cluster) = first.disks_belong_to
-        {
-            bail!(
-                "the metadata directory {} is empty, but the data directories belong to cluster \
-                 {cluster}: the names of their objects were in the metadata; give back the \
-                 metadata directory, or start with empty data directories",
-                dir.display()
-            );
+        if state == DirState::Empty {
+            first.check(dir)?;
         }
+        let vault = open_vault(runtime, dir, state)?;
         let kv = open_database(runtime, dir, budget).await?;
         let config = MetaConfig {
             data_shards: first.section.shards,
@@ -109,6 +136,7 @@ impl MetaRole {
             kv,
             client,
             cluster_id: info.cluster_id,
+            vault: Arc::new(vault),
             dir: dir.to_owned(),
             _lock: lock,
         })
@@ -224,6 +252,15 @@ fn new_cluster(runtime: &Runtime, region: &str) -> NewCluster {
     }
 }
 
+/// The master key is made before the set-up is complete, and never later.
+fn open_vault(runtime: &Runtime, dir: &Path, state: DirState) -> anyhow::Result<Vault> {
+    let file = dir.join("master.key");
+    match state {
+        DirState::Complete => Vault::open(&file),
+        DirState::Empty | DirState::Begun => Vault::open_or_make(&file, runtime.entropy().as_ref()),
+    }
+}
+
 async fn open_database(
     runtime: &Runtime,
     dir: &Path,
@@ -256,6 +293,13 @@ enum DirState {
     Begun,
     /// An installation.
     Complete,
+}
+
+/// The metadata directory that one of the data directories has, if it is not `asked`.
+pub(crate) fn found_elsewhere(data: &[PathBuf], asked: &Path) -> Option<PathBuf> {
+    data.iter()
+        .map(|dir| dir.join("meta"))
+        .find(|dir| dir != asked && dir.join("format").exists())
 }
 
 /// Looks at the format file, which is written when the set-up is complete; refuses one that a

@@ -146,6 +146,21 @@ impl StorageRole {
         Ok(role)
     }
 
+    /// The data directories, each with whether its disk reads and writes.
+    pub(crate) async fn directories(&self) -> Vec<(PathBuf, bool)> {
+        let statuses = self.store.disks().await.unwrap_or_default();
+        let serves = |disk: DiskId| {
+            statuses
+                .iter()
+                .any(|status| status.id == disk && status.health != DiskHealth::Failed)
+        };
+        let directories = self.directories.lock();
+        directories
+            .iter()
+            .map(|directory| (directory.path.clone(), directory.disk.is_some_and(serves)))
+            .collect()
+    }
+
     /// This process as a directory of storage nodes.
     pub(crate) fn nodes(&self) -> Arc<dyn NodeDirectory> {
         Arc::new(OneNode(Arc::new(self.store.clone())))
