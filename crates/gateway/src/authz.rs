@@ -2,6 +2,10 @@
 //!
 //! The owner's requests, which are nearly all, need no look-up beyond the bucket's. For others the
 //! object's own list is read; what was read is kept for the operation.
+//!
+//! Invariant: permission is for the bucket's id and not for its name. A shard that does not know the
+//! view of the bucket answers as for an object that is not there, and knows no object by that id
+//! later either; whoever goes on with a newer view asks here again.
 
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::{Access, Action, BucketFacts, Caller, Decision, Facts, ObjectFacts, evaluate};

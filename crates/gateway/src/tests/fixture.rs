@@ -278,6 +278,15 @@ impl Served {
         Self::over(runtime, meta, datapath, config).await
     }
 
+    /// Another gateway over the same metadata, for objects small enough to stand there.
+    pub(crate) async fn beside(&self) -> Self {
+        let (runtime, meta) = (Runtime::system(), self.meta.clone());
+        let view = ClusterView::new(runtime.clone(), meta.clone(), Arc::new(NoNodes));
+        let config = DataPathConfig::default();
+        let datapath = DataPath::new(runtime.clone(), meta.clone(), view, config);
+        Self::over(runtime, meta, datapath, GatewayConfig::default()).await
+    }
+
     /// Over metadata with fixed answers.
     pub(crate) async fn fixed(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let runtime = Runtime::system();

@@ -739,3 +739,32 @@ async fn versions_of_a_bucket_with_versioning() {
     assert_eq!(many.element("DeleteMarkerVersionId").len(), 64);
     assert_eq!(client.get("kept/key").await.status, 404);
 }
+
+#[tokio::test]
+async fn a_bucket_that_was_made_again_keeps_its_own_objects_private() {
+    // This gateway sees the bucket as it was; another one deletes it and makes it again.
+    let served = Served::real_with(|config| config.bucket_view_ms = 3_600_000).await;
+    let beside = served.beside().await;
+    let (stranger, owner) = (served.client().signing(Sign::Anonymous), beside.client());
+    let open = || {
+        let create = owner.call("PUT", "open");
+        create.header("x-oss-acl", "public-read-write").send()
+    };
+    assert_eq!(open().await.status, 200);
+    assert_eq!(stranger.get("open/key").await.status, 404);
+    assert_eq!(owner.delete("open").await.status, 204);
+    assert_eq!(open().await.status, 200);
+    let private = owner.call("PUT", "open/key");
+    let private = private.header("x-oss-object-acl", "private").body("mine");
+    assert_eq!(private.send().await.status, 200);
+    let xml = "<Delete><Object><Key>key</Key></Object></Delete>";
+    let delete = stranger
+        .call("POST", "open?delete")
+        .header("content-md5", &md5_of(xml.as_bytes()))
+        .body(xml);
+    assert_eq!(
+        delete.send().await.outcome(),
+        (403, "AccessDenied".to_owned())
+    );
+    assert_eq!(owner.get("open/key").await.text(), "mine");
+}

@@ -17,7 +17,7 @@ use granary_types::limits::DELETE_OBJECTS_BODY_BYTES_MAX;
 use http::StatusCode;
 
 use super::delete_object::{command, outcome};
-use crate::authz::authorise_object;
+use crate::authz::{authorise, authorise_object};
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
@@ -112,6 +112,10 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
                     Reason::StaleGeneration | Reason::NoSuchBucket
                 ) =>
             {
+                // The bucket of this name may be another one by now: the object's own list counts
+                // there, before this command and before each repetition of it.
+                cx.subject = Subject::Object(target.key.clone(), target.version);
+                authorise(cx).await?;
                 cx.propose_at(&target.key, true, |at| command(at, target.version))
                     .await?
             }
