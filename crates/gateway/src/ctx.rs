@@ -21,6 +21,7 @@ use crate::failure;
 use crate::gzip::Gzip;
 use crate::head::Head;
 use crate::metrics::Metrics;
+use crate::throttle::Throttle;
 use crate::version_id::VersionRef;
 
 /// Times a request looks its bucket up again because a shard did not know its view.
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) gzip: Gzip,
     pub(crate) metrics: Metrics,
+    /// When a line about a refused request was written last.
+    pub(crate) refusals: Throttle,
 }
 
 impl Shared {

@@ -19,6 +19,10 @@ pub(crate) fn of_meta(error: MetaError) -> OssError {
         }
         (_, ErrorKind::Permanent) => ErrorCode::InternalError,
     };
+    if matches!(error, MetaError::NoSpace(_)) {
+        // The metadata has said so once, in the log; without a cause there is no line per request.
+        return OssError::new(code);
+    }
     OssError::new(code).source(error)
 }
 
@@ -106,6 +110,7 @@ mod tests {
             MetaError::Unavailable(String::new()),
             MetaError::Expired(String::new()),
             MetaError::UnknownOutcome(String::new()),
+            MetaError::NoSpace(String::new()),
         ] {
             assert_eq!(of_meta(error).code(), ErrorCode::ServiceUnavailable);
         }

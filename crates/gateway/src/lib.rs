@@ -23,6 +23,7 @@ mod pipeline;
 mod render;
 mod route;
 mod server;
+mod throttle;
 mod version_id;
 
 #[cfg(test)]
@@ -103,6 +104,7 @@ impl Gateway {
             admission,
             gzip: gzip::Gzip::new(),
             metrics,
+            refusals: throttle::Throttle::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),

@@ -4,8 +4,11 @@
 //! memory for a document → operation
 //!
 //! and [`serve`] the only place where answers, errors, logs and metrics are written. NoSuchBucket
-//! comes before InvalidAccessKeyId, as clients check; errors of the input come after the signature,
-//! so that strangers learn nothing.
+//! comes before InvalidAccessKeyId, as clients check; errors of an operation's input come after the
+//! signature, so that strangers learn nothing. What comes before everything is a head that names no
+//! operation (a path or query that cannot be read, a method or sub-resource that nothing has): the
+//! answer says nothing about what is stored, costs no look-up, and takes no place in flight; the
+//! limit on connections bounds it.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -102,7 +105,7 @@ pub(crate) async fn serve(
         }
     };
     if let Err(error) = &outcome {
-        log_server_error(&span, error);
+        log_server_error(&shared, &span, error);
     }
     let close = !body.settle(waits_for_continue).await;
     completion.bytes_in = body.received();
@@ -253,15 +256,22 @@ async fn find_bucket(shared: &Shared, name: &BucketName) -> Result<Arc<Bucket>, 
 }
 
 /// Logs what a human may have to look at, once, with what caused it.
-fn log_server_error(span: &Span, error: &OssError) {
+fn log_server_error(shared: &Shared, span: &Span, error: &OssError) {
+    let (refusals, now) = (&shared.refusals, shared.runtime.monotonic());
     let _entered = span.enter();
     let cause = std::error::Error::source(error)
         .map(ToString::to_string)
         .unwrap_or_default();
     match error.status().as_u16() {
         500 => tracing::error!(%error, cause, "request failed"),
-        // Overload has a counter; a line per request would only add to it.
-        502.. if !cause.is_empty() => tracing::warn!(%error, cause, "request refused"),
+        // A state and not an event, and whoever is in it says so: a line per request would only
+        // add to it. The access log and the counters have every answer.
+        502.. if !cause.is_empty() => match refusals.note(now) {
+            Some(others) => {
+                tracing::warn!(%error, cause, others_since_last_line = others, "request refused");
+            }
+            None => tracing::debug!(%error, cause, "request refused"),
+        },
         _ if !cause.is_empty() => tracing::debug!(%error, cause, "request failed"),
         _ => {}
     }

@@ -35,9 +35,15 @@ use tokio::sync::Semaphore;
 
 use crate::ctx::Shared;
 use crate::pipeline;
+use crate::throttle::Throttle;
 use phase::Phase;
 use socket::Socket;
 
+// Numbers of Linux, the only system that Granary runs on.
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ENOBUFS: i32 = 105;
 /// Connections over the limit that get a 503 at once; the rest are closed without a word.
 const REFUSALS_AT_ONCE: usize = 64;
 /// Time such a connection may take.
@@ -46,7 +52,7 @@ const REFUSAL_TIME: Duration = Duration::from_secs(2);
 const LINGER_TIME: Duration = Duration::from_secs(10);
 /// Bytes a refused upload may still send after its answer.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Pause after `accept` failed for want of file descriptors.
+/// Pause after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until `until`, then lets requests in flight finish within the configured
@@ -54,6 +60,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, until: CancellationToken) {
     let places = Arc::new(Semaphore::new(shared.settings.connections_max));
     let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
+    let shortages = Throttle::default();
     let connections = shared.runtime.child();
     // Connections end when we do, whichever of the two reasons it was.
     let until = until.child_token();
@@ -66,9 +73,19 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, until: Cance
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                shared.runtime.sleep(ACCEPT_PAUSE).await;
-                continue;
+                if !is_shortage(&error) {
+                    // This client's connection failed before we took it: the next one is not to wait.
+                    tracing::debug!(%error, "connection lost before it was accepted");
+                    continue;
+                }
+                if let Some(others) = shortages.note(shared.runtime.monotonic()) {
+                    tracing::warn!(%error, others_since_last_line = others, "connection not accepted");
+                }
+                tokio::select! {
+                    () = shared.runtime.sleep(ACCEPT_PAUSE) => continue,
+                    () = until.cancelled() => break,
+                    () = shared.runtime.shutdown().cancelled() => break,
+                }
             }
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -95,6 +112,15 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, until: Cance
     drop(listener);
     until.cancel();
     connections.stop().await;
+}
+
+/// Whether `accept` failed for want of something that this process or the system has too little of:
+/// it goes on failing until some of it is given back.
+fn is_shortage(error: &std::io::Error) -> bool {
+    let Some(number) = error.raw_os_error() else {
+        return false;
+    };
+    [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&number)
 }
 
 /// One connection, from its first byte to its last.
@@ -190,4 +216,17 @@ async fn refuse(shared: &Shared, mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let mut scratch = [0; 4096];
     while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_shortage_stops_accepting_for_a_moment() {
+        let shortage = |number| is_shortage(&std::io::Error::from_raw_os_error(number));
+        assert!([ENOMEM, ENFILE, EMFILE, ENOBUFS].into_iter().all(shortage));
+        let (aborted, perm, protocol) = (103, 1, 71);
+        assert!(![aborted, perm, protocol].into_iter().any(shortage));
+    }
 }
