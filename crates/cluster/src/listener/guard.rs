@@ -1,0 +1,172 @@
+//! Who may use which service. Looked at with every request, since a node may be removed while it
+//! is connected.
+
+use std::collections::BTreeMap;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::Caller;
+use crate::links::AGENT;
+use crate::{AddressBook, Peer, Security};
+
+/// Who may use a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nodes of the cluster.
+    Nodes,
+    /// Operators, and nodes.
+    AdminOrNodes,
+    /// Anybody; the service looks at the [`Peer`] in the request's extensions.
+    Anybody,
+}
+
+/// Who may use which service, by its full name. What is not named is for nodes.
+#[derive(Clone, Debug)]
+pub struct AccessTable(BTreeMap<&'static str, Access>);
+
+impl Default for AccessTable {
+    fn default() -> Self {
+        let join = crate::pb::join_server::SERVICE_NAME;
+        Self(BTreeMap::from([(join, Access::Anybody)]))
+    }
+}
+
+impl AccessTable {
+    /// The table with one more row.
+    #[must_use]
+    pub fn with(mut self, service: &'static str, access: Access) -> Self {
+        self.0.insert(service, access);
+        self
+    }
+
+    fn of(&self, path: &str) -> Access {
+        let service = path.split('/').nth(1).unwrap_or_default();
+        self.0.get(service).copied().unwrap_or(Access::Nodes)
+    }
+}
+
+pub(super) struct Guard {
+    security: Security,
+    book: Arc<AddressBook>,
+    access: AccessTable,
+}
+
+impl Guard {
+    pub(super) fn new(security: Security, book: Arc<AddressBook>, access: AccessTable) -> Self {
+        Self {
+            security,
+            book,
+            access,
+        }
+    }
+
+    fn admit<B>(&self, request: &Request<B>) -> Result<Peer, Status> {
+        self.check_meant(request)?;
+        let caller = request.extensions().get::<Caller>();
+        let peer = match caller.and_then(|caller| caller.peer) {
+            Some(peer) => peer,
+            None => self.claimed(request)?,
+        };
+        if let Peer::Node(node) = peer
+            && self.book.is_removed(node)
+        {
+            let said = format!("node {node} was removed from the cluster");
+            return Err(Status::permission_denied(said));
+        }
+        let path = request.uri().path();
+        let may = match self.access.of(path) {
+            Access::Anybody => true,
+            Access::AdminOrNodes => peer != Peer::Anonymous,
+            Access::Nodes => matches!(peer, Peer::Node(_)),
+        };
+        if may {
+            Ok(peer)
+        } else {
+            Err(Status::permission_denied(format!(
+                "{peer} may not use {path}"
+            )))
+        }
+    }
+
+    /// A request that names the node it means is for that node only: an address may have gone over
+    /// to another one.
+    fn check_meant<B>(&self, request: &Request<B>) -> Result<(), Status> {
+        let host = request.uri().host().unwrap_or_default();
+        let Some((meant, cluster_id)) = Peer::of_name(host) else {
+            return Ok(());
+        };
+        let local = self.security.local();
+        if cluster_id == self.security.cluster_id() && meant == local {
+            return Ok(());
+        }
+        let said = format!("this is {local} of another name than {host}");
+        Err(Status::failed_precondition(said))
+    }
+
+    /// Without TLS: who the client says it is.
+    fn claimed<B>(&self, request: &Request<B>) -> Result<Peer, Status> {
+        if matches!(self.security, Security::Tls(_)) {
+            return Err(Status::internal("a connection of nobody"));
+        }
+        let agent = request.headers().get(http::header::USER_AGENT);
+        let agent = agent.and_then(|agent| agent.to_str().ok());
+        let word = agent.and_then(|agent| agent.split_ascii_whitespace().next());
+        let name = word.and_then(|word| word.strip_prefix(AGENT)?.strip_prefix('/'));
+        let Some((peer, cluster_id)) = name.and_then(Peer::of_name) else {
+            return Ok(Peer::Anonymous);
+        };
+        if cluster_id != self.security.cluster_id() {
+            let said = format!("{peer} is of another cluster ({cluster_id})");
+            return Err(Status::permission_denied(said));
+        }
+        Ok(peer)
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct GuardLayer(pub(super) Arc<Guard>);
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        let guard = Arc::clone(&self.0);
+        Guarded { inner, guard }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Guarded<S> {
+    inner: S,
+    guard: Arc<Guard>,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<Ready<Result<Response<Body>, S::Error>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.guard.admit(&request) {
+            Ok(peer) => {
+                request.extensions_mut().insert(peer);
+                Either::Right(self.inner.call(request))
+            }
+            Err(status) => Either::Left(ready(Ok(status.into_http()))),
+        }
+    }
+}
