@@ -7,6 +7,7 @@ direction. Run as a program it reads one command per line from stdin and answers
 import asyncio
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import threading
 
 CHUNK = 64 * 1024
 OUTSIDE = "outside"
+ANSWER_S = 30
 
 
 class Relay:
@@ -31,6 +33,8 @@ class Relay:
         with self._lock:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], ANSWER_S)[0]:
+                raise RuntimeError(f"the relay is stuck: no answer to {command} in {ANSWER_S} s")
             line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"the relay is gone (exit code {self.process.poll()})")
@@ -114,11 +118,20 @@ class _Switch:
     def link(self, source, target):
         return self.links.setdefault((source, target), _Link())
 
-    def source_of(self, writer):
+    async def source_of(self, writer):
         address, port = writer.get_extra_info("peername")[:2]
         if address in self.addresses:
             return self.addresses[address]
-        return self._source_by_process(address, port) if self.pids else OUTSIDE
+        if not self.pids:
+            return OUTSIDE
+        # The kernel's table may miss a row while it changes.
+        for _ in range(8):
+            source = self._source_by_process(address, port)
+            if source != OUTSIDE:
+                return source
+            await asyncio.sleep(0.01)
+        print(f"nobody known connected from {address}:{port}", file=sys.stderr, flush=True)
+        return OUTSIDE
 
     def _source_by_process(self, address, port):
         wanted = "%08X:%04X" % (int.from_bytes(socket.inet_aton(address), "little"), port)
@@ -150,16 +163,25 @@ class _Switch:
         self.servers.append(await asyncio.start_server(accept, at[0], at[1], backlog=512))
 
     async def relay(self, target, to, reader, writer):
-        link = self.link(self.source_of(writer), target)
+        link = self.link(await self.source_of(writer), target)
+        waiting = (writer,)
+        link.writers.add(waiting)
         try:
+            early = await self.before(link, reader)
+            if early is None:
+                _tear(writer)
+                return
             far_reader, far_writer = await asyncio.open_connection(to[0], to[1])
         except OSError:
             # Nobody listens there: the caller sees the refusal.
             _tear(writer)
             return
+        finally:
+            link.writers.discard(waiting)
         pair = (writer, far_writer)
         link.writers.add(pair)
         try:
+            far_writer.write(early)
             await asyncio.gather(self.pump(link, "there", reader, far_writer), self.pump(link, "back", far_reader, writer))
         except OSError:
             _tear(writer)
@@ -168,6 +190,29 @@ class _Switch:
             link.writers.discard(pair)
             for end in pair:
                 end.close()
+
+    @staticmethod
+    async def before(link, reader):
+        """While a direction is stalled no connection comes about, as over a cut wire; None if the caller gave up.
+
+        Returns what the caller sent meanwhile.
+        """
+        early = b""
+        while link.stall:
+            more = asyncio.ensure_future(reader.read(CHUNK))
+            changed = asyncio.ensure_future(link.changed.wait())
+            await asyncio.wait({more, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if more.done():
+                if not more.result():
+                    return None
+                early += more.result()
+            else:
+                more.cancel()
+                await asyncio.gather(more, return_exceptions=True)
+            if len(early) >= CHUNK:
+                await _Switch.free(link, *link.stall)
+        return early
 
     async def pump(self, link, way, reader, writer):
         """Passes bytes on; each chunk leaves no sooner than its delay after it came, in order."""
@@ -207,8 +252,8 @@ class _Switch:
             takes.cancel()
 
     @staticmethod
-    async def free(link, way):
-        while way in link.stall:
+    async def free(link, *ways):
+        while link.stall.intersection(ways):
             await link.changed.wait()
 
     async def obey(self, command):

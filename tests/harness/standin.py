@@ -62,13 +62,17 @@ def enrol(conf, registry, replaces=None):
     return {**known, "created": True}
 
 
-def echo(address, timeout_s=PATIENCE_S):
-    """True if the address answers with what it was sent."""
+def connect(address):
+    """A connection that loses patience."""
     host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+
+
+def echo(address):
+    """True if the address answers with what it was sent."""
     word = os.urandom(8)
     try:
-        with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
-            connection.settimeout(timeout_s)
+        with connect(address) as connection:
             connection.sendall(word)
             return connection.recv(8) == word
     except OSError:
@@ -88,12 +92,25 @@ class Standin:
                     out.write(bytes(range(256)) * 2048)
 
     def watch(self, node_id):
-        """Asks one peer over and over; its word counts only with an address of the cluster."""
+        """Asks one peer over and over on a connection that is kept while it answers."""
+        connection, address = None, None
         while True:
             peer = load(self.identity["registry"])["nodes"].get(node_id)
-            if peer and peer["state"] == "up" and echo(peer["cluster_address"]):
-                with self.lock:
-                    self.heard[node_id] = time.monotonic()
+            try:
+                if connection is None or peer["cluster_address"] != address:
+                    address = peer["cluster_address"]
+                    connection = connect(address)
+                word = os.urandom(8)
+                connection.sendall(word)
+                if connection.recv(8) != word:
+                    raise OSError("another word")
+                if peer["state"] == "up":
+                    with self.lock:
+                        self.heard[node_id] = time.monotonic()
+            except OSError:
+                if connection is not None:
+                    connection.close()
+                connection = None
             time.sleep(PERIOD_S)
 
     def watch_all(self):
