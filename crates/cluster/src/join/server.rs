@@ -67,11 +67,10 @@ impl JoinServer {
         Routes::new(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    async fn join(&self, request: pb::JoinRequest) -> Result<pb::JoinReply, Status> {
+    async fn join(&self, mut request: pb::JoinRequest) -> Result<pb::JoinReply, Status> {
         let _place = self.strangers.try_acquire().map_err(|_| {
             Status::resource_exhausted("too many nodes want to join at once: try again")
         })?;
-        let mut request = request;
         let node = checked(&mut request)?;
         self.check_token(&request).await?;
         let (signer, bundle) = self.signer().await?;
@@ -139,7 +138,7 @@ impl JoinServer {
         let (signer, ca_certificates) = self.signer().await?;
         let map = self.cluster_map().await?;
         let known = map.nodes.iter().find(|known| known.id == node.0);
-        if !known.is_some_and(|known| !known.removed) {
+        if known.is_none_or(|known| known.removed) {
             let said = format!("node {node} is not in the cluster");
             return Err(Status::permission_denied(said));
         }

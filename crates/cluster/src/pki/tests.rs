@@ -81,7 +81,7 @@ fn an_admin_certificate_names_an_operator() {
     let key = NodeKey::from_pem(&key.to_pem()).unwrap();
     let issued = authority.issue_admin(&runtime, CLUSTER, &key).unwrap();
     let read = certificates_from_pem(certificate_pem(&issued).as_bytes()).unwrap();
-    assert_eq!(read, [issued.clone()]);
+    assert_eq!(read, std::slice::from_ref(&issued));
     let facts = CertificateFacts::read(&issued).unwrap();
     assert_eq!(facts.peer(CLUSTER), Some(Peer::Admin));
 }
