@@ -6,6 +6,7 @@
 
 pub mod client;
 mod command;
+mod control;
 mod error;
 #[cfg(test)]
 mod golden;
@@ -34,6 +35,7 @@ pub mod pb {
 
 pub use client::Meta;
 pub use command::Command;
+pub use control::MetaControl;
 pub use error::{ErrorKind, MetaError};
 pub use query::Query;
 pub use service::MetaService;

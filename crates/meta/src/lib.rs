@@ -23,5 +23,7 @@ mod node;
 mod ownership;
 mod query;
 mod rows;
+#[cfg(any(test, feature = "testsuite"))]
+pub mod testsuite;
 
 pub use node::{MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster};

@@ -55,6 +55,11 @@ pub(crate) fn end_of(range: &state::Range) -> Option<(u64, &[u8])> {
         .then_some((range.end_bucket, range.end_key.as_ref()))
 }
 
+/// True when a position lies in both ranges; their slabs are not looked at.
+pub(crate) fn overlap(a: &state::Range, b: &state::Range) -> bool {
+    end_of(a).is_none_or(|end| start_of(b) < end) && end_of(b).is_none_or(|end| start_of(a) < end)
+}
+
 /// True when the position lies in the range.
 pub(crate) fn contains(range: &state::Range, bucket: u64, key: &[u8]) -> bool {
     let at = (bucket, key);

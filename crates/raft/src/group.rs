@@ -155,7 +155,19 @@ impl Group {
     /// # Errors
     /// See [`ProposeError`]; after `Unknown` and `Failed` the command may be applied all the same.
     pub async fn propose(&self, command: Bytes, deadline: Duration) -> Result<Bytes, ProposeError> {
-        self.parts.proposer.propose(command, deadline).await
+        self.parts.proposer.propose(command, false, deadline).await
+    }
+
+    /// As [`Group::propose`], for a command that is costly to apply: it gets a log entry of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn propose_alone(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ProposeError> {
+        self.parts.proposer.propose(command, true, deadline).await
     }
 
     /// First step of a read: call it, then take the store's snapshot, then confirm.
@@ -329,6 +341,64 @@ impl Group {
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
     }
 
+    /// As [`Group::transfer_leader`], and waits until this node has stopped leading, for at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// As there, and [`RaftError::NotNow`] when it leads still.
+    pub async fn hand_over(&self, to: NodeId, limit: Duration) -> Result<(), RaftError> {
+        self.transfer_leader(to).await?;
+        let mut standing = self.parts.standing.clone();
+        let led = async {
+            while matches!(standing.role(), Role::Leading(_) | Role::Starting) {
+                if !standing.changed().await {
+                    return;
+                }
+            }
+        };
+        let gone = within(limit, led).await;
+        gone.map_err(|_| RaftError::NotNow("the other node has not taken over yet"))
+    }
+
+    /// Waits until members or leadership differ from what is given; false when the group stopped
+    /// on this node.
+    pub async fn members_changed(&self, leads: bool, members: &Members) -> bool {
+        let mut standing = self.parts.standing.clone();
+        while self.is_leader() == leads && self.members() == *members {
+            if !standing.changed().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Adds a node that follows without voting; done when it is a member, which is before it has
+    /// caught up. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// See [`Group::change_membership`].
+    pub async fn admit_learner(&self, node: NodeId, limit: Duration) -> Result<(), RaftError> {
+        let _call = self.calling()?;
+        let raft = self.raft();
+        let adding = seeded(0, raft.add_learner(node.0, openraft::EmptyNode {}, false));
+        self.within_limit(limit, adding).await
+    }
+
+    /// Lets every member go that does not vote.
+    ///
+    /// # Errors
+    /// See [`Group::change_membership`].
+    pub async fn dismiss_learners(&self, limit: Duration) -> Result<(), RaftError> {
+        let _call = self.calling()?;
+        let learners: BTreeSet<u64> = self.members().learners.iter().map(|node| node.0).collect();
+        if learners.is_empty() {
+            return Ok(());
+        }
+        let change = openraft::ChangeMembers::RemoveNodes(learners);
+        let dismissing = seeded(0, self.raft().change_membership(change, false));
+        self.within_limit(limit, dismissing).await
+    }
+
     /// Adds a node that follows without voting, and waits until it has caught up, for at most
     /// `limit`. Repeating it is harmless.
     ///
@@ -363,6 +433,15 @@ impl Group {
         let _call = self.calling()?;
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
         let changing = seeded(0, self.raft().change_membership(voters, false));
+        self.within_limit(limit, changing).await
+    }
+
+    async fn within_limit<F>(&self, limit: Duration, changing: F) -> Result<(), RaftError>
+    where
+        F: Future<
+            Output = Result<ClientWriteResponse<Types>, ApiError<Types, ClientWriteError<Types>>>,
+        >,
+    {
         match within(limit, changing).await {
             Ok(outcome) => self.changed(outcome),
             Err(_) => Err(RaftError::NotNow(

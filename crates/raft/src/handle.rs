@@ -8,6 +8,7 @@
 //! had begun to write is finished under its claim before anybody else may write there.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 
-use crate::RaftError;
 use crate::format::{
     Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
 };
@@ -27,6 +27,7 @@ use crate::snapshot::{Claim, SnapshotData, Stage, decode_books, meta};
 use crate::types::{Raft, Snapshot, Vote, seeded};
 use crate::wire::proto::{self, reply, request};
 use crate::wire::{RaftReply, RaftRequest};
+use crate::{RaftError, StateMachine, StateMachineError};
 
 impl From<Malformed> for RaftError {
     fn from(error: Malformed) -> Self {
@@ -48,6 +49,7 @@ struct Incoming {
 pub(crate) struct Receiver {
     raft: Raft,
     runtime: Runtime,
+    machine: Arc<dyn StateMachine>,
     stage: Stage,
     /// Until then (monotonic) votes are refused; see the top of the file.
     quarantine: Option<Duration>,
@@ -68,13 +70,14 @@ impl Receiver {
     pub(crate) fn new(
         raft: Raft,
         runtime: Runtime,
-        stage: Stage,
+        (machine, stage): (Arc<dyn StateMachine>, Stage),
         quarantine: Option<Duration>,
         patience: Duration,
     ) -> Self {
         Self {
             raft,
             runtime,
+            machine,
             stage,
             quarantine,
             incoming: Mutex::new(None),
@@ -109,7 +112,14 @@ impl Receiver {
             .entries
             .into_iter()
             .map(entry_from_proto)
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        // What the group began with is not in its log.
+        if call.previous.is_none()
+            && !entries.is_empty()
+            && self.asking(|machine| machine.is_blank()).await?
+        {
+            return Err(RaftError::NotNow("this replica needs a snapshot first"));
+        }
         let request = AppendEntriesRequest {
             vote: vote_from_proto(required(call.vote)?),
             prev_log_id: call.previous.map(log_id_from_proto),
@@ -158,6 +168,15 @@ impl Receiver {
         })
     }
 
+    async fn asking<F>(&self, call: F) -> Result<bool, RaftError>
+    where
+        F: FnOnce(&dyn StateMachine) -> Result<bool, StateMachineError> + Send + 'static,
+    {
+        let machine = Arc::clone(&self.machine);
+        let call = move || call(machine.as_ref());
+        Ok(self.runtime.blocking(call).await.map_err(stopped)??)
+    }
+
     /// Works on the stage with what owns it, which is given back.
     async fn staging<T, F>(&self, owner: T, call: F) -> Result<T, RaftError>
     where
@@ -176,6 +195,7 @@ impl Receiver {
         let Some(incoming) = self.incoming.lock().take_if(abandoned) else {
             return Ok(());
         };
+        self.machine.restore_given_up();
         tracing::info!("a snapshot that was received in part is dropped: its sender went away");
         self.staging(incoming, Stage::clear).await.map(drop)
     }
@@ -196,7 +216,10 @@ impl Receiver {
         }
         let unfinished = self.incoming.lock().take();
         let claim = match unfinished {
-            Some(incoming) => Some(incoming.claim),
+            Some(incoming) => {
+                self.machine.restore_given_up();
+                Some(incoming.claim)
+            }
             None => self.stage.claim(),
         };
         let claim = claim.ok_or(RaftError::NotNow(
@@ -220,6 +243,15 @@ impl Receiver {
         let incoming = self.take(call.transfer)?;
         if call.sequence != incoming.next {
             return Err(RaftError::Malformed("snapshot chunk out of order"));
+        }
+        if call.sequence == 0 {
+            let first = call.data.clone();
+            let allowed = self.asking(move |machine| machine.may_restore(&first));
+            if !allowed.await? {
+                return Err(RaftError::NotNow(
+                    "another replica of this node still has what the snapshot brings",
+                ));
+            }
         }
         let put = move |stage: &Stage| stage.put(call.sequence, call.data);
         let mut incoming = self.staging(incoming, put).await?;
@@ -251,6 +283,7 @@ impl Receiver {
         let response = seeded(0, installing).await.map_err(stopped)?;
         // One that is not newer than what is there was refused, and nobody needs its chunks.
         if let Some(claim) = self.stage.claim() {
+            self.machine.restore_given_up();
             self.staging(claim, Stage::drop_unfinished)
                 .await
                 .map(drop)?;

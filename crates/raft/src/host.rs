@@ -299,6 +299,7 @@ impl Inner {
         let stage = Stage::new(shard, Arc::clone(&self.kv));
         let health = Health::new(shard, self.health.clone());
         let (inner, staged, told) = (Arc::clone(self), stage.clone(), health.clone());
+        let restored = Arc::clone(&machine);
         let load = move || inner.load(shard, machine, staged, told);
         let loaded = self.runtime.blocking(load).await;
         let (log, machine, view) =
@@ -320,7 +321,13 @@ impl Inner {
         let standing = Standing::new(self.node, raft.clone(), view.applied, health);
         let quarantine = promised.then(|| self.runtime.monotonic() + lease);
         let patience = Duration::from_millis(self.config.snapshot_timeout_ms / 5);
-        let receiver = Receiver::new(raft, self.runtime.clone(), stage, quarantine, patience);
+        let receiver = Receiver::new(
+            raft,
+            self.runtime.clone(),
+            (restored, stage),
+            quarantine,
+            patience,
+        );
         let parts = Parts {
             shard,
             node: self.node,

@@ -27,7 +27,7 @@ use crate::{Committed, StateMachine, StateMachineError};
 
 /// Entries of one write batch at most.
 const APPLY_ENTRIES_MAX: usize = 256;
-/// Bytes of commands after which a write batch is closed.
+/// Weight of commands (see [`StateMachine::weigh`]) after which a write batch is closed.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How far the state machine is, as readers and the proposer see it.
@@ -256,7 +256,11 @@ impl RaftStateMachine<Types> for Machine {
             self.check_follows(last, &entry)?;
             last = Some(entry.log_id);
             if let Payload::Normal(batch) = &entry.payload {
-                bytes += batch.commands.iter().map(Bytes::len).sum::<usize>();
+                let weights = batch
+                    .commands
+                    .iter()
+                    .map(|command| self.inner.weigh(command));
+                bytes += weights.sum::<usize>();
             }
             chunk.push(entry);
             responders.push(responder);

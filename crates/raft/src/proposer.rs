@@ -32,6 +32,8 @@ const COMMAND_OVERHEAD_BYTES: usize = 8;
 
 struct Pending {
     command: Bytes,
+    /// It gets an entry of its own.
+    alone: bool,
     answer: oneshot::Sender<Result<Bytes, ProposeError>>,
     /// Its share of the queue's bytes, given back with the answer.
     _room: OwnedSemaphorePermit,
@@ -91,6 +93,7 @@ impl Proposer {
     pub(crate) async fn propose(
         &self,
         command: Bytes,
+        alone: bool,
         deadline: Duration,
     ) -> Result<Bytes, ProposeError> {
         let bytes = command.len();
@@ -109,6 +112,7 @@ impl Proposer {
         self.queue
             .try_send(Pending {
                 command,
+                alone,
                 answer,
                 _room: room,
             })
@@ -223,7 +227,10 @@ impl Entries {
             if pending.answer.is_closed() {
                 continue;
             }
-            let cost = pending.command.len() + COMMAND_OVERHEAD_BYTES;
+            let cost = match pending.alone {
+                true => limits::LOG_ENTRY_BYTES_MAX,
+                false => pending.command.len() + COMMAND_OVERHEAD_BYTES,
+            };
             if !batch.is_empty() && bytes + cost > limits::LOG_ENTRY_BYTES_MAX {
                 self.carried = Some(pending);
                 break;

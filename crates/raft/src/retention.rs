@@ -4,6 +4,9 @@
 //! group with peers keeps some applied entries for those that catch up, and more while one of them
 //! is sent a snapshot; a group of one keeps only what came since the last cut. As ever, only what
 //! is durably applied is cut.
+//!
+//! The group's first entry is cut as soon as it is applied. A replica without any state is then
+//! never sent the log from its beginning: the state that the group began with is not in it.
 
 use std::time::Duration;
 
@@ -29,7 +32,25 @@ pub(crate) async fn run(runtime: Runtime, standing: Standing, log: LogStore, sen
         () = shutdown.cancelled() => {}
         // An error: the group is gone.
         _ = state.wait_for(|state| *state != State::Running) => {}
-        () = cut_as_it_grows(&runtime, &standing, &log, &sending) => {}
+        () = async {
+            cut_first(&runtime, &standing, &log).await;
+            cut_as_it_grows(&runtime, &standing, &log, &sending).await;
+        } => {}
+    }
+}
+
+/// Cuts the first entry, which formed the group.
+async fn cut_first(runtime: &Runtime, standing: &Standing, log: &LogStore) {
+    let mut applying = standing.clone();
+    while standing.applied().id.is_none() {
+        if !applying.changed().await {
+            return;
+        }
+    }
+    while log.purged().is_none() {
+        if !cut_below(standing, log, 1).await && log.purged().is_none() {
+            runtime.sleep(PAUSE).await;
+        }
     }
 }
 

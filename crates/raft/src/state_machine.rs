@@ -76,6 +76,35 @@ pub trait StateMachine: Send + Sync + 'static {
     /// See [`StateMachineError`].
     fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, StateMachineError>;
 
+    /// What applying a command may occupy in memory, in bytes: entries are applied together up to a
+    /// few MiB of it.
+    fn weigh(&self, command: &Bytes) -> usize {
+        command.len()
+    }
+
+    /// True while there is nothing that entries could be applied to: the replica has to get its
+    /// first state by a snapshot, and the group's first entry is not given to it.
+    ///
+    /// # Errors
+    /// See [`StateMachineError`].
+    fn is_blank(&self) -> Result<bool, StateMachineError> {
+        Ok(false)
+    }
+
+    /// Asked before a snapshot is received, with its first chunk: whether the state may be replaced
+    /// by it now. When not, the sender tries again later with a newer one. A machine that shares
+    /// keys with others of the node says yes only to one of those that would collide, until
+    /// [`SnapshotWriter::finish`], [`StateMachine::restore_given_up`] or the next question.
+    ///
+    /// # Errors
+    /// See [`StateMachineError`].
+    fn may_restore(&self, _first_chunk: &Bytes) -> Result<bool, StateMachineError> {
+        Ok(true)
+    }
+
+    /// The snapshot that was last asked about will not come.
+    fn restore_given_up(&self) {}
+
     /// Starts replacing the whole state. Nothing is applied until the writer is finished or
     /// dropped. What was there before may be gone as soon as this returns.
     ///

@@ -19,6 +19,10 @@ use crate::{ErrorKind, MetaError, pb};
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a shard that has too much queued is asked again: overload is answered early, and not
+/// made worse.
+const BUSY_LIMIT: Duration = Duration::from_secs(1);
+
 /// Times that a command is made anew because it came late.
 const LATE_ROUNDS_MAX: usize = 3;
 
@@ -130,6 +134,7 @@ impl Meta {
         F: Fn(ShardId) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, MetaError>> + Send,
     {
+        let mut busy_since = None;
         loop {
             let remaining = backoff.remaining(&self.runtime);
             let attempt = async { call(self.shard_for(named, target).await?).await };
@@ -141,6 +146,12 @@ impl Meta {
             match error.kind() {
                 ErrorKind::Permanent => return Err(error),
                 _ if matches!(error, MetaError::NoSpace(_)) => return Err(error),
+                _ if matches!(error, MetaError::Busy(_)) => {
+                    let now = self.runtime.monotonic();
+                    if now - *busy_since.get_or_insert(now) >= BUSY_LIMIT {
+                        return Err(error);
+                    }
+                }
                 // A named shard that does not own the range: only the caller knows another.
                 ErrorKind::Reroute if named.is_some() => return Err(error),
                 ErrorKind::Reroute => {

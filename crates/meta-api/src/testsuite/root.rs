@@ -189,6 +189,19 @@ pub async fn nodes_are_allocated_once(suite: Suite) {
     assert!(third.id > other.id, "an id is never given twice");
     assert_eq!(suite.accepted(ask(2, "b")).await.id, other.id);
     assert!(node(other.id).await.0.removed);
+    // Neither does it come back by registering itself, nor does an id that was registered go to
+    // somebody else.
+    let register = |id: u64| pb::RegisterNode {
+        node: Some(state::Node {
+            id,
+            zone: "b".to_owned(),
+            ..Default::default()
+        }),
+    };
+    assert_eq!(suite.rejected(register(other.id)).await, Reason::Invalid);
+    assert!(node(other.id).await.0.removed);
+    suite.accepted(register(third.id + 1)).await;
+    assert!(suite.accepted(ask(4, "d")).await.id > third.id + 1);
 }
 
 /// Of two changes that began with the same trust one is refused.

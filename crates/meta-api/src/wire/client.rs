@@ -73,7 +73,7 @@ fn answered<R>(shard: ShardId, reply: Option<R>, fault: Option<pb::Fault>) -> Re
 }
 
 /// The service answers its own failures as faults; a status comes from the transport.
-fn failed(status: &Status, lost: fn(String) -> MetaError) -> MetaError {
+pub(super) fn failed(status: &Status, lost: fn(String) -> MetaError) -> MetaError {
     let message = status.message().to_owned();
     match status.code() {
         Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {

@@ -3,9 +3,11 @@
 //! Neither retries nor routes: that is [`crate::Meta`]'s business, whatever is below it.
 
 mod client;
+mod control;
 mod server;
 
 pub use client::GrpcMeta;
+pub use control::{GrpcMetaControl, control_routes};
 pub use server::routes;
 
 /// Longest message, in bytes: a full log entry or a full page of a listing, with room to spare.

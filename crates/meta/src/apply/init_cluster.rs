@@ -57,6 +57,7 @@ impl Apply for pb::InitCluster {
             next_pool: 1,
             settings: Some(settings),
             first_shards: self.shards,
+            first_voters: self.voters.clone(),
             next_node: self.voters.iter().max().map_or(0, |node| node + 1),
         };
         tx.put(&row, &info)?;

@@ -11,7 +11,7 @@ use super::root_rows::raise_map_epoch;
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::keyspace::range_hint::RangeHintKey;
 use crate::keyspace::{Kind, kind_prefix};
-use crate::ownership::{end_of, start_of};
+use crate::ownership::{end_of, overlap, start_of};
 use crate::rows::{Bounds, Rows};
 
 /// Ranges that one report may name.
@@ -89,10 +89,6 @@ fn with_range(hint: &state::RangeHint, range: state::Range) -> state::RangeHint 
         range: Some(range),
         ..hint.clone()
     }
-}
-
-fn overlap(a: &state::Range, b: &state::Range) -> bool {
-    end_of(a).is_none_or(|end| start_of(b) < end) && end_of(b).is_none_or(|end| start_of(a) < end)
 }
 
 /// What `old` has below `new`.

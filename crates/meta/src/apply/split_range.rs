@@ -14,6 +14,7 @@ use super::expiry::forget_bucket_later;
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::counter::CounterKey;
+use crate::keyspace::restore_marker::RestoreMarkerKey;
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{KeyField, Kind, kind_prefix};
@@ -25,6 +26,10 @@ impl Apply for pb::SplitRange {
     fn apply(self, tx: &mut Tx<'_>, cx: &ApplyContext) -> Result<Reply, Refusal> {
         if self.child_shard == 0 || self.child_home_slab == 0 {
             return Err(Refusal::invalid("no child"));
+        }
+        if self.child_shard <= tx.descriptor.last_child.max(tx.descriptor.shard) {
+            // It was split off before, maybe at another point: what it has is not touched.
+            return Err(Refusal::invalid("a child needs a new shard"));
         }
         if self.split_key.len() > limits::OBJECT_KEY_BYTES_MAX {
             return Err(Refusal::invalid("the split key is too long"));
@@ -73,7 +78,9 @@ impl Apply for pb::SplitRange {
             ranges: vec![child_range.clone()],
             epoch,
             unreported_children: Vec::new(),
+            last_child: self.child_shard,
         };
+        tx.descriptor.last_child = self.child_shard;
         tx.descriptor.unreported_children.push(state::ChildShard {
             shard: self.child_shard,
             home_slab: self.child_home_slab,
@@ -85,7 +92,8 @@ impl Apply for pb::SplitRange {
     }
 }
 
-/// Writes the child's home slab, and lets go of the buckets that are all its own now.
+/// Writes the child's home slab, and lets go of the buckets that are all its own now. A child that
+/// is there already, because this replica got it by a snapshot, is newer and stays as it is.
 fn write_child(
     tx: &mut Tx<'_>,
     child: state::ShardDescriptor,
@@ -97,14 +105,18 @@ fn write_child(
         deletion_token: 0,
         ..tx.clock.clone()
     };
-    tx.put(&ShardClockKey { slab }, &clock)?;
+    let is_there =
+        tx.exists(&ShardDescriptorKey { slab })? || tx.exists(&RestoreMarkerKey { slab })?;
+    if !is_there {
+        tx.put(&ShardClockKey { slab }, &clock)?;
+    }
     let first = child.ranges.first().map_or(0, |range| range.start_bucket);
     let views = Bounds::prefix(kind_prefix(tx.home(), Kind::BucketView));
     let mut from = kind_prefix(tx.home(), Kind::BucketView);
     BucketId(first).write(&mut from);
     let views = tx.list::<BucketViewKey>(&views.from(from), usize::MAX)?;
     for (row, view) in views {
-        if touches_bucket(&child, row.bucket) {
+        if !is_there && touches_bucket(&child, row.bucket) {
             let copy = BucketViewKey {
                 slab,
                 bucket: row.bucket,
@@ -118,21 +130,25 @@ fn write_child(
             tx.delete(&row);
         }
     }
-    move_counters(tx, slab, first)?;
+    move_counters(tx, (!is_there).then_some(slab), first)?;
+    if is_there {
+        return Ok(());
+    }
     tx.put(&ShardDescriptorKey { slab }, &child)
 }
 
 /// Moves the counters of buckets that are all the child's now: a sum over the shards of a bucket
-/// must find each of them once. Those of a bucket in two pieces stay with the parent.
-fn move_counters(tx: &mut Tx<'_>, child_home: SlabId, first: u64) -> Result<(), Refusal> {
+/// must find each of them once (`None`: the child has them already). Those of a bucket in two pieces stay with the parent.
+fn move_counters(tx: &mut Tx<'_>, child_home: Option<SlabId>, first: u64) -> Result<(), Refusal> {
     let mut from = kind_prefix(tx.home(), Kind::Counter);
     BucketId(first).write(&mut from);
     let bounds = Bounds::prefix(kind_prefix(tx.home(), Kind::Counter)).from(from);
     for (row, counter) in tx.list::<CounterKey>(&bounds, usize::MAX)? {
         if !touches_bucket(&tx.descriptor, row.bucket) {
             tx.delete(&row);
-            let slab = child_home;
-            tx.put(&CounterKey { slab, ..row }, &counter)?;
+            if let Some(slab) = child_home {
+                tx.put(&CounterKey { slab, ..row }, &counter)?;
+            }
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! One shard's state machine: applies log entries to the store, and lets a snapshot of the shard's
 //! rows be read out and put in place.
 
+mod claims;
 mod own_rows;
 mod restore;
 mod snapshot;
@@ -11,11 +12,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use granary_kv::{Kv, KvRead, Space, WriteBatch};
+use granary_meta_api::pb;
 use granary_meta_api::pb::state;
 use granary_raft::{Committed, SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
 use granary_types::{ShardId, SlabId};
 use prost::Message;
 use tokio::sync::watch;
+
+pub(crate) use claims::Claims;
 
 use crate::apply::{FEATURE_LEVEL, Tx, decide};
 use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;
@@ -32,25 +36,39 @@ pub(crate) struct ShardMachine {
     kv: Arc<dyn Kv>,
     /// What the shard owns, as of the newest applied entry.
     descriptor: watch::Sender<state::ShardDescriptor>,
+    /// Shared by the node's shards.
+    claims: Claims,
 }
 
 impl ShardMachine {
     /// The machine of a shard whose home slab is known.
     ///
     /// # Errors
-    /// The descriptor cannot be read.
+    /// The descriptor cannot be read, or the slab is another shard's.
     pub(crate) fn open(
         kv: Arc<dyn Kv>,
         shard: ShardId,
         home: SlabId,
+        claims: Claims,
     ) -> Result<Arc<Self>, StateMachineError> {
-        let known = View(kv.as_ref()).get(&ShardDescriptorKey { slab: home })?;
+        let view = View(kv.as_ref());
+        let known = view.get(&ShardDescriptorKey { slab: home })?;
+        let marker = view.get(&RestoreMarkerKey { slab: home })?;
+        let owners = known.iter().map(|known| known.shard);
+        let mut owners = owners.chain(marker.iter().map(|marker| marker.shard));
+        if let Some(owner) = owners.find(|owner| *owner != shard.0) {
+            return Err(StateMachineError::Corrupt {
+                what: "the state of a shard",
+                reason: format!("slab {home} belongs to shard {owner}, not to {shard}"),
+            });
+        }
         let (descriptor, _) = watch::channel(known.unwrap_or_default());
         Ok(Arc::new(Self {
             shard,
             home,
             kv,
             descriptor,
+            claims,
         }))
     }
 
@@ -108,11 +126,47 @@ impl StateMachine for ShardMachine {
         Ok(Box::new(reader))
     }
 
+    fn weigh(&self, command: &Bytes) -> usize {
+        // What cannot be read is refused when it is applied.
+        let known = pb::Command::decode(command.clone()).ok();
+        match known.and_then(|known| known.command) {
+            Some(known) if touches_many_rows(&known) => MANY_ROWS_BYTES,
+            _ => command.len(),
+        }
+    }
+
+    fn is_blank(&self) -> Result<bool, StateMachineError> {
+        let described = View(self.kv.as_ref()).exists(&ShardDescriptorKey { slab: self.home })?;
+        Ok(!described && !self.restoring()?)
+    }
+
+    fn may_restore(&self, first_chunk: &Bytes) -> Result<bool, StateMachineError> {
+        let ranges = restore::described_ranges(first_chunk, self.home)?;
+        self.claims.claim(self.kv.as_ref(), self.shard, ranges)
+    }
+
+    fn restore_given_up(&self) {
+        self.claims.release(self.shard);
+    }
+
     fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
         let descriptor = self.descriptor.clone();
-        let writer = restore::Writer::start(&self.kv, self.shard, self.home, descriptor)?;
+        let mut writer = restore::Writer::start(&self.kv, self.shard, self.home, descriptor)?;
+        writer.release_when_done(self.claims.clone());
         Ok(Box::new(writer))
     }
+}
+
+/// What a command that touches up to ten thousand rows occupies while it is applied.
+const MANY_ROWS_BYTES: usize = 8 * 1024 * 1024;
+
+/// True for commands whose effect does not show in their length: they are applied one by one.
+pub(crate) fn touches_many_rows(command: &pb::command::Command) -> bool {
+    use pb::command::Command;
+    matches!(
+        command,
+        Command::CompleteUpload(_) | Command::AbortUpload(_) | Command::AckDeletions(_)
+    )
 }
 
 /// Writes the first state of a shard that exists from the cluster's beginning. A shard that has a

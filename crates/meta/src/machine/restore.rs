@@ -14,6 +14,7 @@ use granary_types::{ShardId, SlabId};
 use prost::Message;
 use tokio::sync::watch;
 
+use super::Claims;
 use super::own_rows::OwnRows;
 use super::snapshot::is_local;
 use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;
@@ -33,6 +34,7 @@ pub(super) struct Writer {
     /// Set by the first row.
     restored: Option<state::ShardDescriptor>,
     announce: watch::Sender<state::ShardDescriptor>,
+    claims: Option<Claims>,
 }
 
 impl Writer {
@@ -56,10 +58,16 @@ impl Writer {
             marker,
             restored: None,
             announce,
+            claims: None,
         };
         writer.put_marker()?;
         writer.clear(OwnRows::new(home, &writer.marker.ranges))?;
         Ok(writer)
+    }
+
+    /// What was claimed for this restore is the shard's own when it is finished.
+    pub(super) fn release_when_done(&mut self, claims: Claims) {
+        self.claims = Some(claims);
     }
 
     fn put_marker(&self) -> Result<(), StateMachineError> {
@@ -143,8 +151,25 @@ impl SnapshotWriter for Writer {
         batch.delete(Space::State, RestoreMarkerKey { slab }.encode());
         self.kv.write(batch)?;
         self.announce.send_replace(descriptor.clone());
+        if let Some(claims) = &self.claims {
+            claims.release(ShardId(self.marker.shard));
+        }
         Ok(())
     }
+}
+
+/// The ranges of the shard whose snapshot begins with this chunk.
+pub(super) fn described_ranges(
+    first_chunk: &Bytes,
+    home: SlabId,
+) -> Result<Vec<state::Range>, StateMachineError> {
+    let chunk = state::SnapshotRows::decode(first_chunk.clone());
+    let first = chunk.map_err(|error| corrupt(&error.to_string()))?.rows;
+    let first = first.into_iter().next();
+    let row = first.filter(|row| row.key == (ShardDescriptorKey { slab: home }).encode());
+    let row = row.ok_or_else(|| corrupt("it does not begin with the descriptor"))?;
+    let descriptor: state::ShardDescriptor = decode_value(Kind::ShardDescriptor, row.value)?;
+    Ok(descriptor.ranges)
 }
 
 fn add_ranges(marker: &mut state::RestoreMarker, ranges: Vec<state::Range>) {

@@ -29,11 +29,18 @@ impl Reader {
     pub(super) fn open(view: Arc<dyn KvRead>, home: SlabId) -> Result<Self, StateMachineError> {
         let read = View(view.as_ref());
         let descriptor = read.get(&ShardDescriptorKey { slab: home })?;
-        let descriptor = descriptor.ok_or_else(|| StateMachineError::Corrupt {
-            what: "the state of a shard",
-            reason: "it has no descriptor".to_owned(),
-        })?;
         let bookkeeping = read.get(&RaftBookkeepingKey { slab: home })?;
+        let descriptor = match (descriptor, &bookkeeping) {
+            (Some(descriptor), _) => descriptor,
+            // A replica that waits for its first state.
+            (None, None) => state::ShardDescriptor::default(),
+            (None, Some(_)) => {
+                return Err(StateMachineError::Corrupt {
+                    what: "the state of a shard",
+                    reason: "it has no descriptor".to_owned(),
+                });
+            }
+        };
         Ok(Self {
             rows: OwnRows::new(home, &descriptor.ranges),
             bookkeeping,

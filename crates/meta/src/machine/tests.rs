@@ -22,7 +22,7 @@ use granary_runtime::{Entropy, SeededEntropy};
 use granary_types::{ObjectId, ShardId, SlabId, limits};
 use prost::Message;
 
-use super::{ShardMachine, create_shard};
+use super::{Claims, ShardMachine, create_shard};
 use crate::keyspace::{Kind, kind_prefix};
 use crate::query::{IdSource, ShardView, answer};
 use crate::rows::Bounds;
@@ -131,7 +131,7 @@ fn first_state(kv: &MemoryKv) {
             epoch: 1,
             ..Default::default()
         }],
-        unreported_children: Vec::new(),
+        ..Default::default()
     };
     let settings = state::ShardSettings {
         reader_grace_ms: GRACE_MS,
@@ -142,7 +142,7 @@ fn first_state(kv: &MemoryKv) {
 
 fn open(kv: &MemoryKv, shard: usize) -> Arc<ShardMachine> {
     let id = ShardId(u32::try_from(shard + 1).unwrap());
-    ShardMachine::open(Arc::new(kv.clone()), id, HOMES[shard]).unwrap()
+    ShardMachine::open(Arc::new(kv.clone()), id, HOMES[shard], Claims::default()).unwrap()
 }
 
 fn state_rows(kv: &MemoryKv) -> Vec<(Bytes, Bytes)> {

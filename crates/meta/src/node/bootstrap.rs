@@ -223,7 +223,14 @@ fn first_shards(
     let hints = hints.into_iter().map(|(_, hint)| (hint.shard, hint.voters));
     let hints: BTreeMap<u32, Vec<u64>> = hints.collect();
     let voters_of = |shard: u32| {
-        let voters = hints.get(&shard)?.iter();
+        // The hints follow the members; those who formed the shard do not change. Clusters that do
+        // not say who they were began with one node.
+        let now = hints.get(&shard)?;
+        let voters = match (info.first_voters.is_empty(), now.len()) {
+            (false, _) => info.first_voters.iter(),
+            (true, 1) => now.iter(),
+            (true, _) => [].iter(),
+        };
         Some(voters.map(|node| NodeId(*node)).collect())
     };
     let first = first_ranges(info.first_shards).filter_map(|(shard, home_slab, range)| {
@@ -234,7 +241,7 @@ fn first_shards(
                 home_slab,
                 epoch: range.epoch,
                 ranges: vec![range],
-                unreported_children: Vec::new(),
+                ..Default::default()
             },
         })
     });

@@ -74,7 +74,11 @@ async fn settle(
         let id = ShardId(child.shard);
         let voters: Vec<NodeId> = child.voters.iter().map(|node| NodeId(*node)).collect();
         meta.open_shard(id, SlabId(child.home_slab)).await?;
-        meta.host.bootstrap(id, &voters).await?;
+        // One that got its parent's snapshot has nothing of the child: it waits for the child's.
+        let blank = meta.is_blank(id).await?;
+        if !blank && voters.contains(&meta.node) {
+            meta.host.bootstrap(id, &voters).await?;
+        }
     }
     if descriptor.unreported_children.is_empty() {
         return Ok(());
@@ -120,7 +124,7 @@ async fn open_new_shards(meta: &Arc<MetaNode>) -> Result<(), MetaNodeError> {
     Ok(())
 }
 
-fn refused(decision: Result<pb::Empty, pb::Rejection>) -> Result<(), MetaNodeError> {
+pub(super) fn refused(decision: Result<pb::Empty, pb::Rejection>) -> Result<(), MetaNodeError> {
     match decision {
         Ok(_) => Ok(()),
         Err(rejection) => Err(MetaNodeError::NotFormed(format!(

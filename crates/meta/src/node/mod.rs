@@ -8,8 +8,10 @@
 mod bootstrap;
 mod children;
 mod config;
+mod control;
 mod error;
 mod metrics;
+mod reporting;
 mod serve;
 mod ticker;
 
@@ -24,20 +26,20 @@ pub use metrics::MetaMetrics;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use granary_kv::Kv;
-use granary_meta_api::MetaService;
-use granary_raft::{Group, RaftError, RaftHost, RaftTransport};
+use granary_meta_api::{MetaError, MetaService};
+use granary_raft::{Group, RaftError, RaftHost, RaftTransport, StateMachine};
 use granary_runtime::Runtime;
 use granary_types::{NodeId, ShardId, SlabId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use crate::machine::{ShardMachine, local_shards};
+use crate::machine::{Claims, ShardMachine, local_shards};
 use metrics::Counts;
 
 /// A shard's replica on this node.
@@ -50,6 +52,8 @@ struct Shard {
 
 /// The metadata service of one node.
 pub struct MetaNode {
+    /// For what outlives a call.
+    this: Weak<MetaNode>,
     runtime: Runtime,
     node: NodeId,
     kv: Arc<dyn Kv>,
@@ -68,6 +72,9 @@ pub struct MetaNode {
     first_shards_adopted: AtomicBool,
     /// Set while the store's disk is nearly full.
     growth_refused: AtomicBool,
+    /// Set by a stop.
+    stopped: AtomicBool,
+    claims: Claims,
 }
 
 impl std::fmt::Debug for MetaNode {
@@ -101,7 +108,8 @@ impl MetaNode {
             transport,
         );
         let runtime = runtime.child();
-        let meta = Arc::new(Self {
+        let meta = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             admitted: Semaphore::new(config.queries_waiting_max + config.queries_running_max),
             running: Semaphore::new(config.queries_running_max),
             runtime,
@@ -115,6 +123,8 @@ impl MetaNode {
             counts: Counts::default(),
             first_shards_adopted: AtomicBool::new(false),
             growth_refused: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            claims: Claims::default(),
         });
         let store = Arc::clone(&meta.kv);
         let found = meta
@@ -181,11 +191,13 @@ impl MetaNode {
         Ok(())
     }
 
-    /// Ends every task and group; what was acknowledged is durable already.
+    /// Ends every task and group; what was acknowledged is durable already. Whoever calls from then
+    /// on is told that the node is unavailable. See [`MetaNode::hand_over`] for what to do first.
     ///
     /// # Errors
     /// The last sync failed.
     pub async fn stop(&self) -> Result<(), MetaNodeError> {
+        self.stopped.store(true, Ordering::Relaxed);
         self.runtime.stop().await;
         self.shards.write().clear();
         self.host
@@ -196,6 +208,29 @@ impl MetaNode {
 
     fn shard(&self, shard: ShardId) -> Option<Arc<Shard>> {
         self.shards.read().get(&shard).cloned()
+    }
+
+    /// An error once the node was stopped.
+    fn serving(&self) -> Result<(), MetaError> {
+        match self.stopped.load(Ordering::Relaxed) {
+            true => Err(MetaError::Unavailable("the node is stopping".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// The shard's replica here. Whoever asks for another one has an old map, unless the node stops.
+    fn find(&self, shard: ShardId) -> Result<Arc<Shard>, MetaError> {
+        self.serving()?;
+        self.shard(shard).ok_or(MetaError::WrongShard(shard))
+    }
+
+    /// True when the shard's replica has no state, and waits for a snapshot.
+    async fn is_blank(&self, shard: ShardId) -> Result<bool, MetaNodeError> {
+        let Some(open) = self.shard(shard) else {
+            return Ok(true);
+        };
+        let machine = Arc::clone(&open.machine);
+        Ok(self.runtime.blocking(move || machine.is_blank()).await??)
     }
 
     /// Opens a replica and follows what becomes of it. One that is open stays as it is.
@@ -216,7 +251,8 @@ impl MetaNode {
                 )));
             };
             let store = Arc::clone(&meta.kv);
-            let machine = move || ShardMachine::open(store, shard, home);
+            let claims = meta.claims.clone();
+            let machine = move || ShardMachine::open(store, shard, home, claims);
             let machine = meta.runtime.blocking(machine).await??;
             // Before the group is opened: that applies again what is in the log.
             let opened_at = machine.watch().borrow().epoch;
@@ -229,8 +265,10 @@ impl MetaNode {
                 ids: Arc::new(AtomicU32::new(first_id.unwrap_or_default())),
             });
             meta.shards.write().insert(shard, Arc::clone(&opened));
-            let following = children::follow(Arc::clone(&meta), opened, opened_at);
+            let following = children::follow(Arc::clone(&meta), Arc::clone(&opened), opened_at);
             meta.runtime.spawn(following);
+            meta.runtime
+                .spawn(reporting::run(Arc::clone(&meta), opened));
             Ok(())
         })
     }

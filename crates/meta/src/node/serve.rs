@@ -16,6 +16,7 @@ use super::metrics::increment;
 use super::{MetaNode, Shard};
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, kind_prefix};
+use crate::machine::touches_many_rows;
 use crate::ownership::data_slabs;
 use crate::query::{IdSource, QueryError, ShardView, Snapshot, answer};
 use crate::rows::{Bounds, Rows, View};
@@ -24,8 +25,11 @@ use crate::rows::{Bounds, Rows, View};
 pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
 /// How far a shard's applied time may lie behind when the sweep asks, in milliseconds.
 const SWEEP_LAG_MS: u64 = 1000;
-/// Shortest and longest wait for a command, in milliseconds: clocks of clients may differ.
-const WAIT_MS: std::ops::RangeInclusive<u64> = 1000..=60_000;
+/// Shortest wait for a command, in milliseconds: clocks of clients may differ.
+const WAIT_MS_MIN: u64 = 1000;
+/// Elections that a command waits for at most. A shard whose quorum is gone tells its clients after
+/// that, long before they give up by themselves; one that was only busy is asked again.
+const WAIT_ELECTIONS: u64 = 3;
 
 #[async_trait]
 impl MetaService for MetaNode {
@@ -63,7 +67,7 @@ impl MetaNode {
         id: ShardId,
         mut command: pb::Command,
     ) -> Result<pb::CommandReply, MetaError> {
-        let shard = self.shard(id).ok_or(MetaError::WrongShard(id))?;
+        let shard = self.find(id)?;
         if self.growth_refused() && command.command.as_ref().is_some_and(grows) {
             return Err(MetaError::NoSpace(
                 "the metadata directory is nearly full".to_owned(),
@@ -82,12 +86,17 @@ impl MetaNode {
         }
         let now_ms = self.runtime.now().as_millis();
         let wait_ms = command.deadline_ms.saturating_sub(now_ms);
-        let wait_ms = wait_ms.clamp(*WAIT_MS.start(), *WAIT_MS.end());
-        let bytes = command.encode_to_vec().into();
-        let reply = shard
-            .group
-            .propose(bytes, Duration::from_millis(wait_ms))
-            .await;
+        let wait_ms = wait_ms.clamp(WAIT_MS_MIN, self.longest_wait_ms());
+        let many = command.command.as_ref().is_some_and(touches_many_rows);
+        let (bytes, limit) = (
+            command.encode_to_vec().into(),
+            Duration::from_millis(wait_ms),
+        );
+        let reply = if many {
+            shard.group.propose_alone(bytes, limit).await
+        } else {
+            shard.group.propose(bytes, limit).await
+        };
         let reply = reply.map_err(|error| propose_error(id, &error))?;
         let reply = pb::ProposeReply::decode(reply)
             .map_err(|error| MetaError::Internal(format!("an answer of apply: {error}")))?;
@@ -102,7 +111,7 @@ impl MetaNode {
     async fn read(&self, id: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
         let query = query.query;
         let query = query.ok_or_else(|| MetaError::Invalid("an unknown query".to_owned()))?;
-        let shard = self.shard(id).ok_or(MetaError::WrongShard(id))?;
+        let shard = self.find(id)?;
         let _admitted = self
             .admitted
             .try_acquire()
@@ -152,6 +161,10 @@ impl MetaNode {
         let reply = self.runtime.blocking(read).await.map_err(unavailable)?;
         let reply = reply.map_err(|error| query_error(id, error))?;
         Ok(pb::QueryReply { reply: Some(reply) })
+    }
+
+    fn longest_wait_ms(&self) -> u64 {
+        (self.config.raft.election_max_ms * WAIT_ELECTIONS).max(WAIT_MS_MIN)
     }
 
     async fn has_deletions(&self, shard: &Shard) -> Result<bool, MetaError> {

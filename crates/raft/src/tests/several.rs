@@ -327,3 +327,88 @@ async fn a_restarted_node_keeps_the_promise_it_forgot() {
         cluster.converge().await;
     }
 }
+
+/// Where in a read the process stops for a while.
+#[derive(Clone, Copy, Debug)]
+enum Pause {
+    /// It hears nothing until after it has tried to confirm.
+    CutOff,
+    /// It hears again just before that.
+    Healed,
+    /// It leads again by then, in another term.
+    LeadsAgain,
+}
+
+/// A leader that stands still in the middle of a read, before or after the store's snapshot, while
+/// another one is elected and takes writes.
+#[tokio::test(start_paused = true)]
+async fn a_leader_paused_in_a_read_serves_nothing_stale() {
+    for seed in 1..=4 {
+        for pause in [Pause::CutOff, Pause::Healed, Pause::LeadsAgain] {
+            let why = format!("seed {seed}, {pause:?}");
+            let cluster = three(seed).await;
+            let old = cluster.leader().await;
+            old.put("before").await.unwrap();
+            let ids = cluster.ids();
+            let others: Vec<NodeId> = ids.iter().copied().filter(|id| *id != old.id).collect();
+            let early = old.group.begin_read().unwrap();
+            let late = old.group.begin_read().unwrap();
+            let snapshot = old.map().keys().unwrap();
+            cluster.network.cut_off(old.id, &ids);
+            let new = loop {
+                let term = old.group.term();
+                let new = cluster.leader_among(&others).await;
+                if new.group.term() > term {
+                    break new;
+                }
+            };
+            new.put("meanwhile").await.unwrap();
+            if !matches!(pause, Pause::CutOff) {
+                cluster.network.heal();
+            }
+            if matches!(pause, Pause::LeadsAgain) {
+                let index = new.group.last_applied().unwrap();
+                assert!(old.group.wait_applied(index, PATIENCE).await, "{why}");
+                new.group.transfer_leader(old.id).await.unwrap();
+                cluster.leader_among(&[old.id]).await;
+                old.group.begin_read().unwrap().confirm().await.unwrap();
+            }
+            // Paused after the snapshot: it lacks what was acknowledged since.
+            assert!(!snapshot.contains(&"meanwhile".to_owned()));
+            assert!(late.confirm().await.is_err(), "a stale snapshot, {why}");
+            // Paused before it.
+            let current = old.map().keys().unwrap().contains(&"meanwhile".to_owned());
+            let confirmed = early.confirm().await.is_ok();
+            assert!(!confirmed || current, "a stale snapshot, {why}");
+            cluster.network.heal();
+            cluster.converge().await;
+        }
+    }
+}
+
+/// What a group began with is not in its log: however short that is, a replica without any state is
+/// not sent it from the beginning, whoever leads and however short a time ago it was started.
+#[tokio::test(start_paused = true)]
+async fn a_new_replica_is_sent_a_snapshot_and_never_the_first_entry() {
+    for restart in [false, true] {
+        let mut cluster = Cluster::formed(1, 31, RaftConfig::default()).await;
+        let first = cluster.leader().await.id;
+        cluster.nodes[&first].put("one").await.unwrap();
+        if restart {
+            let left = cluster.kill(first, 0).await;
+            cluster.start(first, left).await;
+        }
+        let new = NodeId(2);
+        cluster.start(new, MemoryKv::new()).await;
+        let group = cluster.nodes[&first].group.clone();
+        group.add_learner(new, PATIENCE).await.unwrap();
+        cluster.converge().await;
+        let sent = cluster.network.sent.lock().clone();
+        assert!(
+            sent.contains_key(&RequestKind::Snapshot),
+            "restart {restart}: {sent:?}"
+        );
+        let purged = cluster.nodes[&new].group.metrics().purged_index;
+        assert!(purged.is_some(), "restart {restart}");
+    }
+}
