@@ -26,7 +26,7 @@ def status(address):
     return {"health": "ok" if whole else "degraded", "problems": [], "nodes": [{"id": 1, "state": "up"}], "disks": [],
             "shards": [{"id": n, "leader": 1, "voters": [1], "learners": [], "lag": {"1": 0}} for n in range(3)],
             "groups": {"healthy": 1, "unknown": unknown}, "chunks_below_target": below,
-            "chunks_below_target_counted_at": seen.get("granary_worker_redundancy_pass_began"), "repair": {"running": False},
+            "chunks_below_target_counted_at": seen.get("granary_worker_redundancy_pass_began_seconds"), "repair": {"running": False},
             "reclaimable_bytes": 0, "deletions_queued": 0}
 
 

@@ -115,7 +115,7 @@ class Pause(Fault):
 
     def __init__(self, rng, cluster):
         names = list(cluster.nodes)
-        self.nodes = sorted(rng.sample(names, rng.choice([1, 1, 2, min(3, len(names))])))
+        self.nodes = sorted(rng.sample(names, min(rng.choice([1, 1, 2, 3]), len(names))))
 
     def inject(self, cluster):
         cluster.pause(*self.nodes)
