@@ -14,6 +14,7 @@ mod quorum;
 mod rebalance;
 mod rule;
 mod topology;
+mod voters;
 
 pub use choice::GroupChooser;
 pub use groups::{groups_wanted, plan_groups, replacement_for};
@@ -21,3 +22,4 @@ pub use quorum::{acks_needed, write_quorum};
 pub use rebalance::{Move, plan_rebalance};
 pub use rule::{FailureDomain, Rule, rule_for};
 pub use topology::{Disk, Topology};
+pub use voters::{MetaMember, ShardReplicas, VoterStep, plan_voters};
