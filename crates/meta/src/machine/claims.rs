@@ -5,6 +5,9 @@
 //! So no replica is given a snapshot as long as another one of this node has a part of what that
 //! brings: a child comes after its parent has let go, in whatever order the two are sent.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
