@@ -295,6 +295,10 @@ impl<'a> Plan<'a> {
         if !voters.is_subset(&shard.caught_up) || !voters.iter().all(|node| self.usable(*node)) {
             return None;
         }
+        // A sole voter gets company some time; until then its place does not matter.
+        if voters.len() == 1 && self.wanted > 1 {
+            return None;
+        }
         let zones = self.zones(voters);
         let new = self.nodes.keys().copied().filter(|node| self.usable(*node));
         let mut best = None;
