@@ -108,6 +108,9 @@ pub struct ChunkEntry {
     pub digest: u32,
     /// True for a tombstone: the chunk was deleted by command and must not come back.
     pub deleted: bool,
+    /// True when the disk has found that the bytes it holds are not the ones that were stored, and
+    /// they were not replaced since. False says nothing: the disk may not have looked.
+    pub damaged: bool,
 }
 
 /// One page of a listing in id order.

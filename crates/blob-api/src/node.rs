@@ -60,18 +60,55 @@ pub trait BlobNode: Send + Sync + 'static {
     /// As for [`BlobNode::get`] and [`BlobNode::put`].
     async fn copy(&self, disk: DiskId, copy: CopyChunk) -> Result<(), BlobError>;
 
-    /// Deletes named chunks, leaving tombstones; answers after that is durable. Unknown ids get a
-    /// tombstone too, so that a late write or a repair cannot bring them back.
+    /// Deletes named chunks of a group, leaving tombstones; answers after that is durable. Unknown
+    /// ids get a tombstone too, so that a late write or a repair cannot bring them back.
     ///
     /// # Errors
-    /// `DiskFailed`, `Busy`, `Unreachable`.
-    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError>;
+    /// `StaleEpoch` when the disk knows a newer epoch than `epoch` or the group was never opened on
+    /// it: its members may be others than the caller believes. `Invalid` (a chunk of another group,
+    /// or too many), `DiskFailed`, `Busy`, `Unreachable`.
+    async fn delete(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError>;
 
     /// Drops tombstones that every member of the group has confirmed.
     ///
     /// # Errors
+    /// As for [`BlobNode::delete`].
+    async fn forget(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError>;
+
+    /// Removes copies, and tombstones, from a disk that is no member of the group any more; leaves
+    /// no tombstones, because the chunks live on elsewhere and the disk may become a member again.
+    /// Answers after that is durable. Unknown ids are none to remove.
+    ///
+    /// # Errors
+    /// `StaleEpoch` when the disk knows a newer epoch than `epoch`: it may be a member again. A
+    /// group that was never opened on it has nothing there, which is no error. The others as for
+    /// [`BlobNode::delete`].
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError>;
+
+    /// Every group that was ever opened on the disk and its epoch there, in the order of the
+    /// groups: a disk holds chunks of no other ones.
+    ///
+    /// # Errors
     /// `DiskFailed`, `Busy`, `Unreachable`.
-    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError>;
+    async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError>;
 
     /// Lists chunks and tombstones of a group in id order, after `after`, at most `limit`.
     ///

@@ -49,7 +49,16 @@ pub(crate) struct Compacting {
 struct Step {
     work: Vec<Work>,
     bytes: u64,
+    /// A record could not be read that may have held notes.
+    notes_lost: bool,
     done: bool,
+}
+
+/// What is left of a volume whose live records were moved.
+struct Emptied {
+    moved_bytes: u64,
+    /// It had records that could not be read and may have held notes.
+    notes_lost: bool,
 }
 
 /// How fast a compaction may go.
@@ -102,12 +111,13 @@ pub(crate) async fn compact_one(
     // Before it is read: what changes while it is read is looked at again.
     let seen = disk.index().stats(volume);
     let outcome = empty(disk, volume, pace).await?;
-    let emptied = outcome.is_some();
-    let moved_bytes = outcome.unwrap_or(0);
+    let moved_bytes = outcome.as_ref().map_or(0, |emptied| emptied.moved_bytes);
     let removing = Arc::clone(disk);
-    let left = match emptied {
-        true => blocking(disk, move || remove(&removing, volume)).await?,
-        false => Some(seen),
+    let left = match outcome {
+        Some(Emptied { notes_lost, .. }) => {
+            blocking(disk, move || remove(&removing, volume, notes_lost)).await?
+        }
+        None => Some(seen),
     };
     let freed_bytes = match left {
         None => {
@@ -165,9 +175,9 @@ fn pick(disk: &Disk, stuck: &HashMap<u32, VolumeStats>) -> Option<(u32, VolumeSt
 }
 
 /// Moves everything that lives in a volume; `None` when it cannot be read.
-async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<u64>, BlobError> {
+async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<Emptied>, BlobError> {
     let mut offset = VOLUME_HEADER_BYTES;
-    let mut moved_bytes = 0;
+    let (mut moved_bytes, mut notes_lost) = (0, false);
     loop {
         let reading = Arc::clone(disk);
         let read = disk
@@ -197,8 +207,12 @@ async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<u64>,
         // At once, so that they share a sync; the queue bounds them.
         try_join_all(step.work.into_iter().map(|work| disk.submit(work))).await?;
         moved_bytes += step.bytes;
+        notes_lost |= step.notes_lost;
         if step.done {
-            return Ok(Some(moved_bytes));
+            return Ok(Some(Emptied {
+                moved_bytes,
+                notes_lost,
+            }));
         }
         if pace == Pace::Throttled {
             let per_sec = disk.config().compact_bytes_per_sec;
@@ -229,12 +243,16 @@ fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>,
                 step.done = true;
                 break;
             }
-            Some(Found::Gap { .. }) => {}
+            Some(Found::Gap { .. }) => step.notes_lost = true,
             Some(Found::Record { offset, header }) => {
                 let at = Place { volume, offset };
-                if let Some(work) = work_for(disk, &scan, at, &header)? {
-                    step.bytes += header.span();
-                    step.work.push(work);
+                match work_for(disk, &scan, at, &header)? {
+                    Fate::Moves(work) => {
+                        step.bytes += header.span();
+                        step.work.push(work);
+                    }
+                    Fate::Dead => {}
+                    Fate::NotesLost => step.notes_lost = true,
                 }
             }
         }
@@ -243,24 +261,27 @@ fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>,
     Ok(Some(step))
 }
 
-fn work_for(
-    disk: &Disk,
-    scan: &Scan,
-    at: Place,
-    header: &Header,
-) -> Result<Option<Work>, DiskError> {
+/// What becomes of a record.
+enum Fate {
+    Moves(Work),
+    Dead,
+    /// It holds notes that cannot be read any more.
+    NotesLost,
+}
+
+fn work_for(disk: &Disk, scan: &Scan, at: Place, header: &Header) -> Result<Fate, DiskError> {
     match header.kind {
-        Kind::Void => Ok(None),
+        Kind::Void => Ok(Fate::Dead),
         Kind::Chunk => {
             let entry = disk.index().get(header.id)?;
             let lives = entry.is_some_and(|entry| {
                 entry.is_live() && (entry.volume, entry.offset) == (at.volume, at.offset)
             });
             if !lives {
-                return Ok(None);
+                return Ok(Fate::Dead);
             }
             let body = Bytes::from(scan.body(at.offset, header)?);
-            Ok(Some(Work::Move(MovedChunk {
+            Ok(Fate::Moves(Work::Move(MovedChunk {
                 from: at,
                 header: *header,
                 body,
@@ -269,9 +290,9 @@ fn work_for(
         Kind::Tombstones | Kind::PgEpochs => {
             let body = scan.body(at.offset, header)?;
             if !header.body_is_intact(&body) {
-                return Ok(None);
+                return Ok(Fate::NotesLost);
             }
-            Ok(Some(if header.kind == Kind::Tombstones {
+            Ok(Fate::Moves(if header.kind == Kind::Tombstones {
                 Work::MoveTombstones(at.volume, decode_tombstones(&body))
             } else {
                 Work::MoveEpochs(at.volume, decode_epochs(&body))
@@ -280,10 +301,13 @@ fn work_for(
     }
 }
 
-/// Removes an emptied volume; its account when the index still points into it. Blocks.
-fn remove(disk: &Disk, volume: u32) -> Result<Option<VolumeStats>, DiskError> {
+/// Removes an emptied volume; its account when the index still points into it, or when notes were
+/// lost in it that an older volume's dead chunks may need: what cannot be read now may be readable
+/// when the index is made anew. Blocks.
+fn remove(disk: &Disk, volume: u32, notes_lost: bool) -> Result<Option<VolumeStats>, DiskError> {
     let stats = disk.index().stats(volume);
-    if stats.live_chunks > 0 || stats.live_notes > 0 {
+    let needed = notes_lost && disk.index().has_dead_chunks(volume, volume);
+    if stats.live_chunks > 0 || stats.live_notes > 0 || needed {
         return Ok(Some(stats));
     }
     // The index must know the new places for good before the old ones are gone.

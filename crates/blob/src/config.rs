@@ -23,11 +23,12 @@ pub struct BlobConfig {
     pub allocate_bytes: u64,
     /// Bytes of chunks that may wait for one disk.
     pub queue_bytes: u32,
-    /// Reads of one disk that may run at once.
+    /// Reads of one disk, its index included, that may run at once.
     pub reads_max: u32,
     /// How long a request waits for a place in a disk's queue before it is answered `Busy`.
     pub busy_after: Duration,
-    /// How long the file system of a disk may owe an answer before the disk is out of service.
+    /// How long the file system of a disk may owe an answer before the disk is out of service, and
+    /// how long a request that has its place in a queue waits for its own.
     pub silent_after: Duration,
     /// How long closing a disk waits for calls that are under way in it.
     pub close_after: Duration,
@@ -56,7 +57,7 @@ impl BlobConfig {
             allocate_bytes: 64 << 20,
             queue_bytes: 64 << 20,
             reads_max: 32,
-            busy_after: Duration::from_secs(5),
+            busy_after: Duration::from_secs(3),
             silent_after: Duration::from_secs(30),
             close_after: Duration::from_secs(20),
             min_free_bytes: 1 << 30,

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use granary_blob_api::{BlobError, DiskHealth, DiskStatus};
 use granary_runtime::{Runtime, within};
@@ -254,13 +255,25 @@ impl Disk {
         outcome
     }
 
+    /// What somebody hears who has waited for the disk for too long. Whether it acted is unknown.
+    pub(crate) fn silent(&self) -> BlobError {
+        BlobError::Unreachable(format!("disk {} does not answer", self.id))
+    }
+
     /// Queues work for the writer and waits until it is durable and indexed.
     pub(crate) async fn submit(&self, work: Work) -> Result<(), BlobError> {
+        let until = self.runtime.monotonic() + self.config.busy_after;
+        self.submit_until(work, until).await
+    }
+
+    /// The same, with the time (monotonic) at which waiting for a place in the queue ends.
+    pub(crate) async fn submit_until(&self, work: Work, until: Duration) -> Result<(), BlobError> {
         self.check_usable()?;
         let most = u64::from(self.config.queue_bytes);
         let bytes = work_bytes(&work).max(PAGE_BYTES).min(most);
         let room = Arc::clone(&self.room).acquire_many_owned(bytes as u32);
-        let room = match within(self.config.busy_after, room).await {
+        let left = until.saturating_sub(self.runtime.monotonic());
+        let room = match within(left, room).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => return Err(self.out_of_service()),
             Err(_) => {
@@ -273,7 +286,10 @@ impl Disk {
         if self.queue.send(job).await.is_err() {
             return Err(self.out_of_service());
         }
-        outcome.await.unwrap_or_else(|_| Err(self.out_of_service()))
+        match within(self.config.silent_after, outcome).await {
+            Ok(answered) => answered.unwrap_or_else(|_| Err(self.out_of_service())),
+            Err(_) => Err(self.silent()),
+        }
     }
 
     /// Refuses new work and waits until what is queued is done, or for `busy_after`.

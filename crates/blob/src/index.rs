@@ -16,8 +16,8 @@ use granary_types::{ChunkId, DiskId, PgId};
 use parking_lot::Mutex;
 
 use crate::format::{
-    EpochEntry, INDEX_CHUNKS, INDEX_META, INDEX_VOLUMES, IndexEntry, IndexMeta, VolumeStats,
-    chunk_key, epoch_key, id_of_key, volume_key, volume_of_key,
+    EpochEntry, INDEX_CHUNKS, INDEX_EPOCHS, INDEX_META, INDEX_VOLUMES, IndexEntry, IndexMeta,
+    VolumeStats, chunk_key, epoch_key, id_of_key, pg_of_key, volume_key, volume_of_key,
 };
 
 pub(crate) use update::Update;
@@ -128,6 +128,48 @@ impl Index {
         }
     }
 
+    /// Every group that was opened, and its epoch.
+    pub(crate) fn groups(&self) -> Result<Vec<(PgId, u64)>, KvError> {
+        let end = prefix_end(&[INDEX_EPOCHS]);
+        let scan = self.kv.scan(
+            Space::Index,
+            &[INDEX_EPOCHS],
+            end.as_deref(),
+            Direction::Forward,
+        );
+        let mut groups = Vec::new();
+        for entry in scan {
+            let (key, value) = entry?;
+            match (pg_of_key(&key), EpochEntry::decode(&value)) {
+                (Some(pg), Some(found)) => groups.push((pg, found.epoch)),
+                _ => return Err(corrupt("epoch entry")),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Notes whether the bytes behind an entry were found damaged, so that listings tell it, also
+    /// after a restart. An entry that changed meanwhile is left alone.
+    pub(crate) fn mark(
+        &self,
+        id: ChunkId,
+        looked_at: &IndexEntry,
+        damaged: bool,
+    ) -> Result<(), KvError> {
+        if looked_at.damaged == damaged {
+            return Ok(());
+        }
+        let _changing = self.changing.lock();
+        let now = self.get(id)?.filter(IndexEntry::is_live);
+        let Some(entry) = now.filter(|now| now.seq == looked_at.seq) else {
+            return Ok(());
+        };
+        let marked = IndexEntry { damaged, ..entry };
+        let mut batch = WriteBatch::new();
+        batch.put(Space::Index, chunk_key(id), marked.encode());
+        self.kv.write(batch)
+    }
+
     /// A page of a group in id order.
     pub(crate) fn list(
         &self,
@@ -165,6 +207,7 @@ impl Index {
                 length: found.length,
                 digest: found.digest,
                 deleted: !found.is_live(),
+                damaged: found.damaged,
             });
         }
         Ok(page)

@@ -29,7 +29,8 @@ enum Outcome {
 }
 
 impl Disk {
-    fn index_failed(&self, error: KvError) -> BlobError {
+    /// The index cannot be read: the disk is out.
+    pub(crate) fn index_failed(&self, error: KvError) -> BlobError {
         self.fail(&DiskError::Index(error));
         self.out_of_service()
     }
@@ -60,6 +61,7 @@ impl Disk {
                 Outcome::Read(read) => return Ok(read),
                 Outcome::Damaged => {
                     self.metrics().corrupt();
+                    self.mark(range.id, &entry, true)?;
                     return Err(BlobError::Corrupt(range.id));
                 }
                 Outcome::Moved => {}
@@ -88,8 +90,12 @@ impl Disk {
                 _ => return Ok(None),
             };
             match self.try_read(&whole, &entry)? {
-                Outcome::Read(_) => return Ok(None),
+                Outcome::Read(_) => {
+                    self.mark(chunk.id, &entry, false)?;
+                    return Ok(None);
+                }
                 Outcome::Damaged => {
+                    self.mark(chunk.id, &entry, true)?;
                     let (volume, offset) = (entry.volume, entry.offset);
                     return Ok(Some(Place { volume, offset }));
                 }
@@ -97,6 +103,11 @@ impl Disk {
             }
         }
         Err(BlobError::Busy(self.id()))
+    }
+
+    fn mark(&self, id: ChunkId, entry: &IndexEntry, damaged: bool) -> Result<(), BlobError> {
+        let marked = self.index().mark(id, entry, damaged);
+        marked.map_err(|error| self.index_failed(error))
     }
 
     fn try_read(&self, range: &GetChunk, entry: &IndexEntry) -> Result<Outcome, BlobError> {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -148,22 +149,19 @@ impl BlobStore {
         }
     }
 
-    async fn blocking<T: Send + 'static>(
+    /// Runs a call that reads the disk, index included, on a thread that may block; `until` is when
+    /// waiting for a place ends. The place is the call's own: a call whose caller went away keeps
+    /// it, so a disk that hangs holds up no more threads than it has places.
+    async fn reading<T: Send + 'static>(
         &self,
         disk: &Arc<Disk>,
+        until: Duration,
         call: impl FnOnce(&Disk) -> Result<T, BlobError> + Send + 'static,
     ) -> Result<T, BlobError> {
-        let called = Arc::clone(disk);
-        match self.runtime.blocking(move || call(&called)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(disk.out_of_service()),
-        }
-    }
-
-    async fn read(&self, disk: &Arc<Disk>, range: GetChunk) -> Result<ChunkRead, BlobError> {
         disk.check_usable()?;
         let place = Arc::clone(disk.reads()).acquire_owned();
-        let place = match within(self.config.busy_after, place).await {
+        let left = until.saturating_sub(self.runtime.monotonic());
+        let place = match within(left, place).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) => return Err(disk.out_of_service()),
             Err(_) => {
@@ -171,12 +169,28 @@ impl BlobStore {
                 return Err(BlobError::Busy(disk.id()));
             }
         };
+        let called = Arc::clone(disk);
+        let running = self.runtime.blocking(move || {
+            let _place = place;
+            call(&called)
+        });
+        match within(self.config.silent_after, running).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(disk.out_of_service()),
+            Err(_) => Err(disk.silent()),
+        }
+    }
+
+    /// When a request that arrives now stops waiting for a place in the disk's queues.
+    fn until(&self) -> Duration {
+        self.runtime.monotonic() + self.config.busy_after
+    }
+
+    async fn read(&self, disk: &Arc<Disk>, range: GetChunk) -> Result<ChunkRead, BlobError> {
+        let until = self.until();
         let began = self.runtime.monotonic();
         let read = self
-            .blocking(disk, move |disk| {
-                let _place = place;
-                disk.read(&range)
-            })
+            .reading(disk, until, move |disk| disk.read(&range))
             .await?;
         let bytes: usize = read.blocks.iter().map(|block| block.data.len()).sum();
         let took = self.runtime.monotonic().saturating_sub(began);
@@ -187,11 +201,12 @@ impl BlobStore {
     async fn write(&self, disk: &Arc<Disk>, chunk: PutChunk) -> Result<(), BlobError> {
         disk.check_usable()?;
         let began = self.runtime.monotonic();
+        let until = self.until();
         if disk.is_full() {
             disk.look().await;
         }
         let chunk = self
-            .blocking(disk, move |disk| {
+            .reading(disk, until, move |disk| {
                 let mut chunk = verify(chunk)?;
                 chunk.replaces = disk.find_damaged(&chunk)?;
                 Ok(chunk)
@@ -202,7 +217,7 @@ impl BlobStore {
             return Err(BlobError::DiskFull(disk.id()));
         }
         let bytes = u64::from(chunk.length);
-        let outcome = disk.submit(Work::Put(chunk)).await;
+        let outcome = disk.submit_until(Work::Put(chunk), until).await;
         if outcome == Err(BlobError::DiskFull(disk.id())) {
             disk.metrics().refused_full();
         }
@@ -347,7 +362,12 @@ fn busy_when_full(error: BlobError) -> BlobError {
     }
 }
 
-fn check_count(chunks: &[ChunkId]) -> Result<(), BlobError> {
+/// Checks the chunks of a call that names the group they belong to.
+fn check_named(pg: PgId, chunks: &[ChunkId]) -> Result<(), BlobError> {
+    if let Some(foreign) = chunks.iter().find(|chunk| chunk.pg() != pg) {
+        let what = format!("chunk {foreign} does not belong to placement group {pg}");
+        return Err(BlobError::Invalid(what));
+    }
     if chunks.len() > CHUNKS_PER_CALL_MAX {
         return Err(BlobError::Invalid(format!(
             "{} chunks in one call, at most {CHUNKS_PER_CALL_MAX}",
@@ -376,10 +396,9 @@ impl BlobNode for BlobStore {
             ));
         }
         let disk = self.disk(disk)?;
-        disk.check_usable()?;
         let source = copy.source;
         let entry = self
-            .blocking(&disk, move |disk| disk.find_live(source))
+            .reading(&disk, self.until(), move |disk| disk.find_live(source))
             .await?;
         let whole = GetChunk {
             id: copy.source,
@@ -396,20 +415,55 @@ impl BlobNode for BlobStore {
         self.write(&disk, chunk).await
     }
 
-    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
-        check_count(&chunks)?;
+    async fn delete(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        check_named(pg, &chunks)?;
         let disk = self.disk(disk)?;
         let count = chunks.len() as u64;
-        let outcome = disk.submit(Work::Delete(chunks)).await;
-        outcome.map_err(busy_when_full)?;
+        let work = Work::Delete(PgEpoch { pg, epoch }, chunks);
+        disk.submit(work).await.map_err(busy_when_full)?;
         disk.metrics().deleted(count);
         Ok(())
     }
 
-    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
-        check_count(&chunks)?;
-        let outcome = self.disk(disk)?.submit(Work::Forget(chunks)).await;
+    async fn forget(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        check_named(pg, &chunks)?;
+        let work = Work::Forget(PgEpoch { pg, epoch }, chunks);
+        let outcome = self.disk(disk)?.submit(work).await;
         outcome.map_err(busy_when_full)
+    }
+
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        check_named(pg, &chunks)?;
+        let work = Work::Evict(PgEpoch { pg, epoch }, chunks);
+        let outcome = self.disk(disk)?.submit(work).await;
+        outcome.map_err(busy_when_full)
+    }
+
+    async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
+        let disk = self.disk(disk)?;
+        self.reading(&disk, self.until(), move |disk| {
+            let groups = disk.index().groups();
+            groups.map_err(|error| disk.index_failed(error))
+        })
+        .await
     }
 
     async fn list(
@@ -420,13 +474,10 @@ impl BlobNode for BlobStore {
         limit: u32,
     ) -> Result<ChunkPage, BlobError> {
         let disk = self.disk(disk)?;
-        disk.check_usable()?;
         let limit = (limit as usize).clamp(1, CHUNKS_PER_CALL_MAX);
-        self.blocking(&disk, move |disk| {
-            disk.index().list(pg, after, limit).map_err(|error| {
-                disk.fail(&DiskError::Index(error));
-                disk.out_of_service()
-            })
+        self.reading(&disk, self.until(), move |disk| {
+            let page = disk.index().list(pg, after, limit);
+            page.map_err(|error| disk.index_failed(error))
         })
         .await
     }

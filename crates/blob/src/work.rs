@@ -36,8 +36,10 @@ pub(crate) struct MovedChunk {
 #[derive(Debug)]
 pub(crate) enum Work {
     Put(NewChunk),
-    Delete(Vec<ChunkId>),
-    Forget(Vec<ChunkId>),
+    /// Chunks of one group, by whoever knows it at this epoch.
+    Delete(PgEpoch, Vec<ChunkId>),
+    Forget(PgEpoch, Vec<ChunkId>),
+    Evict(PgEpoch, Vec<ChunkId>),
     OpenPg(PgEpoch),
     /// The rest is compaction's.
     Move(MovedChunk),

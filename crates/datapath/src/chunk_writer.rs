@@ -1,7 +1,9 @@
 //! One chunk to the disks of a placement group, and to another group when a disk fails.
 //!
 //! Invariant: a reference is handed out only after every member of a whole group, or, while no
-//! group is whole, the write quorum, has said that the bytes are durable.
+//! group is whole, the write quorum, has said that the bytes are durable. A disk with a full queue
+//! is well: its group is whole, and the write waits for it or ends. What is acknowledged with fewer
+//! copies is told to repair at once.
 
 use std::time::Duration;
 
@@ -11,12 +13,13 @@ use granary_blob_api::{BlobError, ChunkOwner, ErrorKind, PutChunk};
 use granary_meta_api::pb;
 use granary_placement::write_quorum;
 use granary_runtime::{Backoff, within};
-use granary_types::{ChunkId, DiskId, Redundancy};
+use granary_types::{ChunkId, DiskId, PgId, Redundancy};
 
 use crate::Shared;
 use crate::cluster::Choice;
 use crate::digest::CutChunk;
 use crate::error::WriteError;
+use crate::hints::RepairHint;
 use crate::session::WriteOwner;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -28,7 +31,7 @@ const GROUPS_PER_ROUND: usize = 8;
 #[derive(Default)]
 pub(crate) struct Attempt {
     /// Disks that made it durable.
-    pub(crate) acks: usize,
+    pub(crate) acks: Vec<DiskId>,
     pub(crate) failures: Vec<(DiskId, BlobError)>,
 }
 
@@ -42,48 +45,90 @@ pub(crate) async fn store_chunk(
 ) -> Result<pb::state::Extent, WriteError> {
     let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms);
     let mut backoff = Backoff::new(&shared.runtime, FIRST_PAUSE, LONGEST_PAUSE, limit);
-    // Groups, and disks, that this chunk was tried on in vain: a group that shares such a disk
-    // with the one before is no better than it.
-    let (mut tried, mut failed) = (Vec::new(), Vec::new());
-    let mut last = Problem::default();
+    let mut course = Course::default();
     loop {
         let pools = shared.pools(redundancy);
-        let seed = shared.runtime.entropy().next_u64();
-        let choice = (tried.len() < GROUPS_PER_ROUND)
-            .then(|| shared.view.choose(&pools, seed, &tried, &failed))
-            .flatten();
-        let Some(choice) = choice else {
-            wait_for_a_group(shared, redundancy, &mut backoff, &last).await?;
-            tried.clear();
-            failed.clear();
+        let Some(choice) = course.choose(shared, &pools) else {
+            wait_for_a_group(shared, redundancy, &mut backoff, &course.last).await?;
+            course.begin_again();
             continue;
         };
         let id = ChunkId::new(choice.group.id, shared.runtime.entropy().next_u128());
-        let attempt = put_to(
-            shared,
-            &choice,
+        let put = ChunkPut {
+            choice: &choice,
             id,
-            owner.of_chunks(),
+            owner: owner.of_chunks(),
             chunk,
-            backoff.remaining(&shared.runtime),
-        )
-        .await;
-        if attempt.acks >= choice.copies {
+        };
+        let Some(attempt) = put
+            .patiently(shared, &pools, &mut course, &mut backoff)
+            .await
+        else {
+            owner.abandon(id);
+            return Err(course.last.error());
+        };
+        if attempt.acks.len() >= choice.copies {
+            if choice.copies < shared.copies(redundancy) {
+                note_degraded(shared, &choice, id, &attempt);
+            }
             return Ok(extent(id, &choice, chunk));
         }
-        tried.push(choice.group.id);
-        failed.extend(attempt.failed_disks());
-        last.note(&attempt);
+        course.note(choice.group.id, &attempt);
         note_failures(shared, &attempt).await;
-        if attempt.acks >= write_quorum(choice.copies)
-            && !shared.view.has_whole_group(&pools, &tried, &failed)
+        if attempt.acks.len() >= write_quorum(choice.copies)
+            && !attempt.is_only_busy()
+            && !course.has_whole_group(shared, &pools, &[])
         {
-            shared.metrics.chunks_degraded.inc();
-            tracing::debug!(chunk = %id, copies = attempt.acks, "chunk stored below its redundancy");
+            note_degraded(shared, &choice, id, &attempt);
             return Ok(extent(id, &choice, chunk));
         }
         owner.abandon(id);
         shared.metrics.chunks_rewritten.inc();
+    }
+}
+
+/// What a chunk was tried on in vain.
+#[derive(Default)]
+struct Course {
+    tried: Vec<PgId>,
+    /// Disks to blame: a group that shares one with the one before is no better than it.
+    failed: Vec<DiskId>,
+    /// Disks whose queues were full: left out as long as there is a whole group without them.
+    busy: Vec<DiskId>,
+    last: Problem,
+}
+
+impl Course {
+    fn choose(&self, shared: &Shared, pools: &[u32]) -> Option<Choice> {
+        if self.tried.len() >= GROUPS_PER_ROUND {
+            return None;
+        }
+        let (view, seed) = (&shared.view, shared.runtime.entropy().next_u64());
+        let elsewhere = [self.failed.as_slice(), &self.busy].concat();
+        let choice = view.choose(pools, seed, &self.tried, &elsewhere);
+        let choice = choice.filter(|choice| self.busy.is_empty() || choice.is_whole());
+        choice.or_else(|| view.choose(pools, seed, &self.tried, &self.failed))
+    }
+
+    /// Whether there is a whole group left, without these disks.
+    fn has_whole_group(&self, shared: &Shared, pools: &[u32], without: &[DiskId]) -> bool {
+        let without = [self.failed.as_slice(), without].concat();
+        shared.view.has_whole_group(pools, &self.tried, &without)
+    }
+
+    fn note(&mut self, group: PgId, attempt: &Attempt) {
+        self.last.note(attempt);
+        self.busy.extend(attempt.busy_disks());
+        self.failed.extend(attempt.failed_disks());
+        if !attempt.is_only_busy() {
+            self.tried.push(group);
+        }
+    }
+
+    fn begin_again(&mut self) {
+        self.tried.clear();
+        self.failed.clear();
+        self.busy.clear();
     }
 }
 
@@ -136,25 +181,96 @@ async fn wait_for_a_group(
     Ok(())
 }
 
-/// Puts the chunk to every disk of the choice at once.
-async fn put_to(
-    shared: &Shared,
-    choice: &Choice,
+/// A chunk under one id on its way to the disks of one group.
+struct ChunkPut<'a> {
+    choice: &'a Choice,
     id: ChunkId,
     owner: ChunkOwner,
-    chunk: &CutChunk,
-    remaining: Duration,
-) -> Attempt {
-    let put = |disk| {
-        let put = PutChunk {
-            id,
-            owner,
-            pg_epoch: choice.group.epoch,
-            blocks: chunk.blocks.clone(),
+    chunk: &'a CutChunk,
+}
+
+impl ChunkPut<'_> {
+    /// Puts the chunk to some disks of the choice at once.
+    async fn to(
+        &self,
+        shared: &Shared,
+        disks: &[DiskId],
+        copies: usize,
+        remaining: Duration,
+    ) -> Attempt {
+        let put = |disk| {
+            let put = PutChunk {
+                id: self.id,
+                owner: self.owner,
+                pg_epoch: self.choice.group.epoch,
+                blocks: self.chunk.blocks.clone(),
+            };
+            put_one(shared, disk, put)
         };
-        put_one(shared, disk, put)
-    };
-    ask_disks(shared, &choice.disks, choice.copies, remaining, put).await
+        ask_disks(shared, disks, copies, remaining, put).await
+    }
+
+    /// Puts the chunk to all disks of the choice. Nothing is wrong with those whose queues are full:
+    /// another whole group is better than waiting for them, and waiting is better than fewer
+    /// copies. `None` when time is up and nothing stood in the way but full queues.
+    async fn patiently(
+        &self,
+        shared: &Shared,
+        pools: &[u32],
+        course: &mut Course,
+        backoff: &mut Backoff,
+    ) -> Option<Attempt> {
+        let remaining = backoff.remaining(&shared.runtime);
+        let (disks, copies) = (&self.choice.disks, self.choice.copies);
+        let mut attempt = self.to(shared, disks, copies, remaining).await;
+        while attempt.is_only_busy() {
+            course.last.note(&attempt);
+            course.busy.extend(attempt.busy_disks());
+            if course.has_whole_group(shared, pools, &course.busy) {
+                break;
+            }
+            if !backoff.wait(&shared.runtime).await {
+                return None;
+            }
+            let remaining = backoff.remaining(&shared.runtime);
+            self.again(shared, &mut attempt, remaining).await;
+        }
+        Some(attempt)
+    }
+
+    /// Puts it once more to those that had no room in their queues.
+    async fn again(&self, shared: &Shared, attempt: &mut Attempt, remaining: Duration) {
+        let failures = std::mem::take(&mut attempt.failures);
+        let disks: Vec<DiskId> = failures.into_iter().map(|(disk, _)| disk).collect();
+        let Attempt { acks, failures } = self.to(shared, &disks, disks.len(), remaining).await;
+        attempt.acks.extend(acks);
+        // A disk that was busy and then had less time than any other gets is still only busy.
+        let cut_short = remaining < attempt_limit(shared);
+        let judge = |(disk, error): (DiskId, BlobError)| match error {
+            BlobError::Unreachable(_) if cut_short => (disk, BlobError::Busy(disk)),
+            error => (disk, error),
+        };
+        attempt.failures = failures.into_iter().map(judge).collect();
+    }
+}
+
+/// A chunk is about to be acknowledged with fewer copies than it should have: repair hears of it,
+/// and whoever counted the copies has to count again.
+fn note_degraded(shared: &Shared, choice: &Choice, chunk: ChunkId, attempt: &Attempt) {
+    let copies = attempt.acks.len();
+    shared.metrics.chunks_degraded.inc();
+    tracing::debug!(%chunk, copies, "chunk stored below its redundancy");
+    for disk in choice.group.disks() {
+        if !attempt.acks.contains(&disk) {
+            shared.hints.add(RepairHint { chunk, disk });
+        }
+    }
+    shared.hints.note_uncounted();
+}
+
+/// An attempt may use a third of the time, so that two more groups can be tried.
+fn attempt_limit(shared: &Shared) -> Duration {
+    Duration::from_millis(shared.config.chunk_write_timeout_ms / 3)
 }
 
 /// Asks disks to make the same chunk durable, all at once. Once the write quorum has answered, the
@@ -171,8 +287,7 @@ where
 {
     let mut answers: FuturesUnordered<_> = disks.iter().map(|&disk| ask(disk)).collect();
     let mut attempt = Attempt::default();
-    // An attempt may use a third of the time, so that two more groups can be tried.
-    let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms / 3).min(remaining);
+    let limit = attempt_limit(shared).min(remaining);
     let straggler_wait = Duration::from_millis(shared.config.straggler_wait_ms);
     let mut until = shared.runtime.monotonic() + limit;
     let mut pending: Vec<DiskId> = disks.to_vec();
@@ -185,11 +300,11 @@ where
         match answer {
             Ok(()) => {
                 shared.view.note_written(disk);
-                attempt.acks += 1;
+                attempt.acks.push(disk);
             }
             Err(error) => attempt.failures.push((disk, error)),
         }
-        if attempt.acks >= write_quorum(copies) {
+        if attempt.acks.len() >= write_quorum(copies) {
             until = until.min(shared.runtime.monotonic() + straggler_wait);
         }
     }
@@ -199,10 +314,25 @@ where
 }
 
 impl Attempt {
+    /// True when nothing stood in the way but full queues.
+    fn is_only_busy(&self) -> bool {
+        let busy = |(_, error): &(DiskId, BlobError)| error.kind() == ErrorKind::Busy;
+        !self.failures.is_empty() && self.failures.iter().all(busy)
+    }
+
+    /// Disks whose queues are full.
+    fn busy_disks(&self) -> impl Iterator<Item = DiskId> {
+        let busy = |error: &BlobError| error.kind() == ErrorKind::Busy;
+        let failures = self.failures.iter();
+        failures.filter_map(move |(disk, error)| busy(error).then_some(*disk))
+    }
+
     /// Disks that are to blame. One that knew a newer map is not: it will do as soon as the map
-    /// is read again.
+    /// is read again. Nor is one whose queue is full.
     fn failed_disks(&self) -> impl Iterator<Item = DiskId> {
-        let to_blame = |error: &BlobError| !matches!(error, BlobError::StaleEpoch { .. });
+        let to_blame = |error: &BlobError| {
+            error.kind() != ErrorKind::Busy && !matches!(error, BlobError::StaleEpoch { .. })
+        };
         let failures = self.failures.iter();
         failures.filter_map(move |(disk, error)| to_blame(error).then_some(*disk))
     }

@@ -98,7 +98,8 @@ pub(crate) struct Choice {
     pub(crate) group: Group,
     /// Members to write to.
     pub(crate) disks: Vec<DiskId>,
-    /// Copies the group should have.
+    /// Copies the chunk should have: those of the best pool, also in a group of another one that is
+    /// still to get its members.
     pub(crate) copies: usize,
 }
 
@@ -272,8 +273,9 @@ impl ClusterView {
     }
 
     /// A group for a new chunk: whole if there is one in any of the pools, else one that can have
-    /// the write quorum, else one that can have it if suspects are tried again. Groups in `avoid`
-    /// and disks in `failed` are left out.
+    /// the write quorum, else one that can have it if suspects are tried again. All by the copies
+    /// of the best pool: only when no group at all can have its quorum, those of the group's own
+    /// pool count. Groups in `avoid` and disks in `failed` are left out.
     pub(crate) fn choose(
         &self,
         pools: &[u32],
@@ -298,7 +300,9 @@ impl ClusterView {
         }
         let mut hopeless = suspects.lock().hopeless(now);
         hopeless.extend(failed);
-        let choice = known.choose(pools, seed, avoid, &hopeless, enough)?;
+        let choice = known
+            .choose(pools, seed, avoid, &hopeless, enough)
+            .or_else(|| known.choose_any(pools, seed, avoid, &hopeless))?;
         suspects.lock().probe(&choice.disks, now);
         Some(choice)
     }
@@ -317,9 +321,8 @@ impl ClusterView {
 
     /// True when some group could take a chunk if no disk were under suspicion.
     pub(crate) fn could_choose(&self, pools: &[u32]) -> bool {
-        let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
         let known = self.shared.known.load();
-        known.choose(pools, 0, &[], &[], enough).is_some()
+        known.choose_any(pools, 0, &[], &[]).is_some()
     }
 
     /// The disks of a chunk in the order in which they should be asked: complete members first,
@@ -377,8 +380,8 @@ impl Known {
         suspects: &[DiskId],
         accept: impl Fn(&Choice) -> bool,
     ) -> Option<Choice> {
+        let copies = pools.iter().filter_map(|pool| self.copies(*pool)).max()?;
         pools.iter().find_map(|pool| {
-            let copies = self.copies(*pool)?;
             let chooser = self.choosers.get(pool)?;
             let mut chosen = None;
             chooser.choose(seed, |id| {
@@ -389,6 +392,19 @@ impl Known {
             })?;
             chosen
         })
+    }
+
+    /// A group that can have the write quorum of its own pool.
+    fn choose_any(
+        &self,
+        pools: &[u32],
+        seed: u64,
+        avoid: &[PgId],
+        suspects: &[DiskId],
+    ) -> Option<Choice> {
+        let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
+        let mut each = pools.iter();
+        each.find_map(|&pool| self.choose(&[pool], seed, avoid, suspects, enough))
     }
 
     fn copies(&self, pool: u32) -> Option<usize> {

@@ -181,7 +181,7 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> 
         (disk, copied)
     });
     let attempt = copied.await;
-    if attempt.acks == disks.len() {
+    if attempt.acks.len() == disks.len() {
         return Some(target);
     }
     note_failures(shared, &attempt).await;

@@ -48,7 +48,7 @@ pub use error::{BodyError, ReadError, WriteError};
 pub use hints::{RepairHint, RepairHints};
 pub use map::{ClusterMap, Group, GroupMember};
 pub use read::ReadStream;
-pub use restore::RestoreError;
+pub use restore::{CopyCheck, RestoreError};
 
 /// Where bytes are going to belong.
 #[derive(Clone, Debug)]
@@ -141,6 +141,13 @@ impl Shared {
         let pools = map.pools_for(redundancy, &self.config.zone);
         pools.iter().map(|pool| pool.id).collect()
     }
+
+    /// Copies that bytes of a redundancy should have; 0 when no pool serves it.
+    fn copies(&self, redundancy: Redundancy) -> usize {
+        let map = self.view.map();
+        let pools = map.pools_for(redundancy, &self.config.zone);
+        pools.first().map_or(0, |pool| pool.copies as usize)
+    }
 }
 
 impl DataPath {
@@ -181,9 +188,8 @@ impl DataPath {
 
     /// Copies that bytes of a redundancy get in this cluster; `None` when no pool serves it.
     pub fn copies(&self, redundancy: Redundancy) -> Option<u32> {
-        let map = self.shared.view.map();
-        let pools = map.pools_for(redundancy, &self.shared.config.zone);
-        pools.first().map(|pool| pool.copies)
+        let copies = self.shared.copies(redundancy);
+        u32::try_from(copies).ok().filter(|&copies| copies > 0)
     }
 
     /// Streams a body to disks (or into the payload, when it is small) and hashes it.
@@ -240,9 +246,8 @@ impl DataPath {
         restore::restore_chunk(&self.shared, entry, sources, target, pg_epoch).await
     }
 
-    /// True when a disk holds a chunk as it is listed, every byte of it. False also when the disk
-    /// cannot be read now.
-    pub async fn verify_copy(&self, entry: &ChunkEntry, disk: DiskId) -> bool {
+    /// Whether a disk holds a chunk as it is listed, every byte of it.
+    pub async fn verify_copy(&self, entry: &ChunkEntry, disk: DiskId) -> CopyCheck {
         restore::verify_copy(&self.shared, entry, disk).await
     }
 }

@@ -125,9 +125,16 @@ impl ClusterMap {
         &self.pools
     }
 
-    /// Every node, in no particular order.
+    /// Every node that was not given up, in no particular order.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.keys().copied()
+        let nodes = self.nodes.values().filter(|node| !node.removed);
+        nodes.map(|node| NodeId(node.id))
+    }
+
+    /// True when the disk sits in a node that was given up for good.
+    pub fn is_removed(&self, disk: DiskId) -> bool {
+        let node = self.node_of(disk).and_then(|node| self.nodes.get(&node));
+        node.is_some_and(|node| node.removed)
     }
 
     /// The node a disk sits in.
@@ -141,11 +148,27 @@ impl ClusterMap {
         node.map_or("", |node| node.zone.as_str())
     }
 
-    /// True when the disk is known and was not taken out for good.
+    /// True when the disk is known and neither it nor its node was taken out.
     pub fn is_in(&self, disk: DiskId) -> bool {
-        self.disks
-            .get(&disk)
-            .is_some_and(|disk| disk.state == DISK_IN)
+        let known = self.disks.get(&disk);
+        known.is_some_and(|known| known.state == DISK_IN) && !self.is_removed(disk)
+    }
+
+    /// Copies that chunks of a group should have: those of the best pool of its class and zone. A
+    /// pool that was made when the cluster was smaller is brought up to it.
+    pub fn target_copies(&self, group: &Group) -> usize {
+        let own = self.pools.iter().find(|pool| pool.id == group.pool);
+        let best = own.and_then(|own| self.best_pool(own));
+        best.map_or(group.members.len(), |pool| pool.copies as usize)
+    }
+
+    /// The best pool of the class and zone of a pool: the one with the most copies.
+    pub fn best_pool(&self, pool: &pb::state::Pool) -> Option<&pb::state::Pool> {
+        let alike = self
+            .pools
+            .iter()
+            .filter(|other| other.redundancy == pool.redundancy && other.zone == pool.zone);
+        alike.max_by_key(|other| (other.copies, std::cmp::Reverse(other.id)))
     }
 
     /// Disk sets of a pool's groups that take new chunks.
@@ -154,9 +177,12 @@ impl ClusterMap {
         open.map(|group| group.disks().collect()).collect()
     }
 
-    /// The disks as placement sees them. `in_service` adds what the map does not know: health.
+    /// The disks as placement sees them, without those of nodes that were given up. `in_service`
+    /// adds what the map does not know: health.
     pub fn topology(&self, in_service: impl Fn(DiskId) -> bool) -> Topology {
-        Topology::new(self.disks.values().map(|disk| {
+        let disks = self.disks.values();
+        let counted = disks.filter(|disk| !self.is_removed(DiskId(disk.id)));
+        Topology::new(counted.map(|disk| {
             let id = DiskId(disk.id);
             Disk {
                 id,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use granary_blob_api::{BlobError, Block, ChunkEntry, GetChunk, PutChunk};
+use granary_blob_api::{BlobError, Block, ChunkEntry, ErrorKind, GetChunk, PutChunk};
 use granary_runtime::within;
 use granary_types::DiskId;
 
@@ -99,11 +99,37 @@ async fn read_whole(
     })
 }
 
-/// True when a disk holds a chunk as it is listed, every byte of it.
-pub(crate) async fn verify_copy(shared: &Shared, entry: &ChunkEntry, disk: DiskId) -> bool {
-    match take_write_memory(shared, entry.length as usize).await {
-        Ok(_share) => read_whole(shared, entry, &[disk]).await.is_ok(),
-        Err(_) => false,
+/// What a look at one copy said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyCheck {
+    /// The disk holds the chunk as it is listed, every byte of it.
+    Good,
+    /// The disk answered, and what it holds is damaged, something else, or nothing.
+    Bad,
+    /// Nobody knows: the disk did not answer, or memory was short.
+    Unknown,
+}
+
+/// Reads a copy as a whole.
+pub(crate) async fn verify_copy(shared: &Shared, entry: &ChunkEntry, disk: DiskId) -> CopyCheck {
+    let share = take_write_memory(shared, entry.length as usize).await;
+    let (Ok(_share), Some(node)) = (share, shared.view.node_of(disk)) else {
+        return CopyCheck::Unknown;
+    };
+    let range = GetChunk {
+        id: entry.id,
+        offset: 0,
+        length: entry.length,
+    };
+    let limit = Duration::from_millis(shared.config.chunk_read_timeout_ms);
+    match within(limit, node.get(disk, range)).await {
+        Ok(Ok(read)) if is_intact(entry, &read.blocks) => CopyCheck::Good,
+        Ok(Ok(_)) => CopyCheck::Bad,
+        Ok(Err(error)) => match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Invalid => CopyCheck::Bad,
+            _ => CopyCheck::Unknown,
+        },
+        Err(_) => CopyCheck::Unknown,
     }
 }
 

@@ -13,8 +13,8 @@ use md5::{Digest as _, Md5};
 use proptest::prelude::*;
 
 use crate::{
-    BodyError, BodyLimits, CopyDigests, DataPathConfig, ReadError, ReadSource, RestoreError,
-    WriteError, WriteTarget, Written,
+    BodyError, BodyLimits, CopyCheck, CopyDigests, DataPathConfig, ReadError, ReadSource,
+    RestoreError, WriteError, WriteTarget, Written,
 };
 use fakes::{Cluster, Fault, Shape};
 
@@ -343,6 +343,76 @@ fn a_slow_disk_is_not_waited_for() {
             assert!(took < Duration::from_millis(900), "{fault:?}: {took:?}");
         });
     }
+}
+
+#[test]
+fn a_second_copy_is_asked_after_what_reads_usually_take() {
+    simulated(async {
+        let cluster = Cluster::start(Shape::default()).await;
+        let written = put(&cluster, &content(40 * MIB, 12)).await;
+        let source = source(&cluster, &written.payload);
+        let whole = ByteRange::whole(written.size);
+        let read = async || {
+            let hedged = &cluster.path.shared.metrics.reads_hedged;
+            let (began, before) = (cluster.runtime.monotonic(), hedged.get());
+            get(&cluster, &source, whole).await.unwrap();
+            (cluster.runtime.monotonic() - began, hedged.get() - before)
+        };
+        let (usual, hedged) = read().await;
+        assert_eq!(hedged, 0, "nobody was slow");
+        cluster.set_fault(3, Fault::Slow);
+        let (took, hedged) = read().await;
+        assert!(hedged > 0);
+        let limit = usual + Duration::from_millis(60) * hedged as u32;
+        assert!(
+            took <= limit,
+            "{took:?} with {hedged} hedges, else {usual:?}"
+        );
+        // When every disk has become slow, a second copy helps nobody.
+        for disk in 1..=4 {
+            cluster.set_fault(disk, Fault::Slow);
+        }
+        for _ in 0..5 {
+            read().await;
+        }
+        assert_eq!(read().await.1, 0, "hedged although that is usual");
+    });
+}
+
+#[test]
+fn a_group_of_a_smaller_pool_is_the_last_resort() {
+    simulated(async {
+        // The pool of three copies, and one from the time when there was one disk.
+        let cluster = Cluster::start(Shape {
+            disks: 3,
+            ..Default::default()
+        })
+        .await;
+        {
+            let mut map = cluster.meta.map.lock();
+            let (mut pool, mut group) = (map.pools[0].clone(), map.groups[0].clone());
+            (pool.id, pool.copies) = (2, 1);
+            (group.id, group.pool) = (1000, 2);
+            group.members.truncate(1);
+            map.pools.push(pool);
+            map.groups.push(group);
+            map.epoch += 1;
+        }
+        cluster.path.view().refresh().await.unwrap();
+        let copies = async |seed| {
+            let written = put(&cluster, &content(20_000, seed)).await;
+            cluster.holders(chunks(&written.payload)[0]).len()
+        };
+        assert_eq!(copies(1).await, 3);
+        // Two copies of three are better than a whole group of one.
+        cluster.set_fault(3, Fault::Failed);
+        assert_eq!(copies(2).await, 2);
+        assert_eq!(copies(3).await, 2);
+        let before = cluster.path.repair_hints().uncounted();
+        cluster.set_fault(2, Fault::Failed);
+        assert_eq!(copies(4).await, 1);
+        assert!(cluster.path.repair_hints().uncounted() > before);
+    });
 }
 
 #[test]
@@ -772,31 +842,67 @@ fn a_chunk_is_restored_from_a_good_copy_only() {
             .restore_chunk(&entry, &holders, spare, 1)
             .await
             .unwrap();
-        assert!(cluster.path.verify_copy(&entry, spare).await);
-        assert!(!cluster.path.verify_copy(&entry, holders[0]).await);
+        let check = async |disk| cluster.path.verify_copy(&entry, disk).await;
+        assert_eq!(check(spare).await, CopyCheck::Good);
+        assert_eq!(check(holders[0]).await, CopyCheck::Bad);
+        for fault in [Fault::Hangs, Fault::Failed] {
+            cluster.set_fault(spare.0, fault);
+            assert_eq!(check(spare).await, CopyCheck::Unknown, "{fault:?}");
+        }
+        cluster.set_fault(spare.0, Fault::None);
+        let memory = cluster.path.shared.config.write_buffer_bytes as usize;
+        let _all = cluster.path.shared.write_budget.try_take(memory).unwrap();
+        assert_eq!(check(spare).await, CopyCheck::Unknown, "no memory to look");
     });
 }
 
 #[test]
-fn a_disk_with_a_full_queue_costs_a_copy_and_not_the_write() {
-    simulated(async {
-        let cluster = Cluster::start(Shape {
-            disks: 3,
-            groups_per_set: 8,
-            ..Default::default()
-        })
-        .await;
-        cluster.set_fault(2, Fault::Busy);
-        let before = cluster.runtime.monotonic();
-        let written = put(&cluster, &content(MIB, 71)).await;
-        let took = cluster.runtime.monotonic() - before;
-        for chunk in chunks(&written.payload) {
-            assert_eq!(cluster.holders(chunk).len(), 2);
-        }
-        assert!(written.payload.abandoned.is_empty(), "the quorum was met");
-        assert!(took < Duration::from_secs(8), "took {took:?}");
+fn a_full_queue_is_waited_for_and_never_costs_a_copy() {
+    for (disks, copies) in [(2, 2), (3, 3)] {
+        simulated(async {
+            let cluster = Cluster::start(Shape {
+                disks,
+                copies,
+                groups_per_set: 8,
+                ..Default::default()
+            })
+            .await;
+            cluster.set_fault(2, Fault::Busy);
+            let bytes = content(MIB, 71);
+            let before = cluster.runtime.monotonic();
+            let body = frames(&bytes, 100_000);
+            let refused = cluster.path.write(target(), body, limits(None)).await;
+            assert!(
+                matches!(refused, Err(WriteError::Overloaded)),
+                "{refused:?}"
+            );
+            let took = cluster.runtime.monotonic() - before;
+            assert!(took <= Duration::from_secs(31), "took {took:?}");
+            assert!(cluster.path.repair_hints().take(10).is_empty());
 
-        // With a spare disk the chunk goes to three others, and the busy one is asked once.
+            // The queue has room again in the middle of a write.
+            let (path, body) = (cluster.path.clone(), frames(&bytes, 100_000));
+            let writing = cluster
+                .runtime
+                .spawn(async move { path.write(target(), body, limits(None)).await });
+            cluster.runtime.sleep(Duration::from_secs(8)).await;
+            let asked = cluster.asked(1);
+            cluster.set_fault(2, Fault::None);
+            let written = writing.await.unwrap().unwrap();
+            assert_eq!(
+                cluster.holders(chunks(&written.payload)[0]).len(),
+                copies as usize
+            );
+            // Those that have it were not asked again.
+            assert_eq!(cluster.asked(1), asked);
+            assert_eq!(cluster.path.repair_hints().uncounted(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_disk_with_a_full_queue_is_asked_once_while_others_have_room() {
+    simulated(async {
         let cluster = Cluster::start(Shape {
             groups_per_set: 8,
             ..Default::default()
@@ -809,7 +915,43 @@ fn a_disk_with_a_full_queue_costs_a_copy_and_not_the_write() {
             assert_eq!(cluster.holders(chunks(&written.payload)[0]).len(), 3);
             assert!(cluster.asked(2) <= asked + 1);
         }
+        // Without a whole group beside it, it is waited for.
+        cluster.set_fault(4, Fault::Failed);
+        let bytes = content(20_000, 1);
+        let body = frames(&bytes, 20_000);
+        let refused = cluster.path.write(target(), body, limits(None)).await;
+        assert!(
+            matches!(refused, Err(WriteError::Overloaded)),
+            "{refused:?}"
+        );
     });
+}
+
+#[test]
+fn what_is_stored_with_fewer_copies_is_told_to_repair() {
+    for fault in [Fault::Failed, Fault::Hangs] {
+        simulated(async {
+            let cluster = Cluster::start(Shape {
+                disks: 3,
+                ..Default::default()
+            })
+            .await;
+            cluster.set_fault(1, fault);
+            let hints = cluster.path.repair_hints();
+            let written = put(&cluster, &content(5 * MIB, 6)).await;
+            let stored = chunks(&written.payload);
+            let mut told: Vec<_> = hints.take(100).iter().map(|h| (h.chunk, h.disk)).collect();
+            let mut lacking: Vec<_> = stored.iter().map(|&chunk| (chunk, DiskId(1))).collect();
+            told.sort_unstable();
+            lacking.sort_unstable();
+            assert_eq!(told, lacking, "{fault:?}");
+            assert_eq!(
+                hints.uncounted(),
+                2,
+                "a count from before is not true any more"
+            );
+        });
+    }
 }
 
 #[test]

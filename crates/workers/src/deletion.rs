@@ -4,7 +4,7 @@
 //! Invariant: a deletion is acknowledged only after every member in service of every chunk's group
 //! has made it durable, so a crash anywhere in between repeats it and loses nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use granary_datapath::ClusterView;
@@ -37,17 +37,42 @@ pub struct DeletionWorker {
     view: ClusterView,
     deleter: ChunkDeleter,
     metrics: WorkerMetrics,
-    /// How far the deletion of an object with many chunks has come, in bytes of the object. Only
-    /// to save work: lost, it begins again.
-    progress: HashMap<(ShardId, u64), u64>,
+    progress: Progress,
     /// Where to go on in shards whose time was up: entries that cannot be deleted now must not keep
     /// those behind them waiting for ever.
     cursors: HashMap<ShardId, u64>,
     turn: usize,
 }
 
-/// Objects whose progress is kept.
-const PROGRESS_MAX: usize = 1024;
+/// Objects of one shard whose progress is kept.
+const PROGRESS_MAX: usize = PAGE as usize;
+
+/// How far the deletion of objects with many chunks has come, in bytes of the object. Only to save
+/// work: lost, it begins again. The entries at the front of a queue are never lost while this
+/// process leads, so each of them comes to its end.
+#[derive(Debug, Default)]
+struct Progress(HashMap<ShardId, BTreeMap<u64, u64>>);
+
+impl Progress {
+    fn of(&self, shard: ShardId, seq: u64) -> u64 {
+        let known = self.0.get(&shard).and_then(|seqs| seqs.get(&seq));
+        known.copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, shard: ShardId, seq: u64, offset: u64) {
+        let seqs = self.0.entry(shard).or_default();
+        seqs.insert(seq, offset);
+        if seqs.len() > PROGRESS_MAX {
+            seqs.pop_last();
+        }
+    }
+
+    fn end(&mut self, shard: ShardId, seq: u64) {
+        if let Some(seqs) = self.0.get_mut(&shard) {
+            seqs.remove(&seq);
+        }
+    }
+}
 
 /// What one entry needs.
 enum Expansion {
@@ -66,7 +91,7 @@ impl DeletionWorker {
             deleter: ChunkDeleter::new(view.clone()),
             view,
             metrics,
-            progress: HashMap::new(),
+            progress: Progress::default(),
             cursors: HashMap::new(),
             turn: 0,
         }
@@ -153,11 +178,10 @@ impl DeletionWorker {
         let Some(deletion) = &entry.deletion else {
             return Ok(Paged::Blocked);
         };
-        let key = (shard, entry.seq);
-        let mut offset = self.progress.get(&key).copied().unwrap_or(0);
+        let mut offset = self.progress.of(shard, entry.seq);
         for _ in 0..EXTENT_PAGES_PER_TICK {
             if offset >= deletion.size {
-                self.progress.remove(&key);
+                self.progress.end(shard, entry.seq);
                 return Ok(Paged::Gone);
             }
             let query = pb::ListExtents {
@@ -180,13 +204,11 @@ impl DeletionWorker {
             }
             let end = page.first_offset + length;
             if !page.more || end <= offset {
-                self.progress.remove(&key);
+                self.progress.end(shard, entry.seq);
                 return Ok(Paged::Gone);
             }
             offset = end;
-            if self.progress.len() < PROGRESS_MAX {
-                self.progress.insert(key, offset);
-            }
+            self.progress.set(shard, entry.seq, offset);
         }
         Ok(Paged::More)
     }
@@ -284,5 +306,39 @@ impl Worker for DeletionWorker {
             Some(error) => Err(error),
             None => Ok(tick),
         }
+    }
+
+    /// Another process may have led meanwhile and ended what was begun here.
+    fn resume(&mut self, _cursor: &[u8]) {
+        self.progress = Progress::default();
+        self.cursors.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_front_goes_on_however_many_wait_behind_it() {
+        let (mut progress, shard) = (Progress::default(), ShardId(3));
+        let many = PROGRESS_MAX as u64 + 200;
+        for offset in [10, 20] {
+            for seq in 0..many {
+                progress.set(shard, seq, offset);
+            }
+        }
+        let front = PROGRESS_MAX as u64;
+        assert!((0..front).all(|seq| progress.of(shard, seq) == 20));
+        assert_eq!(progress.0[&shard].len(), PROGRESS_MAX);
+        // Those in front end, and those behind them come up.
+        for seq in 0..front {
+            progress.end(shard, seq);
+        }
+        for seq in front..many {
+            progress.set(shard, seq, 30);
+            assert_eq!(progress.of(shard, seq), 30);
+        }
+        assert_eq!(progress.of(ShardId(4), many - 1), 0);
     }
 }

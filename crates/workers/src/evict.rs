@@ -2,15 +2,14 @@
 //! taken out, others got its place, and then it came back.
 //!
 //! Invariants: a copy goes only when every member of the group is complete and in service, the map
-//! that says so was read just now, the disk has confirmed that it knows no newer one, and every
-//! member holds the chunk or one has its tombstone. What no member has stays: it may be the last
-//! copy there is.
+//! that says so was read just now, the disk knows no newer one (it refuses then), and every member
+//! holds the chunk or one has its tombstone. What no member has stays: it may be the last copy
+//! there is.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use granary_blob_api::{BlobNode, ChunkEntry};
+use granary_blob_api::ChunkEntry;
 use granary_datapath::{ClusterView, Group};
 use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
@@ -62,14 +61,15 @@ impl Eviction {
         if page.entries.is_empty() {
             return Ok(Evicted::default());
         }
-        let Some((group, _)) = self.settled(pg, disk, &node).await? else {
+        let Some((group, _)) = self.settled(pg, disk).await? else {
             return Ok(Evicted::default());
         };
+        let known = (group.id, group.epoch);
         let (stale, tombstones) = self.stale(&group, after, &page.entries).await?;
         let mut copies = 0;
         for batch in stale.chunks(BATCH) {
-            if !self.is_still(&group, disk, &node).await?
-                || !self.deleter.drop_on(disk, batch).await
+            if !self.is_still(&group, disk).await?
+                || !self.deleter.evict_on(disk, known, batch).await
             {
                 return Ok(Evicted {
                     copies,
@@ -78,8 +78,8 @@ impl Eviction {
             }
             copies += batch.len() as u64;
         }
-        if !tombstones.is_empty() && self.is_still(&group, disk, &node).await? {
-            self.deleter.forget_on(disk, &tombstones).await;
+        if !tombstones.is_empty() && self.is_still(&group, disk).await? {
+            self.deleter.evict_on(disk, known, &tombstones).await;
         }
         Ok(Evicted {
             copies,
@@ -87,13 +87,12 @@ impl Eviction {
         })
     }
 
-    /// The group, when all its members are complete and in service and the disk, which is none of
-    /// them, has confirmed its epoch; and when (monotonic) the map was asked for.
+    /// The group, when all its members are complete and in service and the disk is none of them;
+    /// and when (monotonic) the map was asked for.
     async fn settled(
         &self,
         pg: PgId,
         disk: DiskId,
-        node: &Arc<dyn BlobNode>,
     ) -> Result<Option<(Group, Duration)>, WorkerError> {
         let asked_at = self.view.runtime().monotonic();
         self.view.refresh_map().await?;
@@ -107,28 +106,12 @@ impl Eviction {
         let settled = group.members.len() >= copies
             && group.members.iter().all(|m| m.complete && holds(m.disk))
             && group.disks().all(|member| member != disk);
-        if !settled {
-            return Ok(None);
-        }
-        // The disk refuses an epoch older than the one it knows: then this map is the old one.
-        match within(LIST_TIMEOUT, node.open_pg(disk, pg, group.epoch)).await {
-            Ok(Ok(())) => Ok(Some((group.clone(), asked_at))),
-            Ok(Err(error)) => {
-                tracing::debug!(%pg, %disk, %error, "nothing is deleted on this disk now");
-                Ok(None)
-            }
-            Err(_) => Err(WorkerError::TooLong),
-        }
+        Ok(settled.then(|| (group.clone(), asked_at)))
     }
 
     /// True when the group is what it was, by a map read just now.
-    async fn is_still(
-        &self,
-        group: &Group,
-        disk: DiskId,
-        node: &Arc<dyn BlobNode>,
-    ) -> Result<bool, WorkerError> {
-        let now = self.settled(group.id, disk, node).await?;
+    async fn is_still(&self, group: &Group, disk: DiskId) -> Result<bool, WorkerError> {
+        let now = self.settled(group.id, disk).await?;
         Ok(now.is_some_and(|(settled, asked_at)| {
             settled == *group
                 && self.view.runtime().monotonic().saturating_sub(asked_at) < MAP_AGE_MAX

@@ -21,8 +21,10 @@ pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct Copies {
     /// The chunk, as a member that has it (or its tombstone) lists it.
     pub(crate) entry: ChunkEntry,
-    /// Members that hold it.
+    /// Members that hold it, as far as they know.
     pub(crate) live: Vec<DiskId>,
+    /// Members that hold it and know that their bytes are damaged.
+    pub(crate) damaged: Vec<DiskId>,
     /// Members that have a tombstone.
     pub(crate) tombstones: Vec<DiskId>,
 }
@@ -37,7 +39,7 @@ impl Copies {
             members.any(|member| member.disk == *disk && member.complete)
         };
         self.tombstones.iter().any(complete)
-            || (!self.tombstones.is_empty() && !self.live.iter().any(complete))
+            || (!self.tombstones.is_empty() && !self.live.iter().chain(&self.damaged).any(complete))
     }
 }
 
@@ -95,6 +97,7 @@ impl GroupListing {
         let mut copies = Copies {
             entry,
             live: Vec::with_capacity(self.members.len()),
+            damaged: Vec::new(),
             tombstones: Vec::new(),
         };
         for member in &mut self.members {
@@ -103,10 +106,15 @@ impl GroupListing {
             };
             if own.deleted {
                 copies.tombstones.push(member.disk);
+                continue;
+            }
+            if own.damaged {
+                copies.damaged.push(member.disk);
             } else {
                 copies.live.push(member.disk);
-                copies.entry = own;
             }
+            // Whoever holds it knows more of it than a tombstone.
+            copies.entry = own;
         }
         Ok(Some(copies))
     }

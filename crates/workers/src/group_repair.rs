@@ -6,7 +6,7 @@
 
 use futures_util::{StreamExt, stream};
 use granary_blob_api::ChunkEntry;
-use granary_datapath::{ClusterView, DataPath, Group, RestoreError};
+use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RestoreError};
 use granary_meta_api::Meta;
 use granary_types::{ChunkId, DiskId};
 
@@ -43,6 +43,8 @@ pub(crate) struct Repaired {
     pub(crate) below_target: u64,
     /// Chunks that should be on a member taking part and are not.
     pub(crate) failed: u64,
+    /// Bytes that were copied.
+    pub(crate) copied_bytes: u64,
     /// Where the next call goes on; `None` when the group is through.
     pub(crate) next_after: Option<ChunkId>,
 }
@@ -51,8 +53,20 @@ pub(crate) struct Repaired {
 struct Lacking {
     entry: ChunkEntry,
     live: Vec<DiskId>,
+    /// Members whose bytes are damaged, as they know themselves.
+    damaged: Vec<DiskId>,
     /// Members whose tombstone of it means nothing; see [`crate::group_listing::Copies::is_deleted`].
     tombstones: Vec<DiskId>,
+}
+
+/// What became of one chunk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filled {
+    /// Copies it has now.
+    held: usize,
+    /// A member still lacks it.
+    failed: bool,
+    copied_bytes: u64,
 }
 
 impl GroupRepair {
@@ -93,11 +107,15 @@ impl GroupRepair {
             repaired.next_after = Some(found.entry.id);
             if found.is_deleted(group) {
                 tombstones.push(found.entry.id);
-            } else if found.live.len() < copies || !found.tombstones.is_empty() {
+            } else if found.live.len() < copies
+                || !found.tombstones.is_empty()
+                || !found.damaged.is_empty()
+            {
                 to_copy += usize::from(found.live.len() < serving.len());
                 lacking.push(Lacking {
                     entry: found.entry,
                     live: found.live,
+                    damaged: found.damaged,
                     tombstones: found.tombstones,
                 });
             } else {
@@ -132,77 +150,87 @@ impl GroupRepair {
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        for (held, failed) in outcomes.into_iter().flatten() {
+        for filled in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
-            repaired.failed += u64::from(failed);
-            repaired.below_target += u64::from(held < copies);
+            repaired.failed += u64::from(filled.failed);
+            repaired.below_target += u64::from(filled.held < copies);
+            repaired.copied_bytes += filled.copied_bytes;
         }
         Ok(())
     }
 
-    /// Copies one chunk; the copies it has now and whether a member still lacks it. `None` when it
-    /// was deleted meanwhile.
-    async fn fill_one(
-        &self,
-        group: &Group,
-        serving: &[DiskId],
-        chunk: Lacking,
-    ) -> Option<(usize, bool)> {
-        let (mut held, mut failed) = (chunk.live.len(), false);
+    /// Copies one chunk to the members that lack it. `None` when it was deleted meanwhile.
+    async fn fill_one(&self, group: &Group, serving: &[DiskId], chunk: Lacking) -> Option<Filled> {
+        let mut filled = Filled {
+            held: chunk.live.len(),
+            ..Filled::default()
+        };
         for &disk in &chunk.tombstones {
             // If it does not forget, it will not take the chunk either, and that counts.
-            self.deleter.forget_on(disk, &[chunk.entry.id]).await;
+            let known = (group.id, group.epoch);
+            self.deleter.forget_on(disk, known, &[chunk.entry.id]).await;
         }
+        // The damaged ones come last: a disk that could not read for a moment may be well again.
+        let sources = [chunk.live.as_slice(), &chunk.damaged].concat();
         for &disk in serving.iter().filter(|disk| !chunk.live.contains(disk)) {
             let copied = self
                 .path
-                .restore_chunk(&chunk.entry, &chunk.live, disk, group.epoch)
+                .restore_chunk(&chunk.entry, &sources, disk, group.epoch)
                 .await;
             match copied {
                 Ok(()) => {
-                    held += 1;
+                    filled.held += 1;
+                    filled.copied_bytes += u64::from(chunk.entry.length);
                     self.metrics.chunks_restored.inc();
                 }
                 // An untrue tombstone is still there: the chunk is not gone, this copy is not made.
-                Err(RestoreError::Gone) if chunk.tombstones.contains(&disk) => failed = true,
+                Err(RestoreError::Gone) if chunk.tombstones.contains(&disk) => {
+                    filled.failed = true;
+                }
                 Err(RestoreError::Gone) => return None,
                 Err(error) => {
                     tracing::debug!(chunk = %chunk.entry.id, %disk, %error, "chunk not restored");
-                    failed = true;
+                    // A member whose own bytes are bad does not lack the chunk.
+                    filled.failed |= !chunk.damaged.contains(&disk);
                 }
             }
         }
-        Some((held, failed))
+        Some(filled)
     }
 
-    /// Looks at a copy that a reader complained about; true when it is good now.
-    pub(crate) async fn check_copy(&self, chunk: ChunkId, disk: DiskId) -> bool {
+    /// Looks at a copy that somebody complained about, and makes it good if that can be done now.
+    /// A copy that need not be there, or not yet, is as good as any.
+    pub(crate) async fn check_copy(&self, chunk: ChunkId, disk: DiskId) -> CopyCheck {
         let map = self.view.map();
         let Some(group) = map.group(chunk.pg()) else {
-            return true;
+            return CopyCheck::Good;
         };
         let serving = self.serving(group);
         if !serving.contains(&disk) {
-            return true;
+            return CopyCheck::Good;
         }
         let before = ChunkId(chunk.0.wrapping_sub(1));
         let listing = GroupListing::new(&self.view, group.id, &serving, Some(before));
         let Ok(mut listing) = listing else {
-            return false;
+            return CopyCheck::Unknown;
         };
         let found = match listing.next().await {
             Ok(Some(found)) if found.entry.id == chunk && !found.is_deleted(group) => found,
             // Gone everywhere, or deleted: nothing to repair.
-            Ok(_) => return true,
-            Err(_) => return false,
+            Ok(_) => return CopyCheck::Good,
+            Err(_) => return CopyCheck::Unknown,
         };
-        let sources: Vec<_> = found.live.iter().copied().filter(|&d| d != disk).collect();
+        let others = found.live.iter().chain(&found.damaged).copied();
+        let mut sources: Vec<_> = others.filter(|&other| other != disk).collect();
+        if found.damaged.contains(&disk) {
+            sources.push(disk);
+        }
         let restored = self
             .path
             .restore_chunk(&found.entry, &sources, disk, group.epoch)
             .await;
         let read = self.path.verify_copy(&found.entry, disk).await;
-        if restored.is_ok() && read {
+        if restored.is_ok() && read == CopyCheck::Good {
             self.metrics.chunks_restored.inc();
         }
         read

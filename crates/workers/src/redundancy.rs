@@ -1,11 +1,15 @@
 //! Keeps and counts redundancy: goes through every group, repairs what a member lacks, and tells
 //! one true number, the chunks below their redundancy.
+//!
+//! A copy that is known to be bad is known to its disk, which lists it so: a pass counts it, also
+//! in another process and after a restart. What is remembered here only saves work.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_datapath::{ClusterView, DataPath, Group, RepairHints};
+use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RepairHint, RepairHints};
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_types::{ChunkId, DiskId, PgId};
@@ -17,8 +21,10 @@ use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 
 /// Complaints of readers looked at per tick.
 const HINTS_PER_TICK: usize = 64;
-/// Copies that are known to be bad and could not be made good.
+/// Copies that are known to be bad and could not be made good; looked at again now and then.
 const DAMAGED_MAX: usize = 1024;
+/// A pass that ended is followed by the next one no earlier than this, whatever was found since.
+const PAUSE_MIN: Duration = Duration::from_secs(30);
 /// Tries before a group whose members cannot be compared is left to the next pass.
 const TRIES_PER_GROUP: u32 = 3;
 
@@ -27,7 +33,8 @@ const TRIES_PER_GROUP: u32 = 3;
 pub struct RedundancyStatus {
     /// Passes that were completed since this process leads.
     pub passes: u64,
-    /// A pass was completed, and since it began no group has lost a member it still had then: the
+    /// A pass was completed, and since it began no group has lost a member it still had then, no
+    /// copy was found to be bad, and no chunk was stored with fewer copies than it should have: the
     /// numbers hold for the cluster as it is now. Without it they say what once was.
     pub current: bool,
     /// Chunks that should exist.
@@ -53,14 +60,22 @@ pub struct RedundancyWorker {
     hints: RepairHints,
     status: Arc<Mutex<Counted>>,
     damaged: BTreeSet<(ChunkId, DiskId)>,
+    /// The last of them that was looked at again.
+    damaged_at: Option<(ChunkId, DiskId)>,
     every: Duration,
     pass: Option<Pass>,
     /// When the last pass ended (monotonic) and what the cluster looked like when it began.
     last: Option<(Duration, Situation)>,
 }
 
-/// What makes a new pass worth while before its time: the map or the set of lost disks changed.
-type Situation = (u64, BTreeSet<DiskId>);
+/// What makes a new pass worth while before its time: the map or the set of lost disks changed, or
+/// something happened that an earlier pass cannot have counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Situation {
+    map_epoch: u64,
+    lost: BTreeSet<DiskId>,
+    uncounted: u64,
+}
 
 /// Groups with members that cannot be read, were taken out or are not filled yet, and how many.
 type Gaps = HashMap<PgId, usize>;
@@ -70,6 +85,8 @@ type Gaps = HashMap<PgId, usize>;
 struct Counted {
     status: RedundancyStatus,
     gaps: Gaps,
+    /// See [`RepairHints::uncounted`].
+    uncounted: u64,
 }
 
 struct Pass {
@@ -101,6 +118,7 @@ impl RedundancyWorker {
             repair: GroupRepair::new(meta, path, metrics.clone()),
             status: Arc::default(),
             damaged: BTreeSet::new(),
+            damaged_at: None,
             every,
             pass: None,
             last: None,
@@ -112,12 +130,15 @@ impl RedundancyWorker {
     /// A handle on the status that stays valid while the worker runs.
     pub fn status(&self) -> impl Fn() -> RedundancyStatus + Clone + Send + Sync + 'static + use<> {
         let (counted, view) = (Arc::clone(&self.status), self.view.clone());
+        let hints = self.hints.clone();
         move || {
-            let gaps = gaps(&view);
+            let (gaps, uncounted) = (gaps(&view), hints.uncounted());
             let counted = counted.lock();
             let known = |(pg, count): (&PgId, &usize)| counted.gaps.get(pg) >= Some(count);
             RedundancyStatus {
-                current: counted.status.passes > 0 && gaps.iter().all(known),
+                current: counted.status.passes > 0
+                    && gaps.iter().all(known)
+                    && counted.uncounted == uncounted,
                 ..counted.status
             }
         }
@@ -127,7 +148,11 @@ impl RedundancyWorker {
         let map = self.view.map();
         let lost = map.groups().flat_map(Group::disks);
         let lost = lost.filter(|&disk| !map.is_in(disk) || !self.view.is_readable(disk));
-        (map.epoch(), lost.collect())
+        Situation {
+            map_epoch: map.epoch(),
+            lost: lost.collect(),
+            uncounted: self.hints.uncounted(),
+        }
     }
 
     /// Begins a pass when it is time for one.
@@ -135,10 +160,14 @@ impl RedundancyWorker {
         let situation = self.situation();
         let now = self.runtime.monotonic();
         let due = self.last.as_ref().is_none_or(|(ended, known)| {
-            now.saturating_sub(*ended) >= self.every || *known != situation
+            let rested = now.saturating_sub(*ended);
+            let lost_or_changed =
+                (known.map_epoch, &known.lost) != (situation.map_epoch, &situation.lost);
+            let uncounted = known.uncounted != situation.uncounted && rested >= PAUSE_MIN;
+            rested >= self.every || lost_or_changed || uncounted
         });
         // An empty map is one that was never read.
-        if !due || situation.0 == 0 {
+        if !due || situation.map_epoch == 0 {
             return;
         }
         let mut groups: Vec<_> = self.view.map().groups().map(|group| group.id).collect();
@@ -164,8 +193,7 @@ impl RedundancyWorker {
         };
         let map = self.view.map();
         if let Some(group) = map.group(id) {
-            let pool = map.pools().iter().find(|pool| pool.id == group.pool);
-            let copies = pool.map_or(group.members.len(), |pool| pool.copies as usize);
+            let copies = map.target_copies(group);
             match self.repair.repair(group, copies, pass.after).await {
                 Ok(repaired) => {
                     pass.chunks += repaired.chunks;
@@ -195,9 +223,8 @@ impl RedundancyWorker {
     }
 
     fn finish(&mut self, pass: Pass) {
+        let uncounted = pass.situation.uncounted;
         self.last = Some((self.runtime.monotonic(), pass.situation));
-        let damaged: BTreeSet<_> = self.damaged.iter().map(|&(chunk, _)| chunk).collect();
-        let below_target = pass.below_target + damaged.len() as u64;
         let mut counted = self.status.lock();
         let before = counted.status;
         *counted = Counted {
@@ -205,13 +232,14 @@ impl RedundancyWorker {
                 passes: before.passes + 1,
                 current: true,
                 chunks: pass.chunks,
-                below_target,
+                below_target: pass.below_target,
                 groups_unknown: pass.groups_unknown,
                 began_ms: pass.began_ms,
                 finished_ms: self.runtime.now().as_millis(),
                 progress: before.progress,
             },
             gaps: pass.gaps,
+            uncounted,
         };
         if pass.below_target > 0 {
             tracing::warn!(
@@ -221,21 +249,53 @@ impl RedundancyWorker {
         }
     }
 
-    /// Looks at copies readers complained about, and again at those that could not be made good.
+    /// Looks at copies somebody complained about, and, between passes, again at some of those that
+    /// could not be made good: each of them has its turn.
     async fn look_at_hints(&mut self) {
         let hints = self.hints.take(HINTS_PER_TICK);
         let mut suspects: BTreeSet<_> = hints.iter().map(|hint| (hint.chunk, hint.disk)).collect();
         if self.pass.is_none() {
-            suspects.extend(self.damaged.iter().take(HINTS_PER_TICK));
+            suspects.extend(next_in_circle(&self.damaged, &mut self.damaged_at));
         }
         for (chunk, disk) in suspects {
-            if self.repair.check_copy(chunk, disk).await {
-                self.damaged.remove(&(chunk, disk));
-            } else if self.damaged.len() < DAMAGED_MAX && self.damaged.insert((chunk, disk)) {
-                tracing::warn!(%chunk, %disk, "a copy is damaged and not repaired yet");
+            match self.repair.check_copy(chunk, disk).await {
+                CopyCheck::Good => {
+                    self.damaged.remove(&(chunk, disk));
+                }
+                CopyCheck::Bad => self.note_damaged(chunk, disk),
+                // Neither counted nor forgotten: it is looked at again.
+                CopyCheck::Unknown => self.hints.add(RepairHint { chunk, disk }),
             }
         }
     }
+
+    /// A copy is bad and stays so for now. One that is new, or that there is no room to remember,
+    /// is in no number yet.
+    fn note_damaged(&mut self, chunk: ChunkId, disk: DiskId) {
+        if self.damaged.contains(&(chunk, disk)) {
+            return;
+        }
+        if self.damaged.len() < DAMAGED_MAX {
+            tracing::warn!(%chunk, %disk, "a copy is damaged and not repaired yet");
+            self.damaged.insert((chunk, disk));
+        }
+        self.hints.note_uncounted();
+    }
+}
+
+/// The copies to look at next, and where to go on after them.
+fn next_in_circle(
+    damaged: &BTreeSet<(ChunkId, DiskId)>,
+    at: &mut Option<(ChunkId, DiskId)>,
+) -> Vec<(ChunkId, DiskId)> {
+    let after = at.map_or(Bound::Unbounded, Bound::Excluded);
+    let rest = damaged.range((after, Bound::Unbounded));
+    let next: Vec<_> = rest.take(HINTS_PER_TICK).copied().collect();
+    *at = next
+        .last()
+        .copied()
+        .filter(|last| damaged.last() != Some(last));
+    next
 }
 
 /// Counts the members of groups that do not hold what they should, or cannot be asked for it.
@@ -288,6 +348,26 @@ impl Worker for RedundancyWorker {
     /// Another process may have led meanwhile: what was counted here before counts no more.
     fn resume(&mut self, _cursor: &[u8]) {
         (self.pass, self.last) = (None, None);
+        self.damaged.clear();
         *self.status.lock() = Counted::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_damaged_copy_has_its_turn() {
+        for count in [0, 1, HINTS_PER_TICK, HINTS_PER_TICK + 1, 3 * HINTS_PER_TICK] {
+            let copy = |n| (ChunkId::new(PgId(1), n), DiskId(1));
+            let damaged: BTreeSet<_> = (0..count as u128).map(copy).collect();
+            let (mut at, mut seen) = (None, Vec::new());
+            for _ in 0..count.div_ceil(HINTS_PER_TICK) {
+                seen.extend(next_in_circle(&damaged, &mut at));
+            }
+            assert_eq!(seen, damaged.iter().copied().collect::<Vec<_>>());
+            assert_eq!(at, None, "the next round begins at the first");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use granary_blob_api::{BlobNode, ChunkEntry};
+use granary_datapath::CopyCheck;
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_types::{ByteRange, ChunkId, DiskId};
@@ -325,12 +326,24 @@ fn members_that_missed_something_are_brought_in_step() {
             of_disk[0].id
         };
         let missed_put = of(0);
-        world.store.delete(disk, vec![missed_put]).await.unwrap();
-        world.store.forget(disk, vec![missed_put]).await.unwrap();
+        world
+            .store
+            .delete(disk, missed_put.pg(), u64::MAX, vec![missed_put])
+            .await
+            .unwrap();
+        world
+            .store
+            .forget(disk, missed_put.pg(), u64::MAX, vec![missed_put])
+            .await
+            .unwrap();
         assert_eq!(world.listed().await.len(), 8);
         // Another one heard of a deletion that the others missed.
         let missed_delete = of(1);
-        world.store.delete(disk, vec![missed_delete]).await.unwrap();
+        world
+            .store
+            .delete(disk, missed_delete.pg(), u64::MAX, vec![missed_delete])
+            .await
+            .unwrap();
         let mut worker = redundancy(&world);
         let status = worker.status();
         run(&mut worker).await;
@@ -365,7 +378,7 @@ fn bit_rot_is_never_served_and_is_counted_until_it_is_repaired() {
             run(&mut worker).await;
             let mut bad = 0;
             for (on, entry) in &world.listed().await {
-                bad += u64::from(!world.path.verify_copy(entry, *on).await);
+                bad += u64::from(world.path.verify_copy(entry, *on).await != CopyCheck::Good);
             }
             assert!(
                 status().below_target <= bad,
@@ -383,6 +396,136 @@ fn bit_rot_is_never_served_and_is_counted_until_it_is_repaired() {
             assert_eq!((status().chunks, status().below_target), (1, 0));
         }
         assert!(noticed > 0, "the copy that readers ask first was bad once");
+    });
+}
+
+#[test]
+fn a_copy_that_nobody_can_make_good_stays_in_the_number() {
+    simulated(async {
+        let world = World::start(1).await;
+        for (n, key) in ["a", "b", "c"].into_iter().enumerate() {
+            world.put(key, &content(MIB, n as u64)).await;
+        }
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        run(&mut worker).await;
+        assert_eq!((status().chunks, status().below_target), (3, 0));
+        assert!(status().current);
+        let volume = world.largest_file(&dir(1));
+        world.vfs.flip_bit(&volume, 700_000, 3).unwrap();
+        let mut unreadable = 0;
+        for key in ["a", "b", "c"] {
+            unreadable += usize::from(world.get(key).await.is_err());
+        }
+        assert_eq!(unreadable, 1, "the only copy of one of them is bad");
+        run(&mut worker).await;
+        assert!(
+            !status().current || status().below_target == 1,
+            "{:?} although a copy is known to be bad",
+            status()
+        );
+        world.runtime.sleep(Duration::from_secs(31)).await;
+        run(&mut worker).await;
+        assert_eq!((status().current, status().below_target), (true, 1));
+        // Another process, or this one after a restart, heard no complaint.
+        let _ = world.path.repair_hints().take(1000);
+        let mut other = redundancy(&world);
+        run(&mut other).await;
+        assert_eq!(other.status()().below_target, 1);
+        // It was the cable.
+        world.vfs.flip_bit(&volume, 700_000, 3).unwrap();
+        world.runtime.sleep(Duration::from_secs(61)).await;
+        run(&mut other).await;
+        assert_eq!(
+            (other.status()().chunks, other.status()().below_target),
+            (3, 0)
+        );
+    });
+}
+
+#[test]
+fn a_disk_that_cannot_be_asked_is_not_taken_for_damaged() {
+    simulated(async {
+        let world = World::start(3).await;
+        world.put("a", &content(MIB, 1)).await;
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let (disk, entry) = world.listed().await[0];
+        let hints = world.path.repair_hints();
+        let hint = granary_datapath::RepairHint {
+            chunk: entry.id,
+            disk,
+        };
+        hints.add(hint);
+        // Gone, and nobody has noticed yet.
+        assert!(world.store.remove_disk(disk).await);
+        let before = hints.uncounted();
+        worker.tick(1).await.unwrap();
+        assert_eq!(hints.uncounted(), before, "counted as damaged");
+        assert_eq!(hints.take(10), [hint], "looked at again");
+    });
+}
+
+#[test]
+fn a_write_with_fewer_copies_makes_an_old_count_untrue_until_it_is_repaired() {
+    simulated(async {
+        let world = World::start(3).await;
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        run(&mut worker).await;
+        assert!(status().current);
+        let lost = disk_in(&world, 2).await;
+        assert!(world.store.remove_disk(lost).await);
+        world.put("a", &content(MIB, 1)).await;
+        // Its node has it again before anybody asked how its disks do.
+        world.add_disk(2).await;
+        assert_eq!(world.listed().await.len(), 2);
+        assert!(!status().current, "{:?}", status());
+        run(&mut worker).await;
+        assert_eq!(world.listed().await.len(), 3, "repaired at once");
+        world.runtime.sleep(Duration::from_secs(31)).await;
+        run(&mut worker).await;
+        assert!(status().current);
+        assert_eq!((status().chunks, status().below_target), (1, 0));
+    });
+}
+
+#[test]
+fn a_deleter_with_an_old_map_deletes_nothing_where_members_changed() {
+    simulated(async {
+        let mut world = World::start(4).await;
+        world.put("a", &content(MIB, 1)).await;
+        world.delete("a").await;
+        world.pass(Duration::from_millis(GRACE_MS + 1000)).await;
+        let (live, _) = world.chunks().await;
+        let chunk = *live.first().unwrap();
+        let group = world.view.map().group(chunk.pg()).unwrap().clone();
+        // A spare disk becomes a member; the deleter, in another process, has not heard of it.
+        let mut worker = deletion(&world);
+        let spare = world
+            .view
+            .map()
+            .disks()
+            .map(|disk| DiskId(disk.id))
+            .find(|&disk| group.disks().all(|member| member != disk));
+        let add = pb::ReplacePgMember {
+            pg: group.id.0,
+            epoch: group.epoch,
+            old_disk: 0,
+            new_disk: spare.unwrap().0,
+        };
+        world.meta.propose(add).await.unwrap().unwrap();
+        let (pg, epoch) = (group.id, group.epoch + 1);
+        for disk in group.disks().chain(spare) {
+            world.store.open_pg(disk, pg, epoch).await.unwrap();
+        }
+        assert_eq!(world.view.map().group(pg).unwrap().epoch, group.epoch);
+        worker.tick(1).await.unwrap();
+        assert_eq!(world.chunks().await, (live, 0), "by the old map");
+        assert_eq!(world.view.map().group(pg).unwrap().epoch, epoch);
+        world.keep().await;
+        run(&mut worker).await;
+        assert_eq!(world.chunks().await, (BTreeSet::new(), 0));
     });
 }
 
@@ -553,14 +696,23 @@ fn a_disk_that_came_back_frees_what_others_hold_now() {
         let (_, last) = listed.iter().find(|(on, _)| *on == lost).unwrap();
         for (on, entry) in &listed {
             if *on != lost && entry.id == last.id {
-                world.store.delete(*on, vec![last.id]).await.unwrap();
-                world.store.forget(*on, vec![last.id]).await.unwrap();
+                world
+                    .store
+                    .delete(*on, last.id.pg(), u64::MAX, vec![last.id])
+                    .await
+                    .unwrap();
+                world
+                    .store
+                    .forget(*on, last.id.pg(), u64::MAX, vec![last.id])
+                    .await
+                    .unwrap();
             }
         }
         let mut sweeper = sweep(&world);
         run(&mut sweeper).await;
         assert_eq!(stale_copies(&world, lost).await, 1);
-        assert!(world.path.verify_copy(last, lost).await);
+        let check = world.path.verify_copy(last, lost).await;
+        assert_eq!(check, CopyCheck::Good);
         // Every other chunk still has its three copies.
         let mut copies = std::collections::BTreeMap::new();
         for (_, entry) in world.listed().await {
@@ -603,8 +755,12 @@ fn a_tombstone_on_a_disk_that_was_no_member_deletes_nothing() {
         world.view.refresh().await.unwrap();
         // What a deletion of stale copies leaves when it is cut off in the middle.
         let (live, _) = world.chunks().await;
-        let named: Vec<ChunkId> = live.iter().copied().collect();
-        world.store.delete(spare, named).await.unwrap();
+        for group in world.view.map().groups() {
+            let (pg, epoch) = (group.id, group.epoch);
+            world.store.open_pg(spare, pg, epoch).await.unwrap();
+            let named = live.iter().copied().filter(|id| id.pg() == pg).collect();
+            world.store.delete(spare, pg, epoch, named).await.unwrap();
+        }
         world.vfs.inject(dir(2), Fault::WriteError);
         world.put("b", &content(MIB, 34)).await;
         for _ in 0..3 {

@@ -147,14 +147,41 @@ impl BlobNode for FaultyBlobNode {
         self.through(Some(disk), self.node.copy(disk, copy)).await
     }
 
-    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
-        self.through(Some(disk), self.node.delete(disk, chunks))
+    async fn delete(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.through(Some(disk), self.node.delete(disk, pg, epoch, chunks))
             .await
     }
 
-    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
-        self.through(Some(disk), self.node.forget(disk, chunks))
+    async fn forget(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.through(Some(disk), self.node.forget(disk, pg, epoch, chunks))
             .await
+    }
+
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.through(Some(disk), self.node.evict(disk, pg, epoch, chunks))
+            .await
+    }
+
+    async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
+        self.through(Some(disk), self.node.groups(disk)).await
     }
 
     async fn list(
@@ -220,12 +247,41 @@ impl BlobNode for PersistentBlobNode {
         self.repeat(|| self.node.copy(disk, copy)).await
     }
 
-    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
-        self.repeat(|| self.node.delete(disk, chunks.clone())).await
+    async fn delete(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.repeat(|| self.node.delete(disk, pg, epoch, chunks.clone()))
+            .await
     }
 
-    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
-        self.repeat(|| self.node.forget(disk, chunks.clone())).await
+    async fn forget(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.repeat(|| self.node.forget(disk, pg, epoch, chunks.clone()))
+            .await
+    }
+
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.repeat(|| self.node.evict(disk, pg, epoch, chunks.clone()))
+            .await
+    }
+
+    async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
+        self.repeat(|| self.node.groups(disk)).await
     }
 
     async fn list(

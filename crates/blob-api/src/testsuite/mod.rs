@@ -64,6 +64,9 @@ cases![
     deleting::unknown_chunks_can_be_deleted_before_they_arrive,
     deleting::forgetting_drops_tombstones_and_nothing_else,
     deleting::many_chunks_are_deleted_at_once,
+    deleting::whoever_knows_an_older_epoch_deletes_nothing,
+    deleting::evicted_copies_go_without_a_trace_and_may_come_back,
+    deleting::a_disk_names_the_groups_that_were_opened_on_it,
 ];
 
 /// Runs every case on every disk of a node, in groups from `first_pg` on.

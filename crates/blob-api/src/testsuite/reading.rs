@@ -2,7 +2,7 @@
 
 use granary_types::DiskId;
 
-use super::{Fixture, pattern};
+use super::{EPOCH, Fixture, pattern};
 use crate::{BlobError, DiskHealth, GetChunk};
 
 pub(super) async fn unknown_chunks_and_bad_ranges_are_refused(f: Fixture) {
@@ -91,9 +91,18 @@ pub(super) async fn an_unknown_disk_is_out_of_service(f: Fixture) {
     assert_eq!(f.node.put(nowhere, chunk).await, Err(lost.clone()));
     assert_eq!(f.node.get(nowhere, range).await.err(), Some(lost.clone()));
     assert_eq!(
-        f.node.delete(nowhere, vec![f.id(1)]).await,
+        f.node.delete(nowhere, f.pg, 1, vec![f.id(1)]).await,
         Err(lost.clone())
     );
+    assert_eq!(
+        f.node.forget(nowhere, f.pg, 1, vec![f.id(1)]).await,
+        Err(lost.clone())
+    );
+    assert_eq!(
+        f.node.evict(nowhere, f.pg, 1, vec![f.id(1)]).await,
+        Err(lost.clone())
+    );
+    assert_eq!(f.node.groups(nowhere).await, Err(lost.clone()));
     assert_eq!(f.node.open_pg(nowhere, f.pg, 1).await, Err(lost.clone()));
     assert_eq!(f.node.list(nowhere, f.pg, None, 1).await.err(), Some(lost));
 }
@@ -114,7 +123,10 @@ pub(super) async fn disks_count_what_they_hold(f: Fixture) {
     assert_eq!(with.chunks, before.chunks + 1);
     assert!(with.live_bytes >= before.live_bytes + 500_000);
     assert!(with.total_bytes > 0 && with.free_bytes <= with.total_bytes);
-    f.node.delete(f.disk, vec![f.id(1)]).await.expect("deleted");
+    f.node
+        .delete(f.disk, f.pg, EPOCH, vec![f.id(1)])
+        .await
+        .expect("deleted");
     let without = status().await;
     assert_eq!(without.chunks, before.chunks);
     assert!(without.live_bytes + 500_000 <= with.live_bytes);

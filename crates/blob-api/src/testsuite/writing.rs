@@ -175,7 +175,10 @@ pub(super) async fn a_copy_is_a_chunk_of_its_own(f: Fixture) {
         listed[1].digest, listed[0].digest,
         "equal chunks, equal digests"
     );
-    f.node.delete(f.disk, vec![source]).await.expect("deleted");
+    f.node
+        .delete(f.disk, f.pg, EPOCH, vec![source])
+        .await
+        .expect("deleted");
     assert_eq!(
         f.get(target, 0, 150_000).await.expect("the copy stays"),
         bytes
@@ -187,7 +190,10 @@ pub(super) async fn copies_are_refused_like_reads_and_writes(f: Fixture) {
     let (here, other, gone, taken) = (f.id(1), f.id(2), f.id(3), f.id(4));
     f.put(here, &pattern(1, 1000)).await.expect("stored");
     f.put(taken, &pattern(2, 1000)).await.expect("stored");
-    f.node.delete(f.disk, vec![gone]).await.expect("deleted");
+    f.node
+        .delete(f.disk, f.pg, EPOCH, vec![gone])
+        .await
+        .expect("deleted");
     let elsewhere = granary_types::ChunkId::new(PgId(f.pg.0 + 1), 1);
     for (source, target, error) in [
         (other, f.id(9), Some(BlobError::ChunkNotFound(other))),

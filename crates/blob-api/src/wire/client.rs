@@ -69,22 +69,63 @@ impl BlobNode for GrpcBlobNode {
         self.answer(client.copy(request)).await.map(|_| ())
     }
 
-    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+    async fn delete(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
         let request = self.request(pb::DeleteRequest {
             disk: disk.0,
+            pg: pg.0,
+            epoch,
             chunks: chunks.into_iter().map(convert::id_bytes).collect(),
         });
         let mut client = self.client.clone();
         self.answer(client.delete(request)).await.map(|_| ())
     }
 
-    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+    async fn forget(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
         let request = self.request(pb::ForgetRequest {
             disk: disk.0,
+            pg: pg.0,
+            epoch,
             chunks: chunks.into_iter().map(convert::id_bytes).collect(),
         });
         let mut client = self.client.clone();
         self.answer(client.forget(request)).await.map(|_| ())
+    }
+
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        let request = self.request(pb::EvictRequest {
+            disk: disk.0,
+            pg: pg.0,
+            epoch,
+            chunks: chunks.into_iter().map(convert::id_bytes).collect(),
+        });
+        let mut client = self.client.clone();
+        self.answer(client.evict(request)).await.map(|_| ())
+    }
+
+    async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
+        let request = self.request(pb::GroupsRequest { disk: disk.0 });
+        let mut client = self.client.clone();
+        let reply = self.answer(client.groups(request)).await?;
+        let groups = reply.groups.into_iter();
+        Ok(groups.map(|group| (PgId(group.pg), group.epoch)).collect())
     }
 
     async fn list(

@@ -162,6 +162,7 @@ pub(super) fn list_reply(page: ChunkPage) -> pb::ListReply {
         length: entry.length,
         digest: entry.digest,
         deleted: entry.deleted,
+        damaged: entry.damaged,
     };
     pb::ListReply {
         entries: page.entries.into_iter().map(entry).collect(),
@@ -177,6 +178,7 @@ pub(super) fn chunk_page(reply: pb::ListReply) -> Result<ChunkPage, BlobError> {
             length: message.length,
             digest: message.digest,
             deleted: message.deleted,
+            damaged: message.damaged,
         })
     };
     let entries: Result<Vec<_>, BlobError> = reply.entries.into_iter().map(entry).collect();

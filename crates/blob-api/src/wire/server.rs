@@ -65,16 +65,34 @@ impl pb::blob_server::Blob for BlobService {
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Answer<pb::DeleteReply> {
         let request = request.into_inner();
         let chunks = checked(convert::chunk_ids(&request.chunks))?;
-        answer(self.node.delete(DiskId(request.disk), chunks).await, |()| {
-            pb::DeleteReply {}
-        })
+        let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
+        let deleted = self.node.delete(disk, pg, request.epoch, chunks).await;
+        answer(deleted, |()| pb::DeleteReply {})
     }
 
     async fn forget(&self, request: Request<pb::ForgetRequest>) -> Answer<pb::ForgetReply> {
         let request = request.into_inner();
         let chunks = checked(convert::chunk_ids(&request.chunks))?;
-        answer(self.node.forget(DiskId(request.disk), chunks).await, |()| {
-            pb::ForgetReply {}
+        let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
+        let forgotten = self.node.forget(disk, pg, request.epoch, chunks).await;
+        answer(forgotten, |()| pb::ForgetReply {})
+    }
+
+    async fn evict(&self, request: Request<pb::EvictRequest>) -> Answer<pb::EvictReply> {
+        let request = request.into_inner();
+        let chunks = checked(convert::chunk_ids(&request.chunks))?;
+        let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
+        let evicted = self.node.evict(disk, pg, request.epoch, chunks).await;
+        answer(evicted, |()| pb::EvictReply {})
+    }
+
+    async fn groups(&self, request: Request<pb::GroupsRequest>) -> Answer<pb::GroupsReply> {
+        let listed = self.node.groups(DiskId(request.into_inner().disk)).await;
+        answer(listed, |groups| {
+            let group = |(pg, epoch): (PgId, u64)| pb::GroupEpoch { pg: pg.0, epoch };
+            pb::GroupsReply {
+                groups: groups.into_iter().map(group).collect(),
+            }
         })
     }
 

@@ -37,6 +37,11 @@ pub(crate) fn epoch_key(pg: PgId) -> Vec<u8> {
     key
 }
 
+pub(crate) fn pg_of_key(key: &[u8]) -> Option<PgId> {
+    let bytes = key.strip_prefix(&[INDEX_EPOCHS])?;
+    Some(PgId(u32::from_be_bytes(bytes.try_into().ok()?)))
+}
+
 pub(crate) fn volume_key(volume: u32) -> Vec<u8> {
     let mut key = vec![INDEX_VOLUMES];
     key.extend_from_slice(&volume.to_be_bytes());
@@ -62,6 +67,8 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
     pub(crate) state: State,
+    /// The bytes of its record were found not to be the ones that were stored.
+    pub(crate) damaged: bool,
     /// Where its record (of a deleted chunk: the tombstone's) is.
     pub(crate) volume: u32,
     pub(crate) offset: u64,
@@ -79,6 +86,7 @@ impl IndexEntry {
             State::Deleted { origin } => (2, origin),
         };
         bytes[0] = tag;
+        bytes[1] = u8::from(self.damaged);
         set(&mut bytes, 4, &self.volume.to_le_bytes());
         set(&mut bytes, 8, &self.offset.to_le_bytes());
         set(&mut bytes, 16, &self.seq.to_le_bytes());
@@ -103,6 +111,7 @@ impl IndexEntry {
         };
         Some(Self {
             state,
+            damaged: bytes[1] == 1,
             volume: bytes.u32_at(4),
             offset: bytes.u64_at(8),
             seq: bytes.u64_at(16),

@@ -12,8 +12,8 @@ mod volume;
 pub use identity::DiskIdentity;
 pub(crate) use identity::{IDENTITY_BYTES_MAX, IdentityError};
 pub(crate) use index::{
-    EpochEntry, INDEX_CHUNKS, INDEX_META, INDEX_VOLUMES, IndexEntry, IndexMeta, State, VolumeStats,
-    chunk_key, epoch_key, id_of_key, volume_key, volume_of_key,
+    EpochEntry, INDEX_CHUNKS, INDEX_EPOCHS, INDEX_META, INDEX_VOLUMES, IndexEntry, IndexMeta,
+    State, VolumeStats, chunk_key, epoch_key, id_of_key, pg_of_key, volume_key, volume_of_key,
 };
 pub(crate) use record::{
     BLOCK_SUM_BYTES, HEADER_BYTES, Header, Kind, MAGIC as RECORD_MAGIC, NO_OWNER, NOTE_BYTES,

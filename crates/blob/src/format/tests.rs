@@ -152,10 +152,10 @@ fn blocks_belong_to_their_chunk_and_place() {
 
 proptest! {
     #[test]
-    fn index_entries_come_back(live: bool, volume: u32, offset: u64, seq: u64, bucket: u64, object: u128, length: u32, digest: u32, origin: u32) {
+    fn index_entries_come_back(live: bool, damaged: bool, volume: u32, offset: u64, seq: u64, bucket: u64, object: u128, length: u32, digest: u32, origin: u32) {
         let state = if live { State::Live } else { State::Deleted { origin } };
         let owner = ChunkOwner { bucket: BucketId(bucket), object: ObjectId(object) };
-        let entry = IndexEntry { state, volume, offset, seq, owner, length, digest };
+        let entry = IndexEntry { state, damaged, volume, offset, seq, owner, length, digest };
         prop_assert_eq!(IndexEntry::decode(&entry.encode()), Some(entry));
         let meta = IndexMeta { disk: DiskId(bucket), volume, offset, next_seq: seq };
         prop_assert_eq!(IndexMeta::decode(&meta.encode()), Some(meta));

@@ -92,6 +92,8 @@ impl<'a> Update<'a> {
         }
         let new = IndexEntry {
             state: State::Live,
+            // A record that is moved, or replayed, is the same bytes as before.
+            damaged: old.is_some_and(|old| old.damaged && old.seq == header.seq),
             volume: at.volume,
             offset: at.offset,
             seq: header.seq,
@@ -119,6 +121,7 @@ impl<'a> Update<'a> {
                 state: State::Deleted {
                     origin: tombstone.origin,
                 },
+                damaged: false,
                 volume: at.volume,
                 offset: at.offset,
                 seq: tombstone.seq,

@@ -32,11 +32,11 @@ pub(crate) fn work_bytes(work: &Work) -> u64 {
     match work {
         Work::Put(chunk) => pages(chunk_record_bytes(chunk.length)),
         Work::Move(moved) => moved.header.span(),
-        Work::Delete(ids) => note_bytes(ids.len()),
+        Work::Delete(_, ids) | Work::Evict(_, ids) => note_bytes(ids.len()),
         Work::MoveTombstones(_, tombstones) => note_bytes(tombstones.len()),
         Work::MoveEpochs(_, epochs) => note_bytes(epochs.len()),
         Work::OpenPg(_) => note_bytes(1),
-        Work::Forget(_) | Work::Seal(_) => 0,
+        Work::Forget(..) | Work::Seal(_) => 0,
     }
 }
 
@@ -148,8 +148,9 @@ impl<'a> Plan<'a> {
         }
         let decision = match work {
             Work::Put(chunk) => self.put(chunk),
-            Work::Delete(ids) => self.delete(ids),
-            Work::Forget(ids) => self.forget(ids),
+            Work::Delete(known, ids) => self.delete(known, ids),
+            Work::Forget(known, ids) => self.forget(known, ids),
+            Work::Evict(known, ids) => self.evict(known, ids),
             Work::OpenPg(epoch) => self.open_pg(epoch),
             Work::Move(moved) => self.move_chunk(moved),
             Work::MoveTombstones(from, tombstones) => self.move_tombstones(from, tombstones),
@@ -255,11 +256,23 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn put(&mut self, chunk: NewChunk) -> Decision {
-        let pg = chunk.id.pg();
-        let current = self.epoch(pg)?;
-        if current == 0 || chunk.pg_epoch < current {
+    /// Refuses whoever knows the group at an older epoch than the disk does.
+    fn check_epoch(&self, known: PgEpoch) -> Decision {
+        let current = self.epoch(known.pg)?;
+        if current == 0 || known.epoch < current {
+            let pg = known.pg;
             return Ok(Err(BlobError::StaleEpoch { pg, current }));
+        }
+        Ok(Ok(()))
+    }
+
+    fn put(&mut self, chunk: NewChunk) -> Decision {
+        let known = PgEpoch {
+            pg: chunk.id.pg(),
+            epoch: chunk.pg_epoch,
+        };
+        if let Err(stale) = self.check_epoch(known)? {
+            return Ok(Err(stale));
         }
         let owner = match self.current(chunk.id)? {
             Current::Deleted { .. } => return Ok(Err(BlobError::ChunkDeleted(chunk.id))),
@@ -308,7 +321,10 @@ impl<'a> Plan<'a> {
         self.set_current(header.id, current);
     }
 
-    fn delete(&mut self, ids: Vec<ChunkId>) -> Decision {
+    fn delete(&mut self, known: PgEpoch, ids: Vec<ChunkId>) -> Decision {
+        if let Err(stale) = self.check_epoch(known)? {
+            return Ok(Err(stale));
+        }
         for id in ids {
             let (owner, length, digest) = match self.current(id)? {
                 Current::Deleted { .. } => continue,
@@ -336,7 +352,44 @@ impl<'a> Plan<'a> {
         Ok(Ok(()))
     }
 
-    fn forget(&mut self, ids: Vec<ChunkId>) -> Decision {
+    /// Removes copies as if they had been deleted and forgotten at once: what stays is a note that
+    /// keeps a rebuilt index from bringing them back.
+    fn evict(&mut self, known: PgEpoch, ids: Vec<ChunkId>) -> Decision {
+        let (pg, current) = (known.pg, self.epoch(known.pg)?);
+        if known.epoch < current {
+            return Ok(Err(BlobError::StaleEpoch { pg, current }));
+        }
+        for id in ids {
+            match self.current(id)? {
+                Current::Absent => continue,
+                Current::Deleted { seq, .. } => self.forgotten.push((id, seq)),
+                Current::Live {
+                    owner,
+                    length,
+                    digest,
+                    ..
+                } => {
+                    let seq = self.seq();
+                    self.tombstones.push(Tombstone {
+                        id,
+                        owner,
+                        length,
+                        digest,
+                        seq,
+                        origin: self.at.volume,
+                        forgotten: true,
+                    });
+                }
+            }
+            self.set_current(id, Current::Absent);
+        }
+        Ok(Ok(()))
+    }
+
+    fn forget(&mut self, known: PgEpoch, ids: Vec<ChunkId>) -> Decision {
+        if let Err(stale) = self.check_epoch(known)? {
+            return Ok(Err(stale));
+        }
         for id in ids {
             if let Current::Deleted { seq, .. } = self.current(id)? {
                 self.forgotten.push((id, seq));

@@ -8,7 +8,7 @@ use granary_blob_api::{BlobError, BlobNode};
 use granary_kv::MemoryKv;
 use granary_vfs::{CrashStyle, Vfs};
 
-use crate::support::{Machine, config, content, dir, get, id, simulate};
+use crate::support::{Machine, PG, config, content, dir, get, id, simulate};
 
 async fn compact_all(machine: &Machine) -> u64 {
     let mut freed = 0;
@@ -37,7 +37,7 @@ fn dead_bytes_are_given_back_and_live_ones_stay() {
         let dead: Vec<_> = (0..60).filter(|n| n % 3 != 0).map(id).collect();
         machine
             .store
-            .delete(machine.disk(), dead.clone())
+            .delete(machine.disk(), PG, u64::MAX, dead.clone())
             .await
             .unwrap();
         let reclaimable = machine.status(machine.disk()).await.reclaimable_bytes;
@@ -67,10 +67,7 @@ fn dead_bytes_are_given_back_and_live_ones_stay() {
             .await;
         check(&machine).await;
         // Groups stay open: their epochs were taken along.
-        let stale = machine
-            .store
-            .open_pg(machine.disk(), crate::support::PG, 0)
-            .await;
+        let stale = machine.store.open_pg(machine.disk(), PG, 0).await;
         assert!(
             matches!(stale, Err(BlobError::StaleEpoch { current: 1, .. })),
             "{stale:?}"
@@ -95,14 +92,26 @@ fn the_dead_do_not_come_back_with_a_lost_index() {
             machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
         }
         let disk = machine.disk();
-        machine.store.delete(disk, vec![id(0)]).await.unwrap();
+        machine
+            .store
+            .delete(disk, PG, u64::MAX, vec![id(0)])
+            .await
+            .unwrap();
         for n in 105..110 {
             machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
         }
         let mut gone: Vec<_> = (100..110).map(id).collect();
-        machine.store.delete(disk, gone.clone()).await.unwrap();
+        machine
+            .store
+            .delete(disk, PG, u64::MAX, gone.clone())
+            .await
+            .unwrap();
         gone.push(id(0));
-        machine.store.forget(disk, gone).await.unwrap();
+        machine
+            .store
+            .forget(disk, PG, u64::MAX, gone)
+            .await
+            .unwrap();
         assert_eq!(
             machine.get(0, id(0), 10).await,
             Err(BlobError::ChunkNotFound(id(0)))
@@ -126,7 +135,11 @@ fn the_dead_do_not_come_back_with_a_lost_index() {
             for n in 0..8 {
                 let chunk = id(1000 + round * 100 + n);
                 machine.put(0, chunk, &pattern(1, 40_000)).await.unwrap();
-                machine.store.delete(disk, vec![chunk]).await.unwrap();
+                machine
+                    .store
+                    .delete(disk, PG, u64::MAX, vec![chunk])
+                    .await
+                    .unwrap();
             }
         }
     });
@@ -143,7 +156,11 @@ async fn reads_and_writes_go_on_during_compaction() {
             .unwrap();
     }
     let dead: Vec<_> = (0..100).filter(|n| n % 2 == 0).map(id).collect();
-    machine.store.delete(machine.disk(), dead).await.unwrap();
+    machine
+        .store
+        .delete(machine.disk(), PG, u64::MAX, dead)
+        .await
+        .unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..4u128)
         .map(|reader| {
@@ -198,13 +215,80 @@ fn a_volume_that_is_stuck_is_given_back_when_its_damaged_chunk_is_deleted() {
         // The header of the first chunk's record: compaction cannot take it along.
         machine.vfs.flip_bit(&first, 4096 + 4096 + 20, 1).unwrap();
         let dead: Vec<_> = (1..4).map(id).collect();
-        machine.store.delete(disk, dead).await.unwrap();
+        machine
+            .store
+            .delete(disk, PG, u64::MAX, dead)
+            .await
+            .unwrap();
         compact_all(&machine).await;
         assert!(machine.volumes(0).contains(&first));
         assert_eq!(machine.store.compact_once(disk).await.unwrap(), None);
-        machine.store.delete(disk, vec![id(0)]).await.unwrap();
+        machine
+            .store
+            .delete(disk, PG, u64::MAX, vec![id(0)])
+            .await
+            .unwrap();
         compact_all(&machine).await;
         assert!(!machine.volumes(0).contains(&first));
+    });
+}
+
+/// Where a volume holds a record of tombstones: the kind stands behind the magic and the format.
+fn tombstones_in(machine: &Machine, volume: &std::path::Path) -> u64 {
+    let file = machine.vfs.open(volume).unwrap();
+    let mut pages = (4096..file.len().unwrap()).step_by(4096);
+    let found = pages.find(|&at| file.read_at(at, 6).unwrap() == b"GRrc\x01\x02");
+    found.expect("a record of tombstones")
+}
+
+/// A tombstone that cannot be read now may be the only thing that keeps a chunk dead.
+#[test]
+fn a_volume_whose_tombstones_cannot_be_read_stays() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let disk = machine.disk();
+        // The victim lies in a volume that stays mostly alive.
+        for n in 0..6 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        // Its tombstone lies in one that is soon worth a compaction.
+        machine.put(0, id(100), &pattern(1, 40_000)).await.unwrap();
+        let gone = vec![id(0)];
+        machine
+            .store
+            .delete(disk, PG, 1, gone.clone())
+            .await
+            .unwrap();
+        machine.store.forget(disk, PG, 1, gone).await.unwrap();
+        for n in 101..112 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        let volume = machine.volumes(0).remove(1);
+        let body = tombstones_in(&machine, &volume) + 128 + 5;
+        machine.vfs.flip_bit(&volume, body, 2).unwrap();
+        let gone: Vec<_> = (100..112).map(id).collect();
+        machine.store.delete(disk, PG, 1, gone).await.unwrap();
+        compact_all(&machine).await;
+        assert!(
+            machine.volumes(0).contains(&volume),
+            "the tombstone is lost"
+        );
+        // It was the memory, or the cable: the index is made anew and the chunk stays dead.
+        machine.vfs.flip_bit(&volume, body, 2).unwrap();
+        let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
+        let fresh = vec![MemoryKv::new()];
+        let machine = machine.revive(&runtime, crashed, fresh).await;
+        let read = machine.get(0, id(0), 10).await;
+        assert!(
+            matches!(
+                read,
+                Err(BlobError::ChunkNotFound(_) | BlobError::ChunkDeleted(_))
+            ),
+            "{read:?}"
+        );
+        // Once it can be read the volume goes.
+        compact_all(&machine).await;
+        assert!(!machine.volumes(0).contains(&volume));
     });
 }
 

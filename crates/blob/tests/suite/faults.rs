@@ -9,7 +9,7 @@ use granary_blob_api::{BlobError, BlobNode, DiskHealth};
 use granary_kv::MemoryKv;
 use granary_vfs::{CrashStyle, Fault, MemoryVfs, Vfs};
 
-use crate::support::{Machine, config, content, dir, disk_config, id, put, simulate};
+use crate::support::{Machine, PG, config, content, dir, disk_config, id, put, simulate};
 
 /// What makes a disk fail for good on a write; the others of the node do not notice.
 #[test]
@@ -34,7 +34,10 @@ fn a_failing_disk_takes_only_itself_out() {
             assert_eq!(machine.health(1).await, DiskHealth::Failed);
             // A disk that seems well again is not trusted.
             machine.vfs.heal();
-            let deleted = machine.store.delete(machine.disks[1], vec![id(1)]).await;
+            let deleted = machine
+                .store
+                .delete(machine.disks[1], PG, u64::MAX, vec![id(1)])
+                .await;
             assert_eq!(deleted, Err(lost.clone()));
             assert_eq!(machine.put(1, id(3), &bytes).await, Err(lost.clone()));
             assert_eq!(machine.get(1, id(1), 5000).await, Err(lost));
@@ -119,7 +122,11 @@ fn a_full_disk_recovers_by_itself() {
             assert_eq!(machine.get(0, *chunk, 100_000).await.unwrap(), bytes);
         }
         for chunk in stored.iter().step_by(2) {
-            machine.store.delete(disk, vec![*chunk]).await.unwrap();
+            machine
+                .store
+                .delete(disk, PG, u64::MAX, vec![*chunk])
+                .await
+                .unwrap();
         }
         // Compaction runs on its own; nobody asks for anything.
         runtime.sleep(Duration::from_secs(60)).await;
@@ -211,6 +218,49 @@ async fn concurrent_writers_share_syncs() {
 /// In the first block of the first chunk, which follows the group's epoch record.
 const FIRST_CHUNK_BYTE: u64 = 4096 + 4096 + 128 + 4;
 
+/// The chunks that a disk knows to be damaged.
+async fn known_damaged(machine: &Machine) -> Vec<granary_types::ChunkId> {
+    let page = machine.store.list(machine.disk(), PG, None, 1000).await;
+    let entries = page.unwrap().entries.into_iter();
+    entries.filter(|e| e.damaged).map(|e| e.id).collect()
+}
+
+#[test]
+fn what_a_disk_knows_to_be_damaged_is_listed_until_it_is_whole_again() {
+    simulate(1, |runtime| async move {
+        let mut machine = Machine::new(&runtime, config(), 1).await;
+        let bytes = pattern(1, 60_000);
+        for n in 1..5 {
+            machine.put(0, id(n), &bytes).await.unwrap();
+        }
+        let volume = machine.volumes(0).remove(0);
+        machine.vfs.flip_bit(&volume, FIRST_CHUNK_BYTE, 3).unwrap();
+        assert_eq!(known_damaged(&machine).await, [], "nobody looked");
+        let read = machine.get(0, id(1), 60_000).await;
+        assert_eq!(read, Err(BlobError::Corrupt(id(1))));
+        assert_eq!(known_damaged(&machine).await, [id(1)]);
+        // It knows it after a restart, and after compaction took the record along as it is.
+        machine = machine.restart(&runtime).await;
+        assert_eq!(known_damaged(&machine).await, [id(1)]);
+        let disk = machine.disk();
+        let dead = vec![id(2), id(3)];
+        machine.store.delete(disk, PG, 1, dead).await.unwrap();
+        machine.store.compact_once(disk).await.unwrap().unwrap();
+        assert!(!machine.volumes(0).contains(&volume));
+        assert_eq!(known_damaged(&machine).await, [id(1)]);
+        machine.put(0, id(1), &bytes).await.unwrap();
+        assert_eq!(known_damaged(&machine).await, []);
+        // A disk that cannot read for a moment finds out that nothing was wrong.
+        let volume = machine.volumes(0).pop().unwrap();
+        machine.vfs.inject(&volume, Fault::ReadError);
+        machine.get(0, id(4), 1000).await.unwrap_err();
+        machine.vfs.heal();
+        assert_eq!(known_damaged(&machine).await, [id(4)]);
+        machine.put(0, id(4), &bytes).await.unwrap();
+        assert_eq!(known_damaged(&machine).await, []);
+    });
+}
+
 #[test]
 fn putting_a_rotten_chunk_again_repairs_it() {
     simulate(1, |runtime| async move {
@@ -245,7 +295,11 @@ fn putting_a_rotten_chunk_again_repairs_it() {
             assert_eq!(machine.status(machine.disk()).await.chunks, 2);
         }
         let gone = vec![id(1)];
-        machine.store.delete(machine.disk(), gone).await.unwrap();
+        machine
+            .store
+            .delete(machine.disk(), PG, u64::MAX, gone)
+            .await
+            .unwrap();
         let crashed = machine.vfs.crash(1, CrashStyle::LoseAll);
         let machine = machine
             .revive(&runtime, crashed, vec![MemoryKv::new()])
@@ -270,7 +324,11 @@ fn shortages_are_busy_and_no_failure() {
             }
             let dead: Vec<_> = (1..9).map(id).collect();
             let disk = machine.disk();
-            machine.store.delete(disk, dead).await.unwrap();
+            machine
+                .store
+                .delete(disk, PG, u64::MAX, dead)
+                .await
+                .unwrap();
             // The one open volume is the last: the first has to be opened.
             machine.get(0, id(9), 10).await.unwrap();
             machine.vfs.inject(dir(0), fault);

@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use granary_blob::{BlobConfig, BlobStore, OpenError};
 use granary_blob_api::testsuite::pattern;
-use granary_blob_api::{BlobNode, DiskHealth};
+use granary_blob_api::{BlobError, BlobNode, DiskHealth};
 use granary_kv::MemoryKv;
 use granary_runtime::{Runtime, within};
 use granary_types::DiskId;
 use granary_vfs::{DirLock, MemoryVfs, Space, Vfs, VfsFile};
 use parking_lot::{Condvar, Mutex};
 
-use crate::support::{PG, config, dir, disk_config, id, put};
+use crate::support::{PG, config, dir, disk_config, get, id, put};
 
 /// What hangs in the first disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hang {
     Space,
+    Read,
     Sync,
 }
 
@@ -70,6 +71,7 @@ impl HangingVfs {
 
 impl VfsFile for HangingFile {
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        self.gate.pass(&self.path, Hang::Read);
         self.file.read_at(offset, length)
     }
 
@@ -229,5 +231,75 @@ async fn closing_does_not_wait_for_a_disk_that_hangs() {
         }
     };
     within(Duration::from_secs(20), reopened).await.unwrap();
+    store.shutdown().await;
+}
+
+/// Callers give up and come again; the calls they left behind in the disk do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_whose_reads_hang_holds_up_a_bounded_number_of_threads() {
+    let runtime = Runtime::system();
+    let mut config = config();
+    config.reads_max = 4;
+    config.busy_after = Duration::from_millis(200);
+    let (store, disks, gate) = two_disks(&runtime, config).await;
+    let (hung, other) = (disks[0], disks[1]);
+    let bytes = pattern(1, 100);
+    for disk in [hung, other] {
+        put(&store, disk, id(1), &bytes).await.unwrap();
+    }
+    gate.set(Some(Hang::Read));
+    let patience = Duration::from_millis(50);
+    let reading = async {
+        while gate.waiting.load(Ordering::SeqCst) < 4 {
+            // A repeat reads what the disk holds.
+            let _ = within(patience, put(&store, hung, id(1), &bytes)).await;
+            let _ = within(patience, get(&store, hung, id(1), 100)).await;
+        }
+    };
+    within(Duration::from_secs(20), reading).await.unwrap();
+    let repeats = (0..50).map(|_| {
+        let (store, bytes) = (store.clone(), bytes.clone());
+        runtime.spawn(async move { put(&store, hung, id(1), &bytes).await })
+    });
+    for repeat in repeats.collect::<Vec<_>>() {
+        let refused = quickly("a repeat", repeat).await.unwrap();
+        assert_eq!(refused, Err(BlobError::Busy(hung)));
+    }
+    let listed = quickly("listing", store.list(hung, PG, None, 10)).await;
+    assert_eq!(listed.err(), Some(BlobError::Busy(hung)));
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), 4, "threads that hang");
+    let read = quickly("the other disk", get(&store, other, id(1), 100)).await;
+    assert_eq!(read.unwrap(), bytes);
+    gate.set(None);
+    let well = async {
+        while get(&store, hung, id(1), 100).await.is_err() {
+            runtime.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(Duration::from_secs(20), well).await.unwrap();
+    store.shutdown().await;
+}
+
+/// A request does not wait for ever for a disk that took it and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_a_disk_took_has_a_deadline() {
+    let runtime = Runtime::system();
+    let mut config = config();
+    config.silent_after = Duration::from_millis(300);
+    let (store, disks, gate) = two_disks(&runtime, config).await;
+    let bytes = pattern(1, 100);
+    put(&store, disks[0], id(1), &bytes).await.unwrap();
+    for hang in [Hang::Read, Hang::Sync] {
+        gate.set(Some(hang));
+        let outcome = match hang {
+            Hang::Read => get(&store, disks[0], id(1), 100).await.map(|_| ()),
+            _ => put(&store, disks[0], id(2), &bytes).await,
+        };
+        assert!(
+            matches!(outcome, Err(BlobError::Unreachable(_))),
+            "{hang:?}: {outcome:?}"
+        );
+        gate.set(None);
+    }
     store.shutdown().await;
 }

@@ -40,7 +40,7 @@ enum Action {
     Put(ChunkId, u64, usize),
     Delete(Vec<ChunkId>),
     Forget(Vec<ChunkId>),
-    /// Deletes, then forgets at once.
+    /// Deletes, then forgets at once; or evicts.
     Bury(ChunkId),
     Copy(ChunkId, ChunkId),
 }
@@ -301,11 +301,14 @@ async fn perform(machine: &Machine, action: &Action) -> Result<(), BlobError> {
             let bytes = content(*id, *variant, *length);
             machine.store.put(disk, chunk(*id, &bytes)).await
         }
-        Action::Delete(ids) => machine.store.delete(disk, ids.clone()).await,
-        Action::Forget(ids) => machine.store.forget(disk, ids.clone()).await,
+        Action::Delete(ids) => machine.store.delete(disk, PG, u64::MAX, ids.clone()).await,
+        Action::Forget(ids) => machine.store.forget(disk, PG, u64::MAX, ids.clone()).await,
+        Action::Bury(id) if id.0.is_multiple_of(2) => {
+            machine.store.evict(disk, PG, u64::MAX, vec![*id]).await
+        }
         Action::Bury(id) => {
-            machine.store.delete(disk, vec![*id]).await?;
-            machine.store.forget(disk, vec![*id]).await
+            machine.store.delete(disk, PG, u64::MAX, vec![*id]).await?;
+            machine.store.forget(disk, PG, u64::MAX, vec![*id]).await
         }
         Action::Copy(source, target) => {
             let copy = CopyChunk {

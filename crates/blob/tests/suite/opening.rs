@@ -10,7 +10,7 @@ use granary_blob_api::testsuite::pattern;
 use granary_kv::MemoryKv;
 use granary_vfs::{CrashStyle, Vfs};
 
-use crate::support::{Machine, config, dir, disk_config, id, simulate};
+use crate::support::{Machine, PG, config, dir, disk_config, id, simulate};
 
 fn edit_identity(vfs: &dyn Vfs, at: u64, bytes: &[u8]) {
     let file = vfs.open(&dir(0).join("granary-disk")).unwrap();
@@ -134,7 +134,11 @@ fn restarts_keep_everything() {
                 machine.put(0, chunk, &pattern(1, 20_000)).await.unwrap();
             }
             let gone = vec![id(round * 100)];
-            machine.store.delete(machine.disk(), gone).await.unwrap();
+            machine
+                .store
+                .delete(machine.disk(), PG, u64::MAX, gone)
+                .await
+                .unwrap();
             machine = if round % 2 == 0 {
                 machine.restart(&runtime).await
             } else {

@@ -43,7 +43,7 @@ pub(super) enum Fault {
 }
 
 /// How long a disk with a full queue takes to say so.
-const BUSY_AFTER: Duration = Duration::from_secs(5);
+const BUSY_AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
 pub(super) struct FakeDisk {
@@ -167,13 +167,39 @@ impl BlobNode for FakeNode {
         })
     }
 
-    async fn delete(&self, _: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+    async fn delete(
+        &self,
+        _: DiskId,
+        _: PgId,
+        _: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
         self.with(|disk| disk.chunks.retain(|id, _| !chunks.contains(id)));
         Ok(())
     }
 
-    async fn forget(&self, _: DiskId, _: Vec<ChunkId>) -> Result<(), BlobError> {
+    async fn forget(&self, _: DiskId, _: PgId, _: u64, _: Vec<ChunkId>) -> Result<(), BlobError> {
         Ok(())
+    }
+
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        self.delete(disk, pg, epoch, chunks).await
+    }
+
+    async fn groups(&self, _: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
+        let epochs: BTreeMap<PgId, u64> = self.with(|disk| {
+            disk.epochs
+                .iter()
+                .map(|(&pg, &epoch)| (pg, epoch))
+                .collect()
+        });
+        Ok(epochs.into_iter().collect())
     }
 
     async fn list(
@@ -196,6 +222,7 @@ impl BlobNode for FakeNode {
                         length: cut.length,
                         digest: cut.digest,
                         deleted: false,
+                        damaged: false,
                     }
                 })
                 .collect()

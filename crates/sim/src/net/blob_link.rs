@@ -110,22 +110,54 @@ impl BlobNode for BlobLink {
         self.call("blob copy", detail(copy.target), serve).await
     }
 
-    async fn delete(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+    async fn delete(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
         let count = chunks.len() as u64;
         self.call("blob delete", count, move |blob| {
             let chunks = chunks.clone();
-            async move { blob.delete(disk, chunks).await }
+            async move { blob.delete(disk, pg, epoch, chunks).await }
         })
         .await
     }
 
-    async fn forget(&self, disk: DiskId, chunks: Vec<ChunkId>) -> Result<(), BlobError> {
+    async fn forget(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
         let count = chunks.len() as u64;
         self.call("blob forget", count, move |blob| {
             let chunks = chunks.clone();
-            async move { blob.forget(disk, chunks).await }
+            async move { blob.forget(disk, pg, epoch, chunks).await }
         })
         .await
+    }
+
+    async fn evict(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        epoch: u64,
+        chunks: Vec<ChunkId>,
+    ) -> Result<(), BlobError> {
+        let count = chunks.len() as u64;
+        self.call("blob evict", count, move |blob| {
+            let chunks = chunks.clone();
+            async move { blob.evict(disk, pg, epoch, chunks).await }
+        })
+        .await
+    }
+
+    async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
+        let serve = move |blob: Arc<dyn BlobNode>| async move { blob.groups(disk).await };
+        self.call("blob groups", disk.0, serve).await
     }
 
     async fn list(

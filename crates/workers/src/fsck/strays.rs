@@ -191,7 +191,8 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
             group.disks().partition(|&disk| view.is_readable(disk));
         let mut listing = GroupListing::new(view, group.id, &readable, None)?;
         while let Some(copies) = listing.next().await? {
-            if !copies.live.is_empty() && !copies.is_deleted(group) {
+            let held = !copies.live.is_empty() || !copies.damaged.is_empty();
+            if held && !copies.is_deleted(group) {
                 tell(copies.entry.id, copies.entry.owner);
             }
         }

@@ -27,6 +27,8 @@ const STEP_TIME: Duration = Duration::from_secs(15);
 /// Pauses of a group that could not be filled.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// Bytes per second that filling may copy: what clients do goes first.
+const FILL_BYTES_PER_SEC: u64 = 128 << 20;
 /// Group and disk pairs opened per tick.
 const OPENED_PER_TICK: usize = 20_000;
 
@@ -186,6 +188,8 @@ impl PlacementKeeper {
             .repair
             .repair(group, group.members.len(), state.after)
             .await?;
+        let pause_us = repaired.copied_bytes.saturating_mul(1_000_000) / FILL_BYTES_PER_SEC;
+        self.runtime.sleep(Duration::from_micros(pause_us)).await;
         state.failed += repaired.failed;
         state.after = repaired.next_after;
         if state.after.is_some() {

@@ -1,7 +1,7 @@
 //! A whole store in memory: the real metadata service and the real disk engine, under simulated
 //! time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use granary_types::{
     BucketAcl, ByteRange, ChunkId, DiskId, NodeId, ObjectAcl, ObjectType, Redundancy, StorageClass,
 };
 use granary_vfs::{MemoryVfs, Vfs};
+use parking_lot::Mutex;
 
 use crate::{KeeperConfig, PlacementKeeper, Tick, Worker, WorkerMetrics};
 
@@ -33,7 +34,10 @@ pub(super) const MIB: usize = 1024 * 1024;
 pub(super) struct World {
     pub(super) runtime: Runtime,
     pub(super) meta: Meta,
+    /// The first node's disks.
     pub(super) store: BlobStore,
+    /// Every node that runs.
+    pub(super) nodes: Nodes,
     pub(super) vfs: MemoryVfs,
     pub(super) view: ClusterView,
     pub(super) path: DataPath,
@@ -43,12 +47,38 @@ pub(super) struct World {
     _node: Arc<MetaNode>,
 }
 
-struct OneNode(BlobStore);
+/// Storage nodes by their ids.
+#[derive(Clone, Default)]
+pub(super) struct Nodes(Arc<Mutex<BTreeMap<u64, BlobStore>>>);
 
-impl NodeDirectory for OneNode {
-    fn node(&self, node: NodeId) -> Option<Arc<dyn BlobNode>> {
-        (node == NodeId(1)).then(|| Arc::new(self.0.clone()) as Arc<dyn BlobNode>)
+impl Nodes {
+    fn all(&self) -> Vec<BlobStore> {
+        self.0.lock().values().cloned().collect()
     }
+
+    /// Takes a node away: nobody reaches it any more.
+    pub(super) fn stop(&self, node: u64) {
+        self.0.lock().remove(&node);
+    }
+}
+
+impl NodeDirectory for Nodes {
+    fn node(&self, node: NodeId) -> Option<Arc<dyn BlobNode>> {
+        let store = self.0.lock().get(&node.0).cloned();
+        store.map(|store| Arc::new(store) as Arc<dyn BlobNode>)
+    }
+}
+
+async fn open_store(runtime: &Runtime, vfs: &MemoryVfs) -> BlobStore {
+    let config = BlobConfig {
+        min_free_bytes: 1 << 20,
+        volume_bytes: 64 << 20,
+        allocate_bytes: 1 << 20,
+        ..BlobConfig::for_cluster("test")
+    };
+    let vfs = Arc::new(vfs.clone());
+    let store = BlobStore::open(runtime.clone(), config, vfs, vec![]).await;
+    store.unwrap()
 }
 
 /// Runs a test under simulated time.
@@ -70,16 +100,10 @@ impl World {
         let node = start_meta(&runtime).await;
         let meta = Meta::new(runtime.clone(), node.clone() as Arc<dyn MetaService>);
         let vfs = MemoryVfs::new();
-        let config = BlobConfig {
-            min_free_bytes: 1 << 20,
-            volume_bytes: 64 << 20,
-            allocate_bytes: 1 << 20,
-            ..BlobConfig::for_cluster("test")
-        };
-        let store = BlobStore::open(runtime.clone(), config, Arc::new(vfs.clone()), vec![])
-            .await
-            .unwrap();
-        let directory = Arc::new(OneNode(store.clone()));
+        let store = open_store(&runtime, &vfs).await;
+        let nodes = Nodes::default();
+        nodes.0.lock().insert(1, store.clone());
+        let directory = Arc::new(nodes.clone());
         let view = ClusterView::new(runtime.clone(), meta.clone(), directory);
         let path = DataPath::new(
             runtime.clone(),
@@ -95,17 +119,11 @@ impl World {
             metrics.clone(),
             KeeperConfig::default(),
         );
-        let record = pb::state::Node {
-            id: 1,
-            zone: "a".into(),
-            ..Default::default()
-        };
-        let register = pb::RegisterNode { node: Some(record) };
-        meta.propose(register).await.unwrap().unwrap();
         let mut world = Self {
             runtime,
             meta,
             store,
+            nodes,
             vfs,
             view,
             path,
@@ -114,6 +132,7 @@ impl World {
             bucket: pb::state::Bucket::default(),
             _node: node,
         };
+        world.register_node(1).await;
         for disk in 1..=disks {
             world.add_disk(disk).await;
         }
@@ -122,17 +141,40 @@ impl World {
         world
     }
 
+    async fn register_node(&self, node: u64) {
+        let record = pb::state::Node {
+            id: node,
+            zone: "a".into(),
+            ..Default::default()
+        };
+        let register = pb::RegisterNode { node: Some(record) };
+        self.meta.propose(register).await.unwrap().unwrap();
+    }
+
+    /// Another machine with one disk joins.
+    pub(super) async fn add_node(&self, node: u64, disk: usize) -> DiskId {
+        let store = open_store(&self.runtime, &self.vfs).await;
+        self.nodes.0.lock().insert(node, store.clone());
+        self.register_node(node).await;
+        self.add_disk_to(node, &store, disk).await
+    }
+
+    /// Another disk in the first node.
     pub(super) async fn add_disk(&self, disk: usize) -> DiskId {
+        self.add_disk_to(1, &self.store, disk).await
+    }
+
+    async fn add_disk_to(&self, node: u64, store: &BlobStore, disk: usize) -> DiskId {
         self.vfs.set_capacity(dir(disk), 1 << 30);
         let config = DiskConfig {
             path: dir(disk),
             index: Arc::new(MemoryKv::new()),
             lock: None,
         };
-        let id = self.store.add_disk(config).await.unwrap();
+        let id = store.add_disk(config).await.unwrap();
         let record = pb::state::Disk {
             id: id.0,
-            node: 1,
+            node,
             total_bytes: 1 << 30,
             state: 0,
             path: dir(disk).display().to_string(),
@@ -269,11 +311,13 @@ impl World {
     pub(super) async fn listed(&self) -> Vec<(DiskId, ChunkEntry)> {
         let mut all = Vec::new();
         let map = self.view.map();
-        for disk in self.store.disks().await.unwrap() {
-            for group in map.groups() {
-                let page = self.store.list(disk.id, group.id, None, 1000).await;
-                let entries = page.map(|page| page.entries).unwrap_or_default();
-                all.extend(entries.into_iter().map(|entry| (disk.id, entry)));
+        for store in self.nodes.all() {
+            for disk in store.disks().await.unwrap() {
+                for group in map.groups() {
+                    let page = store.list(disk.id, group.id, None, 1000).await;
+                    let entries = page.map(|page| page.entries).unwrap_or_default();
+                    all.extend(entries.into_iter().map(|entry| (disk.id, entry)));
+                }
             }
         }
         all
