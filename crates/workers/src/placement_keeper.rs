@@ -1,11 +1,13 @@
 //! Keeps pools and placement groups as placement wants them: creates them, opens them on their
-//! disks, takes failed disks out, gives their places to others and fills those.
+//! disks, takes failed disks out, gives their places to others and fills those, and brings groups
+//! of a cluster that was smaller once up to what it can do now.
 //!
 //! Invariants: a member counts as complete only after a whole comparison without a failed copy; the
 //! comparison begins only after every member in service has made the group's epoch durable, so no
 //! write of an older epoch can slip in behind it.
 
 mod backfill;
+mod growth;
 mod layout;
 mod membership;
 
@@ -106,6 +108,7 @@ impl Worker for PlacementKeeper {
         changed |= self.create_pools().await?;
         changed |= self.create_groups().await?;
         changed |= self.replace_lost_members().await?;
+        changed |= self.grow_groups().await?;
         if changed {
             self.view.refresh_map().await?;
         }

@@ -529,6 +529,128 @@ fn a_deleter_with_an_old_map_deletes_nothing_where_members_changed() {
     });
 }
 
+/// Copies of every live chunk on members of its group in service, by nodes.
+async fn fewest_copies(world: &World) -> (usize, usize) {
+    let map = world.view.map();
+    let mut held: std::collections::BTreeMap<ChunkId, BTreeSet<DiskId>> = Default::default();
+    for (disk, entry) in world.listed().await {
+        let group = map.group(entry.pg()).unwrap();
+        if !entry.deleted && map.is_in(disk) && group.disks().any(|member| member == disk) {
+            held.entry(entry.id).or_default().insert(disk);
+        }
+    }
+    let nodes = |disks: &BTreeSet<DiskId>| {
+        let nodes: BTreeSet<_> = disks.iter().map(|&disk| map.node_of(disk)).collect();
+        nodes.len()
+    };
+    let copies = held.values().map(BTreeSet::len).min();
+    let apart = held.values().map(nodes).min();
+    (copies.unwrap_or(0), apart.unwrap_or(0))
+}
+
+#[test]
+fn a_store_of_one_node_grows_into_a_cluster() {
+    // Directories of the first node, and the copies that makes.
+    for (disks, at_first) in [(1, 1), (3, 3)] {
+        simulated(async {
+            let mut world = World::start(disks).await;
+            let before = content(25 * MIB, 51);
+            world.put("before", &before).await;
+            assert_eq!(fewest_copies(&world).await, (at_first, 1));
+            let mut worker = redundancy(&world);
+            let status = worker.status();
+            world.add_node(2, 21).await;
+            world.add_node(3, 31).await;
+            world.view.refresh().await.unwrap();
+            // At no moment is anything held by fewer disks than before.
+            let mut ended = false;
+            for _ in 0..500 {
+                ended = world.keeper.tick(1).await.unwrap() == Tick::Done;
+                world.view.refresh().await.unwrap();
+                assert!(fewest_copies(&world).await.0 >= at_first);
+                if ended {
+                    break;
+                }
+                let during = content(MIB, 52);
+                world.put("during", &during).await;
+                assert!(world.get("during").await.unwrap() == during);
+            }
+            assert!(ended, "the keeper never ends");
+            run(&mut sweep(&world)).await;
+            let map = world.view.map();
+            for group in map.groups() {
+                let nodes: BTreeSet<_> = group.disks().map(|disk| map.node_of(disk)).collect();
+                assert_eq!((group.members.len(), nodes.len()), (3, 3), "{group:?}");
+                assert!(group.members.iter().all(|member| member.complete));
+            }
+            assert_eq!(fewest_copies(&world).await, (3, 3));
+            run(&mut worker).await;
+            assert_eq!(status().below_target, 0);
+            for directory in 1..=disks {
+                let disk = disk_in(&world, directory).await;
+                assert_eq!(stale_copies(&world, disk).await, 0, "copies left behind");
+            }
+            // The first machine may go for good.
+            world.nodes.stop(1);
+            world.view.refresh().await.unwrap();
+            assert!(world.get("before").await.unwrap() == before);
+        });
+    }
+}
+
+#[test]
+fn chunks_count_as_below_their_redundancy_until_their_group_has_grown() {
+    simulated(async {
+        let world = World::start(1).await;
+        world.put("a", &content(9 * MIB, 53)).await;
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        run(&mut worker).await;
+        assert_eq!((status().chunks, status().below_target), (3, 0));
+        let pool = pb::state::Pool {
+            name: "LRS@a/3".into(),
+            copies: 3,
+            id: 0,
+            ..world.view.map().pools()[0].clone()
+        };
+        let create = pb::CreatePool { pool: Some(pool) };
+        world.meta.propose(create).await.unwrap().unwrap();
+        run(&mut worker).await;
+        assert_eq!((status().chunks, status().below_target), (3, 3));
+    });
+}
+
+#[test]
+fn the_disks_of_a_removed_node_are_given_up_at_once() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        for node in 2..=4 {
+            world.add_node(node, node as usize * 10).await;
+        }
+        world.keep().await;
+        let bytes = content(25 * MIB, 54);
+        world.put("a", &bytes).await;
+        assert_eq!(fewest_copies(&world).await, (3, 3));
+        world.nodes.stop(3);
+        let map = world.view.map();
+        let of_node = |disk: DiskId| map.node_of(disk) == Some(granary_types::NodeId(3));
+        let mut members = map.groups().flat_map(|group| group.disks());
+        assert!(members.any(of_node), "nothing to give up");
+        let remove = pb::RemoveNode { node: 3 };
+        world.meta.propose(remove).await.unwrap().unwrap();
+        // No time passes.
+        world.keep().await;
+        let now = world.view.map();
+        let mut members = now.groups().flat_map(|group| group.disks());
+        assert!(
+            !members.any(of_node),
+            "a disk of the removed node is a member"
+        );
+        assert_eq!(fewest_copies(&world).await, (3, 3));
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
 #[test]
 fn buckets_left_half_way_are_finished() {
     simulated(async {

@@ -1,5 +1,5 @@
-//! ReplacePgMember: a placement group gets another disk, which is not complete yet. Refused when
-//! the sender's view of the group is not the newest.
+//! ReplacePgMember: a placement group gets another disk, which is not complete yet, or one less.
+//! Refused when the sender's view of the group is not the newest.
 
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
@@ -21,6 +21,13 @@ impl Apply for pb::ReplacePgMember {
             .ok_or_else(|| Refusal::invalid("no such group"))?;
         if group.epoch != self.epoch {
             return Err(Reason::Stale.into());
+        }
+        if self.new_disk == 0 {
+            drop_member(&mut group, self.old_disk)?;
+            group.epoch += 1;
+            tx.put(&row, &group)?;
+            raise_map_epoch(tx)?;
+            return empty();
         }
         if !tx.exists(&DiskKey {
             slab,
@@ -53,4 +60,17 @@ impl Apply for pb::ReplacePgMember {
         raise_map_epoch(tx)?;
         empty()
     }
+}
+
+/// Takes a member out of a group. Those that stay must hold everything.
+fn drop_member(group: &mut state::PlacementGroup, disk: u64) -> Result<(), Refusal> {
+    let before = group.members.len();
+    group.members.retain(|member| member.disk != disk);
+    if group.members.len() == before {
+        return Err(Refusal::invalid("the disk to drop is not a member"));
+    }
+    if group.members.is_empty() || !group.members.iter().all(|member| member.complete) {
+        return Err(Refusal::invalid("the other members are not complete"));
+    }
+    Ok(())
 }

@@ -29,6 +29,8 @@ impl PlacementKeeper {
             let id = DiskId(disk.id);
             let health = self.view.status(id).map(|status| status.health);
             let state = match health {
+                // Given up for good, whatever its node may still say.
+                _ if map.is_removed(id) => DISK_OUT,
                 Some(DiskHealth::Failed) => DISK_OUT,
                 Some(DiskHealth::Healthy | DiskHealth::Full) => DISK_IN,
                 None if self.is_given_up(id) => DISK_OUT,
@@ -106,7 +108,14 @@ impl PlacementKeeper {
         Ok(replaced > 0)
     }
 
-    async fn replace(&self, group: &Group, old: DiskId, new: DiskId) -> Result<bool, WorkerError> {
+    /// Gives the place of a disk to another one; `DiskId(0)`: adds the one, or drops the other. True
+    /// when it was done, false when somebody else changed the group meanwhile.
+    pub(super) async fn replace(
+        &self,
+        group: &Group,
+        old: DiskId,
+        new: DiskId,
+    ) -> Result<bool, WorkerError> {
         let command = pb::ReplacePgMember {
             pg: group.id.0,
             epoch: group.epoch,
@@ -115,7 +124,7 @@ impl PlacementKeeper {
         };
         match self.meta.propose(command).await? {
             Ok(_) => {
-                tracing::info!(pg = %group.id, %old, %new, "placement group gets another disk");
+                tracing::info!(pg = %group.id, %old, %new, "placement group changes its disks");
                 Ok(true)
             }
             // Somebody changed it meanwhile: the next tick sees how.
