@@ -150,6 +150,9 @@ impl Shared {
     }
 }
 
+/// Nodes of a zone over which LRS spreads the copies of a chunk.
+const NODES_OF_LRS: usize = 3;
+
 impl DataPath {
     /// A data path that finds disks and places chunks by `view`.
     pub fn new(runtime: Runtime, meta: Meta, view: ClusterView, config: DataPathConfig) -> Self {
@@ -190,6 +193,18 @@ impl DataPath {
     pub fn copies(&self, redundancy: Redundancy) -> Option<u32> {
         let copies = self.shared.copies(redundancy);
         u32::try_from(copies).ok().filter(|&copies| copies > 0)
+    }
+
+    /// Whether the nodes there are can keep what a redundancy promises: LRS three nodes of one zone,
+    /// ZRS three zones. A store of one node promises nothing but what its disks allow.
+    pub fn honours(&self, redundancy: Redundancy) -> bool {
+        let topology = self.shared.view.map().topology(|_| true);
+        let (nodes, zones) = (topology.nodes().len(), topology.zones());
+        let full = |zone: &str| topology.in_zone(zone).nodes().len() >= NODES_OF_LRS;
+        match redundancy {
+            Redundancy::Zrs => self.copies(redundancy).is_some(),
+            Redundancy::Lrs => nodes <= 1 || zones.into_iter().any(full),
+        }
     }
 
     /// Streams a body to disks (or into the payload, when it is small) and hashes it.

@@ -20,6 +20,9 @@ pub struct GatewayConfig {
     /// What ListBuckets and GetBucketInfo advertise, verbatim; empty: what the client used.
     #[serde(skip)]
     pub public_endpoint: String,
+    /// Redundancy of a bucket that asks for none.
+    #[serde(skip)]
+    pub default_redundancy: DefaultRedundancy,
     /// Open connections; more are answered 503 and closed.
     pub connections_max: usize,
     /// Requests being handled; more are answered 503.
@@ -51,12 +54,28 @@ pub struct GatewayConfig {
     pub access_key_view_ms: u64,
 }
 
+/// Which redundancy a bucket gets that asks for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DefaultRedundancy {
+    /// Three copies on three nodes of one zone.
+    #[serde(rename = "LRS")]
+    Lrs,
+    /// A copy in each of three zones.
+    #[serde(rename = "ZRS")]
+    Zrs,
+    /// ZRS where three zones have disks, else LRS.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+}
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             region: "cn-granary-1".to_owned(),
             domains: Vec::new(),
             public_endpoint: String::new(),
+            default_redundancy: DefaultRedundancy::default(),
             connections_max: 8192,
             requests_in_flight_max: 2048,
             buffered_body_bytes_max: 64 * 1024 * 1024,
@@ -117,6 +136,7 @@ pub(crate) struct Settings {
     pub(crate) region: String,
     pub(crate) domains: Domains,
     pub(crate) public_endpoint: Option<String>,
+    pub(crate) default_redundancy: DefaultRedundancy,
     pub(crate) connections_max: usize,
     pub(crate) requests_in_flight_max: usize,
     pub(crate) buffered_body_bytes_max: usize,
@@ -147,6 +167,7 @@ impl TryFrom<GatewayConfig> for Settings {
         Ok(Self {
             domains: Domains::new(&config.domains),
             public_endpoint: Some(config.public_endpoint).filter(|text| !text.is_empty()),
+            default_redundancy: config.default_redundancy,
             region: config.region,
             connections_max: config.connections_max,
             requests_in_flight_max: config.requests_in_flight_max,

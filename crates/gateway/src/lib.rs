@@ -38,7 +38,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 pub use authn::{KeyVault, SecretString};
-pub use config::{ConfigError, GatewayConfig, RATE_WINDOW};
+pub use config::{ConfigError, DefaultRedundancy, GatewayConfig, RATE_WINDOW};
 pub use ops::table::operations_markdown;
 
 /// What a gateway is made of.

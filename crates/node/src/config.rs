@@ -130,6 +130,8 @@ pub(crate) struct MetaSection {
     pub(crate) write_lease_secs: u64,
     /// Free bytes of the file system below which writes are refused; 0 for never.
     pub(crate) min_free_bytes: u64,
+    /// Voters of every shard of a cluster, 3 or 5; as many as there are while there are fewer nodes.
+    pub(crate) voters: usize,
 }
 
 impl Default for MetaSection {
@@ -140,6 +142,7 @@ impl Default for MetaSection {
             reader_grace_secs: 900,
             write_lease_secs: 3600,
             min_free_bytes: 256 << 20,
+            voters: 3,
         }
     }
 }
@@ -306,11 +309,7 @@ impl ServerConfig {
         let first = data
             .first()
             .context("at least one data directory is needed")?;
-        for (index, dir) in data.iter().enumerate() {
-            if data[..index].contains(dir) {
-                bail!("data directory {} is named twice", dir.display());
-            }
-        }
+        check_data(&data)?;
         let meta_dir = args
             .meta_dir
             .or(file.meta_dir)
@@ -322,17 +321,9 @@ impl ServerConfig {
         let secret = args.root_access_key_secret.or(file.root_access_key_secret);
         let region = args.region.or(file.region);
         let endpoint = args.public_endpoint.or(file.public_endpoint);
-        let gateway = GatewayConfig {
-            region: region.unwrap_or_else(|| "cn-granary-1".to_owned()),
-            domains: first_list(args.domain, file.domain, Vec::new)
-                .into_iter()
-                .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
-                .collect(),
-            public_endpoint: endpoint
-                .map(|url| url.trim_end_matches('/').to_owned())
-                .unwrap_or_default(),
-            ..file.gateway
-        };
+        let region = region.unwrap_or_else(|| "cn-granary-1".to_owned());
+        let domains = first_list(args.domain, file.domain, Vec::new);
+        let gateway = gateway(file.gateway, region, domains, endpoint);
         let config = Self {
             meta_dir,
             listen: address("listen", listen.as_deref().unwrap_or("127.0.0.1:9000"))?,
@@ -352,25 +343,47 @@ impl ServerConfig {
             data,
         };
         config.gateway.validate()?;
-        config.datapath.validate().context("[datapath]")?;
-        if let Err(sentence) = config.storage.for_cluster("any").check() {
-            bail!("[storage] {sentence}");
-        }
-        if !(1..=1024).contains(&config.meta.shards) {
-            bail!("meta.shards must be between 1 and 1024");
-        }
-        check_seconds("meta", "reader_grace_secs", config.meta.reader_grace_secs)?;
-        check_seconds("meta", "write_lease_secs", config.meta.write_lease_secs)?;
-        config.workers.check()?;
+        check_sections(
+            &config.datapath,
+            &config.storage,
+            &config.meta,
+            &config.workers,
+        )?;
         Ok(config)
     }
+}
+
+/// Checks the tuning sections that every process has.
+pub(crate) fn check_sections(
+    datapath: &DataPathConfig,
+    storage: &StorageSection,
+    meta: &MetaSection,
+    workers: &WorkersSection,
+) -> anyhow::Result<()> {
+    datapath.validate().context("[datapath]")?;
+    if let Err(sentence) = storage.for_cluster("any").check() {
+        bail!("[storage] {sentence}");
+    }
+    if !(1..=1024).contains(&meta.shards) {
+        bail!("meta.shards must be between 1 and 1024");
+    }
+    if !matches!(meta.voters, 3 | 5) {
+        bail!("meta.voters must be 3 or 5");
+    }
+    check_seconds("meta", "reader_grace_secs", meta.reader_grace_secs)?;
+    check_seconds("meta", "write_lease_secs", meta.write_lease_secs)?;
+    workers.check()
 }
 
 fn parse_file(text: &str) -> Result<File, toml::de::Error> {
     toml::from_str(text)
 }
 
-fn first_list<T>(first: Vec<T>, second: Vec<T>, default: impl FnOnce() -> Vec<T>) -> Vec<T> {
+pub(crate) fn first_list<T>(
+    first: Vec<T>,
+    second: Vec<T>,
+    default: impl FnOnce() -> Vec<T>,
+) -> Vec<T> {
     if !first.is_empty() {
         first
     } else if !second.is_empty() {
@@ -380,12 +393,45 @@ fn first_list<T>(first: Vec<T>, second: Vec<T>, default: impl FnOnce() -> Vec<T>
     }
 }
 
-fn address(name: &str, text: &str) -> anyhow::Result<SocketAddr> {
+/// The gateway's settings, with what stands outside its section.
+pub(crate) fn gateway(
+    section: GatewayConfig,
+    region: String,
+    domains: Vec<String>,
+    public_endpoint: Option<String>,
+) -> GatewayConfig {
+    GatewayConfig {
+        region,
+        domains: domains
+            .into_iter()
+            .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
+            .collect(),
+        public_endpoint: public_endpoint
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .unwrap_or_default(),
+        ..section
+    }
+}
+
+/// Refuses a data directory that is named twice.
+pub(crate) fn check_data(data: &[PathBuf]) -> anyhow::Result<()> {
+    for (index, dir) in data.iter().enumerate() {
+        if data[..index].contains(dir) {
+            bail!("data directory {} is named twice", dir.display());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn address(name: &str, text: &str) -> anyhow::Result<SocketAddr> {
     text.parse()
         .with_context(|| format!("{name}: {text} is not an address such as 127.0.0.1:9000"))
 }
 
-fn credentials(id: Option<String>, secret: Option<String>) -> anyhow::Result<Option<Credentials>> {
+pub(crate) fn credentials(
+    id: Option<String>,
+    secret: Option<String>,
+) -> anyhow::Result<Option<Credentials>> {
     match (id, secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) if !id.is_empty() && secret.len() >= 8 => {

@@ -1,6 +1,8 @@
 //! The `granary` binary: reads configuration, composes the roles, and shuts down cleanly.
 
 mod admin;
+mod admin_cli;
+mod cluster;
 mod config;
 mod credentials;
 mod descriptors;
@@ -8,8 +10,10 @@ mod files;
 mod greeting;
 mod listeners;
 mod metrics;
+mod process;
 mod roles;
 mod server;
+mod start_config;
 mod telemetry;
 mod vault;
 
@@ -18,7 +22,9 @@ use std::process::ExitCode;
 use clap::{Command, CommandFactory as _, Parser, Subcommand};
 use rustix::fs::Mode;
 
+use crate::admin_cli::{AdminCommand, Reach};
 use crate::config::{ServerArgs, ServerConfig};
+use crate::start_config::{StartArgs, StartConfig};
 
 /// One heap for Rust and RocksDB, which gives memory back.
 #[global_allocator]
@@ -39,6 +45,19 @@ enum CliCommand {
     /// A setting comes from its flag, else its GRANARY_* variable, else the --config file, else
     /// the default.
     Server(Box<ServerArgs>),
+    /// Runs a node of a cluster.
+    ///
+    /// A setting comes from its flag, else its GRANARY_* variable, else the --config file, else
+    /// the default.
+    Start(Box<StartArgs>),
+    /// Makes, watches and repairs a cluster.
+    Admin {
+        /// Configuration of a node of the cluster, for its address and its admin directory.
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
     /// Prints the operations of the OSS API that this version serves, as a table.
     Operations,
 }
@@ -48,6 +67,16 @@ fn main() -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let outcome = match Cli::parse().command {
         CliCommand::Server(args) => ServerConfig::load(*args).and_then(server::run),
+        CliCommand::Start(args) => StartConfig::load(*args).and_then(cluster::node::run),
+        CliCommand::Admin { reach, command } => {
+            return match admin_cli::run(command, &reach) {
+                Ok(code) => code,
+                Err(error) => {
+                    complain(&format!("granary: {error:#}"));
+                    ExitCode::FAILURE
+                }
+            };
+        }
         CliCommand::Operations => {
             print(&granary_gateway::operations_markdown());
             Ok(())

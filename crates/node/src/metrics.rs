@@ -22,8 +22,9 @@ use crate::roles::storage::StorageRole;
 
 /// What is read at a scrape.
 pub(crate) struct Sources {
-    meta: Arc<MetaRole>,
-    storage: Arc<StorageRole>,
+    /// The roles that the process has.
+    meta: Option<Arc<MetaRole>>,
+    storage: Option<Arc<StorageRole>>,
     /// Read asynchronously just before a scrape is written.
     disks: Mutex<Vec<DiskStatus>>,
     directories: Mutex<Vec<(PathBuf, bool)>>,
@@ -33,8 +34,8 @@ pub(crate) struct Sources {
 impl Sources {
     /// Metrics of these roles.
     pub(crate) fn new(
-        meta: Arc<MetaRole>,
-        storage: Arc<StorageRole>,
+        meta: Option<Arc<MetaRole>>,
+        storage: Option<Arc<StorageRole>>,
         dropped_lines: ErrorCounter,
     ) -> Self {
         Self {
@@ -48,10 +49,13 @@ impl Sources {
 
     /// Reads what must be awaited.
     pub(crate) async fn refresh(&self) {
-        if let Ok(disks) = self.storage.store.disks().await {
+        let Some(storage) = &self.storage else {
+            return;
+        };
+        if let Ok(disks) = storage.store.disks().await {
             *self.disks.lock() = disks;
         }
-        let directories = self.storage.directories().await;
+        let directories = storage.directories().await;
         *self.directories.lock() = directories;
     }
 }
@@ -72,9 +76,13 @@ impl fmt::Debug for Process {
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(&mut encoder);
-        self.disks(&mut page)?;
-        self.shards(&mut page)?;
-        self.database(&mut page)?;
+        if let Some(storage) = &self.0.storage {
+            self.disks(storage, &mut page)?;
+        }
+        if let Some(meta) = &self.0.meta {
+            shards(meta, &mut page)?;
+            database(meta, &mut page)?;
+        }
         let dropped = self.0.dropped_lines.dropped_lines() as u64;
         let lines = vec![("stderr".to_owned(), dropped)];
         let help = "Log lines dropped because their reader was too slow";
@@ -126,7 +134,7 @@ impl Page<'_, '_> {
 }
 
 impl Process {
-    fn disks(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+    fn disks(&self, storage: &StorageRole, page: &mut Page<'_, '_>) -> fmt::Result {
         let directories = self.0.directories.lock().clone();
         page.gauge(
             "granary_data_directory_in_service",
@@ -170,7 +178,7 @@ impl Process {
                 .collect();
             page.gauge(name, help, "disk", samples)?;
         }
-        let metrics = self.0.storage.store.metrics();
+        let metrics = storage.store.metrics();
         type Counter = fn(&granary_blob::DiskMetrics) -> u64;
         let counters: [(&str, &str, Counter); 12] = [
             ("granary_disk_puts", "Chunks put", |m| m.puts),
@@ -223,90 +231,90 @@ impl Process {
         }
         Ok(())
     }
+}
 
-    fn shards(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        let meta = self.0.meta.node.metrics();
-        type Reader = fn(&GroupMetrics) -> u64;
-        let gauges: [(&str, &str, Reader); 6] = [
-            ("granary_raft_term", "Current term", |g| g.term),
-            ("granary_raft_last_index", "Newest log entry", |g| {
-                g.last_index.unwrap_or(0)
-            }),
-            ("granary_raft_applied_index", "Newest applied entry", |g| {
-                g.applied_index.unwrap_or(0)
-            }),
-            ("granary_raft_purged_index", "Log entries cut off", |g| {
-                g.purged_index.unwrap_or(0)
-            }),
-            (
-                "granary_raft_queued_commands",
-                "Commands waiting for an entry",
-                |g| g.queued_commands as u64,
-            ),
-            (
-                "granary_raft_healthy",
-                "0 when the shard stopped after an error",
-                |g| u64::from(g.healthy),
-            ),
-        ];
-        for (name, help, read) in gauges {
-            let samples = meta
-                .groups
-                .iter()
-                .map(|g| (g.shard.to_string(), read(g)))
-                .collect();
-            page.gauge(name, help, "shard", samples)?;
-        }
-        for (name, help, value) in [
-            ("granary_meta_commands", "Commands decided", meta.commands),
-            (
-                "granary_meta_rejections",
-                "Commands answered with no",
-                meta.rejections,
-            ),
-            (
-                "granary_meta_command_errors",
-                "Commands not decided",
-                meta.command_errors,
-            ),
-            ("granary_meta_queries", "Queries answered", meta.queries),
-            (
-                "granary_meta_query_errors",
-                "Queries not answered",
-                meta.query_errors,
-            ),
-        ] {
-            page.counter(name, help, "node", vec![("local".to_owned(), value)])?;
-        }
-        Ok(())
+fn shards(role: &MetaRole, page: &mut Page<'_, '_>) -> fmt::Result {
+    let meta = role.node.metrics();
+    type Reader = fn(&GroupMetrics) -> u64;
+    let gauges: [(&str, &str, Reader); 6] = [
+        ("granary_raft_term", "Current term", |g| g.term),
+        ("granary_raft_last_index", "Newest log entry", |g| {
+            g.last_index.unwrap_or(0)
+        }),
+        ("granary_raft_applied_index", "Newest applied entry", |g| {
+            g.applied_index.unwrap_or(0)
+        }),
+        ("granary_raft_purged_index", "Log entries cut off", |g| {
+            g.purged_index.unwrap_or(0)
+        }),
+        (
+            "granary_raft_queued_commands",
+            "Commands waiting for an entry",
+            |g| g.queued_commands as u64,
+        ),
+        (
+            "granary_raft_healthy",
+            "0 when the shard stopped after an error",
+            |g| u64::from(g.healthy),
+        ),
+    ];
+    for (name, help, read) in gauges {
+        let samples = meta
+            .groups
+            .iter()
+            .map(|g| (g.shard.to_string(), read(g)))
+            .collect();
+        page.gauge(name, help, "shard", samples)?;
     }
+    for (name, help, value) in [
+        ("granary_meta_commands", "Commands decided", meta.commands),
+        (
+            "granary_meta_rejections",
+            "Commands answered with no",
+            meta.rejections,
+        ),
+        (
+            "granary_meta_command_errors",
+            "Commands not decided",
+            meta.command_errors,
+        ),
+        ("granary_meta_queries", "Queries answered", meta.queries),
+        (
+            "granary_meta_query_errors",
+            "Queries not answered",
+            meta.query_errors,
+        ),
+    ] {
+        page.counter(name, help, "node", vec![("local".to_owned(), value)])?;
+    }
+    Ok(())
+}
 
-    fn database(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        let stats = self.0.meta.kv.stats();
-        for (name, help, value) in [
-            (
-                "granary_rocksdb_disk_bytes",
-                "Bytes of the metadata database",
-                stats.disk_bytes,
-            ),
-            (
-                "granary_rocksdb_memtable_bytes",
-                "Bytes of unflushed writes",
-                stats.memtable_bytes,
-            ),
-            (
-                "granary_rocksdb_cache_bytes",
-                "Bytes of block cache in use",
-                stats.cache_bytes,
-            ),
-            (
-                "granary_rocksdb_pending_compaction_bytes",
-                "Bytes waiting for compaction",
-                stats.pending_compaction_bytes,
-            ),
-        ] {
-            page.gauge(name, help, "database", vec![("metadata".to_owned(), value)])?;
-        }
-        Ok(())
+fn database(role: &MetaRole, page: &mut Page<'_, '_>) -> fmt::Result {
+    let stats = role.kv.stats();
+    for (name, help, value) in [
+        (
+            "granary_rocksdb_disk_bytes",
+            "Bytes of the metadata database",
+            stats.disk_bytes,
+        ),
+        (
+            "granary_rocksdb_memtable_bytes",
+            "Bytes of unflushed writes",
+            stats.memtable_bytes,
+        ),
+        (
+            "granary_rocksdb_cache_bytes",
+            "Bytes of block cache in use",
+            stats.cache_bytes,
+        ),
+        (
+            "granary_rocksdb_pending_compaction_bytes",
+            "Bytes waiting for compaction",
+            stats.pending_compaction_bytes,
+        ),
+    ] {
+        page.gauge(name, help, "database", vec![("metadata".to_owned(), value)])?;
     }
+    Ok(())
 }

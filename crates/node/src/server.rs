@@ -9,14 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use granary_blob::BlobConfig;
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
 use granary_meta_api::pb;
-use granary_runtime::{CancellationToken, Runtime, within};
+use granary_runtime::{CancellationToken, Runtime};
 use prometheus_client::registry::Registry;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{Admin, Readiness};
 use crate::config::ServerConfig;
@@ -25,95 +24,35 @@ use crate::descriptors;
 use crate::greeting::Greeting;
 use crate::listeners::Taken;
 use crate::metrics::Sources;
+use crate::process;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, found_elsewhere};
 use crate::roles::storage::{self, StorageRole};
-use crate::roles::worker::WorkerRole;
+use crate::roles::worker::{WorkerRole, wait_for_placement};
 use crate::telemetry::Telemetry;
 
 /// How old the gateway's view of disks and placement may be.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a stop takes at most, besides requests in flight: a disk may hang.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-
 /// Copies of a chunk at most.
 const COPIES_MAX: usize = 3;
 
 /// Runs until a signal says stop.
-pub(crate) fn run(config: ServerConfig) -> anyhow::Result<()> {
-    // Memory that was freed goes back to the system without waiting for the next allocation.
-    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
-        tracing::debug!(%error, "no background thread for the allocator");
-    }
-    let threads = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
-    let outcome = threads.block_on(serve(config));
-    // A call may hang in a disk that no longer answers.
-    threads.shutdown_timeout(Duration::from_secs(1));
-    outcome
-}
-
-async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
-    let telemetry = Telemetry::install(
-        &config.log,
-        config.log_format,
-        config.otlp_endpoint.as_deref(),
-    )?;
-    let unknown = crate::unknown_variables();
-    if !unknown.is_empty() {
-        tracing::warn!(
-            variables = unknown.join(", "),
-            "environment variables that are no settings"
-        );
-    }
-    let wanted = config.gateway.connections_max;
-    config.gateway.connections_max = descriptors::reserve(config.data.len(), wanted)?;
-    let outcome = serve_until_signal(&config, &telemetry).await;
-    telemetry.stop();
-    outcome
-}
-
-async fn serve_until_signal(config: &ServerConfig, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let runtime = Runtime::system();
-    let running = tokio::select! {
-        running = Running::start(&runtime, config, telemetry) => running?,
-        // As after a power cut: whatever was acknowledged is durable, the next start recovers.
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+pub(crate) fn run(mut config: ServerConfig) -> anyhow::Result<()> {
+    let settings = process::Settings {
+        log: config.log.clone(),
+        log_format: config.log_format,
+        otlp_endpoint: config.otlp_endpoint.clone(),
+        drain: Duration::from_millis(config.gateway.drain_timeout_ms),
     };
-    let failure = tokio::select! {
-        _ = terminate.recv() => {
-            tracing::info!("SIGTERM: stopping");
-            None
-        }
-        _ = interrupt.recv() => {
-            tracing::info!("SIGINT: stopping");
-            None
-        }
-        failure = running.meta.failed() => Some(failure),
-    };
-    running.readiness.set(false);
-    let limit = match &failure {
-        None => Duration::from_millis(config.gateway.drain_timeout_ms) + STOP_LIMIT,
-        Some(failure) => {
-            tracing::error!("{failure}");
-            // What is under way waits for metadata that will not answer.
-            STOP_LIMIT
-        }
-    };
-    let stopped = within(limit, running.stop(&runtime)).await;
-    if failure.is_some() {
-        bail!("stopped because the metadata directory failed");
-    }
-    if stopped.is_err() {
-        bail!("a disk hangs: stopped without waiting for it; nothing acknowledged is lost");
-    }
-    Ok(())
+    process::run(
+        &settings,
+        async |runtime: &Runtime, telemetry: &Telemetry| {
+            let wanted = config.gateway.connections_max;
+            config.gateway.connections_max = descriptors::reserve(config.data.len(), wanted)?;
+            Running::start(runtime, &config, telemetry).await
+        },
+    )
 }
 
 /// Everything that runs, in the order it is stopped.
@@ -159,12 +98,19 @@ impl Running {
             config.datapath.clone(),
         );
         view.start_refreshing(VIEW_INTERVAL);
-        let workers =
-            WorkerRole::start(runtime, &meta.client, &datapath, &view, &config.workers).await?;
+        let workers = WorkerRole::start(
+            runtime,
+            FIRST_NODE,
+            &datapath,
+            meta.client.clone(),
+            &config.workers,
+            None,
+        );
+        wait_for_placement(runtime, &view).await?;
         let mut registry = Registry::default();
         let sources = Sources::new(
-            Arc::clone(&meta),
-            Arc::clone(&storage),
+            Some(Arc::clone(&meta)),
+            Some(Arc::clone(&storage)),
             telemetry.dropped_lines(),
         );
         let sources = Arc::new(sources);
@@ -174,7 +120,7 @@ impl Running {
         let out = out_of_service(&storage).await;
         let gateway = GatewayRole::start(
             runtime,
-            config,
+            config.gateway.clone(),
             meta.client.clone(),
             datapath,
             Arc::clone(&meta.vault) as _,
@@ -208,6 +154,16 @@ impl Running {
             storage,
             meta,
         })
+    }
+}
+
+impl process::Running for Running {
+    fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    async fn failed(&self) -> String {
+        self.meta.failed().await
     }
 
     async fn stop(self, runtime: &Runtime) {
@@ -243,9 +199,15 @@ async fn start_meta(
     config: &ServerConfig,
     budget: RocksBudget,
 ) -> anyhow::Result<Arc<MetaRole>> {
+    if config.meta_dir.join("identity.json").exists() {
+        bail!(
+            "{} belongs to a node of a cluster: start it with granary start",
+            config.meta_dir.display()
+        );
+    }
     let cluster = storage::cluster_of(&config.data)?;
     let first = FirstStart {
-        region: &config.gateway.region,
+        region: Some(&config.gateway.region),
         section: &config.meta,
         disks_belong_to: cluster.as_deref(),
         found_elsewhere: found_elsewhere(&config.data, &config.meta_dir),
@@ -272,8 +234,15 @@ async fn start_storage(
     budget: RocksBudget,
     meta: &MetaRole,
 ) -> anyhow::Result<Arc<StorageRole>> {
-    let storage =
-        StorageRole::start(runtime, blob, &config.data, budget, meta.client.clone()).await?;
+    let storage = StorageRole::start(
+        runtime,
+        FIRST_NODE,
+        blob,
+        &config.data,
+        budget,
+        meta.client.clone(),
+    )
+    .await?;
     storage.watch();
     Ok(storage)
 }

@@ -3,11 +3,13 @@
 //! A sealed secret is a format byte, a random nonce of 96 bits and the ciphertext with its tag.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use granary_cluster::KeySealer;
 use granary_gateway::{KeyVault, SecretString};
-use granary_runtime::Entropy;
+use granary_runtime::{Entropy, Runtime};
 
 use crate::files;
 
@@ -18,6 +20,7 @@ const MASTER_KEY_BYTES: usize = 32;
 /// Seals and opens the secrets of access keys.
 pub(crate) struct Vault {
     key: LessSafeKey,
+    bytes: Vec<u8>,
 }
 
 impl Vault {
@@ -46,6 +49,7 @@ impl Vault {
         };
         Ok(Self {
             key: LessSafeKey::new(key),
+            bytes,
         })
     }
 
@@ -62,22 +66,34 @@ impl Vault {
 
     /// Seals a secret.
     pub(crate) fn seal(&self, secret: &str, entropy: &dyn Entropy) -> anyhow::Result<Vec<u8>> {
+        self.seal_bytes(secret.as_bytes(), entropy)
+    }
+
+    /// Seals a secret that is no text.
+    pub(crate) fn seal_bytes(
+        &self,
+        secret: &[u8],
+        entropy: &dyn Entropy,
+    ) -> anyhow::Result<Vec<u8>> {
         let mut nonce = [0; NONCE_BYTES];
         entropy.fill(&mut nonce);
         let mut sealed = vec![FORMAT];
         sealed.extend_from_slice(&nonce);
-        let mut text = secret.as_bytes().to_vec();
+        let mut text = secret.to_vec();
         self.key
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)
             .map_err(|_| anyhow::anyhow!("the secret could not be sealed"))?;
         sealed.extend_from_slice(&text);
         Ok(sealed)
     }
-}
 
-impl Vault {
     /// Opens a sealed secret; `None` when it was sealed with another key or is damaged.
     pub(crate) fn open_text(&self, sealed: &[u8]) -> Option<String> {
+        String::from_utf8(self.open_bytes(sealed)?).ok()
+    }
+
+    /// Opens a sealed secret that is no text.
+    pub(crate) fn open_bytes(&self, sealed: &[u8]) -> Option<Vec<u8>> {
         let (format, rest) = sealed.split_first()?;
         if *format != FORMAT || rest.len() < NONCE_BYTES {
             return None;
@@ -89,7 +105,33 @@ impl Vault {
             .key
             .open_in_place(nonce, Aad::empty(), &mut text)
             .ok()?;
-        String::from_utf8(secret.to_vec()).ok()
+        Some(secret.to_vec())
+    }
+
+    /// The master key itself.
+    pub(crate) fn master_key(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The vault with what sealing needs, for the crate that lets nodes join.
+pub(crate) struct Sealer {
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) runtime: Runtime,
+}
+
+impl KeySealer for Sealer {
+    fn seal(&self, secret: &[u8]) -> Option<Vec<u8>> {
+        let entropy = self.runtime.entropy().as_ref();
+        self.vault.seal_bytes(secret, entropy).ok()
+    }
+
+    fn unseal(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+        self.vault.open_bytes(sealed)
+    }
+
+    fn master_key(&self) -> Vec<u8> {
+        self.vault.master_key().to_vec()
     }
 }
 

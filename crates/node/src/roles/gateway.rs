@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use granary_datapath::DataPath;
-use granary_gateway::{Gateway, GatewayParts, KeyVault};
+use granary_gateway::{Gateway, GatewayConfig, GatewayParts, KeyVault};
 use granary_meta_api::Meta;
 use granary_runtime::{CancellationToken, Runtime, Task};
 use prometheus_client::registry::Registry;
 
-use crate::config::ServerConfig;
 use crate::listeners::Taken;
 
 /// The running gateway of this process.
@@ -21,7 +20,7 @@ impl GatewayRole {
     /// Listens on the address that was taken, and serves from now on: nothing after it may fail.
     pub(crate) fn start(
         runtime: &Runtime,
-        config: &ServerConfig,
+        config: GatewayConfig,
         meta: Meta,
         datapath: DataPath,
         vault: Arc<dyn KeyVault>,
@@ -35,7 +34,7 @@ impl GatewayRole {
             vault,
             registry,
         };
-        let gateway = Gateway::new(config.gateway.clone(), parts)?;
+        let gateway = Gateway::new(config, parts)?;
         let listener = taken.listen()?;
         let until = CancellationToken::new();
         let stop = until.clone();

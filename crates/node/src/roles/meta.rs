@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use granary_cluster::Identity;
 use granary_kv::{Kv, KvError};
 use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
 use granary_meta::{MetaConfig, MetaNode, NewCluster};
 use granary_meta_api::{Meta, MetaService, pb};
-use granary_raft::NoPeers;
+use granary_raft::{NoPeers, RaftTransport};
 use granary_runtime::Runtime;
 use granary_types::{AccountId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs as _};
@@ -22,6 +23,8 @@ use crate::vault::Vault;
 pub(crate) const ROOT_ACCOUNT: AccountId = AccountId(1);
 /// The one node of `granary server`; a cluster's root hands out later ones.
 pub(crate) const FIRST_NODE: NodeId = NodeId(1);
+/// The region of whoever names none.
+pub(crate) const REGION_DEFAULT: &str = "cn-granary-1";
 /// Layout of the metadata directory that this version writes and reads.
 const FORMAT: u32 = 1;
 
@@ -42,12 +45,20 @@ pub(crate) struct MetaRole {
 
 /// What a new installation is told.
 pub(crate) struct FirstStart<'a> {
-    pub(crate) region: &'a str,
+    /// Its region; `None`: the one it has, or the default one.
+    pub(crate) region: Option<&'a str>,
     pub(crate) section: &'a MetaSection,
     /// The cluster that the data directories belong to already, if any.
     pub(crate) disks_belong_to: Option<&'a str>,
     /// A metadata directory in one of the data directories, other than the one that is asked for.
     pub(crate) found_elsewhere: Option<PathBuf>,
+}
+
+/// A node of a cluster, as its metadata service needs it.
+pub(crate) struct Member<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) section: &'a MetaSection,
+    pub(crate) transport: Arc<dyn RaftTransport>,
 }
 
 impl FirstStart<'_> {
@@ -96,12 +107,7 @@ impl MetaRole {
         }
         let vault = open_vault(runtime, dir, state)?;
         let kv = open_database(runtime, dir, budget).await?;
-        let config = MetaConfig {
-            data_shards: first.section.shards,
-            reader_grace_ms: first.section.reader_grace_secs * 1000,
-            write_lease_ms: first.section.write_lease_secs * 1000,
-            ..MetaConfig::default()
-        };
+        let config = meta_config(first.section);
         let node = MetaNode::open(
             runtime.clone(),
             FIRST_NODE,
@@ -112,7 +118,7 @@ impl MetaRole {
         .await
         .context("the metadata service cannot start")?;
         if state != DirState::Complete {
-            let cluster = new_cluster(runtime, first.region);
+            let cluster = new_cluster(runtime, first.region.unwrap_or(REGION_DEFAULT));
             node.bootstrap(cluster)
                 .await
                 .context("the metadata service cannot be set up")?;
@@ -122,11 +128,12 @@ impl MetaRole {
         let client = Meta::new(runtime.clone(), service);
         let map = client.query(pb::GetClusterMap::default()).await?;
         let info = map.info.unwrap_or_default();
-        if info.region != first.region {
+        if let Some(region) = first.region
+            && info.region != region
+        {
             bail!(
-                "this installation has region {}, not {}: start it with --region {}",
+                "this installation has region {}, not {region}: start it with --region {}",
                 info.region,
-                first.region,
                 info.region
             );
         }
@@ -136,6 +143,40 @@ impl MetaRole {
             kv,
             client,
             cluster_id: info.cluster_id,
+            vault: Arc::new(vault),
+            dir: dir.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Opens the metadata of a node of a cluster. It forms nothing: a new node's shards come from
+    /// the others. `through` makes the way to the whole service from this node's own part of it.
+    pub(crate) async fn open(
+        runtime: &Runtime,
+        dir: &Path,
+        budget: RocksBudget,
+        member: Member<'_>,
+        through: impl FnOnce(Arc<MetaNode>) -> Meta,
+    ) -> anyhow::Result<Self> {
+        let lock = RealVfs.lock(dir)?;
+        check_format(dir)?;
+        let vault = Vault::open(&dir.join("master.key"))?;
+        let kv = open_database(runtime, dir, budget).await?;
+        let config = meta_config(member.section);
+        let node = MetaNode::open(
+            runtime.clone(),
+            member.identity.node,
+            Arc::clone(&kv),
+            member.transport,
+            config,
+        );
+        let node = node.await.context("the metadata service cannot start")?;
+        files::write_secret(&dir.join("format"), &format!("{FORMAT}\n"))?;
+        Ok(Self {
+            client: through(Arc::clone(&node)),
+            node,
+            kv,
+            cluster_id: member.identity.cluster_id.clone(),
             vault: Arc::new(vault),
             dir: dir.to_owned(),
             _lock: lock,
@@ -200,6 +241,15 @@ impl MetaRole {
         {
             tracing::error!(%error, "metadata service did not stop cleanly");
         }
+    }
+}
+
+fn meta_config(section: &MetaSection) -> MetaConfig {
+    MetaConfig {
+        data_shards: section.shards,
+        reader_grace_ms: section.reader_grace_secs * 1000,
+        write_lease_ms: section.write_lease_secs * 1000,
+        ..MetaConfig::default()
     }
 }
 

@@ -23,8 +23,6 @@ use granary_types::{DiskId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs};
 use parking_lot::Mutex;
 
-use crate::roles::meta::FIRST_NODE;
-
 /// How often directories whose disk is out are looked at: the operator may have replaced one.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a disk that failed stays out before it is opened again; doubles with each attempt.
@@ -40,6 +38,8 @@ pub(crate) struct StorageRole {
     vfs: Arc<dyn Vfs>,
     budget: RocksBudget,
     meta: Meta,
+    /// The node whose disks they are.
+    node: NodeId,
     cluster_id: String,
     pub(crate) store: BlobStore,
     directories: Mutex<Vec<Directory>>,
@@ -72,11 +72,14 @@ enum Found {
 }
 
 /// The nodes of an installation with one process.
-struct OneNode(Arc<dyn BlobNode>);
+struct OneNode {
+    id: NodeId,
+    node: Arc<dyn BlobNode>,
+}
 
 impl NodeDirectory for OneNode {
     fn node(&self, node: NodeId) -> Option<Arc<dyn BlobNode>> {
-        (node == FIRST_NODE).then(|| Arc::clone(&self.0))
+        (node == self.id).then(|| Arc::clone(&self.node))
     }
 }
 
@@ -106,6 +109,7 @@ impl StorageRole {
     /// Opens every data directory that can be opened; at least one must.
     pub(crate) async fn start(
         runtime: &Runtime,
+        node: NodeId,
         config: BlobConfig,
         directories: &[PathBuf],
         budget: RocksBudget,
@@ -119,6 +123,7 @@ impl StorageRole {
             vfs,
             budget,
             meta,
+            node,
             cluster_id,
             store,
             directories: Mutex::new(directories.iter().map(|dir| Directory::new(dir)).collect()),
@@ -163,7 +168,10 @@ impl StorageRole {
 
     /// This process as a directory of storage nodes.
     pub(crate) fn nodes(&self) -> Arc<dyn NodeDirectory> {
-        Arc::new(OneNode(Arc::new(self.store.clone())))
+        Arc::new(OneNode {
+            id: self.node,
+            node: Arc::new(self.store.clone()),
+        })
     }
 
     /// Watches for directories that were replaced, until the shutdown.
@@ -237,7 +245,7 @@ impl StorageRole {
             let known = map
                 .disks
                 .iter()
-                .find(|disk| disk.node == FIRST_NODE.0 && disk.path == shown);
+                .find(|disk| disk.node == self.node.0 && disk.path == shown);
             let (vfs, dir) = (Arc::clone(&self.vfs), path.clone());
             let empty = self.runtime.blocking(move || match vfs.list(&dir) {
                 Ok(names) => is_new(&names),
@@ -265,7 +273,7 @@ impl StorageRole {
             .map(|s| s.total_bytes);
         let record = pb::state::Disk {
             id: disk.0,
-            node: FIRST_NODE.0,
+            node: self.node.0,
             total_bytes: total_bytes.unwrap_or(0),
             state: DISK_IN,
             path: path.display().to_string(),

@@ -1,62 +1,81 @@
 //! The worker role: every background job of this process, and how often each looks for work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use granary_datapath::{ClusterView, DataPath};
 use granary_meta_api::Meta;
 use granary_runtime::{Backoff, Runtime};
+use granary_types::NodeId;
 use granary_workers::{
-    BucketFinisher, DeletionWorker, OrphanSweep, PlacementKeeper, RedundancyWorker, RunnerConfig,
-    Worker, WorkerMetrics, start,
+    BucketFinisher, DeletionWorker, MemberKeeper, MemberKeeperConfig, MetaNodes, OrphanSweep,
+    PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, Worker, WorkerHandle,
+    WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
 
-/// Who asks for the leases; the same after a restart, which takes them over at once.
-const HOLDER: &str = "node-1";
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
 const REDUNDANCY_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for the first placement groups.
 const FIRST_PLACEMENT_LIMIT: Duration = Duration::from_secs(60);
+/// How long another process waits before it takes a job over from one that does not answer.
+const LEASE_TTL: Duration = Duration::from_secs(20);
 
 /// The background jobs of this process. They end with its runtime.
 pub(crate) struct WorkerRole {
     jobs: Jobs,
+    redundancy: Arc<dyn Fn() -> RedundancyStatus + Send + Sync>,
 }
 
-/// What every job is started with.
+/// What every job is started with, and those that were.
 struct Jobs {
     runtime: Runtime,
     meta: Meta,
     metrics: WorkerMetrics,
+    /// Who asks for the leases; the same after a restart, which takes them over at once.
+    holder: String,
+    started: Vec<WorkerHandle>,
 }
 
 impl Jobs {
     /// Starts a job that looks for work every `interval`.
-    fn start(&self, interval: Duration, worker: impl Worker) {
-        let config = RunnerConfig::every(HOLDER, interval);
+    fn start(&mut self, interval: Duration, worker: impl Worker) {
+        let mut config = RunnerConfig::every(self.holder.clone(), interval);
+        config.lease_ttl = LEASE_TTL;
         let (meta, metrics) = (self.meta.clone(), self.metrics.clone());
-        start(&self.runtime, meta, metrics, config, worker);
+        let handle = start(&self.runtime, meta, metrics, config, worker);
+        self.started.push(handle);
     }
 }
 
+/// What keeps the members of the shards, where there are several nodes.
+pub(crate) struct Members {
+    pub(crate) nodes: Arc<dyn MetaNodes>,
+    pub(crate) config: MemberKeeperConfig,
+}
+
 impl WorkerRole {
-    /// Starts every job and waits until there is a place for chunks.
-    pub(crate) async fn start(
+    /// Starts every job.
+    pub(crate) fn start(
         runtime: &Runtime,
-        meta: &Meta,
+        node: NodeId,
         datapath: &DataPath,
-        view: &ClusterView,
+        meta: Meta,
         config: &WorkersSection,
-    ) -> anyhow::Result<Self> {
-        let jobs = Jobs {
+        members: Option<Members>,
+    ) -> Self {
+        let mut jobs = Jobs {
             runtime: runtime.child(),
             meta: meta.clone(),
             metrics: WorkerMetrics::default(),
+            holder: format!("node-{node}"),
+            started: Vec::new(),
         };
-        let (runtime, metrics) = (&jobs.runtime, &jobs.metrics);
+        let (runtime, metrics) = (jobs.runtime.clone(), jobs.metrics.clone());
+        let view = datapath.view();
         let keeper = PlacementKeeper::new(
             runtime.clone(),
             meta.clone(),
@@ -71,22 +90,39 @@ impl WorkerRole {
             metrics.clone(),
             Duration::from_secs(config.count_interval_secs),
         );
+        let status = Arc::new(redundancy.status());
         let deletion =
             DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
-        let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics.clone());
-        let finisher = BucketFinisher::new(runtime.clone(), meta.clone(), FINISHER_INTERVAL);
+        let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics);
+        let finisher = BucketFinisher::new(runtime, meta.clone(), FINISHER_INTERVAL);
         jobs.start(KEEPER_INTERVAL, keeper);
         jobs.start(REDUNDANCY_INTERVAL, redundancy);
         jobs.start(Duration::from_secs(config.deletion_interval_secs), deletion);
         jobs.start(Duration::from_secs(config.sweep_interval_secs), sweep);
         jobs.start(FINISHER_INTERVAL, finisher);
-        wait_for_placement(&jobs.runtime, view).await?;
-        Ok(Self { jobs })
+        if let Some(members) = members {
+            let keeper = MemberKeeper::new(meta, members.nodes, members.config);
+            jobs.start(KEEPER_INTERVAL, keeper);
+        }
+        Self {
+            jobs,
+            redundancy: status,
+        }
     }
 
     /// What the jobs count.
     pub(crate) fn metrics(&self) -> &WorkerMetrics {
         &self.jobs.metrics
+    }
+
+    /// The jobs of this process, whether or not they have their lease.
+    pub(crate) fn handles(&self) -> &[WorkerHandle] {
+        &self.jobs.started
+    }
+
+    /// What the redundancy job counted, when it runs here.
+    pub(crate) fn redundancy(&self) -> RedundancyStatus {
+        (self.redundancy)()
     }
 
     /// Ends every job after its current step.
@@ -96,7 +132,10 @@ impl WorkerRole {
 }
 
 /// Waits until some placement group takes chunks: a new installation has none yet.
-async fn wait_for_placement(runtime: &Runtime, view: &ClusterView) -> anyhow::Result<()> {
+pub(crate) async fn wait_for_placement(
+    runtime: &Runtime,
+    view: &ClusterView,
+) -> anyhow::Result<()> {
     let first = Duration::from_millis(10);
     let mut backoff = Backoff::new(
         runtime,

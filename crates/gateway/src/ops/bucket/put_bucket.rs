@@ -1,5 +1,6 @@
 //! PutBucket: creates a bucket, or changes the ACL of one that the caller owns already.
 
+use crate::config::DefaultRedundancy;
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_oss::header::{bucket_acl, redundancy, storage_class};
@@ -109,16 +110,14 @@ impl PutBucket {
             .transpose()?;
         let class = class.or(existing.as_ref().map(|bucket| bucket.storage_class));
         let redundancy = wanted.redundancy.or(self.redundancy);
-        let redundancy = redundancy
-            .or(existing.as_ref().map(|bucket| bucket.redundancy))
-            .unwrap_or(Redundancy::Lrs);
-        if redundancy != Redundancy::Lrs && cx.shared.datapath.copies(redundancy).is_none() {
-            return Err(OssError::invalid_argument(
-                "No pool of this cluster has the data redundancy type.",
-                "DataRedundancyType",
-                redundancy.as_str(),
-            ));
+        let known = existing.as_ref().map(|bucket| bucket.redundancy);
+        if let Some(asked) = redundancy
+            && known != Some(asked)
+        {
+            check_honoured(cx, asked)?;
         }
+        let redundancy = redundancy.or(known);
+        let redundancy = redundancy.unwrap_or_else(|| default_redundancy(cx));
         Ok(pb::state::Bucket {
             name: self.name.as_str().to_owned(),
             owner: cx.account().0,
@@ -129,6 +128,32 @@ impl PutBucket {
             ..pb::state::Bucket::default()
         })
     }
+}
+
+/// What a bucket gets that asks for nothing.
+fn default_redundancy(cx: &Ctx) -> Redundancy {
+    match cx.shared.settings.default_redundancy {
+        DefaultRedundancy::Lrs => Redundancy::Lrs,
+        DefaultRedundancy::Zrs => Redundancy::Zrs,
+        DefaultRedundancy::Auto if cx.shared.datapath.honours(Redundancy::Zrs) => Redundancy::Zrs,
+        DefaultRedundancy::Auto => Redundancy::Lrs,
+    }
+}
+
+/// Refuses a promise that the nodes of the cluster cannot keep.
+fn check_honoured(cx: &Ctx, redundancy: Redundancy) -> Result<(), OssError> {
+    if cx.shared.datapath.honours(redundancy) {
+        return Ok(());
+    }
+    let why = match redundancy {
+        Redundancy::Lrs => "LRS needs three storage nodes in one zone, which this cluster lacks.",
+        Redundancy::Zrs => "ZRS needs storage nodes in three zones, which this cluster lacks.",
+    };
+    Err(OssError::invalid_argument(
+        why,
+        "DataRedundancyType",
+        redundancy.as_str(),
+    ))
 }
 
 fn rejected(rejection: &pb::Rejection, name: &BucketName) -> OssError {

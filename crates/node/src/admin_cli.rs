@@ -1,0 +1,702 @@
+//! `granary admin`: what an operator asks of a cluster, from any machine that has its admin
+//! certificate. Tables for people, JSON for programs, exit codes for scripts.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use granary_cluster::{
+    CertificateFacts, Credentials, NodeKey, Peer, Security, StateDir, Trust, certificates_from_pem,
+    connect_to_address,
+};
+use granary_runtime::Runtime;
+use granary_types::NodeId;
+use granary_workers::{FsckProgress, FsckReport};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
+use tonic::transport::Channel;
+
+use crate::cluster::pb::admin_client::AdminClient;
+use crate::cluster::pb::{
+    CreateTokenRequest, FsckRequest, RemoveDiskRequest, RemoveNodeRequest, StatusRequest,
+    TriggerRequest,
+};
+use crate::cluster::status::ClusterStatus;
+use crate::cluster::{init, join};
+use crate::config;
+use crate::files;
+use crate::start_config::StartConfig;
+
+/// The cluster is not as it should be.
+const DEGRADED: u8 = 3;
+/// Damage was found.
+const DAMAGE: u8 = 4;
+/// Between two looks at a repair.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest message: the status of a large cluster.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How a cluster is reached.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Reach {
+    /// Configuration of a node: its own, for init and join; one of the cluster for the rest.
+    #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    /// Cluster address (HOST:PORT) of a node; several are tried in turn. [default: of --config]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
+    address: Vec<String>,
+    /// The `admin` directory that `granary admin init` wrote. [default: `admin` in the state
+    /// directory of --config]
+    #[arg(long, value_name = "DIR", global = true)]
+    admin_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Reach {
+    /// The configuration that --config names.
+    fn node(&self) -> anyhow::Result<StartConfig> {
+        let config = self.config.clone();
+        let config = config.context("--config FILE with the settings of the node is needed")?;
+        StartConfig::of_file(&config)
+    }
+}
+
+/// What an operator can ask.
+#[derive(Subcommand, Debug)]
+pub(crate) enum AdminCommand {
+    /// Makes a new cluster of one node, or one out of a `granary server`, which must not run.
+    Init {
+        /// Region id that clients sign with. [default: cn-granary-1]
+        #[arg(long, value_name = "ID", env = "GRANARY_REGION")]
+        region: Option<String>,
+        /// Access key id of the root account. [default: made now]
+        #[arg(long, value_name = "ID", env = "GRANARY_ROOT_ACCESS_KEY_ID")]
+        root_access_key_id: Option<String>,
+        /// Access key secret of the root account; prefer the variable.
+        #[arg(
+            long,
+            value_name = "SECRET",
+            env = "GRANARY_ROOT_ACCESS_KEY_SECRET",
+            hide_env_values = true
+        )]
+        root_access_key_secret: Option<String>,
+    },
+    /// Makes this machine a node of a cluster.
+    Join {
+        /// From `granary admin token`.
+        #[arg(
+            long,
+            value_name = "TOKEN",
+            env = "GRANARY_JOIN_TOKEN",
+            hide_env_values = true
+        )]
+        token: String,
+        /// A lost node that this one takes the place of.
+        #[arg(long, value_name = "NODE")]
+        replaces: Option<u64>,
+    },
+    /// Makes a token that lets nodes join.
+    Token {
+        /// How long it counts, such as 30m, 24h or 7d.
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = life)]
+        ttl: Duration,
+    },
+    /// Shows how the cluster does. Exit code 3 when it is not as it should be.
+    Status,
+    /// Gives something up for good, so that others take its place at once.
+    Replace {
+        #[command(subcommand)]
+        what: Replaced,
+    },
+    /// Lets repair look for work at once and shows it until nothing is left to repair.
+    Repair,
+    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage.
+    Fsck {
+        /// Also read the bytes of every copy.
+        #[arg(long)]
+        deep: bool,
+    },
+}
+
+/// What can be given up.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Replaced {
+    /// A node that is lost: its replicas and disks get replaced, and it may not come back.
+    Node {
+        /// Its number in `granary admin status`.
+        id: u64,
+    },
+    /// A disk that is lost: other disks get its chunks.
+    Disk {
+        /// Its number in `granary admin status`.
+        id: u64,
+    },
+}
+
+/// Runs a command; the exit code says how it went.
+pub(crate) fn run(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCode> {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let outcome = threads.block_on(Box::pin(execute(command, reach)));
+    threads.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCode> {
+    let runtime = Runtime::system();
+    match command {
+        AdminCommand::Init {
+            region,
+            root_access_key_id,
+            root_access_key_secret,
+        } => {
+            let config = reach.node()?;
+            let root = config::credentials(root_access_key_id, root_access_key_secret)?;
+            let made = init::init(&runtime, &config, region.as_deref(), root.as_ref()).await?;
+            runtime.stop().await;
+            show(reach, &made, || init_text(&made))
+        }
+        AdminCommand::Join { token, replaces } => {
+            let config = reach.node()?;
+            let joined = join::join(&runtime, &config, &token, replaces.map(NodeId)).await?;
+            let identity = joined.identity;
+            let value = json!({
+                "cluster_id": identity.cluster_id,
+                "node_id": identity.node.0,
+                "created": joined.fresh,
+            });
+            show(reach, &value, || {
+                let how = if joined.fresh { "is now" } else { "is already" };
+                format!(
+                    "{} {how} node {} of cluster {}: run granary start\n",
+                    config.state_dir.display(),
+                    identity.node,
+                    identity.cluster_id
+                )
+            })
+        }
+        remote => {
+            let mut cluster = Cluster::connect(&runtime, reach)?;
+            cluster.execute(remote, reach, &runtime).await
+        }
+    }
+}
+
+fn init_text(made: &init::Made) -> String {
+    let mut text = String::new();
+    let what = if made.created {
+        "made"
+    } else {
+        "there already"
+    };
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "Cluster {} is {what}; this is node {}.\n",
+        made.cluster_id, made.node_id
+    );
+    let _ = writeln!(text, "  region             {}", made.region);
+    let _ = writeln!(text, "  access key id      {}", made.access_key_id);
+    if let Some(secret) = &made.access_key_secret {
+        let _ = writeln!(text, "  access key secret  {secret}");
+    }
+    let _ = writeln!(
+        text,
+        "  admin directory    {} (keep a copy elsewhere: it holds the CA's key and the master key)",
+        made.admin_dir.display()
+    );
+    if let Some(token) = &made.join_token {
+        let _ = writeln!(
+            text,
+            "\nStart this node with granary start. Others join for a day with\n"
+        );
+        let _ = writeln!(
+            text,
+            "  granary admin join --config node.toml --token {token}"
+        );
+    }
+    text
+}
+
+/// Prints one value: as JSON, or as people read it.
+fn show(
+    reach: &Reach,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<ExitCode> {
+    match reach.json {
+        true => crate::print(&serde_json::to_string(value)?),
+        false => crate::print(text().trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A cluster that answers at one of some addresses.
+struct Cluster {
+    clients: Vec<(String, AdminClient<Channel>)>,
+}
+
+impl Cluster {
+    fn connect(runtime: &Runtime, reach: &Reach) -> anyhow::Result<Self> {
+        let node = match &reach.config {
+            Some(_) => Some(reach.node()?),
+            None => None,
+        };
+        let admin_dir = reach.admin_dir.clone();
+        let admin_dir = admin_dir.or_else(|| Some(node.as_ref()?.state_dir.join("admin")));
+        let mut addresses = reach.address.clone();
+        if addresses.is_empty() {
+            addresses.extend(node.as_ref().map(|node| node.cluster_address.clone()));
+        }
+        if addresses.is_empty() {
+            bail!(
+                "which cluster? Give --config FILE of a node, or --address HOST:PORT and --admin-dir DIR"
+            );
+        }
+        let admin_dir = admin_dir.context("--admin-dir is needed with --address")?;
+        let plaintext = node.as_ref().is_some_and(|node| node.plaintext);
+        let security = security(runtime, &admin_dir, node.as_ref(), plaintext)?;
+        let clients = addresses.into_iter().map(|address| {
+            let channel = connect_to_address(&security, &address)?;
+            let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok((address, client))
+        });
+        Ok(Self {
+            clients: clients.collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    /// Asks the addresses in turn until one can be reached.
+    async fn ask<T>(
+        &mut self,
+        call: impl AsyncFn(&mut AdminClient<Channel>) -> Result<T, tonic::Status>,
+    ) -> anyhow::Result<T> {
+        let mut last = None;
+        for (address, client) in &mut self.clients {
+            match call(client).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) if status.code() == tonic::Code::Unavailable => {
+                    last = Some(anyhow::anyhow!("{address}: {}", status.message()));
+                }
+                Err(status) => bail!("{address}: {}", status.message()),
+            }
+        }
+        Err(last.context("no address was given")?)
+    }
+
+    async fn execute(
+        &mut self,
+        command: AdminCommand,
+        reach: &Reach,
+        runtime: &Runtime,
+    ) -> anyhow::Result<ExitCode> {
+        match command {
+            AdminCommand::Init { .. } | AdminCommand::Join { .. } => {
+                bail!("done before a cluster is asked")
+            }
+            AdminCommand::Token { ttl } => {
+                let request = CreateTokenRequest {
+                    ttl_secs: ttl.as_secs(),
+                };
+                let made = self
+                    .ask(async |client| Ok(client.create_token(request).await?.into_inner()))
+                    .await?;
+                let value = json!({
+                    "token": made.token,
+                    "expires_at": made.expires_ms / 1000,
+                });
+                show(reach, &value, || made.token.clone())
+            }
+            AdminCommand::Status => {
+                let status = self.status().await?;
+                show(reach, &status, || status_text(&status))?;
+                Ok(match status.health.as_str() {
+                    "ok" => ExitCode::SUCCESS,
+                    _ => ExitCode::from(DEGRADED),
+                })
+            }
+            AdminCommand::Replace { what } => self.replace(&what, reach).await,
+            AdminCommand::Repair => self.repair(reach, runtime).await,
+            AdminCommand::Fsck { deep } => self.fsck(deep, reach).await,
+        }
+    }
+
+    async fn status(&mut self) -> anyhow::Result<ClusterStatus> {
+        let report = self
+            .ask(async |client| Ok(client.status(StatusRequest {}).await?.into_inner()))
+            .await?;
+        serde_json::from_str(&report.json).context("the status makes no sense")
+    }
+
+    async fn replace(&mut self, what: &Replaced, reach: &Reach) -> anyhow::Result<ExitCode> {
+        let (kind, id) = match *what {
+            Replaced::Node { id } => {
+                let request = RemoveNodeRequest { node: id };
+                self.ask(async |client| client.remove_node(request).await.map(|_| ()))
+                    .await?;
+                ("node", id)
+            }
+            Replaced::Disk { id } => {
+                let request = RemoveDiskRequest { disk: id };
+                self.ask(async |client| client.remove_disk(request).await.map(|_| ()))
+                    .await?;
+                ("disk", id)
+            }
+        };
+        let value = json!({ kind: id, "state": "removed" });
+        show(reach, &value, || {
+            format!("{kind} {id} is given up: others take its place (granary admin status)")
+        })
+    }
+
+    /// Wakes the jobs that repair, on whichever node they run.
+    async fn wake(&mut self) {
+        for worker in ["placement-keeper", "redundancy", "member-keeper"] {
+            for (_, client) in &mut self.clients {
+                let request = TriggerRequest {
+                    worker: worker.to_owned(),
+                };
+                // Where it does not run, nothing happens.
+                let _ = client.trigger(request).await;
+            }
+        }
+    }
+
+    async fn repair(&mut self, reach: &Reach, runtime: &Runtime) -> anyhow::Result<ExitCode> {
+        self.wake().await;
+        let bar = progress_bar(reach);
+        loop {
+            let status = self.status().await?;
+            let repair = &status.repair;
+            let groups = &status.groups;
+            let waiting = groups.degraded + groups.backfilling + groups.unavailable;
+            if reach.json {
+                crate::print(&serde_json::to_string(&json!({
+                    "done": false,
+                    "chunks_below_target": status.chunks_below_target,
+                    "groups_waiting": waiting,
+                    "groups_done": repair.groups_done,
+                    "groups": repair.groups,
+                }))?);
+            }
+            bar.set_length(repair.groups);
+            bar.set_position(repair.groups_done);
+            bar.set_message(format!("{waiting} groups lack a complete member"));
+            if waiting == 0 && status.chunks_below_target == Some(0) {
+                bar.finish_and_clear();
+                let value = json!({ "done": true, "chunks_below_target": 0 });
+                return show(reach, &value, || {
+                    "Every chunk has all the copies it should have.".to_owned()
+                });
+            }
+            runtime.sleep(REPAIR_INTERVAL).await;
+        }
+    }
+
+    async fn fsck(&mut self, deep: bool, reach: &Reach) -> anyhow::Result<ExitCode> {
+        let request = FsckRequest { deep };
+        let mut reports = self
+            .ask(async |client| Ok(client.fsck(request).await?.into_inner()))
+            .await?;
+        let bar = progress_bar(reach);
+        let mut last = None;
+        while let Some(report) = reports.message().await? {
+            if let Ok(found) = serde_json::from_str::<FsckReport>(&report.json)
+                && serde_json::from_str::<FsckProgress>(&report.json).is_err()
+            {
+                last = Some(found);
+            } else if let Ok(progress) = serde_json::from_str::<FsckProgress>(&report.json) {
+                bar.set_length(progress.shards.1 + progress.groups.1);
+                bar.set_position(progress.shards.0 + progress.groups.0);
+                bar.set_message(format!("{} chunks", progress.chunks));
+            }
+        }
+        bar.finish_and_clear();
+        let report = last.context("the comparison broke off")?;
+        show(reach, &report, || fsck_text(&report))?;
+        Ok(match (report.complete, report.clean) {
+            (_, true) => ExitCode::SUCCESS,
+            (false, false) if found_damage(&report) == 0 => ExitCode::FAILURE,
+            _ => ExitCode::from(DAMAGE),
+        })
+    }
+}
+
+fn found_damage(report: &FsckReport) -> u64 {
+    report.copies_missing + report.copies_corrupt + report.chunks_lost + report.chunks_unreferenced
+}
+
+fn progress_bar(reach: &Reach) -> ProgressBar {
+    if reach.json {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// What the operator shows to the cluster.
+fn security(
+    runtime: &Runtime,
+    admin_dir: &Path,
+    node: Option<&StartConfig>,
+    plaintext: bool,
+) -> anyhow::Result<Security> {
+    let read = |name: &str| {
+        let file = admin_dir.join(name);
+        let text = files::read_if_present(&file)?;
+        text.with_context(|| {
+            format!(
+                "{} is missing: is it the directory that granary admin init wrote?",
+                file.display()
+            )
+        })
+    };
+    if plaintext {
+        let state = node
+            .map(|node| StateDir::open(&node.state_dir))
+            .transpose()?;
+        let identity = state.map(|state| state.identity()).transpose()?.flatten();
+        let identity = identity.context("the node's state directory has no identity")?;
+        return Ok(Security::Plain {
+            cluster_id: identity.cluster_id,
+            local: Peer::Admin,
+        });
+    }
+    let bundle = certificates_from_pem(read("ca.pem")?.as_bytes())?;
+    let mut own = certificates_from_pem(read("admin.pem")?.as_bytes())?;
+    let certificate = own.swap_remove(0);
+    let names = CertificateFacts::read(&certificate)?.names;
+    let cluster_id = names
+        .iter()
+        .find_map(|name| Peer::of_name(name))
+        .map(|(_, cluster)| cluster.to_owned());
+    let credentials = Credentials {
+        cluster_id: cluster_id.context("admin.pem names no cluster")?,
+        local: Peer::Admin,
+        key: Arc::new(NodeKey::from_pem(&read("admin.key")?)?),
+        certificate,
+        bundle,
+    };
+    Ok(Security::Tls(Arc::new(Trust::new(
+        runtime.clone(),
+        credentials,
+    )?)))
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err("a time such as 30m, 24h or 7d".to_owned()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "a time such as 30m, 24h or 7d".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(seconds).max(1)))
+}
+
+fn fsck_text(report: &FsckReport) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{} chunks, {} of {} copies looked at, {} bytes read.",
+        report.chunks_referenced,
+        report.copies_checked,
+        report.copies_expected,
+        report.bytes_checked
+    );
+    for (count, what) in [
+        (report.copies_missing, "copies are missing"),
+        (report.copies_corrupt, "copies are damaged"),
+        (
+            report.chunks_lost,
+            "chunks are lost: they have no good copy",
+        ),
+        (
+            report.chunks_unreferenced,
+            "chunks belong to nothing (the sweep frees them)",
+        ),
+        (
+            report.chunks_pending,
+            "chunks wait for a commit or their deletion",
+        ),
+    ] {
+        if count > 0 {
+            let _ = writeln!(text, "{count} {what}.");
+        }
+    }
+    for damage in &report.damage {
+        let disk = damage
+            .disk
+            .map(|disk| format!(", disk {disk}"))
+            .unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {} {} (group {}{disk}, bucket {}, key {:?}) {}",
+            damage.kind, damage.chunk, damage.group, damage.bucket, damage.key, damage.detail
+        );
+    }
+    for problem in &report.problems {
+        let _ = writeln!(text, "not looked at: {problem}");
+    }
+    let verdict = match (report.complete, report.clean) {
+        (_, true) => "Clean.",
+        (true, false) => "There is damage.",
+        (false, _) => "Not everything could be looked at.",
+    };
+    let _ = writeln!(text, "{verdict}");
+    text
+}
+
+fn status_text(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "Cluster {} ({}): {}",
+        status.cluster_id, status.region, status.health
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "  {problem}");
+    }
+    let nodes = status.nodes.iter().map(|node| {
+        vec![
+            node.id.to_string(),
+            node.zone.clone(),
+            node.state.clone(),
+            node.address.clone(),
+            node.roles.join(","),
+        ]
+    });
+    table(
+        &mut text,
+        &["node", "zone", "state", "address", "roles"],
+        nodes,
+    );
+    let disks = status.disks.iter().map(|disk| {
+        vec![
+            disk.id.to_string(),
+            disk.node.to_string(),
+            disk.state.clone(),
+            gib(disk.used_bytes),
+            gib(disk.total_bytes),
+            disk.path.clone(),
+        ]
+    });
+    table(
+        &mut text,
+        &["disk", "node", "state", "used", "size", "path"],
+        disks,
+    );
+    let shards = status.shards.iter().map(|shard| {
+        let lag = shard.lag.values().map(|lag| lag.unwrap_or(u64::MAX)).max();
+        vec![
+            shard.id.to_string(),
+            shard
+                .leader
+                .map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+            shard.term.to_string(),
+            ids(&shard.voters),
+            ids(&shard.learners),
+            match lag {
+                Some(u64::MAX) => "unknown".to_owned(),
+                Some(lag) => lag.to_string(),
+                None => String::new(),
+            },
+        ]
+    });
+    table(
+        &mut text,
+        &["shard", "leader", "term", "voters", "learners", "lag"],
+        shards,
+    );
+    let groups = &status.groups;
+    let _ = writeln!(
+        text,
+        "\nPlacement groups: {} healthy, {} lack a member, {} being filled, {} cannot be read",
+        groups.healthy, groups.degraded, groups.backfilling, groups.unavailable
+    );
+    let below = status.chunks_below_target;
+    let below = below.map_or_else(|| "not counted yet".to_owned(), |below| below.to_string());
+    let _ = writeln!(text, "Chunks below their redundancy: {below}");
+    if status.repair.running {
+        let _ = writeln!(
+            text,
+            "Comparing copies: {} of {} groups",
+            status.repair.groups_done, status.repair.groups
+        );
+    }
+    let capacity = &status.capacity;
+    let _ = writeln!(
+        text,
+        "Capacity: {} used of {}",
+        gib(capacity.used_bytes),
+        gib(capacity.total_bytes)
+    );
+    if let Some(bytes) = status.reclaimable_bytes {
+        let queued = status.deletions_queued.unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "To be freed: {} and {queued} queued deletions",
+            gib(bytes)
+        );
+    }
+    text
+}
+
+fn ids(ids: &[u64]) -> String {
+    let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+    ids.join(",")
+}
+
+fn gib(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes >= 1 << 30 => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+        bytes => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
+    }
+}
+
+/// Columns as wide as what stands in them.
+fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        widest.max(heads[column].len())
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut line = |cells: &[String]| {
+        let mut row = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            let _ = write!(row, "{cell:<width$}  ");
+        }
+        let _ = writeln!(text, "  {}", row.trim_end());
+    };
+    line(&[]);
+    line(
+        &heads
+            .iter()
+            .map(|head| (*head).to_owned())
+            .collect::<Vec<_>>(),
+    );
+    for row in &rows {
+        line(row);
+    }
+}

@@ -1,0 +1,614 @@
+//! The Admin service: what operators ask of a cluster, answered by any node.
+//!
+//! It must not decide anything by itself: it gathers what nodes say, and proposes commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt as _};
+use granary_blob_api::DiskHealth;
+use granary_cluster::{Identity, Lane, Links, new_token};
+use granary_datapath::{ClusterView, Group};
+use granary_meta_api::{Meta, MetaError, pb as meta};
+use granary_runtime::{Runtime, within};
+use granary_types::{DiskId, NodeId, ShardId};
+use granary_workers::{Fsck, MetaNodes};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use super::pb::admin_client::AdminClient;
+use super::pb::admin_server::{Admin, AdminServer};
+use super::pb::{
+    CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
+    RemoveDiskRequest, RemoveNodeRequest, Report, StatusRequest, TriggerRequest,
+};
+use super::status::{
+    Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, RedundancyReport,
+    RepairStatus, ShardStatus, WorkerReport, ZoneStatus,
+};
+use crate::roles::worker::WorkerRole;
+
+/// Longest time for one node's answer, so that a status never waits for those that are away.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// Format of the reports.
+const FORMAT: u32 = 1;
+/// `state` of a disk record that is given up for good.
+const DISK_REMOVED: u32 = 2;
+/// Reports of progress that may wait for a slow reader.
+const PROGRESS_QUEUE: usize = 16;
+
+/// Answers operators.
+#[derive(Clone)]
+pub(super) struct AdminService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Runtime,
+    meta: Meta,
+    view: ClusterView,
+    links: Arc<Links>,
+    metadata: Arc<dyn MetaNodes>,
+    identity: Identity,
+    parts: OnceLock<Parts>,
+}
+
+/// What is there only after the cluster has answered.
+struct Parts {
+    workers: Option<Arc<WorkerRole>>,
+    map: watch::Receiver<Arc<meta::ClusterMap>>,
+}
+
+impl AdminService {
+    pub(super) fn new(
+        runtime: Runtime,
+        meta: Meta,
+        view: ClusterView,
+        links: Arc<Links>,
+        metadata: Arc<dyn MetaNodes>,
+        identity: Identity,
+    ) -> Self {
+        let shared = Shared {
+            runtime,
+            meta,
+            view,
+            links,
+            metadata,
+            identity,
+            parts: OnceLock::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The rest of the node; only the first call counts.
+    pub(super) fn set_parts(
+        &self,
+        workers: Option<Arc<WorkerRole>>,
+        map: watch::Receiver<Arc<meta::ClusterMap>>,
+    ) {
+        let _ = self.shared.parts.set(Parts { workers, map });
+    }
+
+    pub(super) fn routes(&self) -> Routes {
+        Routes::new(AdminServer::new(self.clone()))
+    }
+}
+
+impl Shared {
+    /// This node's own report.
+    fn report(&self) -> NodeReport {
+        let workers = self.parts.get().and_then(|parts| parts.workers.as_ref());
+        let states = workers.map_or_else(Vec::new, |role| {
+            let states = role.handles().iter().map(|handle| {
+                let state = handle.state();
+                WorkerReport {
+                    name: handle.name().to_owned(),
+                    leads: state.leads,
+                    idle: state.idle,
+                    last_error: state.last_error,
+                }
+            });
+            states.collect()
+        });
+        let leads = states
+            .iter()
+            .any(|worker: &WorkerReport| worker.leads && worker.name == "redundancy");
+        let redundancy = workers.filter(|_| leads).map(|role| {
+            let status = role.redundancy();
+            RedundancyReport {
+                current: status.current,
+                below_target: status.below_target,
+                groups_unknown: status.groups_unknown,
+                began_ms: status.began_ms,
+                groups_done: status.progress.0,
+                groups: status.progress.1,
+                running_ms: None,
+            }
+        });
+        NodeReport {
+            node: self.identity.node.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            workers: states,
+            redundancy,
+        }
+    }
+
+    /// Every node's report, of those that answer.
+    async fn reports(&self, nodes: &[NodeId]) -> BTreeMap<NodeId, NodeReport> {
+        let asked = nodes.iter().map(|&node| async move {
+            if node == self.identity.node {
+                return Some((node, self.report()));
+            }
+            let channel = self.links.channel(node, Lane::Meta)?;
+            let mut client = AdminClient::new(channel);
+            let asked = client.describe_node(DescribeNodeRequest {});
+            let answer = within(ANSWER_LIMIT, asked).await.ok()?.ok()?.into_inner();
+            let report = serde_json::from_str(&answer.json).ok()?;
+            Some((node, report))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The map as the root has it, or as it was known last.
+    async fn map(&self) -> Result<(Arc<meta::ClusterMap>, Option<MetaError>), MetaError> {
+        let asked = self.meta.query(meta::GetClusterMap::default());
+        let error = match within(ANSWER_LIMIT, asked).await {
+            Ok(Ok(map)) => return Ok((Arc::new(map), None)),
+            Ok(Err(error)) => error,
+            Err(late) => MetaError::Unavailable(late.to_string()),
+        };
+        match self.parts.get() {
+            Some(parts) => Ok((parts.map.borrow().clone(), Some(error))),
+            None => Err(error),
+        }
+    }
+
+    async fn status(&self) -> Result<ClusterStatus, MetaError> {
+        let (map, root_error) = self.map().await?;
+        let nodes: Vec<NodeId> = map.nodes.iter().map(|node| NodeId(node.id)).collect();
+        let in_service: Vec<&meta::state::Node> =
+            map.nodes.iter().filter(|node| !node.removed).collect();
+        let asked: Vec<NodeId> = in_service.iter().map(|node| NodeId(node.id)).collect();
+        let (reports, shards, deletions, _) = tokio::join!(
+            self.reports(&asked),
+            self.shards(&map),
+            self.deletions(&map),
+            within(ANSWER_LIMIT, self.view.refresh()),
+        );
+        let info = map.info.clone().unwrap_or_default();
+        let mut status = ClusterStatus {
+            format: FORMAT,
+            cluster_id: self.identity.cluster_id.clone(),
+            region: info.region,
+            zones: zones(&in_service),
+            nodes: node_statuses(&map, &reports),
+            disks: self.disks(&map),
+            shards,
+            groups: self.groups(),
+            deletions_queued: deletions,
+            ..ClusterStatus::default()
+        };
+        self.sum_up(&mut status, &reports);
+        if let Some(error) = root_error {
+            status
+                .problems
+                .push(format!("the root shard does not answer: {error}"));
+        }
+        judge(&mut status, &nodes);
+        Ok(status)
+    }
+
+    async fn shards(&self, map: &meta::ClusterMap) -> Vec<ShardStatus> {
+        let meta_nodes = map.nodes.iter().filter(|node| {
+            !node.removed && (node.roles.is_empty() || node.roles.iter().any(|role| role == "meta"))
+        });
+        let asked = meta_nodes.map(|node| async move {
+            let node = NodeId(node.id);
+            let control = self.metadata.node(node)?;
+            let replicas = within(ANSWER_LIMIT, control.list_replicas())
+                .await
+                .ok()?
+                .ok()?;
+            Some((node, replicas))
+        });
+        let replicas: Vec<(NodeId, Vec<meta::Replica>)> =
+            join_all(asked).await.into_iter().flatten().collect();
+        let mut ids: BTreeSet<u32> = map.ranges.iter().map(|hint| hint.shard).collect();
+        ids.insert(ShardId::ROOT.0);
+        ids.into_iter()
+            .map(|id| shard_status(id, &replicas))
+            .collect()
+    }
+
+    async fn deletions(&self, map: &meta::ClusterMap) -> Option<u64> {
+        let shards: BTreeSet<u32> = map.ranges.iter().map(|hint| hint.shard).collect();
+        let asked = shards.into_iter().map(|shard| async move {
+            let query = meta::ListDeletions {
+                limit: 1,
+                after_seq: 0,
+            };
+            let asked = self.meta.query_at(ShardId(shard), query);
+            let page = within(ANSWER_LIMIT, asked).await.ok()?.ok()?;
+            Some(page.pending)
+        });
+        let pending = join_all(asked).await;
+        pending.into_iter().sum()
+    }
+
+    fn disks(&self, map: &meta::ClusterMap) -> Vec<DiskStatus> {
+        let mut disks: Vec<DiskStatus> = map
+            .disks
+            .iter()
+            .map(|disk| {
+                let node = map.nodes.iter().find(|node| node.id == disk.node);
+                let known = self.view.status(DiskId(disk.id));
+                let state = match (&known, disk.state) {
+                    (_, DISK_REMOVED) => "removed",
+                    _ if node.is_some_and(|node| node.removed) => "removed",
+                    (Some(status), _) => match status.health {
+                        DiskHealth::Healthy => "up",
+                        DiskHealth::Full => "full",
+                        DiskHealth::Failed => "failed",
+                    },
+                    (None, _) if self.view.is_missing(DiskId(disk.id)) => "missing",
+                    (None, _) => "unknown",
+                };
+                let (total, free) = known.map_or((disk.total_bytes, 0), |status| {
+                    (status.total_bytes, status.free_bytes)
+                });
+                DiskStatus {
+                    id: disk.id,
+                    node: disk.node,
+                    zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
+                    path: disk.path.clone(),
+                    state: state.to_owned(),
+                    total_bytes: total,
+                    used_bytes: total.saturating_sub(free),
+                    free_bytes: free,
+                }
+            })
+            .collect();
+        disks.sort_by_key(|disk| (disk.node, disk.id));
+        disks
+    }
+
+    fn groups(&self) -> GroupCounts {
+        let map = self.view.map();
+        let mut counts = GroupCounts::default();
+        for group in map.groups() {
+            *self.count_of(group, &mut counts) += 1;
+        }
+        counts
+    }
+
+    fn count_of<'c>(&self, group: &Group, counts: &'c mut GroupCounts) -> &'c mut u64 {
+        let map = self.view.map();
+        let serves = |disk: DiskId| map.is_in(disk) && self.view.is_readable(disk);
+        let serving = group.disks().filter(|&disk| serves(disk)).count();
+        if serving == 0 {
+            &mut counts.unavailable
+        } else if serving < group.members.len() {
+            &mut counts.degraded
+        } else if group.members.iter().any(|member| !member.complete) {
+            &mut counts.backfilling
+        } else {
+            &mut counts.healthy
+        }
+    }
+
+    /// Numbers that come from the whole.
+    fn sum_up(&self, status: &mut ClusterStatus, reports: &BTreeMap<NodeId, NodeReport>) {
+        let known = status.disks.iter().filter(|disk| disk.state != "removed");
+        for disk in known {
+            status.capacity = Capacity {
+                total_bytes: status.capacity.total_bytes + disk.total_bytes,
+                used_bytes: status.capacity.used_bytes + disk.used_bytes,
+                free_bytes: status.capacity.free_bytes + disk.free_bytes,
+            };
+        }
+        let reclaimable = status
+            .disks
+            .iter()
+            .filter(|disk| disk.state != "removed")
+            .map(|disk| Some(self.view.status(DiskId(disk.id))?.reclaimable_bytes));
+        status.reclaimable_bytes = reclaimable.sum();
+        let counted = reports
+            .values()
+            .find_map(|report| report.redundancy.as_ref());
+        if let Some(counted) = counted {
+            if counted.current && counted.groups_unknown == 0 {
+                status.chunks_below_target = Some(counted.below_target);
+                status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
+            }
+            status.repair = RepairStatus {
+                running: counted.groups_done < counted.groups,
+                groups_done: counted.groups_done,
+                groups: counted.groups,
+                eta_secs: None,
+            };
+        }
+    }
+
+    async fn remove_disk(&self, disk: u64) -> Result<(), Status> {
+        let map = self.meta.query(meta::GetClusterMap::default()).await;
+        let map = map.map_err(unavailable)?;
+        let known = map.disks.into_iter().find(|known| known.id == disk);
+        let mut record =
+            known.ok_or_else(|| Status::not_found(format!("there is no disk {disk}")))?;
+        record.state = DISK_REMOVED;
+        let command = meta::RegisterDisk { disk: Some(record) };
+        decided(self.meta.propose(command).await)
+    }
+}
+
+fn zones(nodes: &[&meta::state::Node]) -> Vec<ZoneStatus> {
+    let mut zones: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for node in nodes {
+        zones.entry(node.zone.clone()).or_default().push(node.id);
+    }
+    let statuses = zones.into_iter().map(|(id, mut nodes)| {
+        nodes.sort_unstable();
+        ZoneStatus { id, nodes }
+    });
+    statuses.collect()
+}
+
+fn node_statuses(
+    map: &meta::ClusterMap,
+    reports: &BTreeMap<NodeId, NodeReport>,
+) -> Vec<NodeStatus> {
+    let mut nodes: Vec<NodeStatus> = map
+        .nodes
+        .iter()
+        .map(|node| {
+            let report = reports.get(&NodeId(node.id));
+            let state = match (node.removed, report.is_some()) {
+                (true, _) => "removed",
+                (false, true) => "up",
+                (false, false) => "down",
+            };
+            NodeStatus {
+                id: node.id,
+                zone: node.zone.clone(),
+                address: node.address.clone(),
+                roles: node.roles.clone(),
+                state: state.to_owned(),
+                version: report
+                    .map(|report| report.version.clone())
+                    .unwrap_or_default(),
+            }
+        })
+        .collect();
+    nodes.sort_by_key(|node| node.id);
+    nodes
+}
+
+/// A shard, as its leader tells it; of several that call themselves that, the one of the newest term.
+fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStatus {
+    let own = replicas
+        .iter()
+        .flat_map(|(node, replicas)| replicas.iter().map(move |replica| (*node, replica)))
+        .filter(|(_, replica)| replica.shard == id);
+    let all: Vec<(NodeId, &meta::Replica)> = own.collect();
+    let leads = |(node, replica): &&(NodeId, &meta::Replica)| replica.leader == node.0;
+    let leader = all
+        .iter()
+        .filter(leads)
+        .max_by_key(|(_, replica)| replica.term);
+    let Some((node, replica)) = leader else {
+        let newest = all.iter().max_by_key(|(_, replica)| replica.term);
+        return ShardStatus {
+            id,
+            leader: None,
+            term: newest.map_or(0, |(_, replica)| replica.term),
+            voters: newest
+                .map(|(_, replica)| replica.voters.clone())
+                .unwrap_or_default(),
+            ..ShardStatus::default()
+        };
+    };
+    let lag = |member: u64| {
+        if member == node.0 {
+            return Some(0);
+        }
+        let follower = replica
+            .followers
+            .iter()
+            .find(|known| known.node == member)?;
+        let answers = all.iter().any(|(node, _)| node.0 == member);
+        answers.then(|| replica.last_log.saturating_sub(follower.matched))
+    };
+    let members = replica.voters.iter().chain(&replica.learners);
+    ShardStatus {
+        id,
+        leader: Some(node.0),
+        term: replica.term,
+        voters: replica.voters.clone(),
+        learners: replica.learners.clone(),
+        applied: replica.last_applied,
+        lag: members.map(|&member| (member, lag(member))).collect(),
+    }
+}
+
+/// Says what is wrong, in sentences.
+fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
+    let problems = &mut status.problems;
+    for node in &status.nodes {
+        if node.state == "down" {
+            problems.push(format!(
+                "node {} ({}) does not answer",
+                node.id, node.address
+            ));
+        }
+    }
+    for disk in &status.disks {
+        if matches!(
+            disk.state.as_str(),
+            "failed" | "missing" | "full" | "unknown"
+        ) {
+            problems.push(format!(
+                "disk {} on node {} ({}): {}",
+                disk.id, disk.node, disk.path, disk.state
+            ));
+        }
+    }
+    let mut leaderless = 0;
+    for shard in &status.shards {
+        leaderless += usize::from(shard.leader.is_none());
+        if shard.leader.is_none() {
+            problems.push(format!("shard {} has no leader", shard.id));
+        }
+        let removed = shard.voters.iter().filter(|voter| {
+            let known = status.nodes.iter().find(|node| node.id == **voter);
+            known.is_none_or(|node| node.state == "removed")
+        });
+        if removed.count() > 0 {
+            problems.push(format!(
+                "shard {} still has a voter that was removed",
+                shard.id
+            ));
+        }
+    }
+    let groups = &status.groups;
+    if groups.unavailable > 0 {
+        problems.push(format!(
+            "{} placement groups cannot be read at all",
+            groups.unavailable
+        ));
+    }
+    if groups.degraded + groups.backfilling > 0 {
+        problems.push(format!(
+            "{} placement groups lack a member, {} are being filled",
+            groups.degraded, groups.backfilling
+        ));
+    }
+    if let Some(below) = status.chunks_below_target.filter(|below| *below > 0) {
+        problems.push(format!("{below} chunks have too few good copies"));
+    }
+    let unavailable = leaderless > 0 || groups.unavailable > 0 || nodes.is_empty();
+    status.health = match (unavailable, problems.is_empty()) {
+        (true, _) => "unavailable",
+        (false, false) => "degraded",
+        (false, true) => "ok",
+    }
+    .to_owned();
+}
+
+fn unavailable(error: MetaError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn decided<R>(decision: Result<Result<R, meta::Rejection>, MetaError>) -> Result<(), Status> {
+    match decision.map_err(unavailable)? {
+        Ok(_) => Ok(()),
+        Err(rejection) => Err(Status::failed_precondition(rejection.detail)),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Report, Status> {
+    let json = serde_json::to_string(value).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Report { json })
+}
+
+#[async_trait]
+impl Admin for AdminService {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<Report>, Status> {
+        let status = self.shared.status().await.map_err(unavailable)?;
+        Ok(Response::new(json(&status)?))
+    }
+
+    async fn describe_node(
+        &self,
+        _: Request<DescribeNodeRequest>,
+    ) -> Result<Response<Report>, Status> {
+        Ok(Response::new(json(&self.shared.report())?))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, Status> {
+        let shared = &self.shared;
+        let life = Duration::from_secs(request.into_inner().ttl_secs);
+        let token = new_token(&shared.runtime, &shared.meta, life).await;
+        let token = token.map_err(unavailable)?;
+        let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(CreateTokenReply {
+            token: token.reveal(),
+            expires_ms: shared.runtime.now().plus_millis(life_ms).as_millis(),
+        }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<Done>, Status> {
+        let node = request.into_inner().node;
+        decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
+        tracing::warn!(node, "node is given up for good");
+        Ok(Response::new(Done {}))
+    }
+
+    async fn remove_disk(
+        &self,
+        request: Request<RemoveDiskRequest>,
+    ) -> Result<Response<Done>, Status> {
+        let disk = request.into_inner().disk;
+        self.shared.remove_disk(disk).await?;
+        tracing::warn!(disk, "disk is given up for good");
+        Ok(Response::new(Done {}))
+    }
+
+    async fn trigger(&self, request: Request<TriggerRequest>) -> Result<Response<Done>, Status> {
+        let name = request.into_inner().worker;
+        let workers = self
+            .shared
+            .parts
+            .get()
+            .and_then(|parts| parts.workers.as_ref());
+        let handles = workers.map_or(&[][..], |role| role.handles());
+        for handle in handles.iter().filter(|handle| handle.name() == name) {
+            handle.trigger();
+        }
+        Ok(Response::new(Done {}))
+    }
+
+    type FsckStream = Pin<Box<dyn Stream<Item = Result<Report, Status>> + Send>>;
+
+    async fn fsck(
+        &self,
+        request: Request<FsckRequest>,
+    ) -> Result<Response<Self::FsckStream>, Status> {
+        let (tell, reports) = mpsc::channel(PROGRESS_QUEUE);
+        let shared = &self.shared;
+        let deep = request.into_inner().deep;
+        let fsck = Fsck::new(shared.meta.clone(), shared.view.clone(), deep);
+        shared.runtime.spawn(async move {
+            let progress = |progress| {
+                if let Ok(report) = json(&progress) {
+                    // A reader that is slow misses some.
+                    let _ = tell.try_send(Ok(report));
+                }
+            };
+            let ended = tokio::select! {
+                ended = fsck.run(progress) => ended,
+                // Nobody reads any more.
+                () = tell.closed() => return,
+            };
+            let last = match ended {
+                Ok(report) => json(&report),
+                Err(error) => Err(Status::unavailable(error.to_string())),
+            };
+            let _ = tell.send(last).await;
+        });
+        Ok(Response::new(ReceiverStream::new(reports).boxed()))
+    }
+}

@@ -1,0 +1,83 @@
+//! Follows the cluster map: where the nodes are, who has which shard, and what the map says of this
+//! node. It goes on for as long as the process runs; what it learnt last is good enough meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_cluster::{AddressBook, MetaRouter};
+use granary_meta_api::{Meta, MetaError, pb};
+use granary_runtime::Runtime;
+use tokio::sync::watch;
+
+/// How old what is known of the nodes may be.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often a node that waits for the cluster says so.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Whoever follows the map.
+pub(super) struct Follower {
+    pub(super) runtime: Runtime,
+    pub(super) meta: Meta,
+    pub(super) book: Arc<AddressBook>,
+    pub(super) router: Arc<MetaRouter>,
+}
+
+impl Follower {
+    /// Waits until the root answers, however long that takes; the map.
+    pub(super) async fn first_map(&self) -> pb::ClusterMap {
+        let mut complained = self.runtime.monotonic();
+        loop {
+            match self.read(0).await {
+                Ok(map) if map.info.is_some() => {
+                    self.learn(&map).await;
+                    return map;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let now = self.runtime.monotonic();
+                    if now.saturating_sub(complained) >= COMPLAIN_EVERY {
+                        complained = now;
+                        tracing::warn!(%error, "the cluster's metadata does not answer yet: waiting for a quorum of the meta nodes");
+                    }
+                }
+            }
+            self.runtime.sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Goes on following; the newest map is told to whoever listens.
+    pub(super) fn start(self, first: pb::ClusterMap) -> watch::Receiver<Arc<pb::ClusterMap>> {
+        let mut known = first.epoch;
+        let (tell, listen) = watch::channel(Arc::new(first));
+        let runtime = self.runtime.clone();
+        runtime.clone().spawn(async move {
+            loop {
+                tokio::select! {
+                    () = runtime.sleep(INTERVAL) => {}
+                    () = runtime.shutdown().cancelled() => return,
+                }
+                match self.read(known).await {
+                    Ok(map) if !map.unchanged => {
+                        known = map.epoch;
+                        self.learn(&map).await;
+                        tell.send_replace(Arc::new(map));
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, "cluster map not read"),
+                }
+            }
+        });
+        listen
+    }
+
+    async fn read(&self, known_epoch: u64) -> Result<pb::ClusterMap, MetaError> {
+        self.meta.query(pb::GetClusterMap { known_epoch }).await
+    }
+
+    async fn learn(&self, map: &pb::ClusterMap) {
+        self.router.learn_map(map);
+        if let Err(error) = self.book.learn(&self.runtime, map).await {
+            tracing::warn!(%error, "the addresses of the nodes could not be kept");
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! `granary start`: the roles of one node, and the network between it and the others.
+//!
+//! Start: addresses, identity, metadata, the listener for other nodes; then whatever the cluster is
+//! needed for waits until it answers: disks, background work, gateway. Stop, on SIGTERM or SIGINT:
+//! not ready, gateway drains, workers, the shards it leads are handed over, disks, metadata, listener.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use granary_blob_api::{BlobNode, BlobService};
+use granary_cluster::{
+    Access, AccessTable, AddressBook, BlobNodes, Identity, JoinServer, KeySealer, Links, Listener,
+    ListenerConfig, MetaRouter, Peer, Renewal, Security, StateDir, Trust,
+};
+use granary_datapath::{ClusterView, DataPath};
+use granary_kv_rocks::RocksBudget;
+use granary_meta_api::wire::{control_routes, routes as meta_routes};
+use granary_meta_api::{Meta, MetaControl, MetaService, pb};
+use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
+use granary_runtime::{CancellationToken, Runtime};
+use granary_workers::MemberKeeperConfig;
+use prometheus_client::registry::Registry;
+use tonic::service::Routes;
+
+use super::admin::AdminService;
+use super::follow::Follower;
+use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
+use super::{join, record};
+use crate::admin::{Admin, Readiness};
+use crate::descriptors;
+use crate::listeners::Taken;
+use crate::metrics::Sources;
+use crate::process;
+use crate::roles::gateway::GatewayRole;
+use crate::roles::meta::{Member, MetaRole};
+use crate::roles::storage::StorageRole;
+use crate::roles::worker::{Members, WorkerRole};
+use crate::start_config::{Role, StartConfig};
+use crate::telemetry::Telemetry;
+use crate::vault::{Sealer, Vault};
+
+/// How old the gateway's view of disks and placement may be.
+const VIEW_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time for the shards to be led by others when this node stops.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before disks are opened again when the cluster did not take them.
+const DISKS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs a node until a signal says stop.
+pub(crate) fn run(mut config: StartConfig) -> anyhow::Result<()> {
+    let settings = process::Settings {
+        log: config.log.clone(),
+        log_format: config.log_format,
+        otlp_endpoint: config.otlp_endpoint.clone(),
+        drain: Duration::from_millis(config.gateway.drain_timeout_ms),
+    };
+    process::run(
+        &settings,
+        async |runtime: &Runtime, telemetry: &Telemetry| {
+            let wanted = config.gateway.connections_max;
+            config.gateway.connections_max = descriptors::reserve(config.data.len(), wanted)?;
+            Box::pin(Node::start(runtime, &config, telemetry)).await
+        },
+    )
+}
+
+/// Everything that runs, in the order it is stopped.
+struct Node {
+    readiness: Arc<Readiness>,
+    gateway: Option<GatewayRole>,
+    admin: CancellationToken,
+    workers: Option<Arc<WorkerRole>>,
+    storage: Option<Arc<StorageRole>>,
+    meta: Option<Arc<MetaRole>>,
+    listener: Listener,
+}
+
+/// What is there before the cluster answers.
+struct Base {
+    identity: Identity,
+    security: Security,
+    state: StateDir,
+    links: Arc<Links>,
+    budget: RocksBudget,
+    /// On nodes that have the master key.
+    vault: Option<Arc<Vault>>,
+}
+
+impl Base {
+    fn open(config: &StartConfig, runtime: &Runtime, identity: Identity) -> anyhow::Result<Self> {
+        let state = StateDir::open(&config.state_dir)?;
+        let security = security_of(config, runtime, &state, &identity)?;
+        let seeds = config.join.clone();
+        let book = AddressBook::open(&state, &identity.cluster_id, seeds)?;
+        let master_key = config.state_dir.join("master.key");
+        let vault = match master_key.exists() {
+            true => Some(Arc::new(Vault::open(&master_key)?)),
+            false => None,
+        };
+        if vault.is_none() && (config.has(Role::Gateway) || config.has(Role::Meta)) {
+            bail!(
+                "{} is missing: a node with the role gateway or meta gets it when it joins; if the \
+                 roles of this node have changed, join it as a new node",
+                master_key.display()
+            );
+        }
+        Ok(Self {
+            links: Arc::new(Links::new(security.clone(), Arc::new(book))),
+            budget: RocksBudget::new(config.meta.memory_bytes),
+            identity,
+            security,
+            state,
+            vault,
+        })
+    }
+
+    fn sealer(&self, runtime: &Runtime) -> Option<Arc<dyn KeySealer>> {
+        let vault = Arc::clone(self.vault.as_ref()?);
+        let runtime = runtime.clone();
+        Some(Arc::new(Sealer { vault, runtime }))
+    }
+}
+
+fn security_of(
+    config: &StartConfig,
+    runtime: &Runtime,
+    state: &StateDir,
+    identity: &Identity,
+) -> anyhow::Result<Security> {
+    if config.plaintext {
+        tracing::warn!(
+            "nodes talk in plain text (plaintext = true): whoever reaches {} can read and change everything",
+            config.cluster_address
+        );
+        return Ok(Security::Plain {
+            cluster_id: identity.cluster_id.clone(),
+            local: Peer::Node(identity.node),
+        });
+    }
+    let credentials = state.credentials()?;
+    let credentials = credentials.context("this node has no certificate: join it again")?;
+    Ok(Security::Tls(Arc::new(Trust::new(
+        runtime.clone(),
+        credentials,
+    )?)))
+}
+
+impl Node {
+    async fn start(
+        runtime: &Runtime,
+        config: &StartConfig,
+        telemetry: &Telemetry,
+    ) -> anyhow::Result<Self> {
+        let between = Taken::take("cluster-listen", config.cluster_listen)?;
+        let api = match config.has(Role::Gateway) {
+            true => Some(Taken::take("listen", config.listen)?),
+            false => None,
+        };
+        let readiness = Arc::new(Readiness::default());
+        let page = Admin::new(Arc::clone(&readiness));
+        let admin = CancellationToken::new();
+        if let Some(address) = config.admin_listen {
+            let taken = Taken::take("admin-listen", address)?;
+            page.serve(runtime, taken.listen()?, admin.clone());
+        }
+        let identity = join::identity(runtime, config).await?;
+        let base = Base::open(config, runtime, identity)?;
+        let meta = start_meta(runtime, config, &base).await?;
+        let (router, client) = match &meta {
+            Some((role, router)) => (Arc::clone(router), role.client.clone()),
+            None => {
+                let router = MetaRouter::new(runtime.clone(), Arc::clone(&base.links), None);
+                let router = Arc::new(router);
+                let service: Arc<dyn MetaService> = router.clone();
+                (router, Meta::new(runtime.clone(), service))
+            }
+        };
+        let meta = meta.map(|(role, _)| role);
+        let disks = Arc::new(LateDisks::default());
+        let joins = JoinServer::new(
+            runtime.clone(),
+            client.clone(),
+            base.sealer(runtime),
+            base.security.clone(),
+        );
+        let local_disks: Option<Arc<dyn BlobNode>> = match config.has(Role::Storage) {
+            true => Some(disks.clone()),
+            false => None,
+        };
+        let nodes = BlobNodes::new(Arc::clone(&base.links), local_disks.clone());
+        let view = ClusterView::new(
+            runtime.clone(),
+            client.clone(),
+            Arc::new(StorageNodes(nodes)),
+        );
+        let local_control = meta
+            .as_ref()
+            .map(|role| role.node.clone() as Arc<dyn MetaControl>);
+        let metadata_nodes = Arc::new(MetadataNodes {
+            links: Arc::clone(&base.links),
+            local: local_control.clone(),
+        });
+        let operators = AdminService::new(
+            runtime.clone(),
+            client.clone(),
+            view.clone(),
+            Arc::clone(&base.links),
+            metadata_nodes.clone(),
+            base.identity.clone(),
+        );
+        let mut services = vec![joins.routes(), operators.routes()];
+        if let Some(role) = &meta {
+            services.push(raft_routes(Arc::clone(role.node.raft())));
+            services.push(meta_routes(role.node.clone()));
+        }
+        services.extend(local_control.map(control_routes));
+        services.extend(local_disks.map(|disks| Routes::new(BlobService::server(disks))));
+        let access = AccessTable::default()
+            .with(super::pb::admin_server::SERVICE_NAME, Access::AdminOrNodes);
+        let listener = Listener::start(
+            runtime,
+            between.listen()?,
+            base.security.clone(),
+            Arc::clone(base.links.book()),
+            services,
+            access,
+            ListenerConfig::default(),
+        )?;
+        tracing::info!(
+            node = base.identity.node.0,
+            cluster = base.identity.cluster_id,
+            address = config.cluster_address,
+            "listening for other nodes"
+        );
+
+        let follower = Follower {
+            runtime: runtime.clone(),
+            meta: client.clone(),
+            book: Arc::clone(base.links.book()),
+            router,
+        };
+        let first = follower.first_map().await;
+        let info = first.info.clone().unwrap_or_default();
+        refuse_removed(&first, &base.identity)?;
+        announce(&client, &first, config, &base.identity).await?;
+        let map = follower.start(first);
+        if let Security::Tls(trust) = &base.security {
+            let server = base.vault.is_some().then(|| Arc::clone(&joins));
+            let renewal = Renewal::new(
+                runtime.clone(),
+                base.state.clone(),
+                Arc::clone(trust),
+                Arc::clone(&base.links),
+                client.clone(),
+                server,
+            )?;
+            renewal.start();
+        }
+        let storage = match config.has(Role::Storage) {
+            true => Some(start_storage(runtime, config, &base, &client, &disks).await?),
+            false => None,
+        };
+        let datapath = DataPath::new(
+            runtime.clone(),
+            client.clone(),
+            view.clone(),
+            config.datapath.clone(),
+        );
+        if let Err(error) = view.refresh().await {
+            tracing::debug!(%error, "the disks are not known yet");
+        }
+        view.start_refreshing(VIEW_INTERVAL);
+        let mut registry = Registry::default();
+        let sources = Sources::new(meta.clone(), storage.clone(), telemetry.dropped_lines());
+        let sources = Arc::new(sources);
+        crate::metrics::register(&mut registry, Arc::clone(&sources));
+        datapath.register_metrics(&mut registry);
+        let workers = config.has(Role::Worker).then(|| {
+            let members = Members {
+                nodes: metadata_nodes,
+                config: MemberKeeperConfig {
+                    voters: config.meta.voters,
+                },
+            };
+            let node = base.identity.node;
+            let client = client.clone();
+            let role = WorkerRole::start(
+                runtime,
+                node,
+                &datapath,
+                client,
+                &config.workers,
+                Some(members),
+            );
+            role.metrics().register(&mut registry);
+            Arc::new(role)
+        });
+        operators.set_parts(workers.clone(), map);
+        let gateway = match (api, &base.vault) {
+            (Some(api), Some(vault)) => {
+                let mut settings = config.gateway.clone();
+                settings.region = info.region.clone();
+                let address = api.address();
+                let role = GatewayRole::start(
+                    runtime,
+                    settings,
+                    client.clone(),
+                    datapath,
+                    Arc::clone(vault) as _,
+                    &mut registry,
+                    api,
+                )?;
+                tracing::info!(%address, region = info.region, "gateway serves the OSS API");
+                Some(role)
+            }
+            _ => None,
+        };
+        page.publish(registry, sources);
+        readiness.set(true);
+        tracing::info!(node = base.identity.node.0, zone = config.zone, "ready");
+        Ok(Self {
+            readiness,
+            gateway,
+            admin,
+            workers,
+            storage,
+            meta,
+            listener,
+        })
+    }
+}
+
+async fn start_meta(
+    runtime: &Runtime,
+    config: &StartConfig,
+    base: &Base,
+) -> anyhow::Result<Option<(Arc<MetaRole>, Arc<MetaRouter>)>> {
+    if !config.has(Role::Meta) {
+        return Ok(None);
+    }
+    let raft = RaftLinks(Arc::clone(&base.links));
+    let member = Member {
+        identity: &base.identity,
+        section: &config.meta,
+        transport: Arc::new(GrpcTransport::new(Arc::new(raft))),
+    };
+    let links = Arc::clone(&base.links);
+    let mut router = None;
+    let role = MetaRole::open(
+        runtime,
+        &config.state_dir,
+        base.budget.clone(),
+        member,
+        |node| {
+            let local: Arc<dyn MetaService> = node.clone();
+            let way = Arc::new(MetaRouter::new(runtime.clone(), links, Some(local)));
+            node.route_root_through(way.clone());
+            router = Some(Arc::clone(&way));
+            Meta::new(runtime.clone(), way)
+        },
+    )
+    .await?;
+    let role = Arc::new(role);
+    role.watch_space(runtime, config.meta.min_free_bytes);
+    Ok(router.map(|router| (role, router)))
+}
+
+/// Opens the disks and tells the cluster of them; while it does not answer, again and again.
+async fn start_storage(
+    runtime: &Runtime,
+    config: &StartConfig,
+    base: &Base,
+    client: &Meta,
+    late: &LateDisks,
+) -> anyhow::Result<Arc<StorageRole>> {
+    loop {
+        let blob = config.storage.for_cluster(&base.identity.cluster_id);
+        let started = StorageRole::start(
+            runtime,
+            base.identity.node,
+            blob,
+            &config.data,
+            base.budget.clone(),
+            client.clone(),
+        );
+        match started.await {
+            Ok(role) => {
+                role.watch();
+                late.set(Arc::new(role.store.clone()));
+                return Ok(role);
+            }
+            Err(error) if error.is::<granary_meta_api::MetaError>() => {
+                tracing::warn!(%error, "the cluster does not take the disks yet");
+                runtime.sleep(DISKS_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A node that was given up must not come back: others have its place.
+fn refuse_removed(map: &pb::ClusterMap, identity: &Identity) -> anyhow::Result<()> {
+    let own = map.nodes.iter().find(|node| node.id == identity.node.0);
+    if own.is_some_and(|node| node.removed) {
+        bail!(
+            "node {} was given up for good (granary admin replace): empty its state directory and its \
+             data directories, and join it as a new node",
+            identity.node
+        );
+    }
+    Ok(())
+}
+
+/// Tells the root where this node is and what it does, when that has changed.
+async fn announce(
+    client: &Meta,
+    map: &pb::ClusterMap,
+    config: &StartConfig,
+    identity: &Identity,
+) -> anyhow::Result<()> {
+    let record = record(config, identity.node);
+    if map.nodes.contains(&record) {
+        return Ok(());
+    }
+    let decision = client
+        .propose(pb::RegisterNode { node: Some(record) })
+        .await?;
+    decision
+        .map(|_| ())
+        .map_err(|no| anyhow::anyhow!("the cluster refused this node: {}", no.detail))
+}
+
+impl process::Running for Node {
+    fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    async fn failed(&self) -> String {
+        match &self.meta {
+            Some(meta) => meta.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self, runtime: &Runtime) {
+        if let Some(gateway) = self.gateway {
+            gateway.drain().await;
+        }
+        if let Some(workers) = &self.workers {
+            workers.stop().await;
+        }
+        if let Some(meta) = &self.meta {
+            let kept = meta.node.hand_over(HAND_OVER_LIMIT).await;
+            if kept > 0 {
+                tracing::warn!(shards = kept, "shards could not be handed over");
+            }
+        }
+        if let Some(storage) = &self.storage {
+            storage.stop().await;
+        }
+        if let Some(meta) = &self.meta {
+            meta.stop().await;
+        }
+        self.listener.stop().await;
+        self.admin.cancel();
+        runtime.stop().await;
+        tracing::info!("stopped");
+    }
+}

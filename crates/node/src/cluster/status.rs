@@ -1,0 +1,147 @@
+//! What a cluster looks like: one definition for operators, programs and tests. Numbers that were
+//! not counted are null, never 0.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole cluster, as one of its nodes sees it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClusterStatus {
+    pub(crate) format: u32,
+    pub(crate) cluster_id: String,
+    pub(crate) region: String,
+    /// `ok`, `degraded` or `unavailable`.
+    pub(crate) health: String,
+    /// Why it is not `ok`.
+    pub(crate) problems: Vec<String>,
+    pub(crate) zones: Vec<ZoneStatus>,
+    pub(crate) nodes: Vec<NodeStatus>,
+    pub(crate) disks: Vec<DiskStatus>,
+    pub(crate) shards: Vec<ShardStatus>,
+    pub(crate) groups: GroupCounts,
+    /// Chunks with fewer good copies than they should have.
+    pub(crate) chunks_below_target: Option<u64>,
+    /// When the count began that the number is from, in seconds since the epoch.
+    pub(crate) chunks_below_target_counted_at: Option<f64>,
+    pub(crate) repair: RepairStatus,
+    pub(crate) capacity: Capacity,
+    /// Bytes of deleted chunks that compaction has not given back yet.
+    pub(crate) reclaimable_bytes: Option<u64>,
+    /// Entries in the deletion queues of all shards.
+    pub(crate) deletions_queued: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ZoneStatus {
+    pub(crate) id: String,
+    pub(crate) nodes: Vec<u64>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    pub(crate) id: u64,
+    pub(crate) zone: String,
+    pub(crate) address: String,
+    pub(crate) roles: Vec<String>,
+    /// `up`, `down` or `removed`.
+    pub(crate) state: String,
+    pub(crate) version: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DiskStatus {
+    pub(crate) id: u64,
+    pub(crate) node: u64,
+    pub(crate) zone: String,
+    pub(crate) path: String,
+    /// `up`, `full`, `failed`, `missing`, `unknown` or `removed`.
+    pub(crate) state: String,
+    pub(crate) total_bytes: u64,
+    pub(crate) used_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ShardStatus {
+    /// 0 is the root.
+    pub(crate) id: u32,
+    pub(crate) leader: Option<u64>,
+    pub(crate) term: u64,
+    pub(crate) voters: Vec<u64>,
+    pub(crate) learners: Vec<u64>,
+    pub(crate) applied: u64,
+    /// Entries that a member is behind its leader.
+    pub(crate) lag: BTreeMap<u64, Option<u64>>,
+}
+
+/// Placement groups by how they do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct GroupCounts {
+    /// Every member is complete and can be read.
+    pub(crate) healthy: u64,
+    /// A member is gone.
+    pub(crate) degraded: u64,
+    /// A new member is being filled.
+    pub(crate) backfilling: u64,
+    /// No member can be read.
+    pub(crate) unavailable: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RepairStatus {
+    pub(crate) running: bool,
+    /// Groups that the present comparison is through with, and all of them.
+    pub(crate) groups_done: u64,
+    pub(crate) groups: u64,
+    /// Seconds until the present comparison ends at its speed so far.
+    pub(crate) eta_secs: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Capacity {
+    pub(crate) total_bytes: u64,
+    pub(crate) used_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
+/// What only a node itself knows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeReport {
+    pub(crate) node: u64,
+    pub(crate) version: String,
+    pub(crate) workers: Vec<WorkerReport>,
+    /// What the redundancy job counted, where it runs.
+    pub(crate) redundancy: Option<RedundancyReport>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct WorkerReport {
+    pub(crate) name: String,
+    pub(crate) leads: bool,
+    pub(crate) idle: bool,
+    pub(crate) last_error: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RedundancyReport {
+    pub(crate) current: bool,
+    pub(crate) below_target: u64,
+    pub(crate) groups_unknown: u64,
+    pub(crate) began_ms: u64,
+    pub(crate) groups_done: u64,
+    pub(crate) groups: u64,
+    /// Milliseconds since the present comparison began.
+    pub(crate) running_ms: Option<u64>,
+}
