@@ -205,8 +205,12 @@ fn init_text(made: &init::Made) -> String {
         "Cluster {} is {what}; this is node {}.\n",
         made.cluster_id, made.node_id
     );
-    let _ = writeln!(text, "  region             {}", made.region);
-    let _ = writeln!(text, "  access key id      {}", made.access_key_id);
+    if let Some(region) = &made.region {
+        let _ = writeln!(text, "  region             {region}");
+    }
+    if let Some(id) = &made.access_key_id {
+        let _ = writeln!(text, "  access key id      {id}");
+    }
     if let Some(secret) = &made.access_key_secret {
         let _ = writeln!(text, "  access key secret  {secret}");
     }

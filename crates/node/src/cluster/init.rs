@@ -37,14 +37,31 @@ const ADMIN_DIR: &str = "admin";
 pub(crate) struct Made {
     pub(crate) cluster_id: String,
     pub(crate) node_id: u64,
-    pub(crate) region: String,
+    /// Only when it was made now.
+    pub(crate) region: Option<String>,
     /// False when the cluster was there already.
     pub(crate) created: bool,
-    pub(crate) access_key_id: String,
+    pub(crate) access_key_id: Option<String>,
     /// Only until it has been shown once.
     pub(crate) access_key_secret: Option<String>,
     pub(crate) join_token: Option<String>,
     pub(crate) admin_dir: PathBuf,
+}
+
+impl Made {
+    /// A cluster that was made before.
+    fn before(identity: &Identity, admin_dir: PathBuf) -> Self {
+        Self {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node.0,
+            region: None,
+            created: false,
+            access_key_id: None,
+            access_key_secret: None,
+            join_token: None,
+            admin_dir,
+        }
+    }
 }
 
 /// Makes the cluster, or goes on making it.
@@ -72,6 +89,13 @@ pub(crate) async fn init(
             identity.cluster_id
         );
     }
+    let admin_dir = config.state_dir.join(ADMIN_DIR);
+    if let Some(identity) = &before
+        && admin_dir.join("admin.pem").exists()
+    {
+        // Complete, and most likely running.
+        return Ok(Made::before(identity, admin_dir));
+    }
     let cluster = storage::cluster_of(&config.data)?;
     let first = FirstStart {
         region,
@@ -83,9 +107,7 @@ pub(crate) async fn init(
     let meta = MetaRole::start(runtime, &config.state_dir, budget, first).await?;
     let made = complete(runtime, config, &state, &meta, root).await;
     meta.stop().await;
-    let mut made = made?;
-    made.created = before.is_none();
-    Ok(made)
+    made
 }
 
 async fn complete(
@@ -125,9 +147,9 @@ async fn complete(
     Ok(Made {
         cluster_id: identity.cluster_id,
         node_id: FIRST_NODE.0,
-        region: map.info.unwrap_or_default().region,
+        region: map.info.map(|info| info.region),
         created: true,
-        access_key_id: pair.pair.id.clone(),
+        access_key_id: Some(pair.pair.id.clone()),
         access_key_secret: (pair.unseen || root.is_some()).then(|| pair.pair.secret.clone()),
         join_token: Some(token.reveal()),
         admin_dir,
