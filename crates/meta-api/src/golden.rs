@@ -30,7 +30,8 @@ messages! {
         Owner, BucketView, Deletion, Change, CommandReplyRow, Pin, RestoreMarker, ShardSettings,
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
         ShardClock, Bucket, Account, AccessKey, Node, Disk, Pool, PlacementGroup, PgMember,
-        RangeHint, Lease, ClusterInfo, ShardEntry, ShardAllocation
+        RangeHint, Lease, ClusterInfo, ShardEntry, ShardAllocation,
+        NodeAllocation, ClusterTrust, JoinToken
     ]
     pb "" [
         ProposeRequest, ProposeReply, QueryRequest, QueryResponse, Fault, Command, CommandReply,
@@ -48,7 +49,10 @@ messages! {
         ListDeletions, DeletionEntry, DeletionsPage, LookupOwners, OwnerStatus, OwnersResult,
         DescribeShard, ShardDescription, GetBucket, GetBucketById, BucketResult, ListBuckets,
         ListUnfinishedBuckets, BucketsPage, GetAccessKey, AccessKeyResult, GetClusterMap,
-        ClusterMap
+        ClusterMap, ListReplicasRequest, ListReplicasReply, Replica, Follower, OpenReplicaRequest,
+        AddLearnerRequest, ChangeVotersRequest, TransferLeaderRequest, ControlReply, AllocateNode,
+        RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
+        GetJoinToken, JoinTokenResult
     ]
 }
 

@@ -1,3 +1,5 @@
+//! Tests of joining: who gets a certificate, who is refused, what a repeated request does.
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Tests of the links between nodes: lanes, reconnection, addresses that change.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

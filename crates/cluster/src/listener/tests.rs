@@ -1,3 +1,5 @@
+//! Tests of the listener: strangers, slow handshakes, limits.
+
 use std::time::Duration;
 
 use granary_runtime::within;

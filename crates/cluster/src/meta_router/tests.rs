@@ -1,3 +1,5 @@
+//! Tests of finding a shard's leader: hints, silence, shards that move.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use granary_meta_api::pb::query::Query as Question;

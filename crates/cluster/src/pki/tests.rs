@@ -1,3 +1,5 @@
+//! Tests of the authority: who is trusted, rotation, sealed keys.
+
 use std::sync::Arc;
 
 use granary_runtime::{Runtime, SeededEntropy, SystemClock};
