@@ -105,6 +105,10 @@ pub fn plan_voters(
     shards: &[ShardReplicas],
     wanted: usize,
 ) -> Vec<VoterStep> {
+    if nodes.iter().all(|node| node.removed) {
+        // A map without nodes is one that has just begun: nothing can be said yet.
+        return Vec::new();
+    }
     let mut plan = Plan::new(nodes, wanted);
     let mut order: Vec<&ShardReplicas> = shards.iter().collect();
     // Those that have begun come first: they go on with the nodes they have.
@@ -153,8 +157,9 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// A voter that the map does not name yet counts: only an operator takes a node out of service.
     fn in_service(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| !node.removed)
+        self.nodes.get(&id).is_none_or(|node| !node.removed)
     }
 
     fn usable(&self, id: NodeId) -> bool {

@@ -8,10 +8,12 @@
 //! It knows the three services by name only ([`Services`]); what they say is not its business.
 
 mod blob_link;
+mod control_link;
 mod meta_link;
 mod raft_link;
 
 pub use blob_link::BlobLinks;
+pub use control_link::ControlLinks;
 pub use meta_link::MetaLink;
 pub use raft_link::RaftLink;
 
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_blob_api::BlobNode;
-use granary_meta_api::MetaService;
+use granary_meta_api::{MetaControl, MetaService};
 use granary_raft::RaftHost;
 use granary_runtime::{CancellationToken, Runtime, within};
 use parking_lot::Mutex;
@@ -63,6 +65,8 @@ pub struct Services {
     pub raft: Option<Arc<RaftHost>>,
     /// Its part of the metadata service.
     pub meta: Option<Arc<dyn MetaService>>,
+    /// Its replicas of the shards.
+    pub control: Option<Arc<dyn MetaControl>>,
     /// Its disks.
     pub blob: Option<Arc<dyn BlobNode>>,
 }

@@ -13,7 +13,7 @@ use granary_blob::{BlobConfig, BlobStore, DiskConfig};
 use granary_blob_api::BlobNode;
 use granary_kv::{Kv, MemoryKv};
 use granary_meta::{MetaConfig, MetaNode, NewCluster};
-use granary_meta_api::{Meta, MetaService, pb};
+use granary_meta_api::{Meta, MetaControl, MetaService, pb};
 use granary_raft::RaftHost;
 use granary_runtime::{Backoff, Clock, SimulatedClock};
 use granary_types::{NodeId, Timestamp};
@@ -238,6 +238,7 @@ impl Node {
         let services = Services {
             raft: Some(Arc::clone(meta.raft())),
             meta: Some(meta.clone() as Arc<dyn MetaService>),
+            control: Some(meta.clone() as Arc<dyn MetaControl>),
             blob: None,
         };
         net.serve(life, services.clone());

@@ -114,11 +114,7 @@ impl Scenario {
                 lag_entries: keep_entries,
                 ..RaftConfig::default()
             },
-            splits: if short_logs {
-                0
-            } else {
-                rng.random_range(0..=2)
-            },
+            splits: rng.random_range(0..=2),
             meta_deadline: Duration::from_millis(rng.random_range(1500..10_000)),
             meta_attempt: Duration::from_millis(rng.random_range(500..3000)),
             clock_skew_ms: rng.random_range(0..300),

@@ -1,16 +1,18 @@
 //! The background work of a node, as its binary starts it, in shorter intervals.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_workers::{
-    BucketFinisher, DeletionWorker, KeeperConfig, OrphanSweep, PlacementKeeper, RedundancyWorker,
-    RunnerConfig, Worker, WorkerMetrics,
+    BucketFinisher, DeletionWorker, KeeperConfig, MemberKeeper, MemberKeeperConfig, OrphanSweep,
+    PlacementKeeper, RedundancyWorker, RunnerConfig, Worker, WorkerMetrics,
 };
 
 use crate::Cluster;
-use crate::net::Life;
+use crate::cluster::NODES;
+use crate::net::{ControlLinks, Life};
 
 /// Life of a worker's lease.
 const LEASE_TTL: Duration = Duration::from_secs(20);
@@ -62,6 +64,12 @@ pub(crate) fn start(cluster: &Cluster, life: &Life) {
     starter.start(
         2000,
         BucketFinisher::new(runtime.clone(), meta.clone(), BUCKET_PATIENCE),
+    );
+    let replicas = ControlLinks::new(cluster.net().clone(), life.clone(), NODES.to_vec());
+    let members = MemberKeeperConfig::default();
+    starter.start(
+        2000,
+        MemberKeeper::new(meta.clone(), Arc::new(replicas), members),
     );
     let keeper = KeeperConfig {
         unreachable_out_ms: UNREACHABLE_OUT_MS,

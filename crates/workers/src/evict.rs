@@ -3,20 +3,22 @@
 //!
 //! Invariants: a copy goes only when every member of the group is complete and in service, the map
 //! that says so was read just now, the disk knows no newer one (it refuses then), and every member
-//! holds the chunk or one has its tombstone. What no member has stays: it may be the last copy
-//! there is.
+//! holds the chunk, or one has its tombstone, or the chunk's owner can never be committed any more.
+//! Anything else that no member has stays: it may be the last copy there is.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use granary_blob_api::ChunkEntry;
 use granary_datapath::{ClusterView, Group};
+use granary_meta_api::Meta;
 use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
 
 use crate::WorkerError;
 use crate::chunk_deleter::ChunkDeleter;
 use crate::group_listing::{GroupListing, LIST_TIMEOUT, PAGE};
+use crate::owners::expired_owners;
 
 /// A map older than this may have been replaced: the page is left to the next pass.
 const MAP_AGE_MAX: Duration = Duration::from_secs(5);
@@ -26,6 +28,7 @@ const BATCH: usize = 256;
 /// Frees what disks keep of groups they are no members of. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Eviction {
+    meta: Meta,
     view: ClusterView,
     deleter: ChunkDeleter,
 }
@@ -40,8 +43,12 @@ pub(crate) struct Evicted {
 }
 
 impl Eviction {
-    pub(crate) fn new(view: ClusterView, deleter: ChunkDeleter) -> Self {
-        Self { view, deleter }
+    pub(crate) fn new(meta: Meta, view: ClusterView, deleter: ChunkDeleter) -> Self {
+        Self {
+            meta,
+            view,
+            deleter,
+        }
     }
 
     /// Looks at a page of what a disk lists of a group that it is no member of.
@@ -100,8 +107,7 @@ impl Eviction {
         let Some(group) = map.group(pg) else {
             return Ok(None);
         };
-        let pool = map.pools().iter().find(|pool| pool.id == group.pool);
-        let copies = pool.map_or(usize::MAX, |pool| pool.copies as usize);
+        let copies = map.target_copies(group);
         let holds = |disk: DiskId| map.is_in(disk) && self.view.is_readable(disk);
         let settled = group.members.len() >= copies
             && group.members.iter().all(|m| m.complete && holds(m.disk))
@@ -139,11 +145,14 @@ impl Eviction {
                 needless.insert(found.entry.id);
             }
         }
-        let stale: Vec<ChunkId> = live
-            .iter()
-            .map(|entry| entry.id)
-            .filter(|id| needless.contains(id))
-            .collect();
+        let (needless, lacking): (Vec<&ChunkEntry>, Vec<&ChunkEntry>) =
+            live.iter().partition(|entry| needless.contains(&entry.id));
+        let mut stale: Vec<ChunkId> = needless.iter().map(|entry| entry.id).collect();
+        // Of a write that was never committed this may be the only copy ever made: the members'
+        // own listings never name it, so nobody else would free it.
+        let dead = expired_owners(&self.meta, lacking.iter().copied()).await?;
+        let dead = lacking.iter().filter(|entry| dead.contains(&entry.owner));
+        stale.extend(dead.map(|entry| entry.id));
         if stale.len() < live.len() {
             let kept = live.len() - stale.len();
             tracing::debug!(pg = %group.id, chunks = kept, "copies that members lack are kept");

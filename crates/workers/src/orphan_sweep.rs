@@ -77,8 +77,8 @@ impl OrphanSweep {
     /// A sweep over all groups of the map.
     pub fn new(meta: Meta, view: ClusterView, metrics: WorkerMetrics) -> Self {
         Self {
+            eviction: Eviction::new(meta.clone(), view.clone(), ChunkDeleter::new(view.clone())),
             meta,
-            eviction: Eviction::new(view.clone(), ChunkDeleter::new(view.clone())),
             deleter: ChunkDeleter::new(view.clone()),
             view,
             metrics,

@@ -394,6 +394,17 @@ fn the_number_of_voters_is_never_even() {
     );
 }
 
+/// When a cluster has just begun, its nodes tell the root of themselves one after the other.
+#[test]
+fn voters_that_the_map_does_not_name_yet_stay() {
+    let shards = vec![shard(0, &[1, 2, 3]), shard(1, &[1, 2, 3])];
+    for known in [vec![], vec![node(1, 0)], vec![node(1, 0), node(3, 0)]] {
+        let steps = plan_voters(&known, &shards, 3);
+        let changes = |step: &VoterStep| !matches!(step, VoterStep::TransferLeader { .. });
+        assert!(!steps.iter().any(changes), "{known:?}: {steps:?}");
+    }
+}
+
 /// The last node that is up to date keeps the lead, and a removed one without a successor its vote.
 #[test]
 fn what_would_cost_a_copy_is_not_done() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use granary_blob_api::{
     BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
+    VerifyPage,
 };
 use granary_datapath::NodeDirectory;
 use granary_types::{ChunkId, DiskId, NodeId, PgId};
@@ -170,6 +171,19 @@ impl BlobNode for BlobLink {
         let serve =
             move |blob: Arc<dyn BlobNode>| async move { blob.list(disk, pg, after, limit).await };
         self.call("blob list", u64::from(pg.0), serve).await
+    }
+
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        let serve = move |blob: Arc<dyn BlobNode>| async move {
+            blob.verify(disk, pg, after, limit_bytes).await
+        };
+        self.call("blob verify", u64::from(pg.0), serve).await
     }
 
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {
