@@ -122,6 +122,19 @@ pub struct ChunkPage {
     pub next_after: Option<ChunkId>,
 }
 
+/// What a disk found when it read its own copies of some chunks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyPage {
+    /// Live chunks that were read, the damaged ones among them.
+    pub checked_chunks: u64,
+    /// Bytes of object data of those.
+    pub checked_bytes: u64,
+    /// The damaged ones, in id order. Listings show them as damaged until they are whole again.
+    pub damaged: Vec<ChunkId>,
+    /// Where the next page starts (exclusive); `None` when the end of the group was reached.
+    pub next_after: Option<ChunkId>,
+}
+
 impl ChunkEntry {
     /// The group that holds the chunk.
     pub fn pg(&self) -> PgId {

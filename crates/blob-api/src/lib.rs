@@ -12,7 +12,7 @@ pub mod testsuite;
 mod wire;
 
 pub use chunk::{
-    Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk,
+    Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk, VerifyPage,
 };
 pub use error::{BlobError, ErrorKind};
 pub use node::{BlobNode, DiskHealth, DiskStatus};

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use granary_types::{ChunkId, DiskId, PgId};
 
-use crate::{BlobError, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk};
+use crate::{BlobError, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk, VerifyPage};
 
 /// How a disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,22 @@ pub enum DiskHealth {
     Healthy,
     /// Above the watermark: reads and deletions only, until space comes back.
     Full,
-    /// Out of service after an I/O error; final until the disk is replaced.
+    /// Out of service: the disk answers `DiskFailed` to everything, reads too, and acknowledges
+    /// nothing more.
+    ///
+    /// What leads to it: a write, a sync, a truncation or a new file that fails with anything but a
+    /// lack of room, of descriptors or of memory (EIO, EROFS, …; a failed sync is never tried
+    /// again); an index that cannot be read or written; a directory that is gone or is another one
+    /// (unmounted, removed, replaced); a file system that owes an answer for longer than the node
+    /// waits (30 s unless set otherwise); and a read that fails when a write to the same disk fails
+    /// too. What does not: damaged bytes, a read that fails on a disk that can still be written
+    /// (that chunk is damaged), a full disk (that is `Full`).
+    ///
+    /// How it ends: not by itself, and not while the disk stays open, even if the cause passes.
+    /// The disk has to be closed and opened again, which recovers it from what is on the medium
+    /// (nothing acknowledged is lost if the medium kept it): by a restart of the node, or by
+    /// whoever opened the disk. A disk that was lost is replaced by a new one with another id. A
+    /// disk that the node never managed to open is not among its disks.
     Failed,
 }
 
@@ -29,7 +44,7 @@ pub struct DiskStatus {
     pub free_bytes: u64,
     /// Bytes of live chunks.
     pub live_bytes: u64,
-    /// Bytes that compaction can give back.
+    /// Bytes that compaction will give back.
     pub reclaimable_bytes: u64,
     /// Live chunks.
     pub chunks: u64,
@@ -121,6 +136,26 @@ pub trait BlobNode: Send + Sync + 'static {
         after: Option<ChunkId>,
         limit: u32,
     ) -> Result<ChunkPage, BlobError>;
+
+    /// Reads every copy of the group that the disk holds after `after`, in id order, and checks it:
+    /// every block against its checksum, the record against the index. No object bytes travel. What
+    /// is damaged is answered, and shown by [`BlobNode::list`], as after a failed read.
+    ///
+    /// A page ends after about `limit_bytes` of object data (at least one chunk, at most what the
+    /// node takes at once), or earlier when it takes long; `next_after` says where to go on. The
+    /// disk reads one chunk after the other, one page at a time, from the medium rather than from
+    /// memory as well as the system lets it.
+    ///
+    /// # Errors
+    /// `DiskFailed`, `Busy` (another page of this disk is under way, or its queue is full),
+    /// `Unreachable`.
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError>;
 
     /// Opens a group on a disk, or raises its epoch; answers after that is durable. Writes with an
     /// older epoch are refused from then on.

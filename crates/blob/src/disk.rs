@@ -52,6 +52,8 @@ pub(crate) struct Disk {
     /// Bytes that may still be queued.
     room: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    /// One at a time checks what the disk holds.
+    verifying: Arc<Semaphore>,
     queue: mpsc::Sender<Job>,
     pub(crate) compacting: tokio::sync::Mutex<Compacting>,
     /// Released last: whoever still has a call under way in the disk may write to it.
@@ -82,6 +84,7 @@ impl Disk {
             dir: parts.dir,
             room: Arc::new(Semaphore::new(parts.config.queue_bytes as usize)),
             reads: Arc::new(Semaphore::new(parts.config.reads_max as usize)),
+            verifying: Arc::new(Semaphore::new(1)),
             runtime: parts.runtime,
             config: parts.config,
             vfs: parts.vfs,
@@ -144,6 +147,10 @@ impl Disk {
 
     pub(crate) fn reads(&self) -> &Arc<Semaphore> {
         &self.reads
+    }
+
+    pub(crate) fn verifying(&self) -> &Arc<Semaphore> {
+        &self.verifying
     }
 
     pub(crate) fn snapshot(&self) -> DiskMetrics {

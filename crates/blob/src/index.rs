@@ -177,6 +177,29 @@ impl Index {
         after: Option<ChunkId>,
         limit: usize,
     ) -> Result<ChunkPage, KvError> {
+        let (found, more) = self.entries(pg, after, limit)?;
+        let entry = |(id, found): (ChunkId, IndexEntry)| ChunkEntry {
+            id,
+            owner: found.owner,
+            length: found.length,
+            digest: found.digest,
+            deleted: !found.is_live(),
+            damaged: found.damaged,
+        };
+        let entries: Vec<_> = found.into_iter().map(entry).collect();
+        Ok(ChunkPage {
+            next_after: entries.last().filter(|_| more).map(|entry| entry.id),
+            entries,
+        })
+    }
+
+    /// At most `limit` entries of a group in id order, and whether there are more behind them.
+    pub(crate) fn entries(
+        &self,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: usize,
+    ) -> Result<(Vec<(ChunkId, IndexEntry)>, bool), KvError> {
         let mut prefix = vec![INDEX_CHUNKS];
         prefix.extend_from_slice(&pg.0.to_be_bytes());
         let end = prefix_end(&prefix);
@@ -191,26 +214,18 @@ impl Index {
         let scan = self
             .kv
             .scan(Space::Index, &start, end.as_deref(), Direction::Forward);
-        let mut page = ChunkPage::default();
+        let mut entries = Vec::new();
         for entry in scan {
             let (key, value) = entry?;
             let (Some(id), Some(found)) = (id_of_key(&key), IndexEntry::decode(&value)) else {
                 return Err(corrupt("chunk entry"));
             };
-            if page.entries.len() == limit {
-                page.next_after = page.entries.last().map(|entry| entry.id);
-                break;
+            if entries.len() == limit {
+                return Ok((entries, true));
             }
-            page.entries.push(ChunkEntry {
-                id,
-                owner: found.owner,
-                length: found.length,
-                digest: found.digest,
-                deleted: !found.is_live(),
-                damaged: found.damaged,
-            });
+            entries.push((id, found));
         }
-        Ok(page)
+        Ok((entries, false))
     }
 
     /// A volume's account.

@@ -32,6 +32,10 @@ pub struct DiskMetrics {
     pub sync_micros: u64,
     /// Reads that found damaged or unreadable bytes.
     pub corrupt: u64,
+    /// Chunks that the disk read to check them.
+    pub verified_chunks: u64,
+    /// Object bytes of those.
+    pub verified_bytes: u64,
     /// Requests refused because the disk was full.
     pub refused_full: u64,
     /// Requests refused because the queue was full for too long.
@@ -63,6 +67,8 @@ pub(crate) struct Counters {
     syncs: AtomicU64,
     sync_micros: AtomicU64,
     corrupt: AtomicU64,
+    verified_chunks: AtomicU64,
+    verified_bytes: AtomicU64,
     refused_full: AtomicU64,
     refused_busy: AtomicU64,
     compacted_volumes: AtomicU64,
@@ -114,6 +120,11 @@ impl Counters {
         add(&self.corrupt, 1);
     }
 
+    pub(crate) fn verified(&self, chunks: u64, bytes: u64) {
+        add(&self.verified_chunks, chunks);
+        add(&self.verified_bytes, bytes);
+    }
+
     pub(crate) fn refused_full(&self) {
         add(&self.refused_full, 1);
     }
@@ -144,6 +155,8 @@ impl Counters {
             syncs: read(&self.syncs),
             sync_micros: read(&self.sync_micros),
             corrupt: read(&self.corrupt),
+            verified_chunks: read(&self.verified_chunks),
+            verified_bytes: read(&self.verified_bytes),
             refused_full: read(&self.refused_full),
             refused_busy: read(&self.refused_busy),
             compacted_volumes: read(&self.compacted_volumes),

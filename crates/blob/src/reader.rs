@@ -12,16 +12,14 @@ use granary_vfs::is_shortage;
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::format::{BLOCK_SUM_BYTES, IndexEntry, block_sum, range_span};
-use crate::index::Place;
-use crate::work::NewChunk;
 
 /// Looks at the index again when compaction moved the chunk meanwhile; more often than this it
 /// cannot have.
-const ATTEMPTS_MAX: usize = 5;
+pub(crate) const ATTEMPTS_MAX: usize = 5;
 
 /// What became of a read at one place.
-enum Outcome {
-    Read(ChunkRead),
+pub(crate) enum Outcome<T> {
+    Read(T),
     /// The bytes there are not the ones that were written, or cannot be read.
     Damaged,
     /// The chunk is not there any more.
@@ -57,7 +55,7 @@ impl Disk {
                     range.offset, range.length, entry.length
                 )));
             }
-            match self.try_read(range, &entry)? {
+            match self.attempt(range.id, &entry, || self.read_blocks(range, &entry))? {
                 Outcome::Read(read) => return Ok(read),
                 Outcome::Damaged => {
                     self.metrics().corrupt();
@@ -70,49 +68,27 @@ impl Disk {
         Err(BlobError::Busy(self.id()))
     }
 
-    /// Where the disk holds a chunk with these bytes according to the index, but with others in
-    /// truth. Blocks.
-    pub(crate) fn find_damaged(&self, chunk: &NewChunk) -> Result<Option<Place>, BlobError> {
-        let whole = GetChunk {
-            id: chunk.id,
-            offset: 0,
-            length: chunk.length,
-        };
-        for _ in 0..ATTEMPTS_MAX {
-            let found = self.index().get(chunk.id);
-            let entry = match found.map_err(|error| self.index_failed(error))? {
-                Some(entry)
-                    if entry.is_live()
-                        && (entry.length, entry.digest) == (chunk.length, chunk.digest) =>
-                {
-                    entry
-                }
-                _ => return Ok(None),
-            };
-            match self.try_read(&whole, &entry)? {
-                Outcome::Read(_) => {
-                    self.mark(chunk.id, &entry, false)?;
-                    return Ok(None);
-                }
-                Outcome::Damaged => {
-                    self.mark(chunk.id, &entry, true)?;
-                    let (volume, offset) = (entry.volume, entry.offset);
-                    return Ok(Some(Place { volume, offset }));
-                }
-                Outcome::Moved => {}
-            }
-        }
-        Err(BlobError::Busy(self.id()))
-    }
-
-    fn mark(&self, id: ChunkId, entry: &IndexEntry, damaged: bool) -> Result<(), BlobError> {
+    /// Notes what was found about the bytes behind an entry. Blocks.
+    pub(crate) fn mark(
+        &self,
+        id: ChunkId,
+        entry: &IndexEntry,
+        damaged: bool,
+    ) -> Result<(), BlobError> {
         let marked = self.index().mark(id, entry, damaged);
         marked.map_err(|error| self.index_failed(error))
     }
 
-    fn try_read(&self, range: &GetChunk, entry: &IndexEntry) -> Result<Outcome, BlobError> {
-        let (disk, chunk, volume) = (self.id().0, range.id, entry.volume);
-        match self.read_blocks(range, entry) {
+    /// Reads at the place that an entry names; `None` from `read` says that the bytes there are not
+    /// the ones that were written.
+    pub(crate) fn attempt<T>(
+        &self,
+        chunk: ChunkId,
+        entry: &IndexEntry,
+        read: impl FnOnce() -> io::Result<Option<T>>,
+    ) -> Result<Outcome<T>, BlobError> {
+        let (disk, volume) = (self.id().0, entry.volume);
+        match read() {
             Ok(Some(read)) => Ok(Outcome::Read(read)),
             Ok(None) => {
                 tracing::error!(disk, %chunk, volume, offset = entry.offset, "chunk is damaged");
@@ -124,8 +100,7 @@ impl Disk {
             }
             // Compaction removed the volume after the index was read.
             Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    && self.find_live(range.id)? != *entry =>
+                if error.kind() == io::ErrorKind::NotFound && self.find_live(chunk)? != *entry =>
             {
                 Ok(Outcome::Moved)
             }

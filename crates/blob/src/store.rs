@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use granary_blob_api::{
     BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
+    VerifyPage,
 };
 use granary_runtime::{Runtime, within};
 use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
@@ -152,7 +153,7 @@ impl BlobStore {
     /// Runs a call that reads the disk, index included, on a thread that may block; `until` is when
     /// waiting for a place ends. The place is the call's own: a call whose caller went away keeps
     /// it, so a disk that hangs holds up no more threads than it has places.
-    async fn reading<T: Send + 'static>(
+    pub(crate) async fn reading<T: Send + 'static>(
         &self,
         disk: &Arc<Disk>,
         until: Duration,
@@ -182,7 +183,7 @@ impl BlobStore {
     }
 
     /// When a request that arrives now stops waiting for a place in the disk's queues.
-    fn until(&self) -> Duration {
+    pub(crate) fn until(&self) -> Duration {
         self.runtime.monotonic() + self.config.busy_after
     }
 
@@ -480,6 +481,17 @@ impl BlobNode for BlobStore {
             page.map_err(|error| disk.index_failed(error))
         })
         .await
+    }
+
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        let disk = self.disk(disk)?;
+        self.verify_page(&disk, pg, after, limit_bytes).await
     }
 
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {

@@ -76,6 +76,15 @@ pub trait VfsFile: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The same for a range; a length of 0 reaches to the end of the file. Where a part of a file
+    /// cannot be let go of, all of it is.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn drop_cache_of(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        self.drop_cache()
+    }
+
     /// Tells files apart: equal for two handles of one file while one of them is open. A file system
     /// that cannot say answers the same for all.
     ///

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +73,13 @@ impl VfsFile for RealFile {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        match rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed) {
+        self.drop_cache_of(0, 0)
+    }
+
+    fn drop_cache_of(&self, offset: u64, length: u64) -> io::Result<()> {
+        // No length: to the end of the file.
+        let length = NonZeroU64::new(length);
+        match rustix::fs::fadvise(&self.0, offset, length, Advice::DontNeed) {
             // Advice; not every file system takes it.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::SPIPE) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),

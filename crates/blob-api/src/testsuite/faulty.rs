@@ -10,7 +10,10 @@ use granary_runtime::Runtime;
 use granary_types::{ChunkId, DiskId, PgId};
 use parking_lot::Mutex;
 
-use crate::{BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk};
+use crate::{
+    BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
+    VerifyPage,
+};
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +198,17 @@ impl BlobNode for FaultyBlobNode {
             .await
     }
 
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        self.through(Some(disk), self.node.verify(disk, pg, after, limit_bytes))
+            .await
+    }
+
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {
         self.through(Some(disk), self.node.open_pg(disk, pg, epoch))
             .await
@@ -292,6 +306,17 @@ impl BlobNode for PersistentBlobNode {
         limit: u32,
     ) -> Result<ChunkPage, BlobError> {
         self.repeat(|| self.node.list(disk, pg, after, limit)).await
+    }
+
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        self.repeat(|| self.node.verify(disk, pg, after, limit_bytes))
+            .await
     }
 
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {

@@ -9,6 +9,7 @@ mod deleting;
 mod faulty;
 mod pipe;
 mod reading;
+mod verifying;
 mod writing;
 
 use std::future::Future;
@@ -60,6 +61,9 @@ cases![
     reading::listings_are_paged_in_order_and_keep_to_their_group,
     reading::an_unknown_disk_is_out_of_service,
     reading::disks_count_what_they_hold,
+    verifying::a_disk_checks_its_own_copies_page_by_page,
+    verifying::groups_without_chunks_are_checked_at_once,
+    verifying::whoever_checks_a_disk_disturbs_nobody,
     deleting::deleted_chunks_stay_deleted,
     deleting::unknown_chunks_can_be_deleted_before_they_arrive,
     deleting::forgetting_drops_tombstones_and_nothing_else,

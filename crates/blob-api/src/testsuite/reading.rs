@@ -102,6 +102,10 @@ pub(super) async fn an_unknown_disk_is_out_of_service(f: Fixture) {
         f.node.evict(nowhere, f.pg, 1, vec![f.id(1)]).await,
         Err(lost.clone())
     );
+    assert_eq!(
+        f.node.verify(nowhere, f.pg, None, 1).await,
+        Err(lost.clone())
+    );
     assert_eq!(f.node.groups(nowhere).await, Err(lost.clone()));
     assert_eq!(f.node.open_pg(nowhere, f.pg, 1).await, Err(lost.clone()));
     assert_eq!(f.node.list(nowhere, f.pg, None, 1).await.err(), Some(lost));

@@ -11,7 +11,10 @@ use tonic::{Request, Response, Status};
 
 use super::{MESSAGE_BYTES_MAX, convert, fault};
 use crate::pb::{self, blob_client::BlobClient};
-use crate::{BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk};
+use crate::{
+    BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
+    VerifyPage,
+};
 
 /// A remote storage node. Every call has the same deadline, which the server learns too.
 ///
@@ -138,6 +141,23 @@ impl BlobNode for GrpcBlobNode {
         let request = self.request(convert::list_request(disk, pg, after, limit));
         let mut client = self.client.clone();
         convert::chunk_page(self.answer(client.list(request)).await?)
+    }
+
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        let request = self.request(pb::VerifyRequest {
+            disk: disk.0,
+            pg: pg.0,
+            after: after.map(convert::id_bytes).unwrap_or_default(),
+            limit_bytes,
+        });
+        let mut client = self.client.clone();
+        convert::verify_page(self.answer(client.verify(request)).await?)
     }
 
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {

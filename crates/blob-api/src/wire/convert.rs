@@ -6,7 +6,7 @@ use granary_types::{BucketId, ChunkId, DiskId, ObjectId, PgId};
 
 use crate::{
     BlobError, Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk, DiskHealth,
-    DiskStatus, GetChunk, PutChunk, pb,
+    DiskStatus, GetChunk, PutChunk, VerifyPage, pb,
 };
 
 fn invalid(what: &str) -> BlobError {
@@ -184,6 +184,24 @@ pub(super) fn chunk_page(reply: pb::ListReply) -> Result<ChunkPage, BlobError> {
     let entries: Result<Vec<_>, BlobError> = reply.entries.into_iter().map(entry).collect();
     Ok(ChunkPage {
         entries: entries.map_err(|error| unreadable(&error))?,
+        next_after: optional_id(&reply.next_after).map_err(|error| unreadable(&error))?,
+    })
+}
+
+pub(super) fn verify_reply(page: VerifyPage) -> pb::VerifyReply {
+    pb::VerifyReply {
+        checked_chunks: page.checked_chunks,
+        checked_bytes: page.checked_bytes,
+        damaged: page.damaged.into_iter().map(id_bytes).collect(),
+        next_after: page.next_after.map(id_bytes).unwrap_or_default(),
+    }
+}
+
+pub(super) fn verify_page(reply: pb::VerifyReply) -> Result<VerifyPage, BlobError> {
+    Ok(VerifyPage {
+        checked_chunks: reply.checked_chunks,
+        checked_bytes: reply.checked_bytes,
+        damaged: chunk_ids(&reply.damaged).map_err(|error| unreadable(&error))?,
         next_after: optional_id(&reply.next_after).map_err(|error| unreadable(&error))?,
     })
 }

@@ -106,6 +106,14 @@ impl pb::blob_server::Blob for BlobService {
         )
     }
 
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Answer<pb::VerifyReply> {
+        let request = request.into_inner();
+        let after = checked(convert::optional_id(&request.after))?;
+        let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
+        let verified = self.node.verify(disk, pg, after, request.limit_bytes).await;
+        answer(verified, convert::verify_reply)
+    }
+
     async fn open_pg(&self, request: Request<pb::OpenPgRequest>) -> Answer<pb::OpenPgReply> {
         let request = request.into_inner();
         let (disk, pg) = (DiskId(request.disk), PgId(request.pg));

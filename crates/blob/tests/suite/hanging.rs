@@ -303,3 +303,41 @@ async fn a_request_that_a_disk_took_has_a_deadline() {
     }
     store.shutdown().await;
 }
+
+/// Whoever checks a disk holds one of its places, also when callers give up and come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checking_a_disk_that_hangs_takes_one_place_and_no_more() {
+    let runtime = Runtime::system();
+    let mut config = config();
+    config.reads_max = 4;
+    config.busy_after = Duration::from_millis(200);
+    let (store, disks, gate) = two_disks(&runtime, config).await;
+    put(&store, disks[0], id(1), &pattern(1, 100))
+        .await
+        .unwrap();
+    gate.set(Some(Hang::Read));
+    let checks = (0..20).map(|_| {
+        let (store, disk) = (store.clone(), disks[0]);
+        runtime.spawn(async move {
+            within(Duration::from_millis(50), store.verify(disk, PG, None, 1))
+                .await
+                .is_err()
+        })
+    });
+    for check in checks.collect::<Vec<_>>() {
+        assert!(quickly("giving up", check).await.unwrap(), "it hangs");
+    }
+    let refused = quickly("a check", store.verify(disks[0], PG, None, 1)).await;
+    assert_eq!(refused.err(), Some(BlobError::Busy(disks[0])));
+    assert_eq!(gate.waiting.load(Ordering::SeqCst), 1, "threads that hang");
+    let listed = quickly("listing", store.list(disks[0], PG, None, 10)).await;
+    assert_eq!(listed.unwrap().entries.len(), 1);
+    gate.set(None);
+    let checked = async {
+        while store.verify(disks[0], PG, None, 1).await.is_err() {
+            runtime.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(Duration::from_secs(20), checked).await.unwrap();
+    store.shutdown().await;
+}

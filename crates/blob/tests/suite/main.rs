@@ -14,3 +14,4 @@ mod hanging;
 mod model;
 mod opening;
 mod support;
+mod verifying;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use granary_blob_api::{
     BlobError, BlobNode, Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk,
-    DiskHealth, DiskStatus, GetChunk, PutChunk,
+    DiskHealth, DiskStatus, GetChunk, PutChunk, VerifyPage,
 };
 use granary_meta_api::pb::command::Command;
 use granary_meta_api::pb::command_reply::Reply;
@@ -232,6 +232,30 @@ impl BlobNode for FakeNode {
             next_after: entries.last().filter(|_| full).map(|entry| entry.id),
             entries,
         })
+    }
+
+    async fn verify(
+        &self,
+        _: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        _: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        self.fault().await?;
+        Ok(self.with(|disk| {
+            let mut page = VerifyPage::default();
+            let chunks = disk.chunks.iter();
+            for (&id, (_, blocks)) in
+                chunks.filter(|(id, _)| id.pg() == pg && after.is_none_or(|after| **id > after))
+            {
+                page.checked_chunks += 1;
+                page.checked_bytes += blocks.iter().map(|b| b.data.len() as u64).sum::<u64>();
+                if !blocks.iter().all(Block::is_intact) {
+                    page.damaged.push(id);
+                }
+            }
+            page
+        }))
     }
 
     async fn open_pg(&self, _: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {
@@ -509,7 +533,7 @@ fn cluster_map(shape: &Shape) -> pb::ClusterMap {
                     complete: true,
                 })
                 .collect(),
-            closed: false,
+            ..Default::default()
         });
     }
     let range = pb::state::Range::default();

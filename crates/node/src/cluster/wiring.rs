@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use granary_blob_api::{
     BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
+    VerifyPage,
 };
 use granary_cluster::{BlobNodes, Links};
 use granary_datapath::NodeDirectory;
@@ -130,6 +131,17 @@ impl BlobNode for LateDisks {
         limit: u32,
     ) -> Result<ChunkPage, BlobError> {
         self.disks_now()?.list(disk, pg, after, limit).await
+    }
+
+    async fn verify(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit_bytes: u64,
+    ) -> Result<VerifyPage, BlobError> {
+        let disks = self.disks_now()?;
+        disks.verify(disk, pg, after, limit_bytes).await
     }
 
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {

@@ -116,6 +116,15 @@ impl Inode {
         Ok(())
     }
 
+    /// Flips a durable bit; what is visible stays as it is until the cache is dropped.
+    pub(super) fn flip_durable_bit(&mut self, offset: u64, bit: u8) -> io::Result<()> {
+        match self.durable.get_mut(index(offset)) {
+            Some(byte) => *byte ^= 1 << (bit % 8),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        Ok(())
+    }
+
     pub(super) fn after_crash(&self, rng: &mut StdRng, style: CrashStyle) -> Self {
         let mut left = self.durable.clone();
         match style {

@@ -279,6 +279,16 @@ impl MemoryVfs {
         state.inodes[inode].flip_bit(offset, bit)
     }
 
+    /// Flips one bit of a file on the disk, while the system still has the good page in memory.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`], or [`io::ErrorKind::UnexpectedEof`] beyond what is durable.
+    pub fn flip_bit_below_cache(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let inode = state.find(path)?;
+        state.inodes[inode].flip_durable_bit(offset, bit)
+    }
+
     /// Cuts the power during the change (write, sync or naming) after the next `changes`. That
     /// change happens in the volatile state but is answered with an error, like all after it,
     /// until [`MemoryVfs::crash`].
