@@ -54,6 +54,8 @@ const LINGER_TIME: Duration = Duration::from_secs(10);
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Pause after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After this many failures without a connection between them it is the listener that fails.
+const FAILURES_IN_A_ROW: u32 = 16;
 
 /// Accepts connections until `until`, then lets requests in flight finish within the configured
 /// time. Returns when every connection is closed.
@@ -64,6 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, until: Cance
     let connections = shared.runtime.child();
     // Connections end when we do, whichever of the two reasons it was.
     let until = until.child_token();
+    let mut failed_in_a_row: u32 = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -71,9 +74,13 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, until: Cance
             () = shared.runtime.shutdown().cancelled() => break,
         };
         let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                failed_in_a_row = 0;
+                accepted
+            }
             Err(error) => {
-                if !is_shortage(&error) {
+                failed_in_a_row = failed_in_a_row.saturating_add(1);
+                if !is_shortage(&error) && failed_in_a_row < FAILURES_IN_A_ROW {
                     // This client's connection failed before we took it: the next one is not to wait.
                     tracing::debug!(%error, "connection lost before it was accepted");
                     continue;

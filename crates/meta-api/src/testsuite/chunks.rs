@@ -126,6 +126,37 @@ pub async fn staged_extents_are_committed_and_found_by_offset(suite: Suite) {
     }
 }
 
+/// What is staged again must be what was staged: a sender is never told yes about chunks that
+/// nothing refers to.
+pub async fn extents_are_staged_once(suite: Suite) {
+    let bucket = suite.bucket("again").await;
+    let write_id = suite.begin_write(bucket, "a").await;
+    let stage = |first: u64, numbers: std::ops::Range<u32>| pb::StageExtents {
+        at: Some(bucket.at("a")),
+        write_id: write_id.clone(),
+        first,
+        extents: numbers.map(|n| extent(n, CHUNK)).collect(),
+        ..Default::default()
+    };
+    suite.accepted(stage(0, 0..400)).await;
+    suite.accepted(stage(400, 400..700)).await;
+    suite.accepted(stage(400, 400..700)).await;
+    suite.accepted(stage(100, 100..650)).await;
+    for other in [
+        stage(400, 800..1100),
+        stage(101, 100..650),
+        stage(701, 701..702),
+    ] {
+        assert_eq!(suite.rejected(other).await, Reason::Invalid);
+    }
+    suite
+        .accepted(commit(bucket, "a", &write_id, &[], 700, 700))
+        .await;
+    let version = suite.version(bucket, "a", 0).await.version.unwrap();
+    let seen = read(&suite, bucket, "a", &version, 0, 1000).await;
+    assert_eq!(seen, (0..700).collect::<Vec<_>>());
+}
+
 /// Replaced chunks are not deleted before the readers' grace, nor while one is pinned.
 pub async fn replaced_chunks_wait_for_their_readers(suite: Suite) {
     let bucket = suite.bucket("grace").await;

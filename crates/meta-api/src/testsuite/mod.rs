@@ -312,7 +312,7 @@ macro_rules! meta_testsuite {
                 records_are_bounded, old_generations_are_refused;
             versions: enabled_versions_stack_up, suspended_versions_replace_the_null_version,
                 versions_are_listed_newest_first;
-            chunks: staged_extents_are_committed_and_found_by_offset,
+            chunks: staged_extents_are_committed_and_found_by_offset, extents_are_staged_once,
                 replaced_chunks_wait_for_their_readers, an_expired_write_cannot_be_committed,
                 a_write_id_is_used_once, the_sweep_keeps_what_may_live,
                 a_pin_does_not_come_after_the_deletion, deletions_behind_stuck_ones_are_listed,

@@ -198,6 +198,38 @@ pub(super) fn append_extents(
     Ok(())
 }
 
+/// True when exactly these extents are staged from `first` on: what a sender repeats must be what
+/// was kept, or it would believe in chunks that nothing refers to.
+pub(super) fn are_staged(
+    tx: &Tx<'_>,
+    place: &Place,
+    object: Id,
+    first: u64,
+    extents: &[state::Extent],
+) -> Result<bool, Refusal> {
+    let per_page = limits::EXTENTS_PER_PAGE as u64;
+    let mut index = first;
+    let mut rest = extents;
+    while !rest.is_empty() {
+        let row = ExtentKey {
+            slab: place.slab,
+            bucket: place.bucket,
+            object,
+            page: u32::try_from(index / per_page).unwrap_or(u32::MAX),
+        };
+        let page = tx.get(&row)?.unwrap_or_default();
+        let from = usize::try_from(index % per_page).unwrap_or_default();
+        let kept = page.extents.get(from..).unwrap_or_default();
+        let now = rest.len().min(limits::EXTENTS_PER_PAGE - from);
+        if kept.get(..now) != rest.get(..now) {
+            return Ok(false);
+        }
+        index += now as u64;
+        rest = rest.get(now..).unwrap_or_default();
+    }
+    Ok(true)
+}
+
 /// Refuses a command that would have chunks deleted which it refers to.
 pub(super) fn check_not_kept(
     abandoned: &[Bytes],

@@ -6,7 +6,7 @@ use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state::owner::State;
 use granary_types::limits;
 
-use super::body::{append_extents, check_not_kept, extent_bytes, open_write};
+use super::body::{append_extents, are_staged, check_not_kept, extent_bytes, open_write};
 use super::deletions::{owner_key, queue_abandoned};
 use super::{Apply, ApplyContext, Refusal, Tx, expiry};
 
@@ -31,6 +31,8 @@ impl Apply for pb::StageExtents {
             append_extents(tx, &at.place, write.id, &owner, &self.extents)?;
             owner.staged_extents = end;
             owner.staged_bytes += bytes;
+        } else if !are_staged(tx, &at.place, write.id, self.first, &self.extents)? {
+            return Err(Refusal::invalid("other extents are staged in that place"));
         }
         if owner.deadline_ms > 0 {
             expiry::unschedule(tx, &at.place, write.id, owner.deadline_ms);
