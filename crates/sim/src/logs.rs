@@ -15,6 +15,7 @@ const EXPECTED: &[&str] = &[
     "key-value store is closed",
     "the power is off",
     "failed to send HeartbeatProgress",
+    "failed to send Seen a higher vote",
 ];
 
 /// Reports unexpected ERROR lines.
