@@ -244,6 +244,8 @@ impl Shared {
     }
 
     fn disks(&self, map: &meta::ClusterMap) -> Vec<DiskStatus> {
+        let known = self.view.map();
+        let needed: BTreeSet<DiskId> = known.groups().flat_map(Group::disks).collect();
         let mut disks: Vec<DiskStatus> = map
             .disks
             .iter()
@@ -277,6 +279,7 @@ impl Shared {
             })
             .collect();
         disks.sort_by_key(|disk| (disk.node, disk.id));
+        mark_replaced(&mut disks, |disk| needed.contains(&disk));
         disks
     }
 
@@ -306,7 +309,7 @@ impl Shared {
 
     /// Numbers that come from the whole.
     fn sum_up(&self, status: &mut ClusterStatus, reports: &BTreeMap<NodeId, NodeReport>) {
-        let known = status.disks.iter().filter(|disk| disk.state != "removed");
+        let known = status.disks.iter().filter(|disk| disk.is_in_service());
         for disk in known {
             status.capacity = Capacity {
                 total_bytes: status.capacity.total_bytes + disk.total_bytes,
@@ -317,7 +320,7 @@ impl Shared {
         let reclaimable = status
             .disks
             .iter()
-            .filter(|disk| disk.state != "removed")
+            .filter(|disk| disk.is_in_service())
             .map(|disk| Some(self.view.status(DiskId(disk.id))?.reclaimable_bytes));
         status.reclaimable_bytes = reclaimable.sum();
         let counted = reports
@@ -389,6 +392,21 @@ fn node_statuses(
         .collect();
     nodes.sort_by_key(|node| node.id);
     nodes
+}
+
+/// A disk that is gone is no problem any more once another one has its place and no group needs it:
+/// an empty disk in the directory of a lost one is all that an operator has to give.
+fn mark_replaced(disks: &mut [DiskStatus], needed: impl Fn(DiskId) -> bool) {
+    let present: BTreeSet<(u64, String)> = disks
+        .iter()
+        .filter(|disk| matches!(disk.state.as_str(), "up" | "full"))
+        .map(|disk| (disk.node, disk.path.clone()))
+        .collect();
+    for disk in disks.iter_mut().filter(|disk| disk.state == "missing") {
+        if present.contains(&(disk.node, disk.path.clone())) && !needed(DiskId(disk.id)) {
+            disk.state = "replaced".to_owned();
+        }
+    }
 }
 
 /// A shard, as its leader tells it; of several that call themselves that, the one of the newest term.
@@ -610,5 +628,55 @@ impl Admin for AdminService {
             let _ = tell.send(last).await;
         });
         Ok(Response::new(ReceiverStream::new(reports).boxed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(id: u64, node: u64, path: &str, state: &str) -> DiskStatus {
+        DiskStatus {
+            id,
+            node,
+            path: path.to_owned(),
+            state: state.to_owned(),
+            ..DiskStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_lost_disk_is_replaced_when_another_has_its_place_and_no_group_needs_it() {
+        for (successor, needed, expected) in [
+            (disk(2, 1, "/a", "up"), false, "replaced"),
+            (disk(2, 1, "/a", "full"), false, "replaced"),
+            (disk(2, 1, "/a", "up"), true, "missing"),
+            (disk(2, 1, "/a", "failed"), false, "missing"),
+            (disk(2, 1, "/b", "up"), false, "missing"),
+            (disk(2, 2, "/a", "up"), false, "missing"),
+        ] {
+            let mut disks = [disk(1, 1, "/a", "missing"), successor];
+            mark_replaced(&mut disks, |disk| needed && disk == DiskId(1));
+            assert_eq!(disks[0].state, expected, "beside {:?}", disks[1]);
+            assert_ne!(disks[1].state, "replaced");
+        }
+    }
+
+    #[test]
+    fn only_disks_in_service_are_a_problem() {
+        for (state, health) in [
+            ("up", "ok"),
+            ("replaced", "ok"),
+            ("removed", "ok"),
+            ("missing", "degraded"),
+            ("failed", "degraded"),
+        ] {
+            let mut status = ClusterStatus {
+                disks: vec![disk(1, 1, "/a", state)],
+                ..ClusterStatus::default()
+            };
+            judge(&mut status, &[NodeId(1)]);
+            assert_eq!(status.health, health, "a disk that is {state}");
+        }
     }
 }

@@ -59,11 +59,19 @@ pub(crate) struct DiskStatus {
     pub(crate) node: u64,
     pub(crate) zone: String,
     pub(crate) path: String,
-    /// `up`, `full`, `failed`, `missing`, `unknown` or `removed`.
+    /// `up`, `full`, `failed`, `missing`, `unknown`, `removed` or, gone and no longer needed because
+    /// another disk has its directory, `replaced`.
     pub(crate) state: String,
     pub(crate) total_bytes: u64,
     pub(crate) used_bytes: u64,
     pub(crate) free_bytes: u64,
+}
+
+impl DiskStatus {
+    /// False for a disk that nobody waits for.
+    pub(crate) fn is_in_service(&self) -> bool {
+        !matches!(self.state.as_str(), "removed" | "replaced")
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
