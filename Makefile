@@ -3,6 +3,7 @@
 #   make run        build and start a server on 127.0.0.1:9000 (ARGS="--data /srv/granary" for flags)
 #   make test       unit, property and conformance suites, then real SDKs against a real server
 #   make test-all   the same and everything that takes long: upstream SDK suites, 5 GiB bodies, more crashes
+#   make soak       the nemesis on clusters of real processes, seed after seed (GRANARY_SOAK_SECONDS, 7200)
 #   make lint       formatting, clippy, house rules, dependency policy
 #   make bench      Granary beside a bare HTTP server and, when installed, garage
 #
@@ -14,7 +15,7 @@ export GRANARY_VENV ?= $(CURDIR)/.venv
 GRANARY := $(CARGO_TARGET_DIR)/release/granary
 ARGS ?=
 
-.PHONY: help run build test test-all lint bench setup-build setup-test setup-bench
+.PHONY: help run build test test-all soak lint bench setup-build setup-test setup-bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +40,10 @@ test: setup-test
 
 test-all: setup-test
 	@GRANARY_TEST_ALL=1 scripts/test.sh
+
+soak: setup-test build
+	@GRANARY_BIN="$${GRANARY_BIN:-$(GRANARY)}" GRANARY_TEST_LOGS="$${GRANARY_TEST_LOGS:-$(CARGO_TARGET_DIR)/soak-logs}" \
+	  "$(GRANARY_VENV)/bin/python" scripts/soak.py
 
 lint: setup-build
 	@scripts/lint.sh

@@ -56,7 +56,8 @@ def main():
     args = parser.parse_args()
     if args.verb == "start":
         start(args.config)
-    answer, code = {"node_id": 1, "token": "none", "clean": True, "complete": True, "chunks_unreferenced": 0}, 0
+    answer, code = {"node_id": 1, "token": "none", "clean": True, "complete": True,
+                    **dict.fromkeys(("copies_missing", "copies_corrupt", "chunks_lost", "chunks_unreferenced"), 0)}, 0
     if args.command == "status":
         try:
             answer = status(args.address)

@@ -2,6 +2,8 @@
 
 GRANARY_SOAK_SECONDS sets how long the nemesis goes on (180 unless told), GRANARY_TEST_SEED repeats a run.
 """
+import collections
+import json
 import os
 import subprocess
 import time
@@ -223,25 +225,55 @@ def test_nemesis(able, make_cluster, shelf, seed, say):  # pylint: disable=unuse
     for kind, why in impossible.items():
         say(f"not injected: {kind}: {why}")
     cluster.form()
-    began, number, total = time.monotonic(), 0, {}
-    while (left := seconds - (time.monotonic() - began)) > 0 or number == 0:
-        number += 1
-        steps = nemesis.plan(f"{seed}-{number}", cluster, min(max(left, 10), ROUND_S))
-        run = nemesis.Nemesis(cluster, steps)
-        with Drill(cluster, seed, f"nemesis-{number}", ballast=120) as drill:
-            print(f"round {number} of seed {seed}: {len(steps)} steps")
-            run.start()
-            try:
-                run.wait(40 * len(steps) + 3 * min(seconds, ROUND_S) + 600, drill.load.check)
-            finally:
-                run.heal_all()
-            say_resumed = drill.resumes(deadline_s=120)
-        print(f"round {number}: served again after {say_resumed:.1f} s; {run.summary()}")
-        drill.judge(say, deep=True)
-        drill.empty()
-        for kind, count in run.counts.items():
-            total[kind] = total.get(kind, 0) + count
-    say(f"nemesis, seed {seed}, {number} round(s), {time.monotonic() - began:.0f} s: " + ", ".join(f"{kind} {count}" for kind, count in sorted(total.items())))
+    tally = Tally(seed)
+    try:
+        while (left := seconds - tally.seconds) > 0 or tally.rounds == 0:
+            _round(cluster, seed, tally, min(max(left, 10), ROUND_S), say)
+    finally:
+        tally.tell(say)
+
+
+def _round(cluster, seed, tally, seconds, say):
+    """A plan, and everything checked after it."""
+    tally.rounds += 1
+    steps = nemesis.plan(f"{seed}-{tally.rounds}", cluster, seconds)
+    run = nemesis.Nemesis(cluster, steps)
+    with Drill(cluster, seed, f"nemesis-{tally.rounds}", ballast=120) as drill:
+        print(f"round {tally.rounds} of seed {seed}: {len(steps)} steps")
+        run.start()
+        try:
+            run.wait(40 * len(steps) + 3 * seconds + 600, drill.load.check)
+        finally:
+            tally.faults.update(run.counts)
+            run.heal_all()
+            tally.acknowledged += drill.history.acknowledged
+        resumed = drill.resumes(deadline_s=120)
+    print(f"round {tally.rounds}: served again after {resumed:.1f} s; {run.summary()}")
+    drill.judge(say, deep=True)
+    drill.empty()
+
+
+class Tally:
+    """What a nemesis did, for people and, beside the logs, for `scripts/soak.py`."""
+
+    def __init__(self, seed):
+        self.seed, self.rounds, self.acknowledged, self.faults = seed, 0, 0, collections.Counter()
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self):
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    def tell(self, say):
+        """Writes it down."""
+        say(f"nemesis, seed {self.seed}: {self.rounds} round(s), {self.seconds:.0f} s, {self.acknowledged} changes acknowledged under {sum(self.faults.values())} faults:")
+        for kind, count in sorted(self.faults.items()):
+            say(f"  {kind:<34} {count:>5}")
+        place = os.environ.get("GRANARY_TEST_LOGS")
+        if place:
+            with open(os.path.join(place, f"nemesis-{self.seed}.json"), "w", encoding="utf-8") as out:
+                json.dump({"rounds": self.rounds, "faults": self.faults, "acknowledged": self.acknowledged}, out)
 
 
 @pytest.mark.long

@@ -101,6 +101,14 @@ def test_faults_of_disks_are_felt_and_undone(cluster, seed):
     wipe.heal(cluster)
     cluster.wait_whole()
 
+    lost = nemesis.ReplaceNode(rng, cluster)
+    old = cluster[lost.node].node_id
+    lost.inject(cluster)
+    assert not cluster[lost.node].running and os.listdir(cluster[lost.node].state_dir) == []
+    lost.heal(cluster)
+    assert cluster[lost.node].node_id != old
+    cluster.wait_whole()
+
 
 def test_a_whole_run_counts_and_heals(cluster, seed):
     kinds = [kind for kind in nemesis.FAULTS if kind not in (nemesis.BitFlips, nemesis.FullDisk)]

@@ -66,7 +66,7 @@ class History:
         self.values = {}
         self.uploads = set()
         self.counts = collections.Counter()
-        self.successes = []
+        self.successes, self.acknowledged = [], 0
         self._groups = [[0, 0] for _ in range(groups)]
         self._lock = threading.Lock()
 
@@ -93,6 +93,7 @@ class History:
             self.counts[kind, "unknown" if end == FOREVER else "known"] += 1
             if kind != READ and end != FOREVER:
                 self.successes.append(end)
+                self.acknowledged += 1
 
     def keys(self, prefix=""):
         """The keys that were ever written below a prefix."""

@@ -339,10 +339,10 @@ class BitFlips(Fault):
         return bool(files)
 
     def heal(self, cluster):
-        """Found and repaired by a scrub; the next destructive fault waits for that."""
-        answer = cluster.admin("scrub", timeout_s=300)
-        if answer.code not in (0, 4):
-            raise AssertionError(f"admin scrub: {answer}")
+        """Found by reading every copy, and repaired then; the next destructive fault waits for that."""
+        answer = cluster.admin("fsck", "--deep", timeout_s=300)
+        if answer.code not in (0, 4) or answer.data.get("chunks_lost"):
+            raise AssertionError(f"admin fsck --deep: {answer}")
 
 
 def volume_files(directory):
@@ -382,6 +382,32 @@ class WipeDisk(Fault):
             cluster.start(self.node, wait=False)
 
 
+class ReplaceNode(Fault):
+    """A machine is lost with everything on it; an empty one joins in the place of the old."""
+
+    kind = "replaced node"
+    needs_whole = True
+
+    def __init__(self, rng, cluster):
+        self.node = rng.choice(list(cluster.nodes))
+        self._old = None
+
+    @classmethod
+    def possible(cls, cluster):
+        return None if len(cluster.nodes) > 1 else "there is one node only"
+
+    def inject(self, cluster):
+        self._old = cluster[self.node].node_id
+        cluster.kill(self.node)
+        for directory in [cluster[self.node].state_dir, *cluster[self.node].data_dirs]:
+            cluster.wipe(directory)
+
+    def heal(self, cluster):
+        if self._old is not None and not cluster[self.node].running:
+            cluster.join(self.node, replaces=self._old)
+            cluster.start(self.node, wait=False)
+
+
 class ClockOffset(Fault):
     """The time of day of a node is off."""
 
@@ -406,7 +432,7 @@ class ClockOffset(Fault):
 
 
 FAULTS = (Kill, KillZone, KillLeader, Pause, PauseLeader, CutZone, CutTwoZones, CutOneWay, IsolateLeader, Delay, Stall, Reset,
-          FullDisk, BitFlips, WipeDisk, ClockOffset)
+          FullDisk, BitFlips, WipeDisk, ReplaceNode, ClockOffset)
 
 
 class Step:
