@@ -18,15 +18,16 @@ pub enum DiskHealth {
     /// What leads to it: a write, a sync, a truncation or a new file that fails with anything but a
     /// lack of room, of descriptors or of memory (EIO, EROFS, …; a failed sync is never tried
     /// again); an index that cannot be read or written; a directory that is gone or is another one
-    /// (unmounted, removed, replaced); a file system that owes an answer for longer than the node
-    /// waits (30 s unless set otherwise); and a read that fails when a write to the same disk fails
-    /// too. What does not: damaged bytes, a read that fails on a disk that can still be written
+    /// (unmounted, removed, replaced), or whose room cannot be asked for; a file system that owes an
+    /// answer for longer than the node waits (30 s unless set otherwise); and a read that fails when
+    /// a write to the same disk fails too. What does not: damaged bytes, a read that fails on a disk that can still be written
     /// (that chunk is damaged), a full disk (that is `Full`).
     ///
     /// How it ends: not by itself, and not while the disk stays open, even if the cause passes.
     /// The disk has to be closed and opened again, which recovers it from what is on the medium
     /// (nothing acknowledged is lost if the medium kept it): by a restart of the node, or by
-    /// whoever opened the disk. A disk that was lost is replaced by a new one with another id. A
+    /// whoever opened the disk, as a server does after a pause that grows with each attempt. A disk
+    /// that was lost is replaced by a new one with another id. A
     /// disk that the node never managed to open is not among its disks.
     Failed,
 }
@@ -44,7 +45,10 @@ pub struct DiskStatus {
     pub free_bytes: u64,
     /// Bytes of live chunks.
     pub live_bytes: u64,
-    /// Bytes that compaction will give back.
+    /// Bytes that compaction gives back once the disk is idle: then it goes to zero in a time that
+    /// depends on what is to be moved. Not counted is what stays: tombstones that are not forgotten,
+    /// dead bytes too few for what would have to be written again for them, and files that cannot
+    /// be read well enough to be given up.
     pub reclaimable_bytes: u64,
     /// Live chunks.
     pub chunks: u64,

@@ -5,7 +5,8 @@
 //! was moved is dead in the old volume. A tombstone goes along while it is not forgotten, and also
 //! after that as long as an older volume holds a dead record of any chunk.
 
-use std::collections::HashMap;
+mod choice;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use granary_blob_api::BlobError;
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::format::{
-    Header, Kind, VOLUME_HEADER_BYTES, VolumeStats, decode_epochs, decode_tombstones,
+    Header, Kind, PgEpoch, Tombstone, VOLUME_HEADER_BYTES, VolumeStats, decode_epochs,
+    decode_tombstones,
 };
 use crate::index::Place;
 use crate::volumes::{Found, Scan, Search, was_never_used};
 use crate::work::{MovedChunk, Work};
+
+pub(crate) use choice::reclaimable_bytes;
 
 /// Bytes of live records that one step moves, at least one record.
 const STEP_BYTES: u64 = 4 << 20;
@@ -36,22 +40,40 @@ pub struct Compaction {
     pub freed_bytes: u64,
 }
 
-/// What is remembered between compactions of a disk.
-#[derive(Debug, Default)]
-pub(crate) struct Compacting {
-    /// Volumes that could not be read well enough to be emptied, with their accounts then: tried
-    /// again when something in them changed.
-    stuck: HashMap<u32, VolumeStats>,
+/// A volume that could not be emptied, or had to stay. It is tried again when something in it
+/// changed.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    /// Its account then.
+    stats: VolumeStats,
+    /// It stayed because older volumes hold dead chunks, and is tried again when none does.
+    waits_for_older: bool,
 }
 
 /// What one step found to move.
 #[derive(Default)]
 struct Step {
-    work: Vec<Work>,
+    chunks: Vec<MovedChunk>,
+    /// Together: they fill records that way.
+    tombstones: Vec<Tombstone>,
+    epochs: Vec<PgEpoch>,
     bytes: u64,
     /// A record could not be read that may have held notes.
     notes_lost: bool,
     done: bool,
+}
+
+impl Step {
+    fn work(self, volume: u32) -> Vec<Work> {
+        let mut work: Vec<Work> = self.chunks.into_iter().map(Work::Move).collect();
+        if !self.tombstones.is_empty() {
+            work.push(Work::MoveTombstones(volume, self.tombstones));
+        }
+        if !self.epochs.is_empty() {
+            work.push(Work::MoveEpochs(volume, self.epochs));
+        }
+        work
+    }
 }
 
 /// What is left of a volume whose live records were moved.
@@ -94,16 +116,16 @@ pub(crate) async fn run(disk: Arc<Disk>) {
     }
 }
 
-/// Compacts the volume with the largest dead share, if one is worth it.
+/// Compacts the volume with the largest dead share, if one is worth it now.
 pub(crate) async fn compact_one(
     disk: &Arc<Disk>,
     pace: Pace,
 ) -> Result<Option<Compaction>, BlobError> {
-    let mut compacting = disk.compacting.lock().await;
+    let _one_at_a_time = disk.compacting.lock().await;
     disk.check_usable()?;
     disk.look().await;
     disk.check_usable()?;
-    let Some((volume, stats)) = pick(disk, &compacting.stuck) else {
+    let Some(volume) = choice::pick(disk).map(|candidate| candidate.volume) else {
         return Ok(None);
     };
     // Ends the volume when it is the active one; and everything written to it is indexed now.
@@ -113,20 +135,23 @@ pub(crate) async fn compact_one(
     let outcome = empty(disk, volume, pace).await?;
     let moved_bytes = outcome.as_ref().map_or(0, |emptied| emptied.moved_bytes);
     let removing = Arc::clone(disk);
-    let left = match outcome {
+    let stuck = match outcome {
         Some(Emptied { notes_lost, .. }) => {
             blocking(disk, move || remove(&removing, volume, notes_lost)).await?
         }
-        None => Some(seen),
+        None => Some(Stuck {
+            stats: seen,
+            waits_for_older: false,
+        }),
     };
-    let freed_bytes = match left {
+    let freed_bytes = match stuck {
         None => {
-            compacting.stuck.remove(&volume);
-            disk.metrics().compacted(moved_bytes, stats.used_bytes);
-            stats.used_bytes
+            disk.stuck.lock().remove(&volume);
+            disk.metrics().compacted(moved_bytes, seen.used_bytes);
+            seen.used_bytes
         }
-        Some(left) => {
-            if compacting.stuck.insert(volume, left).is_none() {
+        Some(stuck) => {
+            if disk.stuck.lock().insert(volume, stuck).is_none() {
                 let disk = disk.id().0;
                 tracing::error!(disk, volume, "volume has unreadable records and stays");
             }
@@ -148,30 +173,6 @@ async fn blocking<T: Send + 'static>(
         Ok(Err(error)) => Err(disk.doubt(error)),
         Err(_) => Err(disk.out_of_service()),
     }
-}
-
-/// The volume with the largest dead share above the threshold. A full disk takes what it can get,
-/// the active volume only when it is worth ending.
-fn pick(disk: &Disk, stuck: &HashMap<u32, VolumeStats>) -> Option<(u32, VolumeStats)> {
-    let config = disk.config();
-    let threshold = if disk.is_full() {
-        5
-    } else {
-        u64::from(config.compact_dead_percent)
-    };
-    let active = disk.active_volume();
-    let worth_ending = config.volume_bytes / 8;
-    let percent = |stats: &VolumeStats| stats.dead_bytes() * 100 / stats.used_bytes.max(1);
-    disk.index()
-        .volumes()
-        .into_iter()
-        .filter(|(volume, stats)| {
-            stuck.get(volume) != Some(stats)
-                && stats.dead_bytes() > 0
-                && percent(stats) >= threshold
-                && (active != Some(*volume) || stats.dead_bytes() >= worth_ending)
-        })
-        .max_by_key(|(_, stats)| percent(stats))
 }
 
 /// Moves everything that lives in a volume; `None` when it cannot be read.
@@ -204,11 +205,12 @@ async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<Empti
                 return Ok(None);
             }
         };
-        // At once, so that they share a sync; the queue bounds them.
-        try_join_all(step.work.into_iter().map(|work| disk.submit(work))).await?;
         moved_bytes += step.bytes;
         notes_lost |= step.notes_lost;
-        if step.done {
+        let (bytes, done) = (step.bytes, step.done);
+        // At once, so that they share a sync; the queue bounds them.
+        try_join_all(step.work(volume).into_iter().map(|work| disk.submit(work))).await?;
+        if done {
             return Ok(Some(Emptied {
                 moved_bytes,
                 notes_lost,
@@ -216,7 +218,7 @@ async fn empty(disk: &Arc<Disk>, volume: u32, pace: Pace) -> Result<Option<Empti
         }
         if pace == Pace::Throttled {
             let per_sec = disk.config().compact_bytes_per_sec;
-            let pause = Duration::from_micros(step.bytes.saturating_mul(1_000_000) / per_sec);
+            let pause = Duration::from_micros(bytes.saturating_mul(1_000_000) / per_sec);
             disk.runtime().sleep(pause).await;
         }
     }
@@ -245,15 +247,7 @@ fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>,
             }
             Some(Found::Gap { .. }) => step.notes_lost = true,
             Some(Found::Record { offset, header }) => {
-                let at = Place { volume, offset };
-                match work_for(disk, &scan, at, &header)? {
-                    Fate::Moves(work) => {
-                        step.bytes += header.span();
-                        step.work.push(work);
-                    }
-                    Fate::Dead => {}
-                    Fate::NotesLost => step.notes_lost = true,
-                }
+                step.take(disk, &scan, Place { volume, offset }, &header)?;
             }
         }
     }
@@ -261,54 +255,58 @@ fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>,
     Ok(Some(step))
 }
 
-/// What becomes of a record.
-enum Fate {
-    Moves(Work),
-    Dead,
-    /// It holds notes that cannot be read any more.
-    NotesLost,
-}
-
-fn work_for(disk: &Disk, scan: &Scan, at: Place, header: &Header) -> Result<Fate, DiskError> {
-    match header.kind {
-        Kind::Void => Ok(Fate::Dead),
-        Kind::Chunk => {
-            let entry = disk.index().get(header.id)?;
-            let lives = entry.is_some_and(|entry| {
-                entry.is_live() && (entry.volume, entry.offset) == (at.volume, at.offset)
-            });
-            if !lives {
-                return Ok(Fate::Dead);
+impl Step {
+    /// Takes along what lives in a record.
+    fn take(
+        &mut self,
+        disk: &Disk,
+        scan: &Scan,
+        at: Place,
+        header: &Header,
+    ) -> Result<(), DiskError> {
+        match header.kind {
+            Kind::Void => return Ok(()),
+            Kind::Chunk => {
+                let entry = disk.index().get(header.id)?;
+                let lives = entry.is_some_and(|entry| {
+                    entry.is_live() && (entry.volume, entry.offset) == (at.volume, at.offset)
+                });
+                if !lives {
+                    return Ok(());
+                }
+                self.chunks.push(MovedChunk {
+                    from: at,
+                    header: *header,
+                    body: Bytes::from(scan.body(at.offset, header)?),
+                });
             }
-            let body = Bytes::from(scan.body(at.offset, header)?);
-            Ok(Fate::Moves(Work::Move(MovedChunk {
-                from: at,
-                header: *header,
-                body,
-            })))
-        }
-        Kind::Tombstones | Kind::PgEpochs => {
-            let body = scan.body(at.offset, header)?;
-            if !header.body_is_intact(&body) {
-                return Ok(Fate::NotesLost);
+            Kind::Tombstones | Kind::PgEpochs => {
+                let body = scan.body(at.offset, header)?;
+                if !header.body_is_intact(&body) {
+                    self.notes_lost = true;
+                } else if header.kind == Kind::Tombstones {
+                    self.tombstones.extend(decode_tombstones(&body));
+                } else {
+                    self.epochs.extend(decode_epochs(&body));
+                }
             }
-            Ok(Fate::Moves(if header.kind == Kind::Tombstones {
-                Work::MoveTombstones(at.volume, decode_tombstones(&body))
-            } else {
-                Work::MoveEpochs(at.volume, decode_epochs(&body))
-            }))
         }
+        self.bytes += header.span();
+        Ok(())
     }
 }
 
-/// Removes an emptied volume; its account when the index still points into it, or when notes were
-/// lost in it that an older volume's dead chunks may need: what cannot be read now may be readable
-/// when the index is made anew. Blocks.
-fn remove(disk: &Disk, volume: u32, notes_lost: bool) -> Result<Option<VolumeStats>, DiskError> {
+/// Removes an emptied volume; it stays when the index still points into it, or when notes were lost
+/// in it that an older volume's dead chunks may need: what cannot be read now may be readable when
+/// the index is made anew. Blocks.
+fn remove(disk: &Disk, volume: u32, notes_lost: bool) -> Result<Option<Stuck>, DiskError> {
     let stats = disk.index().stats(volume);
-    let needed = notes_lost && disk.index().has_dead_chunks(volume, volume);
-    if stats.live_chunks > 0 || stats.live_notes > 0 || needed {
-        return Ok(Some(stats));
+    let waits_for_older = notes_lost && disk.index().has_dead_chunks(volume, volume);
+    if stats.live_chunks > 0 || stats.live_notes > 0 || waits_for_older {
+        return Ok(Some(Stuck {
+            stats,
+            waits_for_older,
+        }));
     }
     // The index must know the new places for good before the old ones are gone.
     disk.index().checkpoint()?;

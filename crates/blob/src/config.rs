@@ -11,6 +11,15 @@ use granary_vfs::DirLock;
 /// Smallest volume that makes sense.
 const VOLUME_BYTES_MIN: u64 = 64 * 1024;
 
+/// Share of a volume, in percent, that an idle disk compacts it for: it writes at most nine bytes
+/// again for one that comes back. Smaller dead shares stay, and are not counted as reclaimable.
+pub const IDLE_DEAD_PERCENT: u8 = 10;
+/// Bytes that an idle disk compacts a volume for when it has to write anything again; less is not
+/// worth a new file.
+pub const IDLE_GAIN_MIN: u64 = 64 * 1024;
+/// When a disk counts as idle, unless set otherwise.
+const IDLE_AFTER_DEFAULT: Duration = Duration::from_secs(10);
+
 /// Limits of the disk engine; the same for every disk of a node.
 #[derive(Clone, Debug)]
 pub struct BlobConfig {
@@ -36,8 +45,11 @@ pub struct BlobConfig {
     pub min_free_bytes: u64,
     /// The same as a share of the file system, in percent; the larger of both counts.
     pub min_free_percent: u8,
-    /// Share of dead bytes, in percent, from which a volume is compacted.
+    /// Share of dead bytes, in percent, from which a volume is compacted while clients write.
     pub compact_dead_percent: u8,
+    /// How long nobody must have written or deleted anything before smaller shares are taken too
+    /// (see [`IDLE_DEAD_PERCENT`]), also out of the volume that is being written.
+    pub compact_idle_after: Duration,
     /// Pause between two looks for a volume to compact.
     pub compact_interval: Duration,
     /// Bytes per second that compaction may rewrite on one disk.
@@ -63,6 +75,7 @@ impl BlobConfig {
             min_free_bytes: 1 << 30,
             min_free_percent: 2,
             compact_dead_percent: 30,
+            compact_idle_after: IDLE_AFTER_DEFAULT,
             compact_interval: Duration::from_secs(10),
             compact_bytes_per_sec: 64 << 20,
             checkpoint_bytes: 1 << 30,

@@ -3,6 +3,7 @@
 //! Invariants: once failed, a disk stays failed and acknowledges nothing; a sync that failed is
 //! never followed by one that is believed.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use granary_vfs::{DirLock, Space, Vfs, VfsFile};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::compact::Compacting;
+use crate::compact::{self, Stuck};
 use crate::config::BlobConfig;
 use crate::error::DiskError;
 use crate::format::PAGE_BYTES;
@@ -55,7 +56,12 @@ pub(crate) struct Disk {
     /// One at a time checks what the disk holds.
     verifying: Arc<Semaphore>,
     queue: mpsc::Sender<Job>,
-    pub(crate) compacting: tokio::sync::Mutex<Compacting>,
+    /// When somebody last wrote or deleted something (monotonic).
+    changed_at: Mutex<Duration>,
+    /// Held by whoever compacts.
+    pub(crate) compacting: tokio::sync::Mutex<()>,
+    /// Volumes that compaction could not give back.
+    pub(crate) stuck: Mutex<HashMap<u32, Stuck>>,
     /// Released last: whoever still has a call under way in the disk may write to it.
     _lock: DirLock,
 }
@@ -79,6 +85,7 @@ impl Disk {
         // Every job takes at least a page of the queue, so that sending never waits.
         let jobs_max = (u64::from(parts.config.queue_bytes) / PAGE_BYTES + 1) as usize;
         let (queue, jobs) = mpsc::channel(jobs_max);
+        let changed_at = Mutex::new(parts.runtime.monotonic());
         let disk = Self {
             id: parts.id,
             dir: parts.dir,
@@ -98,7 +105,9 @@ impl Disk {
             active: Mutex::new(None),
             syncing: Mutex::new(()),
             queue,
+            changed_at,
             compacting: tokio::sync::Mutex::default(),
+            stuck: Mutex::default(),
             _lock: parts.lock,
         };
         (Arc::new(disk), jobs)
@@ -151,6 +160,20 @@ impl Disk {
 
     pub(crate) fn verifying(&self) -> &Arc<Semaphore> {
         &self.verifying
+    }
+
+    /// Somebody wrote or deleted something.
+    pub(crate) fn note_change(&self) {
+        *self.changed_at.lock() = self.runtime.monotonic();
+    }
+
+    /// Whether nobody has written or deleted anything for a while.
+    pub(crate) fn is_idle(&self) -> bool {
+        let quiet = self
+            .runtime
+            .monotonic()
+            .saturating_sub(*self.changed_at.lock());
+        quiet >= self.config.compact_idle_after
     }
 
     pub(crate) fn snapshot(&self) -> DiskMetrics {
@@ -341,7 +364,7 @@ impl Disk {
             total_bytes: space.total_bytes,
             free_bytes: (free + reserved).min(space.total_bytes),
             live_bytes: totals.live_chunk_bytes,
-            reclaimable_bytes: totals.dead_bytes,
+            reclaimable_bytes: compact::reclaimable_bytes(self),
             chunks: totals.chunks,
         }
     }

@@ -34,7 +34,6 @@ pub(crate) struct Place {
 pub(crate) struct Totals {
     pub(crate) chunks: u64,
     pub(crate) live_chunk_bytes: u64,
-    pub(crate) dead_bytes: u64,
 }
 
 pub(crate) struct Index {
@@ -259,7 +258,6 @@ impl Index {
             .fold(Totals::default(), |sum, stats| Totals {
                 chunks: sum.chunks + stats.live_chunks,
                 live_chunk_bytes: sum.live_chunk_bytes + stats.live_chunk_bytes,
-                dead_bytes: sum.dead_bytes + stats.dead_bytes(),
             })
     }
 

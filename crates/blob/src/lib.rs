@@ -28,7 +28,7 @@ mod work;
 mod writer;
 
 pub use compact::Compaction;
-pub use config::{BlobConfig, DiskConfig};
+pub use config::{BlobConfig, DiskConfig, IDLE_DEAD_PERCENT, IDLE_GAIN_MIN};
 pub use error::OpenError;
 pub use format::DiskIdentity;
 pub use identity::read_identity;

@@ -13,7 +13,6 @@ use granary_blob_api::{
     VerifyPage,
 };
 use granary_runtime::{Runtime, within};
-use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use granary_types::{ChunkId, DiskId, PgId};
 use granary_vfs::Vfs;
 use parking_lot::RwLock;
@@ -208,7 +207,7 @@ impl BlobStore {
         }
         let chunk = self
             .reading(disk, until, move |disk| {
-                let mut chunk = verify(chunk)?;
+                let mut chunk = NewChunk::check(chunk)?;
                 chunk.replaces = disk.find_damaged(&chunk)?;
                 Ok(chunk)
             })
@@ -319,39 +318,6 @@ async fn finish(disk: &Arc<Disk>) {
             tracing::warn!(disk = disk.id().0, %cancelled, "index checkpoint failed");
         }
     }
-}
-
-/// Checks what a writer sent; only then it is worth a place in the queue.
-fn verify(chunk: PutChunk) -> Result<NewChunk, BlobError> {
-    let invalid = |why: &str| Err(BlobError::Invalid(why.to_owned()));
-    let Some((last, full)) = chunk.blocks.split_last() else {
-        return invalid("a chunk has at least one block");
-    };
-    if full.iter().any(|block| block.data.len() != BLOCK_BYTES) {
-        return invalid("every block but the last is full");
-    }
-    if last.data.is_empty() || last.data.len() > BLOCK_BYTES {
-        return invalid("the last block has 1 to 65536 bytes");
-    }
-    let length = full.len() * BLOCK_BYTES + last.data.len();
-    if length > CHUNK_BYTES_MAX {
-        return invalid("a chunk has at most 4 MiB");
-    }
-    if !chunk.blocks.iter().all(granary_blob_api::Block::is_intact) {
-        return invalid("a block does not match its checksum");
-    }
-    let digest = chunk.blocks.iter().fold(0, |digest, block| {
-        crc32c::crc32c_append(digest, &block.crc32c.to_le_bytes())
-    });
-    Ok(NewChunk {
-        id: chunk.id,
-        owner: chunk.owner,
-        pg_epoch: chunk.pg_epoch,
-        length: length as u32,
-        digest,
-        blocks: chunk.blocks,
-        replaces: None,
-    })
 }
 
 /// A deletion that finds no room is to be repeated: compaction makes some, and the disk does not

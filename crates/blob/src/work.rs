@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use granary_blob_api::{BlobError, Block, ChunkOwner};
+use granary_blob_api::{BlobError, Block, ChunkOwner, PutChunk};
+use granary_types::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use granary_types::{ChunkId, PgId};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -22,6 +23,41 @@ pub(crate) struct NewChunk {
     pub(crate) blocks: Vec<Block>,
     /// Where the disk holds the chunk already with damaged bytes: this record takes its place.
     pub(crate) replaces: Option<Place>,
+}
+
+impl NewChunk {
+    /// Checks what a writer sent; only then it is worth a place in the queue.
+    pub(crate) fn check(chunk: PutChunk) -> Result<Self, BlobError> {
+        let invalid = |why: &str| Err(BlobError::Invalid(why.to_owned()));
+        let Some((last, full)) = chunk.blocks.split_last() else {
+            return invalid("a chunk has at least one block");
+        };
+        if full.iter().any(|block| block.data.len() != BLOCK_BYTES) {
+            return invalid("every block but the last is full");
+        }
+        if last.data.is_empty() || last.data.len() > BLOCK_BYTES {
+            return invalid("the last block has 1 to 65536 bytes");
+        }
+        let length = full.len() * BLOCK_BYTES + last.data.len();
+        if length > CHUNK_BYTES_MAX {
+            return invalid("a chunk has at most 4 MiB");
+        }
+        if !chunk.blocks.iter().all(Block::is_intact) {
+            return invalid("a block does not match its checksum");
+        }
+        let digest = chunk.blocks.iter().fold(0, |digest, block| {
+            crc32c::crc32c_append(digest, &block.crc32c.to_le_bytes())
+        });
+        Ok(Self {
+            id: chunk.id,
+            owner: chunk.owner,
+            pg_epoch: chunk.pg_epoch,
+            length: length as u32,
+            digest,
+            blocks: chunk.blocks,
+            replaces: None,
+        })
+    }
 }
 
 /// A record that compaction takes along.
@@ -50,6 +86,18 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// Whether it changes where things are, and nothing else.
+    pub(crate) fn is_compaction(&self) -> bool {
+        match self {
+            Work::Put(_)
+            | Work::Delete(..)
+            | Work::Forget(..)
+            | Work::Evict(..)
+            | Work::OpenPg(_) => false,
+            Work::Move(_) | Work::MoveTombstones(..) | Work::MoveEpochs(..) | Work::Seal(_) => true,
+        }
+    }
+
     /// Whether a disk above its watermark refuses it.
     pub(crate) fn needs_room(&self) -> bool {
         matches!(self, Work::Put(_))

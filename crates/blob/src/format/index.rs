@@ -3,7 +3,7 @@
 use granary_blob_api::ChunkOwner;
 use granary_types::{BucketId, ChunkId, DiskId, ObjectId, PgId};
 
-use super::{Fields, NOTE_BYTES, set};
+use super::{Fields, set};
 
 const VERSION: u16 = 1;
 /// Prefix of chunk entries.
@@ -170,14 +170,6 @@ pub(crate) struct VolumeStats {
 }
 
 impl VolumeStats {
-    pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_chunk_bytes + (self.live_notes + self.kept_notes) * NOTE_BYTES as u64
-    }
-
-    pub(crate) fn dead_bytes(&self) -> u64 {
-        self.used_bytes.saturating_sub(self.live_bytes())
-    }
-
     /// True when the volume holds a chunk record that must not come back.
     pub(crate) fn has_dead_chunks(&self) -> bool {
         self.chunks > self.live_chunks

@@ -146,6 +146,8 @@ impl<'a> Plan<'a> {
             reply(answer, Err(BlobError::DiskFull(self.disk.id())));
             return Ok(());
         }
+        let compacts = work.is_compaction();
+        let before = self.decided();
         let decision = match work {
             Work::Put(chunk) => self.put(chunk),
             Work::Delete(known, ids) => self.delete(known, ids),
@@ -160,6 +162,9 @@ impl<'a> Plan<'a> {
                 Ok(Ok(()))
             }
         };
+        if !compacts && self.decided() > before {
+            self.disk.note_change();
+        }
         match decision {
             Ok(Ok(())) => self.planned.answers.push((answer, room)),
             Ok(Err(refusal)) => reply(answer, Err(refusal)),
@@ -169,6 +174,12 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Changes so far.
+    fn decided(&self) -> usize {
+        let notes = self.tombstones.len() + self.epochs.len() + self.forgotten.len();
+        self.planned.records.len() + notes
     }
 
     pub(super) fn refuse_all(self, reason: &BlobError) {

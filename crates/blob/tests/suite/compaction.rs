@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use granary_blob::BlobConfig;
 use granary_blob_api::testsuite::pattern;
 use granary_blob_api::{BlobError, BlobNode};
 use granary_kv::MemoryKv;
@@ -234,11 +236,18 @@ fn a_volume_that_is_stuck_is_given_back_when_its_damaged_chunk_is_deleted() {
 }
 
 /// Where a volume holds a record of tombstones: the kind stands behind the magic and the format.
-fn tombstones_in(machine: &Machine, volume: &std::path::Path) -> u64 {
+fn find_tombstones(machine: &Machine, volume: &std::path::Path) -> Option<u64> {
     let file = machine.vfs.open(volume).unwrap();
     let mut pages = (4096..file.len().unwrap()).step_by(4096);
-    let found = pages.find(|&at| file.read_at(at, 6).unwrap() == b"GRrc\x01\x02");
-    found.expect("a record of tombstones")
+    pages.find(|&at| file.read_at(at, 6).unwrap() == b"GRrc\x01\x02")
+}
+
+fn tombstones_in(machine: &Machine, volume: &std::path::Path) -> u64 {
+    find_tombstones(machine, volume).expect("a record of tombstones")
+}
+
+fn holds_tombstones(machine: &Machine, volume: &std::path::Path) -> bool {
+    find_tombstones(machine, volume).is_some()
 }
 
 /// A tombstone that cannot be read now may be the only thing that keeps a chunk dead.
@@ -289,6 +298,186 @@ fn a_volume_whose_tombstones_cannot_be_read_stays() {
         // Once it can be read the volume goes.
         compact_all(&machine).await;
         assert!(!machine.volumes(0).contains(&volume));
+    });
+}
+
+/// What a volume waits for may happen in another one.
+#[test]
+fn a_volume_that_stays_for_older_dead_chunks_goes_with_the_last_of_them() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let disk = machine.disk();
+        for n in 0..12 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        let gone = vec![id(0)];
+        machine.store.delete(disk, PG, 1, gone).await.unwrap();
+        for n in 12..24 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        // The tombstone cannot be read. The chunk that it buries lies in an older volume, whose
+        // other chunks live.
+        let volumes = machine.volumes(0);
+        let with_notes = |volume: &&std::path::PathBuf| holds_tombstones(&machine, volume);
+        let kept = volumes.iter().find(with_notes).unwrap().clone();
+        assert_ne!(kept, volumes[0]);
+        let body = tombstones_in(&machine, &kept) + 128 + 5;
+        machine.vfs.flip_bit(&kept, body, 2).unwrap();
+        let rest: Vec<_> = (6..24).map(id).collect();
+        let all = vec![id(0)];
+        machine.store.forget(disk, PG, 1, all).await.unwrap();
+        machine.store.delete(disk, PG, 1, rest).await.unwrap();
+        compact_all(&machine).await;
+        assert!(machine.volumes(0).contains(&kept), "the tombstone is lost");
+        assert_eq!(machine.status(disk).await.reclaimable_bytes, 0, "it stays");
+        let rest: Vec<_> = (1..6).map(id).collect();
+        machine.store.delete(disk, PG, 1, rest).await.unwrap();
+        compact_all(&machine).await;
+        assert!(!machine.volumes(0).contains(&kept), "it stays for ever");
+    });
+}
+
+/// A disk that compacts by itself now and then.
+fn config_of_a_server() -> BlobConfig {
+    BlobConfig {
+        compact_interval: Duration::from_secs(10),
+        volume_bytes: 1 << 20,
+        ..config()
+    }
+}
+
+/// Waits until nothing is reclaimable any more; seconds that took.
+async fn wait_reclaimed(machine: &Machine) -> u32 {
+    for waited in 0..600 {
+        if machine.status(machine.disk()).await.reclaimable_bytes == 0 {
+            return waited;
+        }
+        machine.runtime.sleep(Duration::from_secs(1)).await;
+    }
+    panic!("{:?}", machine.status(machine.disk()).await);
+}
+
+/// What an operator waits for who deleted everything: the number is zero, and the room is there.
+#[test]
+fn an_idle_disk_gives_back_all_that_was_deleted() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config_of_a_server(), 1).await;
+        let disk = machine.disk();
+        let empty = used_bytes(&machine);
+        for count in [1u128, 3, 200] {
+            for pg in 2..40 {
+                let pg = granary_types::PgId(pg);
+                machine.store.open_pg(disk, pg, 1).await.unwrap();
+            }
+            let ids: Vec<_> = (0..count).map(|n| id(count * 1000 + n)).collect();
+            for id in &ids {
+                machine.put(0, *id, &pattern(1, 90_000)).await.unwrap();
+            }
+            for id in &ids {
+                let dead = vec![*id];
+                machine.store.delete(disk, PG, 1, dead).await.unwrap();
+            }
+            let reclaimable = machine.status(disk).await.reclaimable_bytes;
+            assert!(reclaimable >= 90_000, "{count} chunks: {reclaimable}");
+            let waited = wait_reclaimed(&machine).await;
+            assert!(waited <= 30, "{count} chunks: {waited} s");
+            machine.store.forget(disk, PG, 1, ids).await.unwrap();
+            wait_reclaimed(&machine).await;
+            let used = used_bytes(&machine) - empty;
+            assert!(used <= 128 << 10, "{count} chunks left {used} bytes");
+        }
+        // It comes to rest.
+        let before = machine.store.metrics()[0].1;
+        machine.runtime.sleep(Duration::from_secs(3600)).await;
+        assert_eq!(machine.store.metrics()[0].1, before);
+    });
+}
+
+/// A fifth of everything is too little to write the rest again while clients write.
+#[test]
+fn a_part_comes_back_when_nobody_writes() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config_of_a_server(), 1).await;
+        let disk = machine.disk();
+        for n in 0..200 {
+            let bytes = content(id(n), 0, 40_000);
+            machine.put(0, id(n), &bytes).await.unwrap();
+        }
+        let dead: Vec<_> = (0..200).filter(|n| n % 5 == 0).map(id).collect();
+        machine.store.delete(disk, PG, 1, dead).await.unwrap();
+        // Somebody writes all the time.
+        for n in 0..20 {
+            machine.put(0, id(1000 + n), &pattern(1, 10)).await.unwrap();
+            machine.runtime.sleep(Duration::from_secs(5)).await;
+        }
+        let metrics = machine.store.metrics()[0].1;
+        assert_eq!(metrics.compaction_moved_bytes, 0);
+        let before = used_bytes(&machine);
+        assert!(machine.status(disk).await.reclaimable_bytes > 40 * 40_000);
+        // Reading is not writing.
+        let reads = async {
+            loop {
+                machine.get(0, id(1), 40_000).await.unwrap();
+                machine.runtime.sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = wait_reclaimed(&machine) => {}
+            () = reads => {}
+        }
+        let freed = before - used_bytes(&machine);
+        assert!(freed >= 40 * 40_000 - (128 << 10), "{freed}");
+        for n in (0..200).filter(|n| n % 5 != 0) {
+            let read = machine.get(0, id(n), 40_000).await;
+            assert_eq!(read.unwrap(), content(id(n), 0, 40_000));
+        }
+    });
+}
+
+/// Too little to write the rest again for is not promised, and not done.
+#[test]
+fn a_small_dead_share_stays_and_is_not_counted() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config_of_a_server(), 1).await;
+        let disk = machine.disk();
+        for n in 0..200 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        let dead: Vec<_> = (0..200).step_by(25).map(id).collect();
+        machine.store.delete(disk, PG, 1, dead).await.unwrap();
+        assert_eq!(machine.status(disk).await.reclaimable_bytes, 0);
+        let volumes = machine.volumes(0);
+        machine.runtime.sleep(Duration::from_secs(3600)).await;
+        assert_eq!(machine.volumes(0), volumes);
+        assert_eq!(machine.store.metrics()[0].1.compaction_moved_bytes, 0);
+    });
+}
+
+/// Somebody deletes a little now and then, and the disk is idle between.
+#[test]
+fn a_trickle_of_deletions_does_not_make_the_disk_write_for_ever() {
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config_of_a_server(), 1).await;
+        let disk = machine.disk();
+        for n in 0..300 {
+            machine.put(0, id(n), &pattern(1, 40_000)).await.unwrap();
+        }
+        let stored = machine.store.metrics()[0].1.append_bytes;
+        for n in 0..300 {
+            // All over the disk.
+            let dead = vec![id(n * 7 % 300)];
+            machine
+                .store
+                .delete(disk, PG, 1, dead.clone())
+                .await
+                .unwrap();
+            machine.store.forget(disk, PG, 1, dead).await.unwrap();
+            machine.runtime.sleep(Duration::from_secs(60)).await;
+            assert_eq!(machine.status(disk).await.reclaimable_bytes, 0, "after {n}");
+        }
+        let written = machine.store.metrics()[0].1.append_bytes - stored;
+        assert!(written <= 10 * stored, "{written} for {stored} deleted");
+        assert!(used_bytes(&machine) < 256 << 10, "{}", used_bytes(&machine));
     });
 }
 

@@ -397,12 +397,44 @@ async fn verify(machine: &Machine, model: &mut Model) {
         }
         live += u64::from(listed.get(&id) == Some(&false));
     }
+    let page = machine.store.verify(machine.disk(), PG, None, u64::MAX);
+    match page.await {
+        Ok(page) if page.damaged.is_empty() && page.checked_chunks == live => {}
+        checked => model.broken(&format!("{live} chunks, the disk finds {checked:?}")),
+    }
     let status = machine.status(machine.disk()).await;
     if status.chunks != live {
         model.broken(&format!(
             "status counts {} chunks, {live} are live",
             status.chunks
         ));
+    }
+}
+
+/// Compacts once, or waits until the disk is idle and lets it give back all that it says it can.
+async fn compact(machine: &Machine, model: &mut Model) {
+    let disk = machine.disk();
+    if model.rng.random_bool(0.5) {
+        let done = machine.store.compact_once(disk).await;
+        model.log.push(format!("compact: {done:?}"));
+        return;
+    }
+    let idle_after = machine.config.compact_idle_after;
+    machine.runtime.sleep(idle_after).await;
+    let mut rounds = 0;
+    loop {
+        let done = machine.store.compact_once(disk).await;
+        model.log.push(format!("compact when idle: {done:?}"));
+        match done {
+            Ok(Some(_)) if rounds < 1000 => rounds += 1,
+            Ok(Some(_)) => model.broken("compaction finds work in what it did itself"),
+            Ok(None) => break,
+            Err(error) => model.broken(&format!("compaction: {error}")),
+        }
+    }
+    let left = machine.status(disk).await.reclaimable_bytes;
+    if left > 0 {
+        model.broken(&format!("{left} reclaimable bytes are not reclaimed"));
     }
 }
 
@@ -509,8 +541,7 @@ async fn sequence(runtime: Runtime, seed: u64) {
                 verify(&machine, &mut model).await;
             }
             5 => {
-                let done = machine.store.compact_once(machine.disk()).await;
-                model.log.push(format!("compact: {done:?}"));
+                compact(&machine, &mut model).await;
                 verify(&machine, &mut model).await;
             }
             _ => act(&machine, &mut model).await,
