@@ -1,6 +1,7 @@
 """Three zones of real processes lose nodes, leaders, zones, disks and power, and nothing that was acknowledged.
 
-GRANARY_SOAK_SECONDS sets how long the nemesis goes on (180 unless told), GRANARY_TEST_SEED repeats a run.
+GRANARY_SOAK_SECONDS sets how long the nemesis strikes (80 unless told, about once with every kind of
+fault), GRANARY_TEST_SEED repeats a run. Drills are long: what they do one by one the nemesis does, too.
 """
 import collections
 import json
@@ -67,6 +68,7 @@ def test_forming(cluster, seed, say):
     drill.empty()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["z1b", "z2a"])
 def test_one_node_is_killed(cluster, seed, say, name):
     """Writes and reads go on without it, and it catches up when it is back."""
@@ -82,6 +84,7 @@ def test_one_node_is_killed(cluster, seed, say, name):
     drill.judge(say)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["killed", "paused", "isolated"])
 def test_leaders_go_under_load(cluster, seed, say, how):
     """Of the root and of a data shard, one after the other; a deposed one never answers from the past."""
@@ -107,6 +110,7 @@ def test_leaders_go_under_load(cluster, seed, say, how):
     drill.judge(say)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["cut off", "killed"])
 def test_a_zone_goes_and_comes_back(cluster, seed, say, how):
     """Two of three zones serve; the third repairs itself when it is back."""
@@ -148,6 +152,7 @@ def test_the_majority_is_lost(cluster, seed, say):
     drill.judge(say)
 
 
+@pytest.mark.long
 def test_a_rolling_restart(cluster, seed, say):
     """Every node in turn, cleanly, under load."""
     with Drill(cluster, seed, "rolling") as drill:
@@ -160,6 +165,7 @@ def test_a_rolling_restart(cluster, seed, say):
     drill.judge(say)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_a_cold_start_of_all(cluster, seed, say, how):
     """Everything goes down at once and comes up one by one, the loneliest first."""
@@ -175,6 +181,7 @@ def test_a_cold_start_of_all(cluster, seed, say, how):
     drill.judge(say)
 
 
+@pytest.mark.long
 def test_a_wiped_meta_node_is_replaced(cluster, seed, say):
     """Its machine comes back empty and joins as a new node, while the cluster serves."""
     with Drill(cluster, seed, "meta-wiped") as drill:
@@ -197,6 +204,7 @@ def test_a_wiped_meta_node_is_replaced(cluster, seed, say):
     drill.judge(say, deep=True)
 
 
+@pytest.mark.long
 def test_a_wiped_disk_is_refilled(cluster, seed, say):
     """A node comes back with an empty disk; every chunk gets its copy again, and they are good for reading."""
     with Drill(cluster, seed, "disk-wiped") as drill:
@@ -218,7 +226,7 @@ def test_nemesis(able, make_cluster, shelf, seed, say):  # pylint: disable=unuse
     """All faults, drawn from the seed, in rounds of a few minutes; everything is checked after each."""
     if "cluster" in shelf:
         make_cluster.remove(shelf.pop("cluster"))
-    seconds = float(os.environ.get("GRANARY_SOAK_SECONDS") or 180)
+    seconds = float(os.environ.get("GRANARY_SOAK_SECONDS") or 80)
     cluster = make_cluster("nemesis", relays=True, disk_mebibytes=768)
     say(nemesis.set_up_clocks(cluster))
     impossible = {kind.kind: why for kind in nemesis.FAULTS if (why := kind.possible(cluster))}

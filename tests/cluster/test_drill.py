@@ -2,12 +2,16 @@
 import os
 import sys
 
+import pytest
+
 from harness import nemesis
 from harness.cluster import Spec
 from harness.server import binary
 
 from . import oneserver
 from .drill import Drill
+
+pytestmark = pytest.mark.long
 
 
 def test_the_nemesis_on_one_server(make_cluster, seed, say, monkeypatch):

@@ -10,6 +10,8 @@ import pytest
 from harness import leftovers, network
 from harness.cluster import ADMIN_PORT, Cluster, Spec, apart, not_whole, together, wait_for
 
+pytestmark = pytest.mark.long
+
 
 def peers(cluster, name):
     """Names of the nodes that a stand-in hears from."""

@@ -8,6 +8,7 @@ from harness import nemesis
 from harness.cluster import wait_for
 
 ROOT = os.geteuid() == 0
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ class _Switch:
     def link(self, source, target):
         return self.links.setdefault((source, target), _Link())
 
-    async def source_of(self, writer):
+    async def source_of(self, reader, writer):
         address, port = writer.get_extra_info("peername")[:2]
         if address in self.addresses:
             return self.addresses[address]
@@ -126,6 +126,9 @@ class _Switch:
             return OUTSIDE
         # The kernel's table may miss a row while it changes.
         for _ in range(8):
+            if reader.at_eof():
+                # It lost patience meanwhile; looking for it would only keep those waiting who did not.
+                return OUTSIDE
             source = self._source_by_process(address, port)
             if source != OUTSIDE:
                 return source
@@ -163,7 +166,7 @@ class _Switch:
         self.servers.append(await asyncio.start_server(accept, at[0], at[1], backlog=512))
 
     async def relay(self, target, to, reader, writer):
-        link = self.link(await self.source_of(writer), target)
+        link = self.link(await self.source_of(reader, writer), target)
         waiting = (writer,)
         link.writers.add(waiting)
         try:
