@@ -260,7 +260,7 @@ fn note_degraded(shared: &Shared, choice: &Choice, chunk: ChunkId, attempt: &Att
     let copies = attempt.acks.len();
     shared.metrics.chunks_degraded.inc();
     tracing::debug!(%chunk, copies, "chunk stored below its redundancy");
-    for disk in choice.group.disks() {
+    for disk in choice.group.staying() {
         if !attempt.acks.contains(&disk) {
             shared.hints.add(RepairHint { chunk, disk });
         }

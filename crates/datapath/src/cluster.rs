@@ -342,7 +342,8 @@ impl ClusterView {
         members.sort_by_key(|member| {
             let doubtful = !known.is_readable(member.disk) || suspects.contains(&member.disk);
             let far = known.map.zone_of(member.disk) != zone;
-            (doubtful, !member.complete, far)
+            let last = !member.complete || group.leaving == Some(member.disk);
+            (doubtful, last, far)
         });
         members.iter().map(|member| member.disk).collect()
     }
@@ -424,11 +425,12 @@ impl Known {
             return None;
         }
         let usable = |disk: &DiskId| self.is_writable(*disk) && !suspects.contains(disk);
-        let disks = group.disks().filter(usable).collect();
+        // A copy on a disk that is about to leave must not count, so none is made there.
+        let disks = group.staying().filter(usable).collect();
         Some(Choice {
             group: group.clone(),
             disks,
-            copies: copies.max(group.members.len()),
+            copies: copies.max(group.staying().count()),
         })
     }
 }
@@ -438,7 +440,7 @@ fn choosers(map: &ClusterMap, health: &HashMap<DiskId, DiskStatus>) -> HashMap<u
     let free = |disk| health.get(&disk).map_or(1, |status| status.free_bytes);
     let mut candidates: HashMap<u32, Vec<(PgId, u64)>> = HashMap::new();
     for group in map.groups().filter(|group| !group.closed) {
-        let weight = group.disks().map(free).min().unwrap_or(0);
+        let weight = group.staying().map(free).min().unwrap_or(0);
         // Kilobytes, so that the sum over many large disks stays in range.
         candidates
             .entry(group.pool)

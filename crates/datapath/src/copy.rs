@@ -159,7 +159,7 @@ async fn copy_extent(
 async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> Option<ChunkId> {
     let map = shared.view.map();
     let group = map.group(source.pg()).filter(|group| !group.closed)?;
-    let disks: Vec<DiskId> = group.disks().collect();
+    let disks: Vec<DiskId> = group.staying().collect();
     let complete = group.members.iter().all(|member| member.complete);
     let takes = |&disk: &DiskId| shared.view.is_writable(disk) && !shared.view.is_avoided(disk);
     if disks.is_empty() || !complete || !disks.iter().all(takes) {

@@ -9,6 +9,8 @@ use granary_types::{DiskId, NodeId, PgId, Redundancy, ShardId};
 
 /// `state` of a disk record that may hold chunks and get new ones.
 const DISK_IN: u32 = 0;
+/// `state` of a disk record that an operator gave up for good.
+const DISK_REMOVED: u32 = 2;
 
 /// One member of a placement group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +34,20 @@ pub struct Group {
     pub members: Vec<GroupMember>,
     /// True when it takes no new chunks.
     pub closed: bool,
+    /// A member that is about to go: it takes no new chunks and its copies count for nothing that
+    /// is acknowledged from now on. It is read, and hears of deletions, as long as it is a member.
+    pub leaving: Option<DiskId>,
 }
 
 impl Group {
-    /// Its disks.
+    /// Its disks, one that is about to leave among them.
     pub fn disks(&self) -> impl Iterator<Item = DiskId> {
         self.members.iter().map(|member| member.disk)
+    }
+
+    /// The disks that should hold its chunks: all but one that is about to leave.
+    pub fn staying(&self) -> impl Iterator<Item = DiskId> {
+        self.disks().filter(|disk| self.leaving != Some(*disk))
     }
 }
 
@@ -68,6 +78,7 @@ impl ClusterMap {
                 epoch: group.epoch,
                 members: members.collect(),
                 closed: group.closed,
+                leaving: (group.leaving != 0).then_some(DiskId(group.leaving)),
             };
             (id, group)
         });
@@ -131,8 +142,12 @@ impl ClusterMap {
         nodes.map(|node| NodeId(node.id))
     }
 
-    /// True when the disk sits in a node that was given up for good.
+    /// True when the disk, or the node it sits in, was given up for good.
     pub fn is_removed(&self, disk: DiskId) -> bool {
+        let known = self.disks.get(&disk);
+        if known.is_some_and(|known| known.state == DISK_REMOVED) {
+            return true;
+        }
         let node = self.node_of(disk).and_then(|node| self.nodes.get(&node));
         node.is_some_and(|node| node.removed)
     }
@@ -177,7 +192,7 @@ impl ClusterMap {
         open.map(|group| group.disks().collect()).collect()
     }
 
-    /// The disks as placement sees them, without those of nodes that were given up. `in_service`
+    /// The disks as placement sees them, without those that were given up for good. `in_service`
     /// adds what the map does not know: health.
     pub fn topology(&self, in_service: impl Fn(DiskId) -> bool) -> Topology {
         let disks = self.disks.values();

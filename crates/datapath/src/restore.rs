@@ -106,6 +106,8 @@ pub enum CopyCheck {
     Good,
     /// The disk answered, and what it holds is damaged, something else, or nothing.
     Bad,
+    /// The chunk was deleted by command: the disk need not hold it.
+    Deleted,
     /// Nobody knows: the disk did not answer, or memory was short.
     Unknown,
 }
@@ -125,6 +127,7 @@ pub(crate) async fn verify_copy(shared: &Shared, entry: &ChunkEntry, disk: DiskI
     match within(limit, node.get(disk, range)).await {
         Ok(Ok(read)) if is_intact(entry, &read.blocks) => CopyCheck::Good,
         Ok(Ok(_)) => CopyCheck::Bad,
+        Ok(Err(BlobError::ChunkDeleted(_))) => CopyCheck::Deleted,
         Ok(Err(error)) => match error.kind() {
             ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Invalid => CopyCheck::Bad,
             _ => CopyCheck::Unknown,

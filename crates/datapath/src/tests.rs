@@ -380,6 +380,63 @@ fn a_second_copy_is_asked_after_what_reads_usually_take() {
 }
 
 #[test]
+fn a_member_that_is_about_to_leave_is_read_and_takes_no_new_chunks() {
+    simulated(async {
+        let cluster = Cluster::start(Shape {
+            disks: 4,
+            copies: 4,
+            ..Default::default()
+        })
+        .await;
+        let bytes = content(9 * MIB, 21);
+        let before = put(&cluster, &bytes).await;
+        {
+            let mut map = cluster.meta.map.lock();
+            map.pools[0].copies = 3;
+            map.groups[0].leaving = 4;
+            map.epoch += 1;
+        }
+        cluster.path.view().refresh().await.unwrap();
+        let staying = std::collections::HashSet::from([1, 2, 3].map(DiskId));
+        let copied = cluster.path.copy(
+            source(&cluster, &before.payload),
+            ByteRange::whole(before.size),
+            target(),
+            CopyDigests::Keep,
+        );
+        let copied = copied.await.unwrap().payload;
+        let during = put(&cluster, &bytes).await.payload;
+        for chunk in chunks(&during).into_iter().chain(chunks(&copied)) {
+            assert_eq!(cluster.holders(chunk), staying);
+        }
+        assert!(
+            cluster.path.repair_hints().take(10).is_empty(),
+            "nothing is missing"
+        );
+        // One of those that stay is out: two copies of three, and the one that leaves is none.
+        cluster.set_fault(3, Fault::Failed);
+        let degraded = put(&cluster, &content(MIB, 22)).await.payload;
+        let expected = std::collections::HashSet::from([1, 2].map(DiskId));
+        assert_eq!(cluster.holders(chunks(&degraded)[0]), expected);
+        let missing: Vec<DiskId> = cluster
+            .path
+            .repair_hints()
+            .take(10)
+            .iter()
+            .map(|h| h.disk)
+            .collect();
+        assert_eq!(missing, [DiskId(3)]);
+        // What it still holds may be the last copy that can be read.
+        for disk in [1, 2] {
+            cluster.set_fault(disk, Fault::Failed);
+        }
+        let source = source(&cluster, &before.payload);
+        let whole = ByteRange::whole(before.size);
+        assert!(get(&cluster, &source, whole).await.unwrap() == bytes);
+    });
+}
+
+#[test]
 fn a_group_of_a_smaller_pool_is_the_last_resort() {
     simulated(async {
         // The pool of three copies, and one from the time when there was one disk.

@@ -45,6 +45,7 @@ impl Apply for pb::CreatePgs {
                 epoch: 1,
                 members: members.collect(),
                 closed: group.closed,
+                leaving: 0,
             };
             tx.put(&PlacementGroupKey { slab, pg: group.id }, &group)?;
             info.next_pg += 1;
