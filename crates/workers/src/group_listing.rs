@@ -27,6 +27,8 @@ pub(crate) struct Copies {
     pub(crate) damaged: Vec<DiskId>,
     /// Members that have a tombstone.
     pub(crate) tombstones: Vec<DiskId>,
+    /// Members that hold it, and do not know that theirs is damaged, hold different things.
+    pub(crate) differs: bool,
 }
 
 impl Copies {
@@ -53,6 +55,8 @@ struct MemberListing {
     disk: DiskId,
     pg: PgId,
     page: VecDeque<ChunkEntry>,
+    /// Entries asked for at once.
+    per_page: u32,
     after: Option<ChunkId>,
     ended: bool,
 }
@@ -65,6 +69,27 @@ impl GroupListing {
         disks: &[DiskId],
         after: Option<ChunkId>,
     ) -> Result<Self, WorkerError> {
+        Self::in_pages(view, pg, disks, after, PAGE)
+    }
+
+    /// A listing that is asked for one chunk only.
+    pub(crate) fn of_one(
+        view: &ClusterView,
+        chunk: ChunkId,
+        disks: &[DiskId],
+    ) -> Result<Self, WorkerError> {
+        let before = ChunkId(chunk.0.wrapping_sub(1));
+        let before = (before.pg() == chunk.pg()).then_some(before);
+        Self::in_pages(view, chunk.pg(), disks, before, 1)
+    }
+
+    fn in_pages(
+        view: &ClusterView,
+        pg: PgId,
+        disks: &[DiskId],
+        after: Option<ChunkId>,
+        per_page: u32,
+    ) -> Result<Self, WorkerError> {
         let members = disks.iter().map(|&disk| {
             let error = || granary_blob_api::BlobError::Unreachable("node is not known".to_owned());
             let node = view.node_of(disk);
@@ -76,6 +101,7 @@ impl GroupListing {
                 disk,
                 pg,
                 page: VecDeque::new(),
+                per_page,
                 after,
                 ended: false,
             })
@@ -99,7 +125,9 @@ impl GroupListing {
             live: Vec::with_capacity(self.members.len()),
             damaged: Vec::new(),
             tombstones: Vec::new(),
+            differs: false,
         };
+        let mut sound: Option<ChunkEntry> = None;
         for member in &mut self.members {
             let Some(own) = member.page.pop_front_if(|own| own.id == entry.id) else {
                 continue;
@@ -112,6 +140,8 @@ impl GroupListing {
                 copies.damaged.push(member.disk);
             } else {
                 copies.live.push(member.disk);
+                copies.differs |= sound.is_some_and(|sound| sound != own);
+                sound = Some(own);
             }
             // Whoever holds it knows more of it than a tombstone.
             copies.entry = own;
@@ -123,7 +153,9 @@ impl GroupListing {
 impl MemberListing {
     async fn fill(&mut self) -> Result<(), WorkerError> {
         while self.page.is_empty() && !self.ended {
-            let listing = self.node.list(self.disk, self.pg, self.after, PAGE);
+            let listing = self
+                .node
+                .list(self.disk, self.pg, self.after, self.per_page);
             let page = within(LIST_TIMEOUT, listing)
                 .await
                 .map_err(|_| WorkerError::TooLong)?

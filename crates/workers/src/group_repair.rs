@@ -11,7 +11,7 @@ use granary_meta_api::Meta;
 use granary_types::{ChunkId, DiskId};
 
 use crate::chunk_deleter::ChunkDeleter;
-use crate::group_listing::GroupListing;
+use crate::group_listing::{Copies, GroupListing};
 use crate::owners::expired_owners;
 use crate::{WorkerError, WorkerMetrics};
 
@@ -41,8 +41,15 @@ pub(crate) struct Repaired {
     pub(crate) chunks: u64,
     /// Chunks that have fewer copies than they should, after what could be done.
     pub(crate) below_target: u64,
-    /// Chunks that should be on a member taking part and are not.
+    /// Chunks that should be on a member taking part and are not, although another one has them.
     pub(crate) failed: u64,
+    /// Chunks of which a member that stays has a damaged copy that could not be put right.
+    pub(crate) damaged: u64,
+    /// Chunks that a member lacks and of which no member is known to have a good copy: nobody can
+    /// give them, now or as long as that is so.
+    pub(crate) lost: u64,
+    /// Members that took part.
+    pub(crate) members: usize,
     /// Bytes that were copied.
     pub(crate) copied_bytes: u64,
     /// Where the next call goes on; `None` when the group is through.
@@ -66,6 +73,10 @@ struct Filled {
     held: usize,
     /// A member still lacks it.
     failed: bool,
+    /// A damaged copy is still there.
+    damaged: bool,
+    /// A member lacks it, and nobody can give it.
+    lost: bool,
     copied_bytes: u64,
 }
 
@@ -88,7 +99,8 @@ impl GroupRepair {
         group.disks().filter(serves).collect()
     }
 
-    /// Works through a part of a group, from `after` on. `copies` is what its chunks should have.
+    /// Works through a part of a group, from `after` on. `copies` is what its chunks should have. A
+    /// member that is about to leave gives what it has and gets nothing.
     pub(crate) async fn repair(
         &self,
         group: &Group,
@@ -96,8 +108,17 @@ impl GroupRepair {
         after: Option<ChunkId>,
     ) -> Result<Repaired, WorkerError> {
         let serving = self.serving(group);
+        let staying: Vec<DiskId> = group.staying().collect();
+        let targets: Vec<DiskId> = serving
+            .iter()
+            .copied()
+            .filter(|disk| staying.contains(disk))
+            .collect();
         let mut listing = GroupListing::new(&self.view, group.id, &serving, after)?;
-        let mut repaired = Repaired::default();
+        let mut repaired = Repaired {
+            members: serving.len(),
+            ..Repaired::default()
+        };
         let (mut lacking, mut tombstones, mut to_copy) = (Vec::new(), Vec::new(), 0);
         for _ in 0..COMPARED_PER_CALL {
             let Some(found) = listing.next().await? else {
@@ -105,13 +126,12 @@ impl GroupRepair {
                 break;
             };
             repaired.next_after = Some(found.entry.id);
+            let held = found.live.iter().filter(|disk| targets.contains(disk));
+            let held = held.count();
             if found.is_deleted(group) {
                 tombstones.push(found.entry.id);
-            } else if found.live.len() < copies
-                || !found.tombstones.is_empty()
-                || !found.damaged.is_empty()
-            {
-                to_copy += usize::from(found.live.len() < serving.len());
+            } else if held < copies || !found.tombstones.is_empty() || !found.damaged.is_empty() {
+                to_copy += usize::from(held < targets.len());
                 lacking.push(Lacking {
                     entry: found.entry,
                     live: found.live,
@@ -127,7 +147,7 @@ impl GroupRepair {
         }
         // Deletes where a member missed it, and forgets where all have confirmed.
         self.deleter.delete(&tombstones).await;
-        self.fill(group, copies, &serving, lacking, &mut repaired)
+        self.fill(group, copies, &targets, lacking, &mut repaired)
             .await?;
         Ok(repaired)
     }
@@ -137,7 +157,7 @@ impl GroupRepair {
         &self,
         group: &Group,
         copies: usize,
-        serving: &[DiskId],
+        targets: &[DiskId],
         lacking: Vec<Lacking>,
         repaired: &mut Repaired,
     ) -> Result<(), WorkerError> {
@@ -146,13 +166,15 @@ impl GroupRepair {
             .into_iter()
             .filter(|chunk| !expired.contains(&chunk.entry.owner));
         let outcomes: Vec<_> = stream::iter(wanted)
-            .map(|chunk| self.fill_one(group, serving, chunk))
+            .map(|chunk| self.fill_one(group, targets, chunk))
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
         for filled in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
             repaired.failed += u64::from(filled.failed);
+            repaired.damaged += u64::from(filled.damaged);
+            repaired.lost += u64::from(filled.lost);
             repaired.below_target += u64::from(filled.held < copies);
             repaired.copied_bytes += filled.copied_bytes;
         }
@@ -160,7 +182,7 @@ impl GroupRepair {
     }
 
     /// Copies one chunk to the members that lack it. `None` when it was deleted meanwhile.
-    async fn fill_one(&self, group: &Group, serving: &[DiskId], chunk: Lacking) -> Option<Filled> {
+    async fn fill_one(&self, group: &Group, targets: &[DiskId], chunk: Lacking) -> Option<Filled> {
         let mut filled = Filled {
             held: chunk.live.len(),
             ..Filled::default()
@@ -172,7 +194,7 @@ impl GroupRepair {
         }
         // The damaged ones come last: a disk that could not read for a moment may be well again.
         let sources = [chunk.live.as_slice(), &chunk.damaged].concat();
-        for &disk in serving.iter().filter(|disk| !chunk.live.contains(disk)) {
+        for &disk in targets.iter().filter(|disk| !chunk.live.contains(disk)) {
             let copied = self
                 .path
                 .restore_chunk(&chunk.entry, &sources, disk, group.epoch)
@@ -190,8 +212,16 @@ impl GroupRepair {
                 Err(RestoreError::Gone) => return None,
                 Err(error) => {
                     tracing::debug!(chunk = %chunk.entry.id, %disk, %error, "chunk not restored");
+                    let nobody =
+                        matches!(error, RestoreError::NoSource(_)) && chunk.live.is_empty();
                     // A member whose own bytes are bad does not lack the chunk.
-                    filled.failed |= !chunk.damaged.contains(&disk);
+                    if chunk.damaged.contains(&disk) {
+                        filled.damaged = true;
+                    } else if nobody {
+                        filled.lost = true;
+                    } else {
+                        filled.failed = true;
+                    }
                 }
             }
         }
@@ -206,20 +236,21 @@ impl GroupRepair {
             return CopyCheck::Good;
         };
         let serving = self.serving(group);
-        if !serving.contains(&disk) {
+        if !serving.contains(&disk) || group.leaving == Some(disk) {
             return CopyCheck::Good;
         }
-        let before = ChunkId(chunk.0.wrapping_sub(1));
-        let listing = GroupListing::new(&self.view, group.id, &serving, Some(before));
-        let Ok(mut listing) = listing else {
-            return CopyCheck::Unknown;
-        };
-        let found = match listing.next().await {
-            Ok(Some(found)) if found.entry.id == chunk && !found.is_deleted(group) => found,
+        let found = match self.listed(group, &serving, chunk).await {
+            Ok(Some(found)) => found,
             // Gone everywhere, or deleted: nothing to repair.
-            Ok(_) => return CopyCheck::Good,
+            Ok(None) => return CopyCheck::Good,
             Err(_) => return CopyCheck::Unknown,
         };
+        if found.live.contains(&disk) {
+            match self.path.verify_copy(&found.entry, disk).await {
+                CopyCheck::Bad => {}
+                other => return other,
+            }
+        }
         let others = found.live.iter().chain(&found.damaged).copied();
         let mut sources: Vec<_> = others.filter(|&other| other != disk).collect();
         if found.damaged.contains(&disk) {
@@ -230,9 +261,34 @@ impl GroupRepair {
             .restore_chunk(&found.entry, &sources, disk, group.epoch)
             .await;
         let read = self.path.verify_copy(&found.entry, disk).await;
-        if restored.is_ok() && read == CopyCheck::Good {
-            self.metrics.chunks_restored.inc();
+        if read == CopyCheck::Good {
+            if restored.is_ok() {
+                self.metrics.chunks_restored.inc();
+            }
+            return read;
         }
-        read
+        // It may have been deleted, and forgotten, between the listing and the look at it.
+        match self.listed(group, &serving, chunk).await {
+            Ok(None) => CopyCheck::Deleted,
+            Ok(Some(_)) => read,
+            Err(_) => CopyCheck::Unknown,
+        }
+    }
+
+    /// What members say of one chunk; `None` when it was deleted, or nobody has it.
+    pub(crate) async fn listed(
+        &self,
+        group: &Group,
+        serving: &[DiskId],
+        chunk: ChunkId,
+    ) -> Result<Option<Copies>, WorkerError> {
+        let found = GroupListing::of_one(&self.view, chunk, serving)?
+            .next()
+            .await?;
+        let of_it = |found: &Copies| {
+            let held = !found.live.is_empty() || !found.damaged.is_empty();
+            found.entry.id == chunk && held && !found.is_deleted(group)
+        };
+        Ok(found.filter(of_it))
     }
 }

@@ -1,4 +1,4 @@
-//! Background work: deletion, sweep, buckets half deleted, placement, redundancy.
+//! Background work: deletion, sweep, buckets half deleted, placement, redundancy, scrub.
 //!
 //! A worker is one file with a bounded, idempotent, resumable `tick`. One loop owns lease, jitter,
 //! trigger, backoff and pause. Workers know neither the state machine nor the disk engine, only
@@ -19,6 +19,7 @@ mod owners;
 mod placement_keeper;
 mod redundancy;
 mod runner;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -33,4 +34,5 @@ pub use orphan_sweep::OrphanSweep;
 pub use placement_keeper::{KeeperConfig, PlacementKeeper};
 pub use redundancy::{RedundancyStatus, RedundancyWorker};
 pub use runner::{RunnerConfig, WorkerHandle, WorkerState, start};
+pub use scrub::{Scrub, ScrubConfig, ScrubProgress, ScrubReport, ScrubStatus, ScrubWorker};
 pub use worker::{Tick, Worker};

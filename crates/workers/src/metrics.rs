@@ -38,8 +38,60 @@ pub struct WorkerMetrics {
     pub(crate) chunks_restored: Counter,
     /// Deletions that wait in the shards' queues, as last seen.
     pub(crate) deletions_pending: Gauge<u64, AtomicU64>,
+    scrub: ScrubNumbers,
     /// The one true number, and what it was counted by.
     redundancy: RedundancyNumbers,
+}
+
+/// What scrubs of this process read and found, on request or not.
+#[derive(Clone, Debug, Default)]
+struct ScrubNumbers {
+    copies: Counter,
+    bytes: Counter,
+    damaged: Counter,
+    repaired: Counter,
+    differing: Counter,
+    unread: Counter,
+    began: Gauge<u64, AtomicU64>,
+    groups_left: Gauge<u64, AtomicU64>,
+}
+
+impl ScrubNumbers {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("copies_checked", "Copies read and checked", &self.copies),
+            ("bytes_checked", "Bytes of object data in them", &self.bytes),
+            ("copies_damaged", "Damaged copies found", &self.damaged),
+            (
+                "copies_repaired",
+                "Of those, rewritten from a good copy",
+                &self.repaired,
+            ),
+            (
+                "chunks_differing",
+                "Chunks whose copies are sound but not the same",
+                &self.differing,
+            ),
+            (
+                "members_unread",
+                "Members of groups that could not be read",
+                &self.unread,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register_with_unit(
+            "pass_began",
+            "When the pass began that this process leads or led last",
+            Unit::Seconds,
+            self.began.clone(),
+        );
+        registry.register(
+            "groups_left",
+            "Placement groups that this pass has still to read",
+            self.groups_left.clone(),
+        );
+    }
 }
 
 /// What the redundancy worker of this process says when it is asked.
@@ -86,6 +138,8 @@ impl WorkerMetrics {
             "Deletions waiting in the shards",
             self.deletions_pending.clone(),
         );
+        self.scrub
+            .register(registry.sub_registry_with_prefix("scrub"));
         registry.register_collector(Box::new(self.redundancy.clone()));
     }
 
@@ -95,6 +149,35 @@ impl WorkerMetrics {
         status: impl Fn() -> RedundancyStatus + Send + Sync + 'static,
     ) {
         *self.redundancy.status.lock() = Some(Arc::new(status));
+    }
+
+    pub(crate) fn scrubbed(&self, copies: u64, bytes: u64, damaged: u64) {
+        self.scrub.copies.inc_by(copies);
+        self.scrub.bytes.inc_by(bytes);
+        self.scrub.damaged.inc_by(damaged);
+    }
+
+    /// Copies read so far.
+    #[cfg(test)]
+    pub(crate) fn scrubbed_copies(&self) -> u64 {
+        self.scrub.copies.get()
+    }
+
+    pub(crate) fn scrub_repaired(&self) {
+        self.scrub.repaired.inc();
+    }
+
+    pub(crate) fn scrub_differing(&self) {
+        self.scrub.differing.inc();
+    }
+
+    pub(crate) fn scrub_unread(&self, members: u64) {
+        self.scrub.unread.inc_by(members);
+    }
+
+    pub(crate) fn scrub_at(&self, began_secs: u64, groups_left: u64) {
+        self.scrub.began.set(began_secs);
+        self.scrub.groups_left.set(groups_left);
     }
 
     pub(crate) fn ticked(&self, worker: &'static str, outcome: &'static str) {

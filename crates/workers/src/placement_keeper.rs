@@ -2,9 +2,10 @@
 //! disks, takes failed disks out, gives their places to others and fills those, and brings groups
 //! of a cluster that was smaller once up to what it can do now.
 //!
-//! Invariants: a member counts as complete only after a whole comparison without a failed copy; the
-//! comparison begins only after every member in service has made the group's epoch durable, so no
-//! write of an older epoch can slip in behind it.
+//! Invariants: a member counts as complete only after a whole comparison without a failed copy (what
+//! no member can give is not waited for); the comparison begins only after every member in service
+//! has made the group's epoch durable, so no write of an older epoch can slip in behind it. A member
+//! goes only as `growth` says.
 
 mod backfill;
 mod growth;
@@ -73,7 +74,12 @@ struct Resting {
 struct Filling {
     epoch: u64,
     after: Option<ChunkId>,
+    /// Chunks that a member lacks although another one has them.
     failed: u64,
+    /// Chunks that are damaged somewhere, or that nobody can give.
+    unsound: u64,
+    /// A member did not take part in some of it.
+    partial: bool,
 }
 
 impl PlacementKeeper {
@@ -101,6 +107,12 @@ impl PlacementKeeper {
 
 impl Worker for PlacementKeeper {
     const NAME: &'static str = "placement-keeper";
+
+    /// Another process may have led meanwhile: comparisons begin again.
+    fn resume(&mut self, _cursor: &[u8]) {
+        self.filling.clear();
+        self.resting.clear();
+    }
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
         self.view.refresh().await?;

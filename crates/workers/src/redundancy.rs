@@ -4,14 +4,15 @@
 //! A copy that is known to be bad is known to its disk, which lists it so: a pass counts it, also
 //! in another process and after a restart. What is remembered here only saves work.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RepairHint, RepairHints};
 use granary_meta_api::Meta;
-use granary_runtime::Runtime;
+use granary_runtime::{Runtime, within};
 use granary_types::{ChunkId, DiskId, PgId};
 use parking_lot::Mutex;
 
@@ -21,6 +22,10 @@ use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 
 /// Complaints of readers looked at per tick.
 const HINTS_PER_TICK: usize = 64;
+/// Of those, at once: a member that does not answer keeps only some of them waiting.
+const HINTS_AT_ONCE: usize = 8;
+/// Time they get per tick, after the pass had its own.
+const HINTS_TIME: Duration = Duration::from_secs(5);
 /// Copies that are known to be bad and could not be made good; looked at again now and then.
 const DAMAGED_MAX: usize = 1024;
 /// A pass that ended is followed by the next one no earlier than this, whatever was found since.
@@ -59,6 +64,8 @@ pub struct RedundancyWorker {
     repair: GroupRepair,
     hints: RepairHints,
     status: Arc<Mutex<Counted>>,
+    /// Complaints that were taken and are not answered yet: a tick may be cut off, or out of time.
+    suspects: VecDeque<(ChunkId, DiskId)>,
     damaged: BTreeSet<(ChunkId, DiskId)>,
     /// The last of them that was looked at again.
     damaged_at: Option<(ChunkId, DiskId)>,
@@ -117,6 +124,7 @@ impl RedundancyWorker {
             hints: path.repair_hints(),
             repair: GroupRepair::new(meta, path, metrics.clone()),
             status: Arc::default(),
+            suspects: VecDeque::new(),
             damaged: BTreeSet::new(),
             damaged_at: None,
             every,
@@ -163,8 +171,8 @@ impl RedundancyWorker {
             let rested = now.saturating_sub(*ended);
             let lost_or_changed =
                 (known.map_epoch, &known.lost) != (situation.map_epoch, &situation.lost);
-            let uncounted = known.uncounted != situation.uncounted && rested >= PAUSE_MIN;
-            rested >= self.every || lost_or_changed || uncounted
+            let uncounted = known.uncounted != situation.uncounted;
+            rested >= self.every || (rested >= PAUSE_MIN && (lost_or_changed || uncounted))
         });
         // An empty map is one that was never read.
         if !due || situation.map_epoch == 0 {
@@ -249,17 +257,83 @@ impl RedundancyWorker {
         }
     }
 
-    /// Looks at copies somebody complained about, and, between passes, again at some of those that
-    /// could not be made good: each of them has its turn.
-    async fn look_at_hints(&mut self) {
-        let hints = self.hints.take(HINTS_PER_TICK);
-        let mut suspects: BTreeSet<_> = hints.iter().map(|hint| (hint.chunk, hint.disk)).collect();
+    /// Works on the pass that is under way, or begins one when it is time.
+    async fn compare(&mut self) -> Result<Tick, WorkerError> {
         if self.pass.is_none() {
-            suspects.extend(next_in_circle(&self.damaged, &mut self.damaged_at));
+            // What is counted is the cluster of now, not of the last time somebody looked.
+            self.view.refresh().await?;
+            self.begin();
         }
-        for (chunk, disk) in suspects {
-            match self.repair.check_copy(chunk, disk).await {
-                CopyCheck::Good => {
+        let until = self.runtime.monotonic() + TICK_TIME;
+        while self.runtime.monotonic() < until {
+            // Taken out and put back: a tick that is cut off begins a new pass, because it cannot
+            // know what it had counted.
+            let Some(mut pass) = self.pass.take() else {
+                return Ok(Tick::Done);
+            };
+            match self.step(&mut pass).await {
+                Ok(true) => self.finish(pass),
+                Ok(false) => self.pass = Some(pass),
+                Err(error) => {
+                    self.pass = Some(pass);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(if self.pass.is_some() {
+            Tick::More
+        } else {
+            Tick::Done
+        })
+    }
+
+    /// Looks at copies somebody complained about, and, between passes, again at some of those that
+    /// could not be made good: each of them has its turn. What there is no time for is looked at in
+    /// the next tick.
+    async fn look_at_hints(&mut self) {
+        let room = HINTS_PER_TICK.saturating_sub(self.suspects.len());
+        for hint in self.hints.take(room) {
+            let copy = (hint.chunk, hint.disk);
+            if !self.suspects.contains(&copy) {
+                self.suspects.push_back(copy);
+            }
+        }
+        let mut order: Vec<_> = self.suspects.iter().copied().collect();
+        if self.pass.is_none() {
+            order.extend(next_in_circle(&self.damaged, &mut self.damaged_at));
+        }
+        let begun = self.look_at(&order).await;
+        // Those whose disks gave no answer go behind all others.
+        for &(chunk, disk) in &order[..begun] {
+            let waiting = self.suspects.iter().position(|&copy| copy == (chunk, disk));
+            if let Some(at) = waiting {
+                self.suspects.remove(at);
+                self.hints.add(RepairHint { chunk, disk });
+            }
+        }
+    }
+
+    /// Looks at some copies in their order, as long as there is time; how many of them it began
+    /// with. Those that were answered are suspects no more.
+    async fn look_at(&mut self, order: &[(ChunkId, DiskId)]) -> usize {
+        let repair = self.repair.clone();
+        let mut looks = stream::iter(order.to_vec())
+            .map(|(chunk, disk)| {
+                let looking = repair.check_copy(chunk, disk);
+                async move { ((chunk, disk), looking.await) }
+            })
+            .buffer_unordered(HINTS_AT_ONCE);
+        let until = self.runtime.monotonic() + HINTS_TIME;
+        let mut answered = 0;
+        loop {
+            let left = until.saturating_sub(self.runtime.monotonic());
+            let Ok(Some(((chunk, disk), check))) = within(left, looks.next()).await else {
+                return order.len().min(answered + HINTS_AT_ONCE);
+            };
+            answered += 1;
+            self.suspects.retain(|&copy| copy != (chunk, disk));
+            match check {
+                CopyCheck::Good | CopyCheck::Deleted => {
                     self.damaged.remove(&(chunk, disk));
                 }
                 CopyCheck::Bad => self.note_damaged(chunk, disk),
@@ -316,39 +390,18 @@ impl Worker for RedundancyWorker {
     const NAME: &'static str = "redundancy";
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
+        // The pass comes first: complaints about members that do not answer must not keep it from
+        // counting, nor may a pass that fails keep complaints from being looked at.
+        let compared = self.compare().await;
         self.look_at_hints().await;
-        if self.pass.is_none() {
-            // What is counted is the cluster of now, not of the last time somebody looked.
-            self.view.refresh().await?;
-            self.begin();
-        }
-        let until = self.runtime.monotonic() + TICK_TIME;
-        while self.runtime.monotonic() < until {
-            // Taken out and put back: a tick that is cut off begins a new pass, because it cannot
-            // know what it had counted.
-            let Some(mut pass) = self.pass.take() else {
-                return Ok(Tick::Done);
-            };
-            match self.step(&mut pass).await {
-                Ok(true) => self.finish(pass),
-                Ok(false) => self.pass = Some(pass),
-                Err(error) => {
-                    self.pass = Some(pass);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(if self.pass.is_some() {
-            Tick::More
-        } else {
-            Tick::Done
-        })
+        compared
     }
 
     /// Another process may have led meanwhile: what was counted here before counts no more.
     fn resume(&mut self, _cursor: &[u8]) {
         (self.pass, self.last) = (None, None);
         self.damaged.clear();
+        self.suspects.clear();
         *self.status.lock() = Counted::default();
     }
 }

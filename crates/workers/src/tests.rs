@@ -2,6 +2,9 @@
 //! good for, and the number of chunks below their redundancy is the true one.
 
 mod fsck;
+mod growth;
+mod hanging;
+mod scrub;
 mod world;
 
 use std::collections::BTreeSet;
@@ -296,6 +299,7 @@ fn without_a_spare_the_number_is_true_until_a_disk_is_added() {
 
         world.add_disk(9).await;
         world.keep().await;
+        world.runtime.sleep(Duration::from_secs(31)).await;
         run(&mut worker).await;
         assert_eq!((status().chunks, status().below_target), (5, 0));
         assert_whole(&world, 3).await;
@@ -457,12 +461,116 @@ fn a_disk_that_cannot_be_asked_is_not_taken_for_damaged() {
             disk,
         };
         hints.add(hint);
-        // Gone, and nobody has noticed yet.
-        assert!(world.store.remove_disk(disk).await);
+        // It hangs, and nobody has noticed yet.
+        world.nodes.hang(disk, true);
         let before = hints.uncounted();
         worker.tick(1).await.unwrap();
         assert_eq!(hints.uncounted(), before, "counted as damaged");
         assert_eq!(hints.take(10), [hint], "looked at again");
+    });
+}
+
+#[test]
+fn members_that_hang_keep_neither_the_count_nor_other_complaints_waiting() {
+    simulated(async {
+        let world = World::start(5).await;
+        for (n, key) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+            world.put(key, &content(45 * MIB, 80 + n as u64)).await;
+        }
+        let hints = world.path.repair_hints();
+        let hung = disk_in(&world, 2).await;
+        let listed = world.listed().await;
+        let map = world.view.map();
+        let with_hung = |chunk: ChunkId| {
+            let mut disks = map.group(chunk.pg()).unwrap().disks();
+            disks.any(|disk| disk == hung)
+        };
+        // First those that nobody can answer, then a copy that is really lost.
+        let unanswered = listed.iter().filter(|(disk, _)| *disk == hung);
+        let mut added = 0;
+        for &(disk, entry) in unanswered.take(40) {
+            hints.add(granary_datapath::RepairHint {
+                chunk: entry.id,
+                disk,
+            });
+            added += 1;
+        }
+        assert!(added >= 20, "{added}");
+        let &(disk, lost) = listed
+            .iter()
+            .find(|(_, entry)| !with_hung(entry.id))
+            .unwrap();
+        let gone = vec![lost.id];
+        let (store, pg) = (&world.store, lost.id.pg());
+        store
+            .delete(disk, pg, u64::MAX, gone.clone())
+            .await
+            .unwrap();
+        store.forget(disk, pg, u64::MAX, gone).await.unwrap();
+        hints.add(granary_datapath::RepairHint {
+            chunk: lost.id,
+            disk,
+        });
+        world.nodes.hang(hung, true);
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        for _ in 0..300 {
+            // As the loop around it does: a tick is cut off in the end.
+            let _ = granary_runtime::within(Duration::from_secs(30), worker.tick(1)).await;
+            if status().passes > 0 && status().current {
+                break;
+            }
+        }
+        assert!(status().passes > 0, "no pass while a member hangs");
+        let there = async || {
+            let listed = world.listed().await;
+            listed
+                .iter()
+                .any(|(on, entry)| *on == disk && entry.id == lost.id)
+        };
+        assert!(there().await);
+        // Without a pass: complaints alone have their turn, too.
+        let gone = vec![lost.id];
+        store
+            .delete(disk, pg, u64::MAX, gone.clone())
+            .await
+            .unwrap();
+        store.forget(disk, pg, u64::MAX, gone).await.unwrap();
+        hints.add(granary_datapath::RepairHint {
+            chunk: lost.id,
+            disk,
+        });
+        for _ in 0..8 {
+            let _ = granary_runtime::within(Duration::from_secs(8), worker.tick(1)).await;
+        }
+        assert!(there().await, "others were always first");
+        world.nodes.hang(hung, false);
+        for _ in 0..20 {
+            let _ = worker.tick(1).await;
+        }
+        assert!(hints.take(1000).is_empty(), "a complaint is never answered");
+    });
+}
+
+#[test]
+fn a_map_that_changes_all_the_time_does_not_make_passes_follow_one_another() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        world.put("a", &content(MIB, 1)).await;
+        let mut worker = redundancy(&world);
+        let status = worker.status();
+        let began = world.runtime.monotonic();
+        run(&mut worker).await;
+        for disk in 10..20 {
+            world.add_disk(disk).await;
+            world.keep().await;
+            run(&mut worker).await;
+            world.runtime.sleep(Duration::from_secs(5)).await;
+        }
+        let took = world.runtime.monotonic() - began;
+        let most = 1 + took.as_secs() / 30;
+        let passes = status().passes;
+        assert!((2..=most).contains(&passes), "{passes} passes in {took:?}");
     });
 }
 
@@ -615,6 +723,7 @@ fn chunks_count_as_below_their_redundancy_until_their_group_has_grown() {
         };
         let create = pb::CreatePool { pool: Some(pool) };
         world.meta.propose(create).await.unwrap().unwrap();
+        world.runtime.sleep(Duration::from_secs(31)).await;
         run(&mut worker).await;
         assert_eq!((status().chunks, status().below_target), (3, 3));
     });
@@ -1017,7 +1126,7 @@ fn the_number_of_chunks_below_redundancy_is_shown_only_when_it_was_counted() {
             samples(&world, below).is_empty(),
             "0 although a disk is lost"
         );
-        world.runtime.sleep(Duration::from_secs(5)).await;
+        world.runtime.sleep(Duration::from_secs(31)).await;
         run(&mut worker).await;
         assert_eq!(samples(&world, below), [3]);
         assert!(samples(&world, "redundancy_pass_began_seconds") > began);

@@ -1,15 +1,17 @@
-//! Opening groups on their disks at the map's epoch, and filling members that are not complete.
+//! Opening groups on their disks at the map's epoch, filling members that are not complete, and
+//! comparing all members before one that is leaving goes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use granary_datapath::Group;
+use granary_datapath::{Group, GroupMember};
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_runtime::within;
 use granary_types::{DiskId, PgId};
 
+use super::growth::NONE;
 use super::{Filling, PlacementKeeper, Resting};
 use crate::WorkerError;
 use crate::worker::TICK_TIME;
@@ -87,8 +89,8 @@ impl PlacementKeeper {
         confirmed
     }
 
-    /// Fills members that are not complete; true when there is more to do now. A group that
-    /// cannot be filled keeps no other waiting.
+    /// Fills members that are not complete, and compares groups that a member is about to leave;
+    /// true when there is more to do now. A group that cannot be filled keeps no other waiting.
     ///
     /// # Errors
     /// The first one, after every group had its turn.
@@ -96,7 +98,7 @@ impl PlacementKeeper {
         let map = self.view.map();
         let mut incomplete: Vec<&Group> = map
             .groups()
-            .filter(|group| group.members.iter().any(|member| !member.complete))
+            .filter(|group| group.leaving.is_some() || group.members.iter().any(|m| !m.complete))
             .collect();
         incomplete.sort_by_key(|group| group.id);
         let still = |pg: &PgId| incomplete.iter().any(|group| group.id == *pg);
@@ -109,7 +111,7 @@ impl PlacementKeeper {
                 more = true;
                 break;
             }
-            if !self.is_open_everywhere(group) || self.is_resting(group) {
+            if !self.may_be_filled(group) || self.is_resting(group) {
                 continue;
             }
             match self.fill_for_a_while(group).await {
@@ -123,7 +125,8 @@ impl PlacementKeeper {
         }
         match failure {
             Some(error) => Err(error),
-            None => Ok(more),
+            // What was filled or compared may be ready for its next step.
+            None => Ok(more || self.view.map().epoch() != map.epoch()),
         }
     }
 
@@ -145,6 +148,12 @@ impl PlacementKeeper {
         resting.is_some_and(|resting| resting.epoch == group.epoch && now < resting.until)
     }
 
+    /// True when a group could not be filled at its epoch, and was not since.
+    pub(super) fn has_rested(&self, group: &Group) -> bool {
+        let resting = self.resting.get(&group.id);
+        resting.is_some_and(|resting| resting.epoch == group.epoch)
+    }
+
     /// Leaves a group alone for a while, twice as long as the last time.
     fn rest(&mut self, group: &Group) {
         let last = self.resting.get(&group.id);
@@ -160,19 +169,25 @@ impl PlacementKeeper {
         self.resting.insert(group.id, resting);
     }
 
-    /// True when every member that can be reached has confirmed the epoch, the new ones included,
-    /// and one of them is complete.
-    fn is_open_everywhere(&self, group: &Group) -> bool {
+    /// True when every member that can be reached has confirmed the epoch, and there is something
+    /// to do: a new member serves and a complete one can fill it, or one is about to leave and all
+    /// of them, without exception, can be compared.
+    fn may_be_filled(&self, group: &Group) -> bool {
         let serving = self.repair.serving(group);
         let confirmed = |disk: &DiskId| self.opened.get(&(group.id, *disk)) == Some(&group.epoch);
-        let source = |member: &granary_datapath::GroupMember| {
-            member.complete && serving.contains(&member.disk)
-        };
-        let new_one_serves = group
-            .members
-            .iter()
-            .any(|member| !member.complete && serving.contains(&member.disk));
-        serving.iter().all(confirmed) && group.members.iter().any(source) && new_one_serves
+        if !serving.iter().all(confirmed) {
+            return false;
+        }
+        let complete = |member: &&GroupMember| member.complete;
+        let serves = |member: &&GroupMember| serving.contains(&member.disk);
+        let members = || group.members.iter();
+        if members().all(|member| member.complete) {
+            return members().all(|member| serving.contains(&member.disk));
+        }
+        // Where no complete member is left, what the others have is all there is.
+        let source = members().filter(complete).count() == 0
+            || members().filter(complete).any(|member| serves(&member));
+        source && members().any(|member| !member.complete && serves(&member))
     }
 
     /// Fills a part of a group; true when this group has nothing more to do in this tick.
@@ -186,24 +201,37 @@ impl PlacementKeeper {
         }
         let repaired = self
             .repair
-            .repair(group, group.members.len(), state.after)
+            .repair(group, group.staying().count(), state.after)
             .await?;
         let pause_us = repaired.copied_bytes.saturating_mul(1_000_000) / FILL_BYTES_PER_SEC;
         self.runtime.sleep(Duration::from_micros(pause_us)).await;
         state.failed += repaired.failed;
+        state.unsound += repaired.damaged + repaired.lost;
+        state.partial |= repaired.members < group.members.len();
         state.after = repaired.next_after;
         if state.after.is_some() {
             self.filling.insert(group.id, state);
             return Ok(false);
         }
         self.filling.remove(&group.id);
-        if state.failed > 0 {
-            tracing::debug!(pg = %group.id, chunks = state.failed, "group not filled yet");
-            self.rest(group);
-            return Ok(true);
+        let whole = state.failed + state.unsound == 0 && !state.partial;
+        let complete = group.members.iter().all(|member| member.complete);
+        match group.leaving {
+            // Every chunk is on every member that stays, and the epoch says that none can have
+            // been acknowledged since with a copy of the leaving one.
+            Some(leaving) if complete && whole => {
+                self.replace(group, leaving, NONE).await?;
+                self.view.refresh_map().await?;
+            }
+            None if state.failed == 0 => self.complete(group).await?,
+            _ => {
+                let chunks = state.failed + state.unsound;
+                tracing::debug!(pg = %group.id, chunks, "group not filled yet");
+                self.rest(group);
+                return Ok(true);
+            }
         }
         self.resting.remove(&group.id);
-        self.complete(group).await?;
         Ok(true)
     }
 

@@ -2,8 +2,16 @@
 //! pool of their class and zone holds.
 //!
 //! Invariants: a group changes only while all its members are complete and in service, by one
-//! member at a time; a member is dropped only when those that stay are as many as there should be
-//! and hold everything. So no chunk has fewer copies at any time than it had before.
+//! member at a time. A member goes in two steps, because "complete" only says that it was filled
+//! once: what was acknowledged while it was away it may lack.
+//! 1. It begins to leave, which raises the epoch: no write of the new epoch counts its copy. Every
+//!    member makes that epoch durable, so nothing is acknowledged at an older one any more.
+//! 2. All members are compared from the first chunk to the last, and what one lacks is copied. Only
+//!    when every member took part and every chunk is on every one that stays, with no damaged copy
+//!    left, it goes, if the epoch is still the same.
+//!
+//! So what only the leaving one had is on all others, and what came since never relied on it: no
+//! chunk has fewer copies at any time than it had before.
 
 use granary_datapath::{ClusterMap, Group};
 use granary_meta_api::pb;
@@ -14,30 +22,33 @@ use super::PlacementKeeper;
 use super::layout::{rule_of, topology_of};
 use crate::WorkerError;
 
-/// Groups with members that are not filled yet, lost and new ones together, up to which another one
-/// may begin to grow: growing has time, and what was lost goes first.
+/// Groups with members that are being filled, lost and new ones together, up to which another one
+/// may begin to grow: growing has time, and what was lost goes first. A group that cannot be filled
+/// does not count: it may stay so for ever.
 const FILLING_MAX: usize = 4;
-/// Members dropped per tick.
-const DROPPED_PER_TICK: usize = 64;
+/// Members per tick that begin to leave, or stay after all.
+const LEAVING_PER_TICK: usize = 64;
 /// Stands for no disk in a change of members.
-const NONE: DiskId = DiskId(0);
+pub(super) const NONE: DiskId = DiskId(0);
 
 /// What a group needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Another member, which is filled before anything else happens.
     Add(DiskId),
-    /// One member less.
-    Drop(DiskId),
+    /// One member less: it begins to leave.
+    Leave(DiskId),
 }
 
 impl PlacementKeeper {
     /// Takes the next step of some groups that are not as they should be; true when it did.
     pub(super) async fn grow_groups(&mut self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
-        let filling = |group: &&Group| group.members.iter().any(|member| !member.complete);
+        let filling = |group: &&Group| {
+            group.members.iter().any(|member| !member.complete) && !self.has_rested(group)
+        };
         let mut may_begin = FILLING_MAX.saturating_sub(map.groups().filter(filling).count());
-        let (mut changed, mut dropped) = (false, 0);
+        let (mut changed, mut leaving) = (false, 0);
         for pool in map.pools() {
             let part = topology_of(pool, &topology);
             let Some(rule) = map.best_pool(pool).map(|best| rule_of(best, &part)) else {
@@ -47,6 +58,13 @@ impl PlacementKeeper {
             groups.sort_unstable_by_key(|group| group.id);
             let mut loads: Vec<Vec<DiskId>> = loads(&map, pool);
             for group in groups {
+                if let Some(disk) = group.leaving {
+                    if leaving < LEAVING_PER_TICK && !self.does_without(&map, group) {
+                        leaving += 1;
+                        changed |= self.replace(group, disk, disk).await?;
+                    }
+                    continue;
+                }
                 if !self.is_settled(&map, group) {
                     continue;
                 }
@@ -56,8 +74,8 @@ impl PlacementKeeper {
                         loads.push(vec![new]);
                         changed |= self.replace(group, NONE, new).await?;
                     }
-                    Some(Step::Drop(old)) if dropped < DROPPED_PER_TICK => {
-                        dropped += 1;
+                    Some(Step::Leave(old)) if leaving < LEAVING_PER_TICK => {
+                        leaving += 1;
                         changed |= self.replace(group, old, NONE).await?;
                     }
                     _ => {}
@@ -67,11 +85,19 @@ impl PlacementKeeper {
         Ok(changed)
     }
 
-    /// True when every member holds what it should and can be asked.
+    /// True when every member was filled once and can be asked.
     fn is_settled(&self, map: &ClusterMap, group: &Group) -> bool {
         let mut members = group.members.iter();
         let serves = |disk| map.is_in(disk) && self.view.is_readable(disk);
         !group.members.is_empty() && members.all(|m| m.complete && serves(m.disk))
+    }
+
+    /// True when those that stay need no help from the one that leaves: all of them were filled
+    /// once and can be asked. While one is away, the leaving one takes chunks again.
+    fn does_without(&self, map: &ClusterMap, group: &Group) -> bool {
+        let serves = |disk| map.is_in(disk) && self.view.is_readable(disk);
+        let mut staying = group.members.iter();
+        staying.all(|m| group.leaving == Some(m.disk) || (m.complete && serves(m.disk)))
     }
 }
 
@@ -106,7 +132,7 @@ fn next_step(
                 .copied()
                 .max_by_key(|&disk| (load(loads, disk), disk))
         };
-        return crowded.or_else(fullest).map(Step::Drop);
+        return crowded.or_else(fullest).map(Step::Leave);
     }
     let leaving = crowded?;
     let others: Vec<DiskId> = members
@@ -171,6 +197,7 @@ mod tests {
             epoch: 1,
             members: disks.iter().map(member).collect(),
             closed: false,
+            leaving: None,
         }
     }
 
@@ -226,7 +253,7 @@ mod tests {
             let step = next_step(&topology(disks), rule, &[], &group(members));
             let expected = match step {
                 Some(Step::Add(disk)) => adds.contains(&disk.0),
-                Some(Step::Drop(disk)) => drops.contains(&disk.0),
+                Some(Step::Leave(disk)) => drops.contains(&disk.0),
                 None => adds.is_empty() && drops.is_empty(),
             };
             assert!(expected, "{members:?} of {disks:?}: {step:?}");

@@ -3,19 +3,21 @@
 use std::time::Duration;
 
 use granary_blob_api::DiskHealth;
-use granary_datapath::Group;
+use granary_datapath::{ClusterMap, Group, GroupMember};
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_placement::replacement_for;
 use granary_types::DiskId;
 
 use super::PlacementKeeper;
+use super::growth::NONE;
 use super::layout::{rule_of, topology_of};
 use crate::WorkerError;
 
 /// `state` of a disk record.
 const DISK_IN: u32 = 0;
 const DISK_OUT: u32 = 1;
+const DISK_REMOVED: u32 = 2;
 /// Members replaced per tick: repair is spread over time as well as over disks.
 const REPLACED_PER_TICK: usize = 64;
 
@@ -27,6 +29,11 @@ impl PlacementKeeper {
         let mut changed = false;
         for disk in map.disks() {
             let id = DiskId(disk.id);
+            if disk.state == DISK_REMOVED {
+                // For good, however healthy it is: only an operator takes it back.
+                self.away.remove(&id);
+                continue;
+            }
             let health = self.view.status(id).map(|status| status.health);
             let state = match health {
                 // Given up for good, whatever its node may still say.
@@ -75,7 +82,11 @@ impl PlacementKeeper {
         now.saturating_sub(away.0) >= Duration::from_millis(patience)
     }
 
-    /// Gives the places of disks that are out to others, where there is one to give them to.
+    /// Gives the places of disks that are out to others, where there is one to give them to. A
+    /// place that nobody needs is given up.
+    ///
+    /// The last complete member of a group keeps its place while it may still come back: what it
+    /// holds is read only as long as it is a member.
     pub(super) async fn replace_lost_members(&mut self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
         let mut replaced = 0;
@@ -92,24 +103,30 @@ impl PlacementKeeper {
                 if replaced >= REPLACED_PER_TICK {
                     return Ok(true);
                 }
-                let (out, survivors): (Vec<_>, Vec<_>) =
-                    group.disks().partition(|&disk| !map.is_in(disk));
-                let (Some(&old), false) = (out.first(), survivors.is_empty()) else {
+                let Some(old) = lost_member(&map, group) else {
                     continue;
                 };
-                let seed = u64::from(group.id.0);
-                let Some(new) = replacement_for(&part, rule, &loads, &survivors, seed) else {
-                    continue;
+                let new = if is_needless(&map, group, old) {
+                    NONE
+                } else {
+                    let survivors = group.disks().filter(|&disk| map.is_in(disk));
+                    let survivors: Vec<DiskId> = survivors.collect();
+                    let seed = u64::from(group.id.0);
+                    let Some(new) = replacement_for(&part, rule, &loads, &survivors, seed) else {
+                        continue;
+                    };
+                    loads.push(vec![new]);
+                    new
                 };
-                loads.push(vec![new]);
                 replaced += usize::from(self.replace(group, old, new).await?);
             }
         }
         Ok(replaced > 0)
     }
 
-    /// Gives the place of a disk to another one; `DiskId(0)`: adds the one, or drops the other. True
-    /// when it was done, false when somebody else changed the group meanwhile.
+    /// Gives the place of a disk to another one. [`NONE`] as the old one: it is added; as the new
+    /// one: the old one begins to leave, or goes when it is leaving; both the same: it stays after
+    /// all. True when it was done, false when somebody else changed the group meanwhile.
     pub(super) async fn replace(
         &self,
         group: &Group,
@@ -132,4 +149,33 @@ impl PlacementKeeper {
             Err(no) => Err(WorkerError::refused("another member", no)),
         }
     }
+}
+
+/// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
+/// that is complete goes only while another complete one is in service, or when it is given up for
+/// good.
+fn lost_member(map: &ClusterMap, group: &Group) -> Option<DiskId> {
+    let survives = group.members.iter().any(|m| map.is_in(m.disk));
+    let complete_survives = group
+        .members
+        .iter()
+        .any(|m| m.complete && map.is_in(m.disk));
+    let may_go = |member: &&GroupMember| {
+        !member.complete || complete_survives || map.is_removed(member.disk)
+    };
+    let out = group.members.iter().filter(|m| !map.is_in(m.disk));
+    let first = out
+        .filter(may_go)
+        .min_by_key(|m| (group.leaving != Some(m.disk), m.complete, m.disk));
+    first.map(|member| member.disk).filter(|_| survives)
+}
+
+/// True when a lost member's place need not be given to anybody: those in service are complete, and
+/// as many as there should be.
+fn is_needless(map: &ClusterMap, group: &Group, lost: DiskId) -> bool {
+    let mut others = group.members.iter().filter(|m| m.disk != lost);
+    let in_service = group.disks().filter(|&disk| map.is_in(disk)).count();
+    group.leaving.is_none_or(|leaving| leaving == lost)
+        && in_service >= map.target_copies(group)
+        && others.all(|member| member.complete)
 }

@@ -25,6 +25,7 @@ use granary_types::{
 use granary_vfs::{MemoryVfs, Vfs};
 use parking_lot::Mutex;
 
+use super::hanging::{Hanging, HungDisks};
 use crate::{KeeperConfig, PlacementKeeper, Tick, Worker, WorkerMetrics};
 
 pub(super) const GRACE_MS: u64 = 10_000;
@@ -49,7 +50,7 @@ pub(super) struct World {
 
 /// Storage nodes by their ids.
 #[derive(Clone, Default)]
-pub(super) struct Nodes(Arc<Mutex<BTreeMap<u64, BlobStore>>>);
+pub(super) struct Nodes(Arc<Mutex<BTreeMap<u64, BlobStore>>>, HungDisks);
 
 impl Nodes {
     fn all(&self) -> Vec<BlobStore> {
@@ -60,12 +61,23 @@ impl Nodes {
     pub(super) fn stop(&self, node: u64) {
         self.0.lock().remove(&node);
     }
+
+    /// Makes a disk answer nothing any more, although its node says that it is well; or again.
+    pub(super) fn hang(&self, disk: DiskId, hangs: bool) {
+        let mut hung = self.1.lock();
+        if hangs {
+            hung.insert(disk);
+        } else {
+            hung.remove(&disk);
+        }
+    }
 }
 
 impl NodeDirectory for Nodes {
     fn node(&self, node: NodeId) -> Option<Arc<dyn BlobNode>> {
         let store = self.0.lock().get(&node.0).cloned();
-        store.map(|store| Arc::new(store) as Arc<dyn BlobNode>)
+        let hung = Arc::clone(&self.1);
+        store.map(|store| Arc::new(Hanging { store, hung }) as Arc<dyn BlobNode>)
     }
 }
 
@@ -305,6 +317,11 @@ impl World {
             all.extend_from_slice(&part?);
         }
         Ok(all.into())
+    }
+
+    /// Every node that runs.
+    pub(super) fn node_stores(&self) -> Vec<BlobStore> {
+        self.nodes.all()
     }
 
     /// What every disk that answers lists.
