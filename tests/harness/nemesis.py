@@ -333,10 +333,15 @@ class BitFlips(Fault):
 
     def inject(self, cluster):
         rng = random.Random(self._seed)
-        files = volume_files(rng.choice(cluster[self.node].data_dirs))
-        for _ in range(self.flips if files else 0):
-            flip(rng.choice(files), rng)
-        return bool(files)
+        directory, flipped = rng.choice(cluster[self.node].data_dirs), 0
+        for _ in range(self.flips):
+            files = volume_files(directory)
+            try:
+                flipped += bool(files) and flip(rng.choice(files), rng)
+            except FileNotFoundError:
+                # The node gave the volume back in between.
+                continue
+        return flipped > 0
 
     def heal(self, cluster):
         """Found by reading every copy, and repaired then; the next destructive fault waits for that."""
@@ -349,18 +354,25 @@ def volume_files(directory):
     """The bigger files of a data directory, in order."""
     found = []
     for path, _, names in os.walk(directory):
-        found += [full for full in (os.path.join(path, name) for name in names) if os.path.getsize(full) > 65_536]
+        for full in (os.path.join(path, name) for name in names):
+            try:
+                if os.path.getsize(full) > 65_536:
+                    found.append(full)
+            except FileNotFoundError:
+                # Gone since the directory was read.
+                continue
     return sorted(found)
 
 
 def flip(path, rng):
-    """One bit of a file, not in its first block."""
+    """One bit of a file, not in its first block; True."""
     with open(path, "r+b") as volume:
         at = rng.randrange(4096, os.path.getsize(path))
         volume.seek(at)
         old = volume.read(1)[0]
         volume.seek(at)
         volume.write(bytes([old ^ 1 << rng.randrange(8)]))
+    return True
 
 
 class WipeDisk(Fault):
