@@ -22,6 +22,10 @@ use crate::index::Place;
 use crate::reader::{ATTEMPTS_MAX, Outcome};
 use crate::work::{MovedChunk, NewChunk};
 
+/// Linux caches files in aligned pieces of up to this many bytes (a huge page of x86-64), and lets
+/// go of whole ones only.
+const FOLIO_BYTES: u64 = 2 << 20;
+
 /// What was found where a chunk should be.
 pub(crate) enum Finding {
     /// Every byte is as it was written.
@@ -178,13 +182,15 @@ impl<'a> Uncached<'a> {
             offset,
             length,
         };
-        range.drop_cache();
+        let start = offset - offset % FOLIO_BYTES;
+        let end = (offset + length).next_multiple_of(FOLIO_BYTES);
+        range.drop_cache(start, end - start);
         range
     }
 
-    fn drop_cache(&self) {
+    fn drop_cache(&self, offset: u64, length: u64) {
         // It is advice: a system that does not take it answers from memory.
-        if let Err(error) = self.file.drop_cache_of(self.offset, self.length) {
+        if let Err(error) = self.file.drop_cache_of(offset, length) {
             tracing::debug!(%error, "cannot let go of cached pages");
         }
     }
@@ -192,6 +198,6 @@ impl<'a> Uncached<'a> {
 
 impl Drop for Uncached<'_> {
     fn drop(&mut self) {
-        self.drop_cache();
+        self.drop_cache(self.offset, self.length);
     }
 }
