@@ -34,7 +34,9 @@ async fn until_grown(world: &mut World, members: usize) -> Vec<Group> {
         world.view.refresh().await.unwrap();
         let map = world.view.map();
         let grown = |group: &&Group| {
-            group.members.len() == members && group.members.iter().all(|member| member.complete)
+            group.leaving.is_none()
+                && group.members.len() == members
+                && group.members.iter().all(|member| member.complete)
         };
         let found: Vec<Group> = map.groups().filter(grown).cloned().collect();
         if !found.is_empty() {
@@ -179,18 +181,21 @@ fn a_member_that_leaves_takes_no_chunks_and_stays_while_another_is_away() {
             }
         }
         let before = world.chunks().await.0;
-        for _ in 0..60 {
+        // Until one of them falls into the group.
+        let mut new = Vec::new();
+        for _ in 0..500 {
             world.put("b", &content(MIB, 64)).await;
+            let listed = world.listed().await;
+            let of_it = listed.iter().filter(|(_, entry)| {
+                entry.pg() == group.id && !before.contains(&entry.id) && !entry.deleted
+            });
+            new = of_it.map(|(disk, _)| *disk).collect::<Vec<DiskId>>();
+            if !new.is_empty() {
+                break;
+            }
         }
-        let listed = world.listed().await;
-        let new = listed.iter().filter(|(_, entry)| {
-            entry.pg() == group.id && !before.contains(&entry.id) && !entry.deleted
-        });
-        let new: Vec<DiskId> = new.map(|(disk, _)| *disk).collect();
-        assert!(
-            new.len() >= 3 && new.iter().all(|&disk| disk != leaving),
-            "{new:?}"
-        );
+        let taken = new.iter().all(|&disk| disk != leaving);
+        assert!(new.len() >= 3 && taken, "{new:?}, {leaving} leaves");
         // Another member goes away: whoever was about to leave is needed again.
         world.nodes.stop(2);
         world.view.refresh().await.unwrap();

@@ -2,13 +2,13 @@
 //! has its turn within the period, and no disk works harder for it than allowed.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use granary_blob_api::{BlobNode, Block, ChunkEntry, ChunkOwner, PutChunk};
 use granary_datapath::CopyCheck;
 use granary_types::{BucketId, ChunkId, DiskId, ObjectId};
+use parking_lot::Mutex;
 
 use super::disk_in;
 use super::world::{MIB, World, content, dir, simulated};
@@ -40,10 +40,8 @@ async fn scrub(world: &World, bytes_per_second: u64) -> ScrubReport {
         &config,
     );
     let told = Mutex::new(Vec::new());
-    let report = scrub
-        .run(|progress| told.lock().unwrap().push(progress))
-        .await;
-    let told = told.into_inner().unwrap();
+    let report = scrub.run(|progress| told.lock().push(progress)).await;
+    let told = told.into_inner();
     assert!(told.is_sorted_by_key(|progress| (progress.groups.0, progress.copies)));
     let last = told.last().unwrap();
     assert_eq!(last.groups.0, last.groups.1, "it ended before its end");
@@ -283,7 +281,7 @@ fn of_copies_that_differ_the_one_that_the_metadata_names_is_right() {
         assert_eq!(report.copies_damaged, 0, "each of them is sound");
         let now = world.listed().await;
         for &chunk in &ids[..2] {
-            let right = copies(chunk).last().unwrap().1;
+            let right = copies(chunk).next_back().unwrap().1;
             let held = now.iter().filter(|(_, entry)| *entry == right);
             assert_eq!(held.count(), 3, "{chunk}");
         }
