@@ -1,6 +1,9 @@
 //! `granary admin`: what an operator asks of a cluster, from any machine that has its admin
 //! certificate. Tables for people, JSON for programs, exit codes for scripts.
 
+mod ca;
+mod text;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +34,7 @@ use crate::cluster::{init, join};
 use crate::config;
 use crate::files;
 use crate::start_config::StartConfig;
+use text::{fsck_text, status_text};
 
 /// The cluster is not as it should be.
 const DEGRADED: u8 = 3;
@@ -65,6 +69,13 @@ impl Reach {
         let config = self.config.clone();
         let config = config.context("--config FILE with the settings of the node is needed")?;
         StartConfig::of_file(&config)
+    }
+
+    /// The operator's directory: the one that is named, or that of the node.
+    fn admin_dir(&self, node: Option<&StartConfig>) -> anyhow::Result<PathBuf> {
+        let named = self.admin_dir.clone();
+        let named = named.or_else(|| Some(node?.state_dir.join("admin")));
+        named.context("--admin-dir is needed with --address")
     }
 }
 
@@ -117,6 +128,12 @@ pub(crate) enum AdminCommand {
     },
     /// Lets repair look for work at once and shows it until nothing is left to repair.
     Repair,
+    /// Changes the CA that signs the nodes' certificates, while everything runs. Cut off, it goes on
+    /// where it was; every run that ends is one change.
+    RotateCa,
+    /// Signs this node's certificate anew with the CA's key in --admin-dir, while the node does not
+    /// run: for one that was off until its certificate had expired.
+    Certify,
     /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage.
     Fsck {
         /// Also read the bytes of every copy.
@@ -185,6 +202,16 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
                 )
             })
         }
+        AdminCommand::Certify => {
+            let config = reach.node()?;
+            let admin_dir = reach.admin_dir(Some(&config))?;
+            let node = ca::certify(&runtime, &config, &admin_dir)?;
+            let value = json!({ "node_id": node.0, "certified": true });
+            show(reach, &value, || {
+                format!("Node {node} has a new certificate: run granary start")
+            })
+        }
+        AdminCommand::RotateCa => ca::rotate(&runtime, reach).await,
         remote => {
             let mut cluster = Cluster::connect(&runtime, reach)?;
             cluster.execute(remote, reach, &runtime).await
@@ -256,8 +283,6 @@ impl Cluster {
             Some(_) => Some(reach.node()?),
             None => None,
         };
-        let admin_dir = reach.admin_dir.clone();
-        let admin_dir = admin_dir.or_else(|| Some(node.as_ref()?.state_dir.join("admin")));
         let mut addresses = reach.address.clone();
         if addresses.is_empty() {
             addresses.extend(node.as_ref().map(|node| node.cluster_address.clone()));
@@ -267,7 +292,7 @@ impl Cluster {
                 "which cluster? Give --config FILE of a node, or --address HOST:PORT and --admin-dir DIR"
             );
         }
-        let admin_dir = admin_dir.context("--admin-dir is needed with --address")?;
+        let admin_dir = reach.admin_dir(node.as_ref())?;
         let plaintext = node.as_ref().is_some_and(|node| node.plaintext);
         let security = security(runtime, &admin_dir, node.as_ref(), plaintext)?;
         let clients = addresses.into_iter().map(|address| {
@@ -305,9 +330,10 @@ impl Cluster {
         runtime: &Runtime,
     ) -> anyhow::Result<ExitCode> {
         match command {
-            AdminCommand::Init { .. } | AdminCommand::Join { .. } => {
-                bail!("done before a cluster is asked")
-            }
+            AdminCommand::Init { .. }
+            | AdminCommand::Join { .. }
+            | AdminCommand::Certify
+            | AdminCommand::RotateCa => bail!("done before a cluster is asked"),
             AdminCommand::Token { ttl } => {
                 let request = CreateTokenRequest {
                     ttl_secs: ttl.as_secs(),
@@ -510,197 +536,4 @@ fn life(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "a time such as 30m, 24h or 7d".to_owned())?;
     Ok(Duration::from_secs(number.saturating_mul(seconds).max(1)))
-}
-
-fn fsck_text(report: &FsckReport) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "{} chunks, {} of {} copies looked at, {} bytes read.",
-        report.chunks_referenced,
-        report.copies_checked,
-        report.copies_expected,
-        report.bytes_checked
-    );
-    for (count, what) in [
-        (report.copies_missing, "copies are missing"),
-        (report.copies_corrupt, "copies are damaged"),
-        (
-            report.chunks_lost,
-            "chunks are lost: they have no good copy",
-        ),
-        (
-            report.chunks_unreferenced,
-            "chunks belong to nothing (the sweep frees them)",
-        ),
-        (
-            report.chunks_pending,
-            "chunks wait for a commit or their deletion",
-        ),
-    ] {
-        if count > 0 {
-            let _ = writeln!(text, "{count} {what}.");
-        }
-    }
-    for damage in &report.damage {
-        let disk = damage
-            .disk
-            .map(|disk| format!(", disk {disk}"))
-            .unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "  {} {} (group {}{disk}, bucket {}, key {:?}) {}",
-            damage.kind, damage.chunk, damage.group, damage.bucket, damage.key, damage.detail
-        );
-    }
-    for problem in &report.problems {
-        let _ = writeln!(text, "not looked at: {problem}");
-    }
-    let verdict = match (report.complete, report.clean) {
-        (_, true) => "Clean.",
-        (true, false) => "There is damage.",
-        (false, _) => "Not everything could be looked at.",
-    };
-    let _ = writeln!(text, "{verdict}");
-    text
-}
-
-fn status_text(status: &ClusterStatus) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "Cluster {} ({}): {}",
-        status.cluster_id, status.region, status.health
-    );
-    for problem in &status.problems {
-        let _ = writeln!(text, "  {problem}");
-    }
-    let nodes = status.nodes.iter().map(|node| {
-        vec![
-            node.id.to_string(),
-            node.zone.clone(),
-            node.state.clone(),
-            node.address.clone(),
-            node.roles.join(","),
-        ]
-    });
-    table(
-        &mut text,
-        &["node", "zone", "state", "address", "roles"],
-        nodes,
-    );
-    let disks = status.disks.iter().map(|disk| {
-        vec![
-            disk.id.to_string(),
-            disk.node.to_string(),
-            disk.state.clone(),
-            gib(disk.used_bytes),
-            gib(disk.total_bytes),
-            disk.path.clone(),
-        ]
-    });
-    table(
-        &mut text,
-        &["disk", "node", "state", "used", "size", "path"],
-        disks,
-    );
-    let shards = status.shards.iter().map(|shard| {
-        let lag = shard.lag.values().map(|lag| lag.unwrap_or(u64::MAX)).max();
-        vec![
-            shard.id.to_string(),
-            shard
-                .leader
-                .map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
-            shard.term.to_string(),
-            ids(&shard.voters),
-            ids(&shard.learners),
-            match lag {
-                Some(u64::MAX) => "unknown".to_owned(),
-                Some(lag) => lag.to_string(),
-                None => String::new(),
-            },
-        ]
-    });
-    table(
-        &mut text,
-        &["shard", "leader", "term", "voters", "learners", "lag"],
-        shards,
-    );
-    let groups = &status.groups;
-    let _ = writeln!(
-        text,
-        "\nPlacement groups: {} healthy, {} lack a member, {} being filled, {} cannot be read",
-        groups.healthy, groups.degraded, groups.backfilling, groups.unavailable
-    );
-    let below = status.chunks_below_target;
-    let below = below.map_or_else(|| "not counted yet".to_owned(), |below| below.to_string());
-    let _ = writeln!(text, "Chunks below their redundancy: {below}");
-    if status.repair.running {
-        let _ = writeln!(
-            text,
-            "Comparing copies: {} of {} groups",
-            status.repair.groups_done, status.repair.groups
-        );
-    }
-    let capacity = &status.capacity;
-    let _ = writeln!(
-        text,
-        "Capacity: {} used of {}",
-        gib(capacity.used_bytes),
-        gib(capacity.total_bytes)
-    );
-    if let Some(bytes) = status.reclaimable_bytes {
-        let queued = status.deletions_queued.unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "To be freed: {} and {queued} queued deletions",
-            gib(bytes)
-        );
-    }
-    text
-}
-
-fn ids(ids: &[u64]) -> String {
-    let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-    ids.join(",")
-}
-
-fn gib(bytes: u64) -> String {
-    match bytes {
-        bytes if bytes >= 1 << 30 => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
-        bytes => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
-    }
-}
-
-/// Columns as wide as what stands in them.
-fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() {
-        return;
-    }
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
-        widest.max(heads[column].len())
-    };
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
-    let mut line = |cells: &[String]| {
-        let mut row = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
-            let _ = write!(row, "{cell:<width$}  ");
-        }
-        let _ = writeln!(text, "  {}", row.trim_end());
-    };
-    line(&[]);
-    line(
-        &heads
-            .iter()
-            .map(|head| (*head).to_owned())
-            .collect::<Vec<_>>(),
-    );
-    for row in &rows {
-        line(row);
-    }
 }

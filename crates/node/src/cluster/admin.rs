@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt as _};
 use granary_blob_api::DiskHealth;
-use granary_cluster::{Identity, Lane, Links, new_token};
+use granary_cluster::{Identity, KeySealer, Lane, Links, new_token};
 use granary_datapath::{ClusterView, Group};
 use granary_meta_api::{Meta, MetaError, pb as meta};
 use granary_runtime::{Runtime, within};
@@ -26,7 +26,8 @@ use super::pb::admin_client::AdminClient;
 use super::pb::admin_server::{Admin, AdminServer};
 use super::pb::{
     CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
-    RemoveDiskRequest, RemoveNodeRequest, Report, StatusRequest, TriggerRequest,
+    RemoveDiskRequest, RemoveNodeRequest, Report, RotateCaReply, RotateCaRequest, StatusRequest,
+    TriggerRequest,
 };
 use super::status::{
     Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, RedundancyReport,
@@ -56,6 +57,8 @@ struct Shared {
     links: Arc<Links>,
     metadata: Arc<dyn MetaNodes>,
     identity: Identity,
+    /// On nodes that have the master key.
+    sealer: Option<Arc<dyn KeySealer>>,
     parts: OnceLock<Parts>,
 }
 
@@ -73,6 +76,7 @@ impl AdminService {
         links: Arc<Links>,
         metadata: Arc<dyn MetaNodes>,
         identity: Identity,
+        sealer: Option<Arc<dyn KeySealer>>,
     ) -> Self {
         let shared = Shared {
             runtime,
@@ -81,6 +85,7 @@ impl AdminService {
             links,
             metadata,
             identity,
+            sealer,
             parts: OnceLock::new(),
         };
         Self {
@@ -628,6 +633,17 @@ impl Admin for AdminService {
             let _ = tell.send(last).await;
         });
         Ok(Response::new(ReceiverStream::new(reports).boxed()))
+    }
+
+    async fn rotate_ca(
+        &self,
+        request: Request<RotateCaRequest>,
+    ) -> Result<Response<RotateCaReply>, Status> {
+        let shared = &self.shared;
+        let sealer = shared.sealer.clone();
+        let reply =
+            super::rotate::step(&shared.meta, &shared.links, sealer, request.get_ref()).await?;
+        Ok(Response::new(reply))
     }
 }
 

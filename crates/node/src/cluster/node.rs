@@ -139,7 +139,7 @@ fn security_of(
         });
     }
     let credentials = state.credentials()?;
-    let credentials = credentials.context("this node has no certificate: join it again")?;
+    let credentials = credentials.context("this node has no certificate: make one (granary admin certify)")?;
     Ok(Security::Tls(Arc::new(Trust::new(
         runtime.clone(),
         credentials,
@@ -208,6 +208,7 @@ impl Node {
             Arc::clone(&base.links),
             metadata_nodes.clone(),
             base.identity.clone(),
+            base.sealer(runtime),
         );
         let mut services = vec![joins.routes(), operators.routes()];
         if let Some(role) = &meta {

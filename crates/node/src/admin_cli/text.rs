@@ -1,0 +1,200 @@
+//! Reports as people read them.
+
+use std::fmt::Write as _;
+
+use granary_workers::FsckReport;
+
+use crate::cluster::status::ClusterStatus;
+
+pub(super) fn fsck_text(report: &FsckReport) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{} chunks, {} of {} copies looked at, {} bytes read.",
+        report.chunks_referenced,
+        report.copies_checked,
+        report.copies_expected,
+        report.bytes_checked
+    );
+    for (count, what) in [
+        (report.copies_missing, "copies are missing"),
+        (report.copies_corrupt, "copies are damaged"),
+        (
+            report.chunks_lost,
+            "chunks are lost: they have no good copy",
+        ),
+        (
+            report.chunks_unreferenced,
+            "chunks belong to nothing (the sweep frees them)",
+        ),
+        (
+            report.chunks_pending,
+            "chunks wait for a commit or their deletion",
+        ),
+    ] {
+        if count > 0 {
+            let _ = writeln!(text, "{count} {what}.");
+        }
+    }
+    for damage in &report.damage {
+        let disk = damage
+            .disk
+            .map(|disk| format!(", disk {disk}"))
+            .unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {} {} (group {}{disk}, bucket {}, key {:?}) {}",
+            damage.kind, damage.chunk, damage.group, damage.bucket, damage.key, damage.detail
+        );
+    }
+    for problem in &report.problems {
+        let _ = writeln!(text, "not looked at: {problem}");
+    }
+    let verdict = match (report.complete, report.clean) {
+        (_, true) => "Clean.",
+        (true, false) => "There is damage.",
+        (false, _) => "Not everything could be looked at.",
+    };
+    let _ = writeln!(text, "{verdict}");
+    text
+}
+
+pub(super) fn status_text(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "Cluster {} ({}): {}",
+        status.cluster_id, status.region, status.health
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "  {problem}");
+    }
+    let nodes = status.nodes.iter().map(|node| {
+        vec![
+            node.id.to_string(),
+            node.zone.clone(),
+            node.state.clone(),
+            node.address.clone(),
+            node.roles.join(","),
+        ]
+    });
+    table(
+        &mut text,
+        &["node", "zone", "state", "address", "roles"],
+        nodes,
+    );
+    let disks = status.disks.iter().map(|disk| {
+        vec![
+            disk.id.to_string(),
+            disk.node.to_string(),
+            disk.state.clone(),
+            gib(disk.used_bytes),
+            gib(disk.total_bytes),
+            disk.path.clone(),
+        ]
+    });
+    table(
+        &mut text,
+        &["disk", "node", "state", "used", "size", "path"],
+        disks,
+    );
+    let shards = status.shards.iter().map(|shard| {
+        let lag = shard.lag.values().map(|lag| lag.unwrap_or(u64::MAX)).max();
+        vec![
+            shard.id.to_string(),
+            shard
+                .leader
+                .map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+            shard.term.to_string(),
+            ids(&shard.voters),
+            ids(&shard.learners),
+            match lag {
+                Some(u64::MAX) => "unknown".to_owned(),
+                Some(lag) => lag.to_string(),
+                None => String::new(),
+            },
+        ]
+    });
+    table(
+        &mut text,
+        &["shard", "leader", "term", "voters", "learners", "lag"],
+        shards,
+    );
+    let groups = &status.groups;
+    let _ = writeln!(
+        text,
+        "\nPlacement groups: {} healthy, {} lack a member, {} being filled, {} cannot be read",
+        groups.healthy, groups.degraded, groups.backfilling, groups.unavailable
+    );
+    let below = status.chunks_below_target;
+    let below = below.map_or_else(|| "not counted yet".to_owned(), |below| below.to_string());
+    let _ = writeln!(text, "Chunks below their redundancy: {below}");
+    if status.repair.running {
+        let _ = writeln!(
+            text,
+            "Comparing copies: {} of {} groups",
+            status.repair.groups_done, status.repair.groups
+        );
+    }
+    let capacity = &status.capacity;
+    let _ = writeln!(
+        text,
+        "Capacity: {} used of {}",
+        gib(capacity.used_bytes),
+        gib(capacity.total_bytes)
+    );
+    if let Some(bytes) = status.reclaimable_bytes {
+        let queued = status.deletions_queued.unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "To be freed: {} and {queued} queued deletions",
+            gib(bytes)
+        );
+    }
+    text
+}
+
+fn ids(ids: &[u64]) -> String {
+    let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+    ids.join(",")
+}
+
+fn gib(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes >= 1 << 30 => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+        bytes => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
+    }
+}
+
+/// Columns as wide as what stands in them.
+fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        widest.max(heads[column].len())
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut line = |cells: &[String]| {
+        let mut row = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            let _ = write!(row, "{cell:<width$}  ");
+        }
+        let _ = writeln!(text, "  {}", row.trim_end());
+    };
+    line(&[]);
+    line(
+        &heads
+            .iter()
+            .map(|head| (*head).to_owned())
+            .collect::<Vec<_>>(),
+    );
+    for row in &rows {
+        line(row);
+    }
+}
