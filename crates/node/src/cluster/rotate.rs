@@ -47,7 +47,7 @@ pub(super) async fn step(
         signs: first.is_some_and(|first| *first == certificate),
         ..Default::default()
     };
-    reply.set_step(match step {
+    let step = match step {
         RotationStep::Added => Step::Added,
         RotationStep::Waiting(nodes) => {
             let nodes = nodes.into_iter().map(|(node, reason)| NodeBehind {
@@ -59,7 +59,8 @@ pub(super) async fn step(
         }
         RotationStep::Signs => Step::Signs,
         RotationStep::Finished => Step::Finished,
-    });
+    };
+    reply.set_step(step);
     Ok(reply)
 }
 
