@@ -57,6 +57,7 @@ queries! {
     GetCounters(named) -> Counters(pb::CountersResult);
     ListDeletions(named) -> Deletions(pb::DeletionsPage);
     LookupOwners(named) -> Owners(pb::OwnersResult);
+    LookupChunks(named) -> Chunks(pb::ChunksResult);
     ListVersions(named) -> Versions(pb::VersionsPage);
     ListReferences(named) -> References(pb::ReferencesPage);
     DescribeShard(named) -> Shard(pb::ShardDescription);

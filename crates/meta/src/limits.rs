@@ -51,3 +51,5 @@ pub(crate) const PAGE_ENTRIES_MAX: usize = 1000;
 pub(crate) const WRITE_IDS_MAX: u32 = 1024;
 /// Object ids that one sweep query may name.
 pub(crate) const OWNERS_PER_QUERY_MAX: usize = 4096;
+/// Chunks of one object id that one query may name.
+pub(crate) const CHUNKS_PER_QUERY_MAX: usize = 4096;

@@ -1,14 +1,14 @@
-//! What all shards of a bucket know of object ids: the sweep's question.
+//! What all shards of a bucket know of object ids and of their chunks: the sweep's questions.
 
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use granary_runtime::Backoff;
-use granary_types::BucketId;
+use granary_types::{BucketId, ShardId};
 
 use super::Meta;
 use super::bucket::{FIRST_PAUSE, LONGEST_PAUSE, named};
-use crate::{ErrorKind, MetaError, pb};
+use crate::{ErrorKind, MetaError, Query, pb};
 
 /// What has become of an object id that chunks carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,16 +68,8 @@ impl Meta {
                     object_ids: unfound,
                     segment: Some(named(segment)),
                 };
-                let answer = match self.query_at(shard, query).await {
-                    Ok(answer) => answer,
-                    Err(error) if error.kind() == ErrorKind::Reroute => {
-                        if !backoff.wait(&self.runtime).await {
-                            return Err(error);
-                        }
-                        self.refresh_map().await?;
-                        continue 'again;
-                    }
-                    Err(error) => return Err(error),
+                let Some(answer) = self.ask_segment(&mut backoff, shard, query).await? else {
+                    continue 'again;
                 };
                 for owner in answer.owners {
                     unanswered.remove(&owner.object_id);
@@ -93,6 +85,61 @@ impl Meta {
                 }
             }
             return Ok(fates);
+        }
+    }
+
+    /// Those of `chunks` (4096 at most), which disks hold as written for `object`, that no row names
+    /// and none ever will: it is an object or a part, and its body has others. Every part of the
+    /// bucket is asked until its owner answers; when nobody is certain, none is.
+    ///
+    /// # Errors
+    /// As for [`Meta::owner_fates`]: keep all of them.
+    pub async fn unnamed_chunks(
+        &self,
+        bucket: BucketId,
+        object: Bytes,
+        chunks: Vec<Bytes>,
+    ) -> Result<Vec<Bytes>, MetaError> {
+        let mut backoff = Backoff::new(&self.runtime, FIRST_PAUSE, LONGEST_PAUSE, self.deadline);
+        'again: loop {
+            for segment in self.segments(bucket).await? {
+                let shard = segment.shard;
+                let query = pb::LookupChunks {
+                    bucket_id: bucket.0,
+                    object_id: object.clone(),
+                    chunks: chunks.clone(),
+                    segment: Some(named(segment)),
+                };
+                let Some(answer) = self.ask_segment(&mut backoff, shard, query).await? else {
+                    continue 'again;
+                };
+                if answer.decided {
+                    let named: HashSet<Bytes> = answer.named.into_iter().collect();
+                    let unnamed = chunks.into_iter().filter(|chunk| !named.contains(chunk));
+                    return Ok(unnamed.collect());
+                }
+            }
+            return Ok(Vec::new());
+        }
+    }
+
+    /// Asks about one part of a bucket; `None` when the map of ranges was old and was read again.
+    async fn ask_segment<Q: Query>(
+        &self,
+        backoff: &mut Backoff,
+        shard: ShardId,
+        query: Q,
+    ) -> Result<Option<Q::Reply>, MetaError> {
+        match self.query_at(shard, query).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.kind() == ErrorKind::Reroute => {
+                if !backoff.wait(&self.runtime).await {
+                    return Err(error);
+                }
+                self.refresh_map().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod references;
 pub mod repeats;
 pub mod root;
 pub mod splits;
+pub mod unnamed;
 pub mod uploads;
 pub mod versions;
 
@@ -331,6 +332,8 @@ macro_rules! meta_testsuite {
                 a_split_changes_no_counter, the_sweep_asks_every_piece,
                 more_is_said_only_when_something_follows;
             references: every_chunk_is_named_once_with_its_owner;
+            unnamed: an_object_names_its_chunks_and_no_others, a_part_names_its_chunks,
+                nothing_is_said_of_what_is_not_settled, only_the_owner_of_the_key_decides;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
                 access_keys_belong_to_accounts, nodes_are_allocated_once,
                 trust_changes_by_generation, join_tokens_expire;

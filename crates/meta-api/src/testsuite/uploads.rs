@@ -11,7 +11,12 @@ use crate::pb::state;
 use crate::pb::upload_item::Item;
 
 /// Opens an upload of a key.
-async fn initiate(suite: &Suite, bucket: TestBucket, key: &str, sequential: bool) -> Bytes {
+pub(super) async fn initiate(
+    suite: &Suite,
+    bucket: TestBucket,
+    key: &str,
+    sequential: bool,
+) -> Bytes {
     let upload_id = suite.begin_write(bucket, key).await;
     let command = pb::InitiateUpload {
         at: Some(bucket.at(key)),
@@ -27,7 +32,7 @@ async fn initiate(suite: &Suite, bucket: TestBucket, key: &str, sequential: bool
 }
 
 /// A part of `chunks` chunks of 100 KiB, numbered from `first` on.
-async fn part(
+pub(super) async fn part(
     suite: &Suite,
     bucket: TestBucket,
     key: &str,
@@ -54,7 +59,7 @@ async fn part(
     }
 }
 
-fn complete(
+pub(super) fn complete(
     bucket: TestBucket,
     key: &str,
     upload_id: &Bytes,

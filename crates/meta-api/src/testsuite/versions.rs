@@ -7,11 +7,11 @@ use crate::pb;
 use crate::pb::state;
 use crate::pb::version_item::Item;
 
-const ENABLED: u32 = 1;
+pub(super) const ENABLED: u32 = 1;
 const SUSPENDED: u32 = 2;
 
 /// Gives every shard of a bucket a newer view of it.
-async fn configure(suite: &Suite, bucket: &mut TestBucket, versioning: u32) {
+pub(super) async fn configure(suite: &Suite, bucket: &mut TestBucket, versioning: u32) {
     bucket.generation += 1;
     let view = state::BucketView {
         bucket_id: bucket.id.0,

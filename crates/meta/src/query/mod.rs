@@ -25,6 +25,7 @@ mod list_references;
 mod list_unfinished_buckets;
 mod list_uploads;
 mod list_versions;
+mod lookup_chunks;
 mod lookup_owners;
 
 pub(crate) use begin_write::IdSource;
@@ -142,6 +143,7 @@ pub(crate) fn answer(query: Wire, shard: &ShardView<'_>) -> Result<Reply, QueryE
         Wire::DescribeShard(q) => q.answer(shard),
         Wire::ListVersions(q) => q.answer(shard),
         Wire::ListReferences(q) => q.answer(shard),
+        Wire::LookupChunks(q) => q.answer(shard),
         root => {
             shard.root_only()?;
             answer_root(root, shard)
