@@ -3,8 +3,8 @@
 //!
 //! Invariants: a copy goes only when every member of the group is complete and in service, the map
 //! that says so was read just now, the disk knows no newer one (it refuses then), and every member
-//! holds the chunk, or one has its tombstone, or the chunk's owner can never be committed any more.
-//! Anything else that no member has stays: it may be the last copy there is.
+//! holds the chunk, or one has its tombstone, or no row names the chunk and none ever will. Anything
+//! else that no member has stays: it may be the last copy there is.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use granary_types::{ChunkId, DiskId, PgId};
 use crate::WorkerError;
 use crate::chunk_deleter::ChunkDeleter;
 use crate::group_listing::{GroupListing, LIST_TIMEOUT, PAGE};
-use crate::owners::expired_owners;
+use crate::owners::garbage;
 
 /// A map older than this may have been replaced: the page is left to the next pass.
 const MAP_AGE_MAX: Duration = Duration::from_secs(5);
@@ -148,11 +148,13 @@ impl Eviction {
         let (needless, lacking): (Vec<&ChunkEntry>, Vec<&ChunkEntry>) =
             live.iter().partition(|entry| needless.contains(&entry.id));
         let mut stale: Vec<ChunkId> = needless.iter().map(|entry| entry.id).collect();
-        // Of a write that was never committed this may be the only copy ever made: the members'
-        // own listings never name it, so nobody else would free it.
-        let dead = expired_owners(&self.meta, lacking.iter().copied()).await?;
-        let dead = lacking.iter().filter(|entry| dead.contains(&entry.owner));
-        stale.extend(dead.map(|entry| entry.id));
+        // What a write never committed, or gave up for others before its commit, may be here alone:
+        // it never came to the members, or was deleted there and their tombstones were forgotten.
+        // Nobody else would free it, as the members' own listings do not name it. What happens
+        // between this answer and the eviction does not matter to it: no row names the chunk ever,
+        // so neither a reader nor a repair or a backfill that begins now needs the copy, and one
+        // that a late call of the write still makes is found by the next pass.
+        stale.extend(garbage(&self.meta, &lacking).await?);
         if stale.len() < live.len() {
             let kept = live.len() - stale.len();
             tracing::debug!(pg = %group.id, chunks = kept, "copies that members lack are kept");

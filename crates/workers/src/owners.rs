@@ -1,54 +1,87 @@
-//! Asks every shard that may own an object id what it knows of it. Only what every one of them
-//! calls expired is garbage; a shard that does not answer, or is the wrong one, means keep.
+//! Asks every shard that may own an object id what it knows of it, and of the chunks written for it.
+//! Only what every one of them calls expired is garbage, or what the one that owns it does not
+//! name; a shard that does not answer, or is the wrong one, means keep.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use granary_blob_api::{ChunkEntry, ChunkOwner};
 use granary_meta_api::Meta;
-use granary_types::{BucketId, ObjectId};
+use granary_meta_api::client::OwnerFate;
+use granary_types::{BucketId, ChunkId, ObjectId};
 
 use crate::WorkerError;
 
 /// Object ids asked for at once.
 const IDS_PER_QUERY: usize = 1000;
 
+/// What has become of some owners. A deleted bucket's have an answer too: its part of the key space
+/// still has a shard.
+pub(crate) async fn owner_fates(
+    meta: &Meta,
+    owners: impl Iterator<Item = ChunkOwner>,
+) -> Result<HashMap<ChunkOwner, OwnerFate>, WorkerError> {
+    let mut by_bucket: HashMap<BucketId, HashSet<Bytes>> = HashMap::new();
+    for owner in owners {
+        let objects = by_bucket.entry(owner.bucket).or_default();
+        objects.insert(Bytes::copy_from_slice(&owner.object.to_bytes()));
+    }
+    let mut fates = HashMap::new();
+    for (bucket, objects) in by_bucket {
+        let objects: Vec<Bytes> = objects.into_iter().collect();
+        for objects in objects.chunks(IDS_PER_QUERY) {
+            for (object, fate) in meta.owner_fates(bucket, objects.to_vec()).await? {
+                if let Some(object) = ObjectId::from_slice(&object) {
+                    fates.insert(ChunkOwner { bucket, object }, fate);
+                }
+            }
+        }
+    }
+    Ok(fates)
+}
+
 /// The owners among those of `chunks` that no commit can ever bring to life any more.
 pub(crate) async fn expired_owners<'a>(
     meta: &Meta,
     chunks: impl Iterator<Item = &'a ChunkEntry>,
 ) -> Result<HashSet<ChunkOwner>, WorkerError> {
-    let mut by_bucket: HashMap<BucketId, HashSet<ObjectId>> = HashMap::new();
-    for chunk in chunks {
-        let owner = chunk.owner;
-        by_bucket
-            .entry(owner.bucket)
-            .or_default()
-            .insert(owner.object);
-    }
-    let mut expired = HashSet::new();
-    for (bucket, objects) in by_bucket {
-        let objects: Vec<_> = objects.into_iter().collect();
-        for objects in objects.chunks(IDS_PER_QUERY) {
-            let gone = expired_in_bucket(meta, bucket, objects).await?;
-            expired.extend(gone.into_iter().map(|object| ChunkOwner { bucket, object }));
-        }
-    }
-    Ok(expired)
+    let fates = owner_fates(meta, chunks.map(|chunk| chunk.owner)).await?;
+    let expired = fates
+        .into_iter()
+        .filter(|(_, fate)| *fate == OwnerFate::Expired);
+    Ok(expired.map(|(owner, _)| owner).collect())
 }
 
-/// The ids that every shard with a part of the bucket's key space calls expired. That holds for
-/// deleted buckets too: their part of the key space still has an owner.
-async fn expired_in_bucket(
+/// Those of some chunks, at most a page, that no row names and none ever will: their owner can
+/// never be committed any more, or it is an object or a part whose rows name others.
+///
+/// Invariant: once true of a chunk this stays true, whatever happens afterwards. An id is committed
+/// once, with all of its chunks; no command adds one to what was committed (of an object that can
+/// be appended to nothing is said), and rows of another owner never name this one's chunks. A split
+/// hands the owner's rows on as they are, and a shard answers only for keys that it owns in the
+/// snapshot it reads.
+pub(crate) async fn garbage(
     meta: &Meta,
-    bucket: BucketId,
-    objects: &[ObjectId],
-) -> Result<HashSet<ObjectId>, WorkerError> {
-    let asked = objects.iter().map(|object| object.to_bytes());
-    let asked = asked.map(|id| Bytes::copy_from_slice(&id)).collect();
-    let expired = meta.expired_owners(bucket, asked).await?;
-    Ok(expired
-        .iter()
-        .filter_map(|id| ObjectId::from_slice(id))
-        .collect())
+    chunks: &[&ChunkEntry],
+) -> Result<Vec<ChunkId>, WorkerError> {
+    let fates = owner_fates(meta, chunks.iter().map(|chunk| chunk.owner)).await?;
+    let mut garbage = Vec::new();
+    let mut settled: BTreeMap<(BucketId, ObjectId), Vec<Bytes>> = BTreeMap::new();
+    for chunk in chunks {
+        let owner = chunk.owner;
+        match fates.get(&owner) {
+            Some(OwnerFate::Expired) => garbage.push(chunk.id),
+            Some(OwnerFate::Settled) => {
+                let written = settled.entry((owner.bucket, owner.object)).or_default();
+                written.push(Bytes::copy_from_slice(&chunk.id.to_bytes()));
+            }
+            Some(OwnerFate::Open) | None => {}
+        }
+    }
+    for ((bucket, object), written) in settled {
+        let object = Bytes::copy_from_slice(&object.to_bytes());
+        let unnamed = meta.unnamed_chunks(bucket, object, written).await?;
+        garbage.extend(unnamed.iter().filter_map(|id| ChunkId::from_slice(id)));
+    }
+    Ok(garbage)
 }

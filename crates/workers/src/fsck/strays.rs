@@ -6,16 +6,15 @@ use bytes::Bytes;
 use granary_blob_api::ChunkOwner;
 use granary_datapath::Group;
 use granary_meta_api::client::OwnerFate;
-use granary_types::{BucketId, ChunkId, DiskId, PgId};
+use granary_types::{ChunkId, DiskId, PgId};
 
 use super::{FsckProgress, GroupSums, Named, References, Run};
 use crate::WorkerError;
 use crate::group_listing::GroupListing;
+use crate::owners::owner_fates;
 
 /// Ids that are held in memory at once.
 const IDS_MAX: u64 = 500_000;
-/// Object ids asked for at once.
-const IDS_PER_QUERY: usize = 1000;
 
 /// Chunks on disks that no row named when it was asked, and whose they say they are.
 type Candidates = HashMap<ChunkId, ChunkOwner>;
@@ -142,24 +141,7 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
         &self,
         owners: impl Iterator<Item = &ChunkOwner>,
     ) -> Result<HashMap<ChunkOwner, OwnerFate>, WorkerError> {
-        let mut by_bucket: HashMap<BucketId, HashSet<Bytes>> = HashMap::new();
-        for owner in owners {
-            let id = Bytes::copy_from_slice(&owner.object.to_bytes());
-            by_bucket.entry(owner.bucket).or_default().insert(id);
-        }
-        let mut fates = HashMap::new();
-        for (bucket, objects) in by_bucket {
-            let objects: Vec<Bytes> = objects.into_iter().collect();
-            for objects in objects.chunks(IDS_PER_QUERY) {
-                let found = self.fsck.meta.owner_fates(bucket, objects.to_vec()).await?;
-                for (object, fate) in found {
-                    if let Some(object) = granary_types::ObjectId::from_slice(&object) {
-                        fates.insert(ChunkOwner { bucket, object }, fate);
-                    }
-                }
-            }
-        }
-        Ok(fates)
+        owner_fates(&self.fsck.meta, owners.copied()).await
     }
 
     /// Asks again for those that were open: a write may have ended since.
