@@ -18,7 +18,7 @@ use granary_cluster::{
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
-use granary_workers::{FsckProgress, FsckReport};
+use granary_workers::{FsckProgress, FsckReport, ScrubProgress, ScrubReport};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
@@ -26,15 +26,15 @@ use tonic::transport::Channel;
 
 use crate::cluster::pb::admin_client::AdminClient;
 use crate::cluster::pb::{
-    CreateTokenRequest, FsckRequest, RemoveDiskRequest, RemoveNodeRequest, StatusRequest,
-    TriggerRequest,
+    CreateTokenRequest, FsckRequest, RemoveDiskRequest, RemoveNodeRequest, ScrubRequest,
+    StatusRequest, TriggerRequest,
 };
 use crate::cluster::status::ClusterStatus;
 use crate::cluster::{init, join};
 use crate::config;
 use crate::files;
 use crate::start_config::StartConfig;
-use text::{fsck_text, status_text};
+use text::{fsck_text, scrub_text, status_text};
 
 /// The cluster is not as it should be.
 const DEGRADED: u8 = 3;
@@ -128,6 +128,9 @@ pub(crate) enum AdminCommand {
     },
     /// Lets repair look for work at once and shows it until nothing is left to repair.
     Repair,
+    /// Reads every copy of every chunk now and has what is damaged rewritten from a good one. Exit
+    /// code 4 when something is left that is not as it was stored.
+    Scrub,
     /// Changes the CA that signs the nodes' certificates, while everything runs. Cut off, it goes on
     /// where it was; every run that ends is one change.
     RotateCa,
@@ -358,6 +361,7 @@ impl Cluster {
             AdminCommand::Replace { what } => self.replace(&what, reach).await,
             AdminCommand::Repair => self.repair(reach, runtime).await,
             AdminCommand::Fsck { deep } => self.fsck(deep, reach).await,
+            AdminCommand::Scrub => self.scrub(reach).await,
         }
     }
 
@@ -458,6 +462,35 @@ impl Cluster {
             (_, true) => ExitCode::SUCCESS,
             (false, false) if found_damage(&report) == 0 => ExitCode::FAILURE,
             _ => ExitCode::from(DAMAGE),
+        })
+    }
+}
+
+impl Cluster {
+    async fn scrub(&mut self, reach: &Reach) -> anyhow::Result<ExitCode> {
+        let mut reports = self
+            .ask(async |client| Ok(client.scrub(ScrubRequest {}).await?.into_inner()))
+            .await?;
+        let bar = progress_bar(reach);
+        let mut last = None;
+        while let Some(report) = reports.message().await? {
+            if let Ok(progress) = serde_json::from_str::<ScrubProgress>(&report.json) {
+                bar.set_length(progress.groups.1);
+                bar.set_position(progress.groups.0);
+                bar.set_message(format!("{} copies", progress.copies));
+            } else {
+                last = serde_json::from_str::<ScrubReport>(&report.json).ok();
+            }
+        }
+        bar.finish_and_clear();
+        let report = last.context("the scrub broke off")?;
+        show(reach, &report, || scrub_text(&report))?;
+        let bad = report.copies_damaged > report.copies_repaired
+            || report.chunks_differing > report.chunks_settled;
+        Ok(match (report.clean, bad) {
+            (true, _) => ExitCode::SUCCESS,
+            (false, true) => ExitCode::from(DAMAGE),
+            (false, false) => ExitCode::FAILURE,
         })
     }
 }

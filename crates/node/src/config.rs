@@ -9,7 +9,7 @@ use clap::Args;
 use granary_blob::BlobConfig;
 use granary_datapath::DataPathConfig;
 use granary_gateway::GatewayConfig;
-use granary_workers::KeeperConfig;
+use granary_workers::{KeeperConfig, ScrubConfig};
 use serde::Deserialize;
 
 const YEAR_SECS: u64 = 365 * 24 * 3600;
@@ -161,17 +161,24 @@ pub(crate) struct WorkersSection {
     pub(crate) unreachable_out_secs: u64,
     /// A disk that its node does not have any more is given up after this long.
     pub(crate) missing_out_secs: u64,
+    /// In so many days every copy of every chunk is read once.
+    pub(crate) scrub_period_days: u32,
+    /// What one disk reads for that per second at most.
+    pub(crate) scrub_bytes_per_sec: u64,
 }
 
 impl Default for WorkersSection {
     fn default() -> Self {
         let keeper = KeeperConfig::default();
+        let scrub = ScrubConfig::default();
         Self {
             deletion_interval_secs: 10,
             sweep_interval_secs: 6 * 3600,
             count_interval_secs: 6 * 3600,
             unreachable_out_secs: keeper.unreachable_out_ms / 1000,
             missing_out_secs: keeper.missing_out_ms / 1000,
+            scrub_period_days: scrub.period_days,
+            scrub_bytes_per_sec: scrub.bytes_per_second,
         }
     }
 }
@@ -185,7 +192,21 @@ impl WorkersSection {
         }
     }
 
+    /// The settings of the scrub.
+    pub(crate) fn scrub(&self) -> ScrubConfig {
+        ScrubConfig {
+            period_days: self.scrub_period_days,
+            bytes_per_second: self.scrub_bytes_per_sec,
+        }
+    }
+
     fn check(&self) -> anyhow::Result<()> {
+        if self.scrub_period_days == 0 {
+            bail!("workers.scrub_period_days must be more than 0");
+        }
+        if self.scrub_bytes_per_sec < 1024 * 1024 {
+            bail!("workers.scrub_bytes_per_sec must be at least 1048576");
+        }
         let all = [
             ("deletion_interval_secs", self.deletion_interval_secs),
             ("sweep_interval_secs", self.sweep_interval_secs),
@@ -485,7 +506,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(1)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 5, 5]));
+        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 5, 7]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use granary_workers::FsckReport;
+use granary_workers::{FsckReport, ScrubReport};
 
 use crate::cluster::status::ClusterStatus;
 
@@ -55,6 +55,44 @@ pub(super) fn fsck_text(report: &FsckReport) -> String {
         (_, true) => "Clean.",
         (true, false) => "There is damage.",
         (false, _) => "Not everything could be looked at.",
+    };
+    let _ = writeln!(text, "{verdict}");
+    text
+}
+
+pub(super) fn scrub_text(report: &ScrubReport) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{} copies, {} bytes read; {} copies were damaged, {} of them are good again.",
+        report.copies_checked, report.bytes_checked, report.copies_damaged, report.copies_repaired
+    );
+    if report.chunks_differing > 0 {
+        let _ = writeln!(
+            text,
+            "{} chunks had copies that differ, {} of them are settled.",
+            report.chunks_differing, report.chunks_settled
+        );
+    }
+    for damage in &report.damage {
+        let disk = damage
+            .disk
+            .map(|disk| format!(", disk {disk}"))
+            .unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {} {} (group {}{disk}) {}",
+            damage.kind, damage.chunk, damage.group, damage.detail
+        );
+    }
+    for problem in &report.problems {
+        let _ = writeln!(text, "not read: {problem}");
+    }
+    let verdict = match (report.complete, report.clean) {
+        (_, true) => "Clean.",
+        (true, false) => "There is damage that could not be put right.",
+        (false, _) => "Not everything could be read.",
     };
     let _ = writeln!(text, "{verdict}");
     text

@@ -3,22 +3,19 @@
 //! It must not decide anything by itself: it gathers what nodes say, and proposes commands.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use futures_util::{Stream, StreamExt as _};
 use granary_blob_api::DiskHealth;
 use granary_cluster::{Identity, KeySealer, Lane, Links, new_token};
 use granary_datapath::{ClusterView, Group};
 use granary_meta_api::{Meta, MetaError, pb as meta};
 use granary_runtime::{Runtime, within};
 use granary_types::{DiskId, NodeId, ShardId};
-use granary_workers::{Fsck, MetaNodes};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use granary_workers::{Fsck, MetaNodes, Scrub};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -26,9 +23,10 @@ use super::pb::admin_client::AdminClient;
 use super::pb::admin_server::{Admin, AdminServer};
 use super::pb::{
     CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
-    RemoveDiskRequest, RemoveNodeRequest, Report, RotateCaReply, RotateCaRequest, StatusRequest,
-    TriggerRequest,
+    RemoveDiskRequest, RemoveNodeRequest, Report, RotateCaReply, RotateCaRequest, ScrubRequest,
+    StatusRequest, TriggerRequest,
 };
+use super::reports::{Reports, Tell, follow, json};
 use super::status::{
     Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, RedundancyReport,
     RepairStatus, ShardStatus, WorkerReport, ZoneStatus,
@@ -41,8 +39,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 const FORMAT: u32 = 1;
 /// `state` of a disk record that is given up for good.
 const DISK_REMOVED: u32 = 2;
-/// Reports of progress that may wait for a slow reader.
-const PROGRESS_QUEUE: usize = 16;
 
 /// Answers operators.
 #[derive(Clone)]
@@ -66,7 +62,11 @@ struct Shared {
 struct Parts {
     workers: Option<Arc<WorkerRole>>,
     map: watch::Receiver<Arc<meta::ClusterMap>>,
+    scrub: ScrubMaker,
 }
+
+/// Makes a pass over every copy.
+pub(super) type ScrubMaker = Box<dyn Fn() -> Scrub + Send + Sync>;
 
 impl AdminService {
     pub(super) fn new(
@@ -98,8 +98,14 @@ impl AdminService {
         &self,
         workers: Option<Arc<WorkerRole>>,
         map: watch::Receiver<Arc<meta::ClusterMap>>,
+        scrub: ScrubMaker,
     ) {
-        let _ = self.shared.parts.set(Parts { workers, map });
+        let parts = Parts {
+            workers,
+            map,
+            scrub,
+        };
+        let _ = self.shared.parts.set(parts);
     }
 
     pub(super) fn routes(&self) -> Routes {
@@ -536,11 +542,6 @@ fn decided<R>(decision: Result<Result<R, meta::Rejection>, MetaError>) -> Result
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Report, Status> {
-    let json = serde_json::to_string(value).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Report { json })
-}
-
 #[async_trait]
 impl Admin for AdminService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<Report>, Status> {
@@ -604,35 +605,27 @@ impl Admin for AdminService {
         Ok(Response::new(Done {}))
     }
 
-    type FsckStream = Pin<Box<dyn Stream<Item = Result<Report, Status>> + Send>>;
+    type FsckStream = Reports;
 
     async fn fsck(
         &self,
         request: Request<FsckRequest>,
     ) -> Result<Response<Self::FsckStream>, Status> {
-        let (tell, reports) = mpsc::channel(PROGRESS_QUEUE);
         let shared = &self.shared;
         let deep = request.into_inner().deep;
         let fsck = Fsck::new(shared.meta.clone(), shared.view.clone(), deep);
-        shared.runtime.spawn(async move {
-            let progress = |progress| {
-                if let Ok(report) = json(&progress) {
-                    // A reader that is slow misses some.
-                    let _ = tell.try_send(Ok(report));
-                }
-            };
-            let ended = tokio::select! {
-                ended = fsck.run(progress) => ended,
-                // Nobody reads any more.
-                () = tell.closed() => return,
-            };
-            let last = match ended {
-                Ok(report) => json(&report),
-                Err(error) => Err(Status::unavailable(error.to_string())),
-            };
-            let _ = tell.send(last).await;
-        });
-        Ok(Response::new(ReceiverStream::new(reports).boxed()))
+        let work = |tell: Tell<_>| async move { fsck.run(tell).await };
+        Ok(Response::new(follow(&shared.runtime, work)))
+    }
+
+    type ScrubStream = Reports;
+
+    async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+        let parts = self.shared.parts.get();
+        let parts = parts.ok_or_else(|| Status::unavailable("this node has just started"))?;
+        let scrub = (parts.scrub)();
+        let work = |tell: Tell<_>| async move { scrub.run(tell).await };
+        Ok(Response::new(follow(&self.shared.runtime, work)))
     }
 
     async fn rotate_ca(

@@ -5,6 +5,7 @@ mod follow;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;
+mod reports;
 mod rotate;
 pub(crate) mod status;
 mod wiring;

@@ -19,7 +19,7 @@ use granary_meta_api::wire::{control_routes, routes as meta_routes};
 use granary_meta_api::{Meta, MetaControl, MetaService, pb};
 use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime};
-use granary_workers::MemberKeeperConfig;
+use granary_workers::{MemberKeeperConfig, Scrub};
 use prometheus_client::registry::Registry;
 use tonic::service::Routes;
 
@@ -297,7 +297,17 @@ impl Node {
             role.metrics().register(&mut registry);
             Arc::new(role)
         });
-        operators.set_parts(workers.clone(), map);
+        let scrub = {
+            let (runtime, client, datapath) = (runtime.clone(), client.clone(), datapath.clone());
+            let metrics = workers.as_ref().map(|role| role.metrics().clone());
+            let (metrics, config) = (metrics.unwrap_or_default(), config.workers.scrub());
+            move || {
+                let (runtime, client, datapath) =
+                    (runtime.clone(), client.clone(), datapath.clone());
+                Scrub::new(runtime, client, datapath, metrics.clone(), &config)
+            }
+        };
+        operators.set_parts(workers.clone(), map, Box::new(scrub));
         let gateway = match (api, &base.vault) {
             (Some(api), Some(vault)) => {
                 let mut settings = config.gateway.clone();

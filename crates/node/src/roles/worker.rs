@@ -10,14 +10,16 @@ use granary_runtime::{Backoff, Runtime};
 use granary_types::NodeId;
 use granary_workers::{
     BucketFinisher, DeletionWorker, MemberKeeper, MemberKeeperConfig, MetaNodes, OrphanSweep,
-    PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, Worker, WorkerHandle,
-    WorkerMetrics, start,
+    PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, ScrubWorker, Worker,
+    WorkerHandle, WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
 
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
+/// Between two looks whether some groups have their turn to be read.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(30);
 const REDUNDANCY_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for the first placement groups.
 const FIRST_PLACEMENT_LIMIT: Duration = Duration::from_secs(60);
@@ -93,6 +95,13 @@ impl WorkerRole {
         let status = Arc::new(redundancy.status());
         let deletion =
             DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
+        let scrub = ScrubWorker::new(
+            runtime.clone(),
+            meta.clone(),
+            datapath.clone(),
+            metrics.clone(),
+            config.scrub(),
+        );
         let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics);
         let finisher = BucketFinisher::new(runtime, meta.clone(), FINISHER_INTERVAL);
         jobs.start(KEEPER_INTERVAL, keeper);
@@ -100,6 +109,7 @@ impl WorkerRole {
         jobs.start(Duration::from_secs(config.deletion_interval_secs), deletion);
         jobs.start(Duration::from_secs(config.sweep_interval_secs), sweep);
         jobs.start(FINISHER_INTERVAL, finisher);
+        jobs.start(SCRUB_INTERVAL, scrub);
         if let Some(members) = members {
             let keeper = MemberKeeper::new(meta, members.nodes, members.config);
             jobs.start(KEEPER_INTERVAL, keeper);
