@@ -35,7 +35,7 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
             .filter(|(_, chunk)| !chunk.pending)
             .flat_map(|(index, chunk)| {
                 let group = map.group(chunk.id.pg());
-                let disks: Vec<DiskId> = group.map_or_else(Vec::new, |g| g.disks().collect());
+                let disks: Vec<DiskId> = group.map_or_else(Vec::new, |g| g.staying().collect());
                 disks.into_iter().map(move |disk| (index, disk))
             });
         let looks: Vec<(usize, DiskId)> = looks.collect();
