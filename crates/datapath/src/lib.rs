@@ -19,6 +19,7 @@ mod latency;
 mod map;
 mod metrics;
 mod pace;
+mod part;
 mod pin;
 mod read;
 mod restore;
@@ -32,10 +33,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use granary_blob_api::ChunkEntry;
+use granary_blob_api::{ChunkEntry, ChunkOwner};
 use granary_meta_api::{Meta, pb};
 use granary_runtime::Runtime;
-use granary_types::{ByteRange, DiskId, Redundancy, StorageClass};
+use granary_types::{ByteRange, ChunkId, DiskId, Redundancy, StorageClass};
 use prometheus_client::registry::Registry;
 
 use budget::BufferBudget;
@@ -245,6 +246,20 @@ impl DataPath {
         digests: CopyDigests,
     ) -> Result<Copied, WriteError> {
         copy::copy(&self.shared, source, range, target, digests).await
+    }
+
+    /// Stores bytes, at most a chunk of them, for an owner that is no object; the chunk that holds
+    /// them, then those that attempts in vain may have left. They are the owner's to delete.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; chunks of that owner may be there all the same.
+    pub async fn store_part(
+        &self,
+        redundancy: Redundancy,
+        owner: ChunkOwner,
+        bytes: Bytes,
+    ) -> Result<Vec<ChunkId>, WriteError> {
+        part::store_part(&self.shared, redundancy, owner, bytes).await
     }
 
     /// Copies one chunk from the first of `sources` that holds it intact to `target`.

@@ -21,6 +21,19 @@ pub(crate) struct WriteOwner {
 }
 
 impl WriteOwner {
+    /// An owner that is no write of an object.
+    pub(crate) fn of(chunks: ChunkOwner) -> Self {
+        Self {
+            chunks,
+            abandoned: Arc::default(),
+        }
+    }
+
+    /// What failed attempts left behind, once.
+    pub(crate) fn abandoned(&self) -> Vec<ChunkId> {
+        std::mem::take(&mut *self.abandoned.lock())
+    }
+
     /// The owner that stands with each chunk.
     pub(crate) fn of_chunks(&self) -> ChunkOwner {
         self.chunks
@@ -33,9 +46,8 @@ impl WriteOwner {
     }
 
     fn take_abandoned(&self) -> Vec<Bytes> {
-        let abandoned = std::mem::take(&mut *self.abandoned.lock());
         let bytes = |chunk: ChunkId| Bytes::copy_from_slice(&chunk.to_bytes());
-        abandoned.into_iter().map(bytes).collect()
+        self.abandoned().into_iter().map(bytes).collect()
     }
 }
 

@@ -16,6 +16,7 @@
 //! It must not know HTTP, chunks or RocksDB; it sits on the `granary-kv` trait.
 
 mod apply;
+mod backup;
 mod keyspace;
 mod limits;
 mod machine;
@@ -26,4 +27,8 @@ mod rows;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod testsuite;
 
-pub use node::{MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster};
+pub use backup::{
+    BackupError, BackupSink, BackupSource, Catalog, RenewedRoot, RestoreError, RestoredShard,
+    ShardSummary, Stored, renew_root, restore_shard, split_off, verify_whole,
+};
+pub use node::{BackupOptions, BackupStatus, MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster};

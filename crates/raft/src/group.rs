@@ -20,7 +20,9 @@ use crate::network::Sending;
 use crate::proposer::Proposer;
 use crate::retention;
 use crate::types::{Membership, Raft, Types, seeded};
-use crate::{NotLeader, ProposeError, RaftError, RaftReply, RaftRequest};
+use crate::{
+    AppliedEntries, LogPosition, NotLeader, ProposeError, RaftError, RaftReply, RaftRequest,
+};
 
 /// Longest wait for a sole voter to have applied its log.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -238,6 +240,35 @@ impl Group {
     /// The newest leader's time among the applied entries, in milliseconds since the epoch.
     pub fn applied_time_ms(&self) -> u64 {
         self.parts.standing.applied().time_ms
+    }
+
+    /// Applied entries from index `from` on, about `limit_bytes` of them but at least one.
+    ///
+    /// # Errors
+    /// [`RaftError::Stopped`].
+    pub async fn read_applied(
+        &self,
+        from: u64,
+        limit_bytes: usize,
+    ) -> Result<AppliedEntries, RaftError> {
+        let _call = self.calling()?;
+        let end = self.last_applied().map_or(0, |index| index + 1);
+        let read = self.parts.log.read_from(from, end, limit_bytes).await;
+        let read = read.map_err(|error| RaftError::Stopped(error.to_string()))?;
+        let Some(entries) = read else {
+            return Ok(AppliedEntries::Cut);
+        };
+        let encoded = entries.iter().map(|entry| {
+            let position = LogPosition::of(&entry.log_id);
+            (position, crate::format::encode_entry(entry))
+        });
+        Ok(AppliedEntries::Found(encoded.collect()))
+    }
+
+    /// Lets the log keep entries from `index` on for [`Group::read_applied`], as long as they are
+    /// not many more than it keeps anyway. `None`: nobody reads them any more.
+    pub fn keep_log_from(&self, index: Option<u64>) {
+        self.parts.log.want_from(index.unwrap_or(u64::MAX));
     }
 
     /// Who takes part.

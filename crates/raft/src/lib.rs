@@ -18,6 +18,7 @@
 //!   ([`RaftHost::failed`]);
 //! * a group forms only by an explicit [`RaftHost::bootstrap`], never because nobody answered.
 
+mod backup;
 mod config;
 mod error;
 mod format;
@@ -46,6 +47,7 @@ mod tests;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod testsuite;
 
+pub use backup::{AppliedEntries, LogPosition, Replay, Step};
 pub use config::RaftConfig;
 pub use error::{NotLeader, ProposeError, RaftError, TransportError};
 pub use group::{Group, GroupMetrics, Members};

@@ -17,6 +17,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, StreamExt, stream};
 use granary_kv::{Kv, KvError, Space, WriteBatch};
@@ -61,6 +62,8 @@ struct Shared {
     committed: Mutex<Option<LogId>>,
     /// Bytes of entries that one read for a peer returns at most (always at least one entry).
     page_bytes: usize,
+    /// The first index that somebody still wants to read; `u64::MAX` when nobody does.
+    wanted: AtomicU64,
 }
 
 /// One shard's log. Clones share it.
@@ -103,7 +106,31 @@ pub(crate) enum Peers {
 /// meanwhile, the peer would need another one.
 const SNAPSHOT_FACTOR: u64 = 8;
 
+/// How many times as much is kept at most for whoever reads the log to keep it elsewhere.
+const WANTED_FACTOR: u64 = 2;
+
 impl LogStore {
+    /// Keeps entries from `index` on, as long as they are not too many; `u64::MAX` for no longer.
+    pub(crate) fn want_from(&self, index: u64) {
+        self.shared.wanted.store(index, Ordering::Relaxed);
+    }
+
+    /// The entries of `start..end`, or the first of them up to a size; `None` when the first one
+    /// is not there any more.
+    pub(crate) async fn read_from(
+        &self,
+        start: u64,
+        end: u64,
+        limit_bytes: usize,
+    ) -> io::Result<Option<Vec<Entry>>> {
+        if start >= end {
+            return Ok(Some(Vec::new()));
+        }
+        let entries = self.read(start, end, limit_bytes).await?;
+        let found = entries.first().is_some_and(|first| first.log_id.index == start);
+        Ok(found.then_some(entries))
+    }
+
     /// Reads the log's bounds, vote and commit position. Blocks.
     pub(crate) fn open(shard: ShardId, environment: LogEnvironment) -> Result<Self, RaftError> {
         let LogEnvironment {
@@ -137,6 +164,7 @@ impl LogStore {
             vote: Mutex::new(vote),
             committed: Mutex::new(committed),
             page_bytes,
+            wanted: AtomicU64::new(u64::MAX),
         };
         let store = Self {
             shared: Arc::new(shared),
@@ -204,7 +232,14 @@ impl LogStore {
             true => tail.weight.first_within(bytes),
             false => None,
         };
-        by_entries.max(by_bytes)
+        // For whoever keeps the log elsewhere a little more is kept, never without bound.
+        let bearable = tail.weight.bytes() <= keep.bytes * WANTED_FACTOR
+            && end.saturating_sub(tail.bounds.first) <= keep.entries * WANTED_FACTOR;
+        let wanted = match bearable {
+            true => self.shared.wanted.load(Ordering::Relaxed),
+            false => u64::MAX,
+        };
+        by_entries.max(by_bytes).map(|keep| keep.min(wanted))
     }
 
     /// Says what stops the group, and passes it on as the consensus library takes it.

@@ -187,7 +187,7 @@ fn load(inner: &dyn StateMachine) -> Result<Bookkeeping, StateMachineError> {
 }
 
 /// Moves the bookkeeping past `entry`.
-fn commit(books: &mut Bookkeeping, entry: Entry) -> Committed {
+pub(crate) fn commit(books: &mut Bookkeeping, entry: Entry) -> Committed {
     let log_id = entry.log_id;
     books.applied = Some(log_id);
     if let Some(membership) = entry.get_membership() {

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows a wire format or reads a clock. A value of one of these types has
 //! been checked once, where it entered, and is trusted afterwards.
 
+mod backup;
 mod bucket_name;
 mod byte_range;
 pub mod crc64;
@@ -13,6 +14,7 @@ mod object_key;
 mod storage_class;
 mod time;
 
+pub use backup::{BACKUP_BUCKET, BACKUP_PART_MAX, BackupKind, BackupObject};
 pub use bucket_name::{BucketName, InvalidBucketName};
 pub use byte_range::ByteRange;
 pub use etag::ETag;

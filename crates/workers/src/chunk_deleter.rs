@@ -55,12 +55,19 @@ struct Answers {
 
 /// Deletes chunks by id. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct ChunkDeleter {
+pub struct ChunkDeleter {
     view: ClusterView,
 }
 
+impl std::fmt::Debug for ChunkDeleter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkDeleter").finish_non_exhaustive()
+    }
+}
+
 impl ChunkDeleter {
-    pub(crate) fn new(view: ClusterView) -> Self {
+    /// A deleter that finds the members of groups by `view`.
+    pub fn new(view: ClusterView) -> Self {
         Self { view }
     }
 
@@ -71,7 +78,7 @@ impl ChunkDeleter {
     ///
     /// A member that was taken out of service need not confirm: it comes back only through a
     /// comparison with the others, whose tombstones are kept for it.
-    pub(crate) async fn delete(&self, chunks: &[ChunkId]) -> HashSet<ChunkId> {
+    pub async fn delete(&self, chunks: &[ChunkId]) -> HashSet<ChunkId> {
         let map = self.view.map();
         let mut plan = Plan::new();
         let mut members: HashMap<ChunkId, Vec<DiskId>> = HashMap::new();

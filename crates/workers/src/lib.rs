@@ -4,6 +4,7 @@
 //! trigger, backoff and pause. Workers know neither the state machine nor the disk engine, only
 //! their seams, and they delete only chunks that a command or a verdict of every shard names.
 
+mod backups;
 mod bucket_finisher;
 mod chunk_deleter;
 mod deletion;
@@ -25,6 +26,7 @@ mod tests;
 mod worker;
 
 pub use bucket_finisher::BucketFinisher;
+pub use chunk_deleter::ChunkDeleter;
 pub use deletion::DeletionWorker;
 pub use error::WorkerError;
 pub use fsck::{Damage, Fsck, FsckProgress, FsckReport};

@@ -11,6 +11,7 @@ use granary_meta_api::Meta;
 use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
 
+use crate::backups::Backups;
 use crate::chunk_deleter::ChunkDeleter;
 use crate::evict::Eviction;
 use crate::group_listing::{LIST_TIMEOUT, PAGE};
@@ -34,6 +35,7 @@ pub struct OrphanSweep {
     eviction: Eviction,
     at: Cursor,
     strangers: Strangers,
+    backups: Backups,
 }
 
 /// How far the disks that are no members have been looked at.
@@ -84,6 +86,7 @@ impl OrphanSweep {
             metrics,
             at: Cursor::default(),
             strangers: Strangers::default(),
+            backups: Backups::default(),
         }
     }
 
@@ -104,7 +107,7 @@ impl OrphanSweep {
         })
     }
 
-    async fn sweep_page(&self, place: Cursor) -> Result<Option<ChunkId>, WorkerError> {
+    async fn sweep_page(&mut self, place: Cursor) -> Result<Option<ChunkId>, WorkerError> {
         let disk = place.disk;
         let failed = |error| WorkerError::Disk { disk, error };
         let Some(node) = self.view.node_of(disk) else {
@@ -119,7 +122,7 @@ impl OrphanSweep {
         let expired = expired_owners(&self.meta, live.iter().copied()).await?;
         let garbage: Vec<ChunkId> = live
             .iter()
-            .filter(|entry| expired.contains(&entry.owner))
+            .filter(|entry| self.backups.look(entry) || expired.contains(&entry.owner))
             .map(|entry| entry.id)
             .collect();
         if !garbage.is_empty() {
@@ -196,6 +199,7 @@ impl Worker for OrphanSweep {
             let Some(place) = self.place() else {
                 if self.sweep_strangers().await? {
                     self.at = Cursor::default();
+                    self.backups.turn();
                     return Ok(Tick::Done);
                 }
                 continue;

@@ -11,18 +11,20 @@ use granary_meta_api::client::OwnerFate;
 use granary_types::{BucketId, ChunkId, ObjectId};
 
 use crate::WorkerError;
+use crate::backups::is_backup;
 
 /// Object ids asked for at once.
 const IDS_PER_QUERY: usize = 1000;
 
 /// What has become of some owners. A deleted bucket's have an answer too: its part of the key space
-/// still has a shard.
+/// still has a shard. Owners of the metadata's backup have none: keep them.
 pub(crate) async fn owner_fates(
     meta: &Meta,
     owners: impl Iterator<Item = ChunkOwner>,
 ) -> Result<HashMap<ChunkOwner, OwnerFate>, WorkerError> {
     let mut by_bucket: HashMap<BucketId, HashSet<Bytes>> = HashMap::new();
-    for owner in owners {
+    // A backup's chunks belong to no shard, and are never garbage because of that.
+    for owner in owners.filter(|owner| !is_backup(owner)) {
         let objects = by_bucket.entry(owner.bucket).or_default();
         objects.insert(Bytes::copy_from_slice(&owner.object.to_bytes()));
     }

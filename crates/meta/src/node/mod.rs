@@ -5,6 +5,7 @@
 //! the store are made away from the async threads; the queries that run or wait are limited, the
 //! commands by what their shard may queue.
 
+mod backup;
 mod bootstrap;
 mod children;
 mod config;
@@ -18,6 +19,7 @@ mod ticker;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{BackupOptions, BackupStatus};
 pub use bootstrap::NewCluster;
 pub use config::MetaConfig;
 pub use error::MetaNodeError;
@@ -75,6 +77,8 @@ pub struct MetaNode {
     /// Set by a stop.
     stopped: AtomicBool,
     claims: Claims,
+    /// How far the backups of the shards that this node leads are.
+    backups: backup::Backups,
 }
 
 impl std::fmt::Debug for MetaNode {
@@ -125,6 +129,7 @@ impl MetaNode {
             growth_refused: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             claims: Claims::default(),
+            backups: backup::Backups::default(),
         });
         let store = Arc::clone(&meta.kv);
         let found = meta

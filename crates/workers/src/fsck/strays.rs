@@ -10,6 +10,7 @@ use granary_types::{ChunkId, DiskId, PgId};
 
 use super::{FsckProgress, GroupSums, Named, References, Run};
 use crate::WorkerError;
+use crate::backups::is_backup;
 use crate::group_listing::GroupListing;
 use crate::owners::owner_fates;
 
@@ -161,7 +162,8 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
         Ok(ended.collect())
     }
 
-    /// Tells every chunk that a member of the group holds and nobody deleted. A member that cannot
+    /// Tells every chunk that a member of the group holds and nobody deleted, but for the
+    /// metadata's backup, which no row names. A member that cannot
     /// be listed makes the report incomplete.
     async fn live_chunks(
         &mut self,
@@ -174,7 +176,7 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
         let mut listing = GroupListing::new(view, group.id, &readable, None)?;
         while let Some(copies) = listing.next().await? {
             let held = !copies.live.is_empty() || !copies.damaged.is_empty();
-            if held && !copies.is_deleted(group) {
+            if held && !copies.is_deleted(group) && !is_backup(&copies.entry.owner) {
                 tell(copies.entry.id, copies.entry.owner);
             }
         }

@@ -1,0 +1,404 @@
+//! Fills an empty store from a backup: per shard the newest complete checkpoint, then the log after
+//! it as far as it goes without a gap.
+//!
+//! Invariant: what is put back is a state that the shard had. What cannot be read, is another
+//! history's, or lacks what comes before it, is left out and told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_kv::{Kv, KvError};
+use granary_meta_api::pb::state;
+use granary_raft::{Committed, LogPosition, Replay, StateMachine, StateMachineError, Step};
+use granary_runtime::Runtime;
+use granary_types::{BackupKind, ChunkId, NodeId, ShardId, SlabId};
+use prost::Message;
+
+use super::catalog::{Catalog, FoundCheckpoint, FoundLog};
+use super::format::Part;
+use super::{BackupError, BackupSource};
+use crate::keyspace::range_hint::RangeHintKey;
+use crate::keyspace::shard_descriptor::ShardDescriptorKey;
+use crate::keyspace::{Kind, ROOT_HOME_SLAB, kind_prefix};
+use crate::machine::{Claims, ShardMachine, local_shards};
+use crate::ownership::overlap;
+use crate::rows::{Bounds, Rows, View};
+
+/// Why a shard is not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// No checkpoint of it is complete and readable.
+    #[error("shard {shard}: {reason}")]
+    NoCheckpoint {
+        /// The shard.
+        shard: ShardId,
+        /// What was wrong with those there are.
+        reason: String,
+    },
+    /// The new store.
+    #[error(transparent)]
+    State(#[from] StateMachineError),
+    /// The same.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// The process stops.
+    #[error("the process stops")]
+    Stopping,
+}
+
+/// A shard that was put back and has no voters yet.
+pub struct RestoredShard {
+    /// The shard.
+    pub shard: ShardId,
+    /// The checkpoint it was put back from.
+    pub checkpoint: LogPosition,
+    /// How far its history goes.
+    pub reached: LogPosition,
+    /// The newest leader's time in it, in milliseconds since the epoch.
+    pub time_ms: u64,
+    /// What is there and could not be used, in sentences.
+    pub problems: Vec<String>,
+    machine: Arc<ShardMachine>,
+    replay: Replay,
+    kv: Arc<dyn Kv>,
+}
+
+impl std::fmt::Debug for RestoredShard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RestoredShard")
+            .field("shard", &self.shard)
+            .field("reached", &self.reached)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RestoredShard {
+    /// Makes `node` its only voter. Blocks.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn go_on_alone(self, node: NodeId) -> Result<(), RestoreError> {
+        let books = self
+            .replay
+            .go_on_alone(self.kv.as_ref(), self.shard, node)?;
+        self.machine.apply(Vec::new(), books)?;
+        Ok(())
+    }
+}
+
+/// Reads and checks the parts of one shard's backup.
+struct Reader<'a> {
+    source: &'a dyn BackupSource,
+    cluster_id: &'a str,
+    shard: ShardId,
+}
+
+impl Reader<'_> {
+    /// The first of some chunks that holds the part it should.
+    async fn part(
+        &self,
+        chunks: &BTreeSet<ChunkId>,
+        is_it: impl Fn(&Part) -> bool,
+    ) -> Result<Part, BackupError> {
+        let mut last = BackupError::Damaged("it is not what its name says");
+        for &chunk in chunks {
+            match self.source.read(chunk).await.and_then(Part::decode) {
+                Ok(part) if self.is_own(&part) && is_it(&part) => return Ok(part),
+                Ok(_) => {}
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn is_own(&self, part: &Part) -> bool {
+        part.shard == self.shard && part.cluster_id == self.cluster_id
+    }
+
+    async fn manifest(&self, found: &FoundCheckpoint) -> Result<Part, BackupError> {
+        let count = found.parts.len();
+        let manifest = self.part(&found.manifest, |part| {
+            part.kind == BackupKind::Manifest
+                && part.position == found.position
+                && usize::try_from(part.part).is_ok_and(|parts| parts == count)
+                && part.items.len() == 1
+        });
+        let manifest = manifest.await?;
+        let position = LogPosition::of_bookkeeping(&manifest.items[0])?;
+        match position == Some(found.position) {
+            true => Ok(manifest),
+            false => Err(BackupError::Damaged("its bookkeeping is of another moment")),
+        }
+    }
+
+    async fn rows(
+        &self,
+        manifest: &Part,
+        number: usize,
+        chunks: &BTreeSet<ChunkId>,
+    ) -> Result<Vec<Bytes>, BackupError> {
+        let part = self.part(chunks, |part| {
+            part.kind == BackupKind::Checkpoint
+                && part.position == manifest.position
+                && part.writer == manifest.writer
+                && usize::try_from(part.part).is_ok_and(|part| part == number)
+        });
+        Ok(part.await?.items)
+    }
+
+    async fn log(&self, found: &FoundLog) -> Result<Part, BackupError> {
+        let part = self.part(&found.chunks, |part| {
+            part.kind == BackupKind::Log && part.position == found.last
+        });
+        part.await
+    }
+}
+
+/// Puts a shard back into a store that has nothing of it. `cluster_id` is whose backup it must be.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub async fn restore_shard(
+    runtime: &Runtime,
+    kv: Arc<dyn Kv>,
+    source: &dyn BackupSource,
+    catalog: &Catalog,
+    (cluster_id, shard): (&str, ShardId),
+) -> Result<RestoredShard, RestoreError> {
+    let reader = Reader {
+        source,
+        cluster_id,
+        shard,
+    };
+    let mut problems = Vec::new();
+    for found in catalog.checkpoints(shard) {
+        match put_rows(runtime, &kv, &reader, &found).await? {
+            Ok((machine, bookkeeping)) => {
+                let replay = Replay::begin(&bookkeeping)?;
+                let mut restored = RestoredShard {
+                    shard,
+                    checkpoint: found.position,
+                    reached: found.position,
+                    time_ms: 0,
+                    problems,
+                    machine,
+                    replay,
+                    kv,
+                };
+                apply_log(runtime, &reader, catalog.logs(shard), &mut restored).await?;
+                return Ok(restored);
+            }
+            Err(error) => problems.push(format!(
+                "the checkpoint at entry {} cannot be used: {error}",
+                found.position.index
+            )),
+        }
+    }
+    if problems.is_empty() {
+        problems.push("no checkpoint of it is complete".to_owned());
+    }
+    Err(RestoreError::NoCheckpoint {
+        shard,
+        reason: problems.join("; "),
+    })
+}
+
+type Put = (Arc<ShardMachine>, Bytes);
+
+/// Puts the rows of a checkpoint into the store. The inner error: try another one.
+async fn put_rows(
+    runtime: &Runtime,
+    kv: &Arc<dyn Kv>,
+    reader: &Reader<'_>,
+    found: &FoundCheckpoint,
+) -> Result<Result<Put, BackupError>, RestoreError> {
+    let manifest = match reader.manifest(found).await {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut open: Option<(Arc<ShardMachine>, Box<dyn granary_raft::SnapshotWriter>)> = None;
+    for (number, chunks) in found.parts.iter().enumerate() {
+        let rows = match reader.rows(&manifest, number, chunks).await {
+            Ok(rows) => rows,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (store, shard) = (Arc::clone(kv), reader.shard);
+        let write = move || -> Result<_, StateMachineError> {
+            let (machine, mut writer) = match open {
+                Some(open) => open,
+                None => {
+                    let home = home_of(rows.first())?;
+                    let machine = ShardMachine::open(store, shard, home, Claims::default())?;
+                    let writer = machine.restore()?;
+                    (machine, writer)
+                }
+            };
+            for row in rows {
+                writer.write(row)?;
+            }
+            Ok((machine, writer))
+        };
+        open = Some(runtime.blocking(write).await.map_err(stopping)??);
+    }
+    let Some((machine, writer)) = open else {
+        return Ok(Err(BackupError::Damaged("it has no rows")));
+    };
+    let bookkeeping = manifest.items[0].clone();
+    let books = bookkeeping.clone();
+    let finish = move || writer.finish(books);
+    runtime.blocking(finish).await.map_err(stopping)??;
+    Ok(Ok((machine, bookkeeping)))
+}
+
+fn stopping<E>(_: E) -> RestoreError {
+    RestoreError::Stopping
+}
+
+/// The home slab of the shard whose first rows these are: they begin with its descriptor.
+fn home_of(rows: Option<&Bytes>) -> Result<SlabId, StateMachineError> {
+    let corrupt = |reason: &str| StateMachineError::Corrupt {
+        what: "a checkpoint",
+        reason: reason.to_owned(),
+    };
+    let rows = rows.ok_or_else(|| corrupt("it has no rows"))?;
+    let rows = state::SnapshotRows::decode(rows.clone());
+    let rows = rows.map_err(|error| corrupt(&error.to_string()))?.rows;
+    let slab = rows.first().and_then(|row| row.key.first_chunk::<4>());
+    let slab = slab.ok_or_else(|| corrupt("its first row has no slab"))?;
+    Ok(SlabId(u32::from_be_bytes(*slab)))
+}
+
+/// Applies the log after the checkpoint as far as it goes.
+async fn apply_log(
+    runtime: &Runtime,
+    reader: &Reader<'_>,
+    mut logs: Vec<FoundLog>,
+    restored: &mut RestoredShard,
+) -> Result<(), RestoreError> {
+    // What a later leader wrote comes first: it may be of a history that was put back before.
+    logs.sort_by_key(|log| std::cmp::Reverse(log.last));
+    loop {
+        let at = restored.replay.position().unwrap_or_default();
+        restored.reached = at;
+        restored.time_ms = restored.replay.time_ms();
+        logs.retain(|log| log.last.index > at.index);
+        let fitting = |log: &FoundLog| log.first <= at.index + 1;
+        let Some(next) = logs.iter().position(fitting) else {
+            break;
+        };
+        let log = logs.remove(next);
+        match next_entries(reader, &log, &restored.replay).await {
+            Ok(Some((entries, replay))) => {
+                let machine = Arc::clone(&restored.machine);
+                let apply = move || -> Result<(), StateMachineError> {
+                    for (entry, bookkeeping) in entries {
+                        machine.apply(vec![entry], bookkeeping)?;
+                    }
+                    Ok(())
+                };
+                runtime.blocking(apply).await.map_err(stopping)??;
+                restored.replay = replay;
+            }
+            // Of another history.
+            Ok(None) => {}
+            Err(error) => restored.problems.push(format!(
+                "the log up to entry {} cannot be read: {error}",
+                log.last.index
+            )),
+        }
+    }
+    if let Some(beyond) = logs.iter().map(|log| log.last.index).max() {
+        restored.problems.push(format!(
+            "there is log up to entry {beyond}, but what comes after {} is missing",
+            restored.reached.index
+        ));
+    }
+    Ok(())
+}
+
+/// The entries of a part that the history goes on with, and the history after them.
+async fn next_entries(
+    reader: &Reader<'_>,
+    log: &FoundLog,
+    replay: &Replay,
+) -> Result<Option<(Vec<(Committed, Bytes)>, Replay)>, BackupError> {
+    let part = reader.log(log).await?;
+    let mut replay = replay.clone();
+    let next = replay.position().unwrap_or_default().index + 1;
+    if log.first == next && !replay.goes_on_from(part.previous) {
+        return Ok(None);
+    }
+    let mut entries = Vec::new();
+    for item in &part.items {
+        match replay.step(item)? {
+            Step::Known => {}
+            Step::Foreign => return Ok(None),
+            Step::Next(entry) => entries.push((entry, replay.bookkeeping())),
+        }
+    }
+    Ok(Some((entries, replay)))
+}
+
+/// A shard that was split off so shortly before the end that it has no checkpoint of its own: what
+/// its parent's history gave it, which is there once that was put back. `None` when the store has
+/// nothing of it. Blocks.
+///
+/// # Errors
+/// The store failed.
+pub fn split_off(kv: Arc<dyn Kv>, shard: ShardId) -> Result<Option<RestoredShard>, RestoreError> {
+    let found = local_shards(kv.as_ref())?;
+    let Some((_, home)) = found.into_iter().find(|(found, _)| *found == shard) else {
+        return Ok(None);
+    };
+    let machine = ShardMachine::open(Arc::clone(&kv), shard, home, Claims::default())?;
+    Ok(Some(RestoredShard {
+        shard,
+        checkpoint: LogPosition::default(),
+        reached: LogPosition::default(),
+        time_ms: 0,
+        problems: vec!["only what its parent gave it is there".to_owned()],
+        machine,
+        replay: Replay::default(),
+        kv,
+    }))
+}
+
+/// What a restored store lacks of the whole: shards that the root or their parents know of and that
+/// are not there, and pairs that own the same keys (one was put back from before it gave them away).
+/// Blocks.
+///
+/// # Errors
+/// The store failed.
+pub fn verify_whole(
+    kv: &dyn Kv,
+) -> Result<(Vec<ShardId>, Vec<(ShardId, ShardId)>), StateMachineError> {
+    let view = View(kv);
+    let mut descriptors = Vec::new();
+    for (_, slab) in local_shards(kv)? {
+        descriptors.extend(view.get(&ShardDescriptorKey { slab })?);
+    }
+    let mut known: BTreeSet<u32> = BTreeSet::from([ShardId::ROOT.0]);
+    let bounds = Bounds::prefix(kind_prefix(ROOT_HOME_SLAB, Kind::RangeHint));
+    let hints = view.list::<RangeHintKey>(&bounds, usize::MAX)?;
+    known.extend(hints.into_iter().map(|(_, hint)| hint.shard));
+    for descriptor in &descriptors {
+        let children = descriptor.unreported_children.iter();
+        known.extend(children.map(|child| child.shard));
+    }
+    let there: BTreeSet<u32> = descriptors.iter().map(|known| known.shard).collect();
+    let missing = known.difference(&there).map(|shard| ShardId(*shard));
+    let mut overlapping = Vec::new();
+    for (n, one) in descriptors.iter().enumerate() {
+        for other in &descriptors[n + 1..] {
+            let common = one
+                .ranges
+                .iter()
+                .any(|a| other.ranges.iter().any(|b| overlap(a, b)));
+            if common {
+                overlapping.push((ShardId(one.shard), ShardId(other.shard)));
+            }
+        }
+    }
+    Ok((missing.collect(), overlapping))
+}

@@ -1,0 +1,219 @@
+//! Lets the shards that this node leads be backed up: one task per shard for as long as it leads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_raft::LogPosition;
+use granary_types::ShardId;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{MetaNode, Shard};
+use crate::backup::{BackupSink, Progress, ShardWriter, WriterParts};
+
+/// Checkpoints that a node writes at once.
+const CHECKPOINTS_AT_ONCE: usize = 2;
+/// Shards that write a part at once: each holds a few MiB.
+const STEPS_AT_ONCE: usize = 8;
+/// Longest pause after the pool has refused a part.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a backup that does not get on is told in the log.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// What the backup of a node's shards needs.
+#[derive(Clone)]
+pub struct BackupOptions {
+    /// Where it goes.
+    pub sink: Arc<dyn BackupSink>,
+    /// Whose it is: stands in every part.
+    pub cluster_id: String,
+    /// Between two log parts.
+    pub interval: Duration,
+    /// Log after which a new checkpoint is written, in bytes, unless the last one is larger;
+    /// `None`: 16 MiB.
+    pub log_bytes_min: Option<u64>,
+}
+
+impl std::fmt::Debug for BackupOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackupOptions").finish_non_exhaustive()
+    }
+}
+
+/// How far the backup of a shard that this node leads is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// For how long there has been something that is not backed up; zero when there is nothing.
+    pub lag: Duration,
+    /// Everything up to here could be restored; `None` before this node has written a checkpoint.
+    pub backed_up: Option<LogPosition>,
+    /// The newest checkpoint that this node has written.
+    pub checkpoint: Option<LogPosition>,
+}
+
+/// The backups under way.
+#[derive(Default)]
+pub(super) struct Backups(Mutex<BTreeMap<ShardId, Known>>);
+
+#[derive(Clone, Copy)]
+struct Known {
+    progress: Progress,
+    /// When everything was backed up last, or when the backup began (monotonic).
+    current_at: Duration,
+}
+
+impl MetaNode {
+    /// Backs up every shard while this node leads it, until the node stops. Only the first call
+    /// counts.
+    pub fn start_backup(self: &Arc<Self>, options: BackupOptions) {
+        let meta = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let shutdown = meta.runtime.shutdown().clone();
+            let turns = Turns {
+                checkpoints: Arc::new(Semaphore::new(CHECKPOINTS_AT_ONCE)),
+                steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
+            };
+            loop {
+                let shards: Vec<Arc<Shard>> = meta.shards.read().values().cloned().collect();
+                for shard in shards {
+                    if shard.group.is_leader() && meta.backups.begin(&meta, &shard) {
+                        let task = back_up(Arc::clone(&meta), shard, options.clone(), turns.clone());
+                        meta.runtime.spawn(task);
+                    }
+                }
+                tokio::select! {
+                    () = meta.runtime.sleep(options.interval) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// How far the backups of the shards that this node leads are.
+    pub fn backup_status(&self) -> Vec<BackupStatus> {
+        let now = self.runtime.monotonic();
+        let known = self.backups.0.lock();
+        let statuses = known.iter().map(|(shard, known)| BackupStatus {
+            shard: *shard,
+            lag: match known.progress.current {
+                true => Duration::ZERO,
+                false => now.saturating_sub(known.current_at),
+            },
+            backed_up: known.progress.backed_up,
+            checkpoint: known.progress.checkpoint,
+        });
+        statuses.collect()
+    }
+}
+
+impl Backups {
+    /// False when the shard is being backed up already.
+    fn begin(&self, meta: &MetaNode, shard: &Shard) -> bool {
+        let mut known = self.0.lock();
+        let id = shard.group.shard();
+        if known.contains_key(&id) {
+            return false;
+        }
+        let began = Known {
+            progress: Progress::default(),
+            current_at: meta.runtime.monotonic(),
+        };
+        known.insert(id, began);
+        true
+    }
+
+    fn note(&self, shard: ShardId, progress: Progress, now: Duration) {
+        if let Some(known) = self.0.lock().get_mut(&shard) {
+            known.progress = progress;
+            if progress.current {
+                known.current_at = now;
+            }
+        }
+    }
+
+    /// Something may have been written since.
+    fn not_current(&self, shard: ShardId) {
+        if let Some(known) = self.0.lock().get_mut(&shard) {
+            known.progress.current = false;
+        }
+    }
+
+    fn end(&self, shard: ShardId) {
+        self.0.lock().remove(&shard);
+    }
+}
+
+/// Who may go on.
+#[derive(Clone)]
+struct Turns {
+    checkpoints: Arc<Semaphore>,
+    steps: Arc<Semaphore>,
+}
+
+/// Backs up one shard until this node does not lead it any more.
+async fn back_up(meta: Arc<MetaNode>, shard: Arc<Shard>, options: BackupOptions, turns: Turns) {
+    let id = shard.group.shard();
+    let shutdown = meta.runtime.shutdown().clone();
+    let writer = ShardWriter::new(WriterParts {
+        runtime: meta.runtime.clone(),
+        group: shard.group.clone(),
+        machine: Arc::clone(&shard.machine),
+        sink: options.sink,
+        cluster_id: options.cluster_id,
+        log_bytes_min: options.log_bytes_min,
+    });
+    tokio::select! {
+        () = write(&meta, &shard, writer, options.interval, turns) => {}
+        () = shutdown.cancelled() => {}
+    }
+    meta.backups.end(id);
+}
+
+async fn write(
+    meta: &MetaNode,
+    shard: &Shard,
+    mut writer: ShardWriter,
+    interval: Duration,
+    turns: Turns,
+) {
+    let id = shard.group.shard();
+    let mut turn: Option<OwnedSemaphorePermit> = None;
+    let mut pause = interval;
+    let mut complained = meta.runtime.monotonic();
+    while shard.group.is_leader() {
+        if turn.is_none() {
+            turn = Arc::clone(&turns.checkpoints).try_acquire_owned().ok();
+        }
+        let step = {
+            let _step = turns.steps.acquire().await;
+            writer.step(turn.is_some()).await
+        };
+        if !writer.is_busy() {
+            turn = None;
+        }
+        let now = meta.runtime.monotonic();
+        match step {
+            Ok(progress) => {
+                meta.backups.note(id, progress, now);
+                pause = interval;
+                if progress.busy {
+                    continue;
+                }
+            }
+            Err(error) => {
+                meta.backups.not_current(id);
+                if now.saturating_sub(complained) >= COMPLAIN_EVERY {
+                    complained = now;
+                    tracing::warn!(shard = id.0, %error, "the metadata is not backed up");
+                } else {
+                    tracing::debug!(shard = id.0, %error, "the metadata is not backed up yet");
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        meta.runtime.sleep(pause).await;
+    }
+}
