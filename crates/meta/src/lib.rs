@@ -31,4 +31,6 @@ pub use backup::{
     BackupError, BackupSink, BackupSource, Catalog, RenewedRoot, RestoreError, RestoredShard,
     ShardSummary, Stored, renew_root, restore_shard, split_off, verify_whole,
 };
-pub use node::{BackupOptions, BackupStatus, MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster};
+pub use node::{
+    BackupOptions, BackupStatus, MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster,
+};

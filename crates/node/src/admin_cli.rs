@@ -29,6 +29,7 @@ use crate::cluster::pb::{
     CreateTokenRequest, FsckRequest, RemoveDiskRequest, RemoveNodeRequest, ScrubRequest,
     StatusRequest, TriggerRequest,
 };
+use crate::cluster::rebuild::{self, Rebuilt, Wanted};
 use crate::cluster::status::ClusterStatus;
 use crate::cluster::{init, join};
 use crate::config;
@@ -112,6 +113,16 @@ pub(crate) enum AdminCommand {
         /// A lost node that this one takes the place of.
         #[arg(long, value_name = "NODE")]
         replaces: Option<u64>,
+    },
+    /// Makes the first meta node of a cluster that has lost all of them, from the backup in the
+    /// storage pool. The state directory of --config must be empty. Exit code 1 when it is refused.
+    Rebuild {
+        /// A node that runs; several, or repeat it. The nodes they know of are asked too.
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+        from: Vec<String>,
+        /// Go on although shards are missing: what is in them is lost.
+        #[arg(long)]
+        accept_loss: bool,
     },
     /// Makes a token that lets nodes join.
     Token {
@@ -215,6 +226,22 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             })
         }
         AdminCommand::RotateCa => ca::rotate(&runtime, reach).await,
+        AdminCommand::Rebuild { from, accept_loss } => {
+            let config = reach.node()?;
+            let admin_dir = reach.admin_dir(Some(&config))?;
+            let wanted = Wanted {
+                admin_dir: &admin_dir,
+                from: &from,
+                accept_loss,
+            };
+            let rebuilt = rebuild::rebuild(&runtime, &config, &wanted).await?;
+            runtime.stop().await;
+            show(reach, &rebuilt, || rebuilt_text(&rebuilt))?;
+            Ok(match rebuilt.refused {
+                Some(_) => ExitCode::FAILURE,
+                None => ExitCode::SUCCESS,
+            })
+        }
         remote => {
             let mut cluster = Cluster::connect(&runtime, reach)?;
             cluster.execute(remote, reach, &runtime).await
@@ -258,6 +285,64 @@ fn init_text(made: &init::Made) -> String {
             text,
             "  granary admin join --config node.toml --token {token}"
         );
+    }
+    text
+}
+
+fn rebuilt_text(rebuilt: &Rebuilt) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "Cluster {}: {} disks were read.",
+        rebuilt.cluster_id, rebuilt.disks
+    );
+    let number = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
+    let shards = rebuilt.shards.iter().map(|shard| {
+        vec![
+            shard.shard.to_string(),
+            shard.checkpoints.to_string(),
+            number(shard.checkpoint),
+            number(shard.reached),
+            number(shard.age_secs),
+            shard.problems.join("; "),
+        ]
+    });
+    table(
+        &mut text,
+        &[
+            "shard",
+            "checkpoints",
+            "checkpoint",
+            "log up to",
+            "age (s)",
+            "missing",
+        ],
+        shards,
+    );
+    for shard in &rebuilt.missing {
+        let _ = writeln!(text, "Shard {shard} is missing.");
+    }
+    for problem in &rebuilt.problems {
+        let _ = writeln!(text, "Not read: {problem}");
+    }
+    for node in &rebuilt.removed {
+        let _ = writeln!(text, "Node {node} did not answer and is given up for good.");
+    }
+    for address in &rebuilt.not_told {
+        let _ = writeln!(text, "{address} is told of the new node once that runs.");
+    }
+    match (&rebuilt.refused, rebuilt.node_id) {
+        (Some(why), _) => {
+            let _ = writeln!(text, "\nNot rebuilt: {why}.");
+        }
+        (None, node) => {
+            let _ = writeln!(
+                text,
+                "\nThis machine is node {} now: run granary start.",
+                number(node)
+            );
+        }
     }
     text
 }
@@ -335,6 +420,7 @@ impl Cluster {
         match command {
             AdminCommand::Init { .. }
             | AdminCommand::Join { .. }
+            | AdminCommand::Rebuild { .. }
             | AdminCommand::Certify
             | AdminCommand::RotateCa => bail!("done before a cluster is asked"),
             AdminCommand::Token { ttl } => {

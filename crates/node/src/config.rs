@@ -132,6 +132,8 @@ pub(crate) struct MetaSection {
     pub(crate) min_free_bytes: u64,
     /// Voters of every shard of a cluster, 3 or 5; as many as there are while there are fewer nodes.
     pub(crate) voters: usize,
+    /// Whether the nodes of a cluster back the metadata up into the storage pool.
+    pub(crate) backup: bool,
 }
 
 impl Default for MetaSection {
@@ -143,6 +145,7 @@ impl Default for MetaSection {
             write_lease_secs: 3600,
             min_free_bytes: 256 << 20,
             voters: 3,
+            backup: true,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use granary_blob_api::{BlobNode as _, DiskHealth, DiskStatus};
+use granary_meta::BackupStatus;
 use granary_raft::GroupMetrics;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -263,6 +264,32 @@ fn shards(role: &MetaRole, page: &mut Page<'_, '_>) -> fmt::Result {
             .groups
             .iter()
             .map(|g| (g.shard.to_string(), read(g)))
+            .collect();
+        page.gauge(name, help, "shard", samples)?;
+    }
+    let backups = role.node.backup_status();
+    type Backup = fn(&BackupStatus) -> u64;
+    let gauges: [(&str, &str, Backup); 3] = [
+        (
+            "granary_meta_backup_lag_seconds",
+            "For how long something of a shard led here has not been backed up",
+            |b| b.lag.as_secs(),
+        ),
+        (
+            "granary_meta_backup_index",
+            "Newest log entry in the backup, of a shard led here",
+            |b| b.backed_up.map_or(0, |at| at.index),
+        ),
+        (
+            "granary_meta_backup_checkpoint_index",
+            "Newest log entry in the newest checkpoint that this node wrote",
+            |b| b.checkpoint.map_or(0, |at| at.index),
+        ),
+    ];
+    for (name, help, read) in gauges {
+        let samples = backups
+            .iter()
+            .map(|b| (b.shard.to_string(), read(b)))
             .collect();
         page.gauge(name, help, "shard", samples)?;
     }

@@ -127,7 +127,9 @@ impl LogStore {
             return Ok(Some(Vec::new()));
         }
         let entries = self.read(start, end, limit_bytes).await?;
-        let found = entries.first().is_some_and(|first| first.log_id.index == start);
+        let found = entries
+            .first()
+            .is_some_and(|first| first.log_id.index == start);
         Ok(found.then_some(entries))
     }
 

@@ -136,10 +136,22 @@ mod tests {
         let unknown = ObjectId(id.0 | (3 << PART_BITS));
         assert_eq!(BackupObject::of_object_id(unknown), None);
         for large in [
-            BackupObject { shard: ShardId(1 << SHARD_BITS), ..object },
-            BackupObject { position: (1 << TERM_BITS, 1), ..object },
-            BackupObject { position: (1, 1 << INDEX_BITS), ..object },
-            BackupObject { part: BACKUP_PART_MAX + 1, ..object },
+            BackupObject {
+                shard: ShardId(1 << SHARD_BITS),
+                ..object
+            },
+            BackupObject {
+                position: (1 << TERM_BITS, 1),
+                ..object
+            },
+            BackupObject {
+                position: (1, 1 << INDEX_BITS),
+                ..object
+            },
+            BackupObject {
+                part: BACKUP_PART_MAX + 1,
+                ..object
+            },
         ] {
             assert_eq!(large.to_object_id(), None, "{large:?}");
         }

@@ -110,7 +110,10 @@ mod tests {
             (Checkpoint, (2, 170), false),
         ];
         for (kind, position, _) in chunks {
-            assert!(!backups.look(&entry(kind, position)), "nothing is known yet");
+            assert!(
+                !backups.look(&entry(kind, position)),
+                "nothing is known yet"
+            );
         }
         backups.turn();
         for (kind, position, superseded) in chunks {

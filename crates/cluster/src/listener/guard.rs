@@ -27,7 +27,8 @@ pub enum Access {
     Anybody,
 }
 
-/// Who may use which service, by its full name. What is not named is for nodes.
+/// Who may use which service, by its full name, or which method of one (`SERVICE/Method`), which wins.
+/// What is not named is for nodes.
 #[derive(Clone, Debug)]
 pub struct AccessTable(BTreeMap<&'static str, Access>);
 
@@ -39,7 +40,7 @@ impl Default for AccessTable {
 }
 
 impl AccessTable {
-    /// The table with one more row.
+    /// The table with one more row: a service or a method.
     #[must_use]
     pub fn with(mut self, service: &'static str, access: Access) -> Self {
         self.0.insert(service, access);
@@ -47,8 +48,13 @@ impl AccessTable {
     }
 
     fn of(&self, path: &str) -> Access {
-        let service = path.split('/').nth(1).unwrap_or_default();
-        self.0.get(service).copied().unwrap_or(Access::Nodes)
+        let method = path.strip_prefix('/').unwrap_or_default();
+        let service = method.split('/').next().unwrap_or_default();
+        self.0
+            .get(method)
+            .or_else(|| self.0.get(service))
+            .copied()
+            .unwrap_or(Access::Nodes)
     }
 }
 

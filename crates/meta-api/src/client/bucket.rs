@@ -106,6 +106,27 @@ impl Meta {
         Ok(Ok(()))
     }
 
+    /// Tells every shard of a bucket that the root knows, once more: shards that were put back from
+    /// a backup may not have heard of it.
+    ///
+    /// # Errors
+    /// Not decided in time.
+    pub async fn configure_again(&self, bucket: &pb::state::Bucket) -> Result<(), MetaError> {
+        let view = pb::state::BucketView {
+            bucket_id: bucket.id,
+            generation: bucket.generation,
+            versioning: bucket.versioning,
+            ..Default::default()
+        };
+        // A shard that knows more than the root refuses, and is right.
+        self.on_every_segment(BucketId(bucket.id), |segment| pb::ConfigureBucket {
+            view: Some(view),
+            segment: Some(segment),
+        })
+        .await
+        .map(drop)
+    }
+
     /// Tells every shard of a new bucket, then the root; false when the bucket's state has changed
     /// meanwhile.
     async fn finish_creation(&self, bucket: &pb::state::Bucket) -> Result<bool, MetaError> {

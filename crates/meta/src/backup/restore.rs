@@ -365,13 +365,14 @@ pub fn split_off(kv: Arc<dyn Kv>, shard: ShardId) -> Result<Option<RestoredShard
 }
 
 /// What a restored store lacks of the whole: shards that the root or their parents know of and that
-/// are not there, and pairs that own the same keys (one was put back from before it gave them away).
+/// are not among those that were restored, and pairs that own the same keys (one was put back from before it gave them away).
 /// Blocks.
 ///
 /// # Errors
 /// The store failed.
 pub fn verify_whole(
     kv: &dyn Kv,
+    restored: &[ShardId],
 ) -> Result<(Vec<ShardId>, Vec<(ShardId, ShardId)>), StateMachineError> {
     let view = View(kv);
     let mut descriptors = Vec::new();
@@ -386,8 +387,9 @@ pub fn verify_whole(
         let children = descriptor.unreported_children.iter();
         known.extend(children.map(|child| child.shard));
     }
-    let there: BTreeSet<u32> = descriptors.iter().map(|known| known.shard).collect();
-    let missing = known.difference(&there).map(|shard| ShardId(*shard));
+    known.extend(descriptors.iter().map(|known| known.shard));
+    let missing = known.into_iter().map(ShardId);
+    let missing = missing.filter(|shard| !restored.contains(shard));
     let mut overlapping = Vec::new();
     for (n, one) in descriptors.iter().enumerate() {
         for other in &descriptors[n + 1..] {

@@ -7,6 +7,7 @@ use granary_raft::StateMachineError;
 use granary_types::{NodeId, PgId};
 use prost::Message;
 
+use crate::keyspace::bucket_by_id::BucketByIdKey;
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::meta_node::NodeKey;
 use crate::keyspace::placement_group::PlacementGroupKey;
@@ -29,6 +30,8 @@ pub struct RenewedRoot {
     pub info: state::ClusterInfo,
     /// The nodes it knows.
     pub nodes: Vec<state::Node>,
+    /// The buckets that are in use.
+    pub buckets: Vec<state::Bucket>,
 }
 
 /// Raises every counter of a root that was put back, and the epochs of the placement groups above
@@ -54,6 +57,11 @@ pub fn renew_root(
     let seen = nodes.iter().map(|node| node.0);
     let used = known.iter().map(|node| node.id).chain(seen).max();
     let node = info.next_node.max(used.unwrap_or_default() + 1) + NODES_SKIPPED;
+    let list = Bounds::prefix(kind_prefix(slab, Kind::BucketById));
+    let buckets = view.list::<BucketByIdKey>(&list, usize::MAX)?.into_iter();
+    let buckets = buckets.map(|(_, bucket)| bucket);
+    let active = |bucket: &state::Bucket| bucket.state() == state::bucket::State::Active;
+    let buckets = buckets.filter(active).collect();
     let mut batch = WriteBatch::new();
     let newest = groups.iter().map(|(pg, _)| pg.0).max();
     info.next_node = node;
@@ -80,5 +88,6 @@ pub fn renew_root(
         node: NodeId(node),
         info,
         nodes: known,
+        buckets,
     })
 }

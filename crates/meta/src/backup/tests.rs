@@ -12,9 +12,7 @@ use granary_kv::{Direction, Kv, KvRead, MemoryKv, Space};
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::NoPeers;
 use granary_runtime::{Entropy, Runtime, SeededEntropy, SimulatedClock, within};
-use granary_types::{
-    BucketId, ChunkId, NodeId, ObjectId, PgId, Redundancy, ShardId, StorageClass,
-};
+use granary_types::{BucketId, ChunkId, NodeId, ObjectId, PgId, Redundancy, ShardId, StorageClass};
 use parking_lot::Mutex;
 
 use super::{
@@ -87,7 +85,11 @@ impl BackupSink for Pool {
 #[async_trait]
 impl BackupSource for Pool {
     async fn read(&self, chunk: ChunkId) -> Result<Bytes, BackupError> {
-        let found = self.chunks.lock().get(&chunk).map(|(_, bytes)| bytes.clone());
+        let found = self
+            .chunks
+            .lock()
+            .get(&chunk)
+            .map(|(_, bytes)| bytes.clone());
         found.ok_or_else(|| BackupError::Pool("not found".to_owned()))
     }
 }
@@ -283,7 +285,9 @@ async fn rebuilt(runtime: &Runtime, pool: &Arc<Pool>) -> (MemoryKv, Vec<Row>, No
         restored.push(put_back.await.unwrap());
     }
     let found = rows(&kv);
-    assert_eq!(verify_whole(&kv).unwrap(), (Vec::new(), Vec::new()));
+    let all: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
+    assert_eq!(verify_whole(&kv, &all).unwrap(), (Vec::new(), Vec::new()));
+    assert_eq!(verify_whole(&kv, &all[1..]).unwrap().0, [all[0]]);
     let root = renew_root(&kv, &[(PgId(77), 5)], &[NodeId(3)]).unwrap();
     assert!(root.info.next_pg > 77 && root.node.0 > 3);
     for shard in restored {
@@ -373,7 +377,13 @@ async fn the_pool_does_not_fill_up_with_old_generations() {
     let mut most = 0;
     for _ in 0..30 {
         world.commands(&bucket, 60).await;
-        let held: usize = world.pool.chunks.lock().values().map(|(_, b)| b.len()).sum();
+        let held: usize = world
+            .pool
+            .chunks
+            .lock()
+            .values()
+            .map(|(_, b)| b.len())
+            .sum();
         most = most.max(held);
     }
     world.settled().await;

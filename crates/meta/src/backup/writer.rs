@@ -152,7 +152,11 @@ impl ShardWriter {
             return true;
         }
         let least = self.parts.log_bytes_min.unwrap_or(LOG_BYTES_MIN);
-        let age = self.parts.runtime.monotonic().saturating_sub(self.checkpoint_at);
+        let age = self
+            .parts
+            .runtime
+            .monotonic()
+            .saturating_sub(self.checkpoint_at);
         self.log_bytes > least.max(self.checkpoint_bytes) || (self.log_bytes > 0 && age >= AGE_MAX)
     }
 
@@ -361,7 +365,9 @@ impl ShardWriter {
     }
 
     async fn put(&mut self, part: Part, bytes: Bytes) -> Result<(), BackupError> {
-        let object = part.name().and_then(granary_types::BackupObject::to_object_id);
+        let object = part
+            .name()
+            .and_then(granary_types::BackupObject::to_object_id);
         let object = object.ok_or(BackupError::Damaged("its numbers are too large for a name"))?;
         let stored = self.parts.sink.put(object, bytes).await?;
         for chunk in stored.chunks {
@@ -378,7 +384,10 @@ impl ShardWriter {
         let (2, Some(&oldest)) = (self.complete.len(), self.complete.front()) else {
             return;
         };
-        let superseded = self.stored.iter().filter(|(position, _)| *position < oldest);
+        let superseded = self
+            .stored
+            .iter()
+            .filter(|(position, _)| *position < oldest);
         let chunks: Vec<ChunkId> = superseded
             .map(|(_, chunk)| *chunk)
             .take(DELETED_PER_STEP)

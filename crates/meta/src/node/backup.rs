@@ -80,7 +80,8 @@ impl MetaNode {
                 let shards: Vec<Arc<Shard>> = meta.shards.read().values().cloned().collect();
                 for shard in shards {
                     if shard.group.is_leader() && meta.backups.begin(&meta, &shard) {
-                        let task = back_up(Arc::clone(&meta), shard, options.clone(), turns.clone());
+                        let task =
+                            back_up(Arc::clone(&meta), shard, options.clone(), turns.clone());
                         meta.runtime.spawn(task);
                     }
                 }

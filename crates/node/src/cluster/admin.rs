@@ -23,13 +23,14 @@ use super::pb::admin_client::AdminClient;
 use super::pb::admin_server::{Admin, AdminServer};
 use super::pb::{
     CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
-    RemoveDiskRequest, RemoveNodeRequest, Report, RotateCaReply, RotateCaRequest, ScrubRequest,
+    LearnPeersRequest, ListPeersRequest, RemoveDiskRequest, RemoveNodeRequest, Report,
+    RotateCaReply, RotateCaRequest, ScrubRequest,
     StatusRequest, TriggerRequest,
 };
 use super::reports::{Reports, Tell, follow, json};
 use super::status::{
-    Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, RedundancyReport,
-    RepairStatus, ShardStatus, WorkerReport, ZoneStatus,
+    Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, Peers,
+    RedundancyReport, RepairStatus, ShardStatus, WorkerReport, ZoneStatus,
 };
 use crate::roles::worker::WorkerRole;
 
@@ -601,6 +602,33 @@ impl Admin for AdminService {
         let handles = workers.map_or(&[][..], |role| role.handles());
         for handle in handles.iter().filter(|handle| handle.name() == name) {
             handle.trigger();
+        }
+        Ok(Response::new(Done {}))
+    }
+
+    async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<Report>, Status> {
+        let book = self.shared.links.book();
+        let peers = Peers {
+            epoch: book.epoch(),
+            nodes: book.nodes(),
+        };
+        Ok(Response::new(json(&peers)?))
+    }
+
+    async fn learn_peers(
+        &self,
+        request: Request<LearnPeersRequest>,
+    ) -> Result<Response<Done>, Status> {
+        let peers: Peers = serde_json::from_str(&request.into_inner().json)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (shared, epoch) = (&self.shared, peers.epoch);
+        let learnt = shared.links.book();
+        let learnt = learnt.learn(&shared.runtime, &peers.into_map()).await;
+        if learnt.map_err(|error| Status::internal(error.to_string()))? {
+            tracing::warn!(
+                epoch,
+                "told by an operator or another node where the nodes are"
+            );
         }
         Ok(Response::new(Done {}))
     }

@@ -2,9 +2,11 @@
 
 mod admin;
 mod follow;
+mod herald;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;
+pub(crate) mod rebuild;
 mod reports;
 mod rotate;
 pub(crate) mod status;

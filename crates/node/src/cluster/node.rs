@@ -18,20 +18,22 @@ use granary_kv_rocks::RocksBudget;
 use granary_meta_api::wire::{control_routes, routes as meta_routes};
 use granary_meta_api::{Meta, MetaControl, MetaService, pb};
 use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
-use granary_runtime::{CancellationToken, Runtime};
+use granary_runtime::{CancellationToken, Runtime, Task};
 use granary_workers::{MemberKeeperConfig, Scrub};
 use prometheus_client::registry::Registry;
 use tonic::service::Routes;
 
 use super::admin::AdminService;
 use super::follow::Follower;
+use super::herald::Herald;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
-use super::{join, record};
+use super::{join, rebuild, record};
 use crate::admin::{Admin, Readiness};
 use crate::descriptors;
 use crate::listeners::Taken;
 use crate::metrics::Sources;
 use crate::process;
+use crate::roles::backup;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{Member, MetaRole};
 use crate::roles::storage::StorageRole;
@@ -44,6 +46,13 @@ use crate::vault::{Sealer, Vault};
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time for the shards to be led by others when this node stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+/// What operators may ask of disks: nothing that changes them.
+const READ_BY_OPERATORS: [&str; 4] = [
+    "granary.blob.Blob/Disks",
+    "granary.blob.Blob/Groups",
+    "granary.blob.Blob/List",
+    "granary.blob.Blob/Get",
+];
 /// Pause before disks are opened again when the cluster did not take them.
 const DISKS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -219,6 +228,12 @@ impl Node {
         services.extend(local_disks.map(|disks| Routes::new(BlobService::server(disks))));
         let access = AccessTable::default()
             .with(super::pb::admin_server::SERVICE_NAME, Access::AdminOrNodes);
+        // An operator who rebuilds the metadata reads its backup.
+        let access = READ_BY_OPERATORS
+            .into_iter()
+            .fold(access, |access, method| {
+                access.with(method, Access::AdminOrNodes)
+            });
         let listener = Listener::start(
             runtime,
             between.listen()?,
@@ -241,6 +256,8 @@ impl Node {
             book: Arc::clone(base.links.book()),
             router,
         };
+        // They serve whoever rebuilds the metadata, too.
+        let opening = prepare_storage(runtime, config, &base, &client, &disks);
         let first = follower.first_map().await;
         let info = first.info.clone().unwrap_or_default();
         refuse_removed(&first, &base.identity)?;
@@ -258,9 +275,9 @@ impl Node {
             )?;
             renewal.start();
         }
-        let storage = match config.has(Role::Storage) {
-            true => Some(start_storage(runtime, config, &base, &client, &disks).await?),
-            false => None,
+        let storage = match opening {
+            Some(opening) => Some(start_storage(runtime, opening).await?),
+            None => None,
         };
         let datapath = DataPath::new(
             runtime.clone(),
@@ -307,6 +324,18 @@ impl Node {
                 Scrub::new(runtime, client, datapath, metrics.clone(), &config)
             }
         };
+        if let Some(role) = &meta
+            && config.meta.backup
+        {
+            backup::start(&role.node, &base.identity.cluster_id, &datapath);
+        }
+        let herald = Herald {
+            runtime: runtime.clone(),
+            links: Arc::clone(&base.links),
+            map: map.clone(),
+            marker: rebuild::marker(&config.state_dir),
+        };
+        herald.start();
         operators.set_parts(workers.clone(), map, Box::new(scrub));
         let gateway = match (api, &base.vault) {
             (Some(api), Some(vault)) => {
@@ -377,37 +406,43 @@ async fn start_meta(
     Ok(router.map(|router| (role, router)))
 }
 
-/// Opens the disks and tells the cluster of them; while it does not answer, again and again.
-async fn start_storage(
+/// Opens the disks, and lets them serve at once: the cluster need not answer for that.
+fn prepare_storage(
     runtime: &Runtime,
     config: &StartConfig,
     base: &Base,
     client: &Meta,
-    late: &LateDisks,
-) -> anyhow::Result<Arc<StorageRole>> {
-    loop {
-        let blob = config.storage.for_cluster(&base.identity.cluster_id);
-        let started = StorageRole::start(
-            runtime,
-            base.identity.node,
-            blob,
-            &config.data,
-            base.budget.clone(),
-            client.clone(),
-        );
-        match started.await {
-            Ok(role) => {
-                role.watch();
-                late.set(Arc::new(role.store.clone()));
-                return Ok(role);
-            }
-            Err(error) if error.is::<granary_meta_api::MetaError>() => {
-                tracing::warn!(%error, "the cluster does not take the disks yet");
-                runtime.sleep(DISKS_PAUSE).await;
-            }
-            Err(error) => return Err(error),
-        }
+    late: &Arc<LateDisks>,
+) -> Option<Task<anyhow::Result<Arc<StorageRole>>>> {
+    if !config.has(Role::Storage) {
+        return None;
     }
+    let blob = config.storage.for_cluster(&base.identity.cluster_id);
+    let (node, budget) = (base.identity.node, base.budget.clone());
+    let (data, client, late) = (config.data.clone(), client.clone(), Arc::clone(late));
+    let opening = runtime.clone();
+    Some(runtime.spawn(async move {
+        let role = StorageRole::prepare(&opening, node, blob, &data, budget, client).await?;
+        late.set(Arc::new(role.store.clone()));
+        Ok(role)
+    }))
+}
+
+/// Tells the cluster of the disks; while it does not answer, again and again.
+async fn start_storage(
+    runtime: &Runtime,
+    opening: Task<anyhow::Result<Arc<StorageRole>>>,
+) -> anyhow::Result<Arc<StorageRole>> {
+    let role = opening.await.context("the disks could not be opened")??;
+    while let Err(error) = role.enrol().await {
+        if !error.is::<granary_meta_api::MetaError>() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the cluster does not take the disks yet");
+        runtime.sleep(DISKS_PAUSE).await;
+    }
+    role.watch();
+    Ok(role)
 }
 
 /// A node that was given up must not come back: others have its place.

@@ -3,7 +3,52 @@
 
 use std::collections::BTreeMap;
 
+use granary_cluster::PeerNode;
+use granary_meta_api::pb;
 use serde::{Deserialize, Serialize};
+
+/// Where nodes are, from the cluster map of an epoch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Peers {
+    pub(crate) epoch: u64,
+    pub(crate) nodes: Vec<PeerNode>,
+}
+
+impl Peers {
+    /// Those of a map.
+    pub(crate) fn of(map: &pb::ClusterMap) -> Self {
+        let nodes = map.nodes.iter().map(|node| PeerNode {
+            node: node.id,
+            address: node.address.clone(),
+            zone: node.zone.clone(),
+            roles: node.roles.clone(),
+            gateway: node.gateway.clone(),
+            removed: node.removed,
+        });
+        Self {
+            epoch: map.epoch,
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// A map that says nothing but that.
+    pub(crate) fn into_map(self) -> pb::ClusterMap {
+        let nodes = self.nodes.into_iter().map(|node| pb::state::Node {
+            id: node.node,
+            address: node.address,
+            zone: node.zone,
+            roles: node.roles,
+            gateway: node.gateway,
+            removed: node.removed,
+        });
+        pb::ClusterMap {
+            epoch: self.epoch,
+            nodes: nodes.collect(),
+            ..Default::default()
+        }
+    }
+}
 
 /// The whole cluster, as one of its nodes sees it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -311,7 +311,7 @@ fn open_vault(runtime: &Runtime, dir: &Path, state: DirState) -> anyhow::Result<
     }
 }
 
-async fn open_database(
+pub(crate) async fn open_database(
     runtime: &Runtime,
     dir: &Path,
     budget: RocksBudget,

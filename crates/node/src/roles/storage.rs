@@ -18,11 +18,13 @@ use granary_datapath::NodeDirectory;
 use granary_kv::Kv;
 use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
 use granary_meta_api::{Meta, pb};
-use granary_runtime::Runtime;
+use granary_runtime::{Runtime, within};
 use granary_types::{DiskId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs};
 use parking_lot::Mutex;
 
+/// How long a warning about empty directories waits for the root.
+const MAP_LIMIT: Duration = Duration::from_secs(5);
 /// How often directories whose disk is out are looked at: the operator may have replaced one.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a disk that failed stays out before it is opened again; doubles with each attempt.
@@ -106,8 +108,24 @@ pub(crate) fn cluster_of(directories: &[PathBuf]) -> anyhow::Result<Option<Strin
 }
 
 impl StorageRole {
-    /// Opens every data directory that can be opened; at least one must.
+    /// Opens every data directory that can be opened, and tells the root of the disks; at least one
+    /// must.
     pub(crate) async fn start(
+        runtime: &Runtime,
+        node: NodeId,
+        config: BlobConfig,
+        directories: &[PathBuf],
+        budget: RocksBudget,
+        meta: Meta,
+    ) -> anyhow::Result<Arc<Self>> {
+        let role = Self::prepare(runtime, node, config, directories, budget, meta).await?;
+        role.enrol().await?;
+        Ok(role)
+    }
+
+    /// Opens every data directory that can be opened; at least one must. The root need not answer
+    /// for that, and hears of the disks by [`StorageRole::enrol`].
+    pub(crate) async fn prepare(
         runtime: &Runtime,
         node: NodeId,
         config: BlobConfig,
@@ -128,11 +146,12 @@ impl StorageRole {
             store,
             directories: Mutex::new(directories.iter().map(|dir| Directory::new(dir)).collect()),
         });
-        role.warn_of_empty(directories).await;
+        // Only a warning: disks are opened whether or not somebody knows what was there.
+        let _ = within(MAP_LIMIT, role.warn_of_empty(directories)).await;
         let mut last_error = None;
         for path in directories {
-            match role.open(path).await {
-                Ok(()) => {}
+            match role.open_disk(path).await {
+                Ok(_) => {}
                 Err(error) if is_mistake(&error) => return Err(error),
                 Err(error) => {
                     tracing::error!(directory = %path.display(), error = format!("{error:#}"), "data directory is out of service");
@@ -187,38 +206,74 @@ impl StorageRole {
         });
     }
 
+    /// Tells the root about the disks that are open. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// The root gave no answer, or refused every disk; those that it refuses are closed.
+    pub(crate) async fn enrol(&self) -> anyhow::Result<()> {
+        let open: Vec<(PathBuf, DiskId)> = {
+            let directories = self.directories.lock();
+            let open = directories.iter();
+            open.filter_map(|known| Some((known.path.clone(), known.disk?)))
+                .collect()
+        };
+        let (mut enrolled, mut last_error) = (false, None);
+        for (path, disk) in open {
+            match self.enrol_disk(&path, disk).await {
+                Ok(()) => enrolled = true,
+                Err(error) if error.is::<granary_meta_api::MetaError>() => return Err(error),
+                Err(error) => {
+                    tracing::error!(directory = %path.display(), error = format!("{error:#}"), "data directory is out of service");
+                    last_error = Some(error);
+                }
+            }
+        }
+        match last_error {
+            Some(error) if !enrolled => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn enrol_disk(&self, path: &Path, disk: DiskId) -> anyhow::Result<()> {
+        let Err(error) = self.register(path, disk).await else {
+            return Ok(());
+        };
+        if !error.is::<granary_meta_api::MetaError>() {
+            self.update(path, |directory| directory.disk = None);
+            self.store.remove_disk(disk).await;
+        }
+        Err(error)
+    }
+
     /// Opens the disk in a directory and tells the root about it.
     async fn open(&self, path: &Path) -> anyhow::Result<()> {
+        let disk = self.open_disk(path).await?;
+        let enrolled = self.enrol_disk(path, disk).await;
+        if enrolled.is_err() {
+            // Opened again when it is looked at next.
+            self.update(path, |directory| directory.disk = None);
+            self.store.remove_disk(disk).await;
+        }
+        enrolled
+    }
+
+    /// Opens the disk in a directory.
+    async fn open_disk(&self, path: &Path) -> anyhow::Result<DiskId> {
         let (vfs, dir, budget) = (Arc::clone(&self.vfs), path.to_owned(), self.budget.clone());
         let opening = move || -> anyhow::Result<DiskConfig> {
             vfs.create_dir_all(&dir)
                 .with_context(|| format!("cannot make {}", dir.display()))?;
-            let lock = lock(vfs.as_ref(), &dir)?;
-            let config = RocksConfig {
-                budget,
-                ..RocksConfig::default()
-            };
-            let index = RocksKv::open(dir.join("index"), config)
-                .with_context(|| format!("cannot open the chunk index in {}", dir.display()))?;
-            Ok(DiskConfig {
-                path: dir,
-                index: Arc::new(index) as Arc<dyn Kv>,
-                lock: Some(lock),
-            })
+            open_directory(vfs.as_ref(), dir, budget)
         };
         let disk = self
             .store
             .add_disk(self.runtime.blocking(opening).await??)
             .await?;
-        if let Err(error) = self.register(path, disk).await {
-            self.store.remove_disk(disk).await;
-            return Err(error);
-        }
         let mounted = self.is_mount_point(path).await;
         self.update(path, |directory| {
             (directory.disk, directory.mounted) = (Some(disk), mounted);
         });
-        Ok(())
+        Ok(disk)
     }
 
     fn update(&self, path: &Path, change: impl FnOnce(&mut Directory)) {
@@ -407,6 +462,48 @@ impl Directory {
             Err(_) => Found::Nothing,
         }
     }
+}
+
+/// Opens the disks there are in directories that no process uses; none is made and nobody is told.
+/// `None` when there is none.
+pub(crate) async fn open_existing(
+    runtime: &Runtime,
+    config: BlobConfig,
+    directories: &[PathBuf],
+    budget: RocksBudget,
+) -> anyhow::Result<Option<(BlobStore, Vec<DiskId>)>> {
+    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
+    let cluster_id = config.cluster_id.clone();
+    let store = BlobStore::open(runtime.clone(), config, Arc::clone(&vfs), Vec::new()).await?;
+    let mut disks = Vec::new();
+    for path in directories {
+        match granary_blob::read_identity(vfs.as_ref(), path) {
+            Ok(Some(identity)) if identity.cluster_id == cluster_id => {}
+            Ok(_) | Err(OpenError::Io { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let (vfs, dir, budget) = (Arc::clone(&vfs), path.clone(), budget.clone());
+        let opening = move || open_directory(vfs.as_ref(), dir, budget);
+        let disk = runtime.blocking(opening).await??;
+        disks.push(store.add_disk(disk).await?);
+    }
+    Ok((!disks.is_empty()).then_some((store, disks)))
+}
+
+/// Takes a directory for this process, and opens its index. Blocks.
+fn open_directory(vfs: &dyn Vfs, dir: PathBuf, budget: RocksBudget) -> anyhow::Result<DiskConfig> {
+    let lock = lock(vfs, &dir)?;
+    let config = RocksConfig {
+        budget,
+        ..RocksConfig::default()
+    };
+    let index = RocksKv::open(dir.join("index"), config)
+        .with_context(|| format!("cannot open the chunk index in {}", dir.display()))?;
+    Ok(DiskConfig {
+        path: dir,
+        index: Arc::new(index) as Arc<dyn Kv>,
+        lock: Some(lock),
+    })
 }
 
 /// Whether a directory is the root of a file system. Blocks.
