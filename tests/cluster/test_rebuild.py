@@ -12,10 +12,11 @@ import urllib.request
 
 import pytest
 
-from harness.cluster import ADMIN_PORT, Spec, wait_for
+from harness.cluster import ADMIN_PORT, SETTINGS, Spec, wait_for
 
 BUCKET = "rebuilt-bucket"
 NODE_ROLES = ("gateway", "meta", "worker")
+BACKED_UP = SETTINGS.replace("backup = false", "backup = true")
 
 
 def body_of(name, size):
@@ -84,7 +85,7 @@ def keep_admin_dir(cluster, name):
 def small(make_cluster):
     """One meta node and three with a disk each."""
     specs = [Spec("m", "z1", NODE_ROLES)] + [Spec(f"s{n}", "z1", ("storage",)) for n in (1, 2, 3)]
-    cluster = make_cluster("small", specs=specs)
+    cluster = make_cluster("small", specs=specs, settings=BACKED_UP)
     cluster.form(whole=False)
     yield cluster
     make_cluster.remove(cluster)
@@ -121,7 +122,7 @@ def test_the_only_meta_node_is_lost_and_rebuilt_twice(small, say):
     again = rebuild(small, "m", sources=["s1"], admin_dir=admin_dir)
     assert (again.code, again.data["node_id"]) == (0, answer.data["node_id"]), again
     small["m"].node_id = answer.data["node_id"]
-    small.start("m", *[], wait=True)
+    small.start("m")
     small.wait_ready(*storage)
     objects.check(wire)
     wait_for("writes", lambda: wire.request("PUT", BUCKET, "first", body=bytes(100_000)).status == 200, 60, 0.3)
@@ -144,7 +145,7 @@ def test_the_only_meta_node_is_lost_and_rebuilt_twice(small, say):
 def test_three_combined_nodes_lose_their_state_and_keep_their_disks(make_cluster, say):
     """The disks of the machine that is rebuilt are read where they lie; the others join again with theirs."""
     specs = [spec for n in (1, 2, 3) for spec in (Spec(f"a{n}", "z1"), Spec(f"b{n}", "z1", ("storage",)))]
-    cluster = make_cluster("combined", specs=specs)
+    cluster = make_cluster("combined", specs=specs, settings=BACKED_UP)
     cluster.form()
     objects, combined = Objects(), ["a1", "a2", "a3"]
     cluster.wire("a1").must("PUT", BUCKET)

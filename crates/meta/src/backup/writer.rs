@@ -31,6 +31,9 @@ const LOG_PARTS_PER_STEP: usize = 16;
 const OVERLAP_ENTRIES: u64 = 512;
 /// Log after which a new checkpoint is written, unless the last one is larger than that.
 const LOG_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// Log parts after which a small shard gets a new checkpoint however short they are: a part counts at
+/// least as its share of that log.
+const PARTS_MAX: u64 = 1024;
 /// Age after which a new checkpoint is written when there is any log since.
 const AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A checkpoint that gets no further for so long is given up: its view keeps the store from forgetting
@@ -147,11 +150,15 @@ impl ShardWriter {
         }
     }
 
+    fn log_bytes_min(&self) -> u64 {
+        self.parts.log_bytes_min.unwrap_or(LOG_BYTES_MIN)
+    }
+
     fn needs_checkpoint(&self) -> bool {
         if self.complete.is_empty() || self.written.is_none() {
             return true;
         }
-        let least = self.parts.log_bytes_min.unwrap_or(LOG_BYTES_MIN);
+        let least = self.log_bytes_min();
         let age = self
             .parts
             .runtime
@@ -230,7 +237,7 @@ impl ShardWriter {
             let (position, bytes) = (part.position, part.encode());
             let length = bytes.len() as u64;
             self.put(part.clone(), bytes).await?;
-            self.log_bytes += length;
+            self.log_bytes += length.max(self.log_bytes_min() / PARTS_MAX);
             self.log_part = None;
             self.written = Some(position);
         }
