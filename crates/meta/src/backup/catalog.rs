@@ -72,9 +72,15 @@ impl Catalog {
     }
 
     fn of(&self, shard: ShardId) -> impl Iterator<Item = (&BackupObject, &Chunks)> {
-        self.parts
-            .iter()
-            .filter(move |(part, _)| part.shard == shard)
+        let first = BackupObject {
+            shard,
+            position: (0, 0),
+            writer: 0,
+            kind: BackupKind::Checkpoint,
+            part: 0,
+        };
+        let from = self.parts.range(first..);
+        from.take_while(move |(part, _)| part.shard == shard)
     }
 
     /// The complete checkpoints of a shard, the newest first.

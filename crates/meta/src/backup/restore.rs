@@ -276,18 +276,23 @@ async fn apply_log(
     mut logs: Vec<FoundLog>,
     restored: &mut RestoredShard,
 ) -> Result<(), RestoreError> {
-    // What a later leader wrote comes first: it may be of a history that was put back before.
-    logs.sort_by_key(|log| std::cmp::Reverse(log.last));
+    logs.sort_by_key(|log| log.first);
+    let mut waiting = logs.into_iter().peekable();
+    let mut ready: Vec<FoundLog> = Vec::new();
     loop {
         let at = restored.replay.position().unwrap_or_default();
         restored.reached = at;
         restored.time_ms = restored.replay.time_ms();
-        logs.retain(|log| log.last.index > at.index);
-        let fitting = |log: &FoundLog| log.first <= at.index + 1;
-        let Some(next) = logs.iter().position(fitting) else {
+        while let Some(log) = waiting.next_if(|log| log.first <= at.index + 1) {
+            ready.push(log);
+        }
+        ready.retain(|log| log.last.index > at.index);
+        // What a later leader wrote comes first: it may be of a history that was put back before.
+        let next = (0..ready.len()).max_by_key(|n| ready[*n].last);
+        let Some(next) = next else {
             break;
         };
-        let log = logs.remove(next);
+        let log = ready.swap_remove(next);
         match next_entries(reader, &log, &restored.replay).await {
             Ok(Some((entries, replay))) => {
                 let machine = Arc::clone(&restored.machine);
@@ -308,7 +313,7 @@ async fn apply_log(
             )),
         }
     }
-    if let Some(beyond) = logs.iter().map(|log| log.last.index).max() {
+    if let Some(beyond) = waiting.map(|log| log.last.index).max() {
         restored.problems.push(format!(
             "there is log up to entry {beyond}, but what comes after {} is missing",
             restored.reached.index
