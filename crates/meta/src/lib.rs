@@ -29,7 +29,7 @@ pub mod testsuite;
 
 pub use backup::{
     BackupError, BackupSink, BackupSource, Catalog, RenewedRoot, RestoreError, RestoredShard,
-    ShardSummary, Stored, renew_root, restore_shard, split_off, verify_whole,
+    ShardSummary, Stored, Wholeness, renew_root, restore_shard, split_off, verify_whole,
 };
 pub use node::{
     BackupOptions, BackupStatus, MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster,

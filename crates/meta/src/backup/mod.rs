@@ -27,7 +27,7 @@ use granary_raft::StateMachineError;
 use granary_types::{ChunkId, ObjectId};
 
 pub use catalog::{Catalog, ShardSummary};
-pub use restore::{RestoreError, RestoredShard, restore_shard, split_off, verify_whole};
+pub use restore::{RestoreError, RestoredShard, Wholeness, restore_shard, split_off, verify_whole};
 pub use root::{RenewedRoot, renew_root};
 pub(crate) use writer::{Progress, ShardWriter, WriterParts};
 

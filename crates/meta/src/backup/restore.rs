@@ -369,16 +369,20 @@ pub fn split_off(kv: Arc<dyn Kv>, shard: ShardId) -> Result<Option<RestoredShard
     }))
 }
 
-/// What a restored store lacks of the whole: shards that the root or their parents know of and that
-/// are not among those that were restored, and pairs that own the same keys (one was put back from before it gave them away).
-/// Blocks.
+/// What a restored store lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wholeness {
+    /// Shards that the root or their parents know of and that were not restored.
+    pub missing: Vec<ShardId>,
+    /// Pairs that own the same keys: one was put back from before it gave them away.
+    pub overlapping: Vec<(ShardId, ShardId)>,
+}
+
+/// What a store lacks of which these shards were restored. Blocks.
 ///
 /// # Errors
 /// The store failed.
-pub fn verify_whole(
-    kv: &dyn Kv,
-    restored: &[ShardId],
-) -> Result<(Vec<ShardId>, Vec<(ShardId, ShardId)>), StateMachineError> {
+pub fn verify_whole(kv: &dyn Kv, restored: &[ShardId]) -> Result<Wholeness, StateMachineError> {
     let view = View(kv);
     let mut descriptors = Vec::new();
     for (_, slab) in local_shards(kv)? {
@@ -407,5 +411,8 @@ pub fn verify_whole(
             }
         }
     }
-    Ok((missing.collect(), overlapping))
+    Ok(Wholeness {
+        missing: missing.collect(),
+        overlapping,
+    })
 }

@@ -16,7 +16,7 @@ use granary_types::{BucketId, ChunkId, NodeId, ObjectId, PgId, Redundancy, Shard
 use parking_lot::Mutex;
 
 use super::{
-    BackupError, BackupSink, BackupSource, Catalog, RestoreError, Stored, renew_root,
+    BackupError, BackupSink, BackupSource, Catalog, RestoreError, Stored, Wholeness, renew_root,
     restore_shard, verify_whole,
 };
 use crate::keyspace::Kind;
@@ -286,8 +286,8 @@ async fn rebuilt(runtime: &Runtime, pool: &Arc<Pool>) -> (MemoryKv, Vec<Row>, No
     }
     let found = rows(&kv);
     let all: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
-    assert_eq!(verify_whole(&kv, &all).unwrap(), (Vec::new(), Vec::new()));
-    assert_eq!(verify_whole(&kv, &all[1..]).unwrap().0, [all[0]]);
+    assert_eq!(verify_whole(&kv, &all).unwrap(), Wholeness::default());
+    assert_eq!(verify_whole(&kv, &all[1..]).unwrap().missing, [all[0]]);
     let root = renew_root(&kv, &[(PgId(77), 5)], &[NodeId(3)]).unwrap();
     assert!(root.info.next_pg > 77 && root.node.0 > 3);
     for shard in restored {
@@ -321,7 +321,7 @@ async fn everything_is_lost_twice(seed: u64) {
     world.pool.failing.store(seed % 3 * 150, Ordering::SeqCst);
     for round in 0..3 {
         world.commands(&bucket, 60).await;
-        if round == 1 && seed % 2 == 0 {
+        if round == 1 && seed.is_multiple_of(2) {
             world.split(&bucket, "key2").await;
         }
     }

@@ -346,11 +346,12 @@ async fn lacking(
         ));
     }
     let store = Arc::clone(kv);
-    let (missing, overlapping) = runtime
+    let whole = runtime
         .blocking(move || verify_whole(store.as_ref(), &there))
         .await??;
+    let missing = whole.missing;
     report.missing = missing.iter().map(|shard| shard.0).collect();
-    if let Some((one, other)) = overlapping.first() {
+    if let Some((one, other)) = whole.overlapping.first() {
         return Ok(Some(format!(
             "shards {one} and {other} both own the same keys: one was put back from before a split \
              of it; name more nodes (--from), so that its newer log is found"
