@@ -24,8 +24,7 @@ use super::pb::admin_server::{Admin, AdminServer};
 use super::pb::{
     CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
     LearnPeersRequest, ListPeersRequest, RemoveDiskRequest, RemoveNodeRequest, Report,
-    RotateCaReply, RotateCaRequest, ScrubRequest,
-    StatusRequest, TriggerRequest,
+    RotateCaReply, RotateCaRequest, ScrubRequest, StatusRequest, TriggerRequest,
 };
 use super::reports::{Reports, Tell, follow, json};
 use super::status::{

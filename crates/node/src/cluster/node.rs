@@ -148,7 +148,8 @@ fn security_of(
         });
     }
     let credentials = state.credentials()?;
-    let credentials = credentials.context("this node has no certificate: make one (granary admin certify)")?;
+    let credentials =
+        credentials.context("this node has no certificate: make one (granary admin certify)")?;
     Ok(Security::Tls(Arc::new(Trust::new(
         runtime.clone(),
         credentials,
