@@ -29,13 +29,13 @@ use crate::cluster::pb::{
     CreateTokenRequest, FsckRequest, RemoveDiskRequest, RemoveNodeRequest, ScrubRequest,
     StatusRequest, TriggerRequest,
 };
-use crate::cluster::rebuild::{self, Rebuilt, Wanted};
+use crate::cluster::rebuild::{self, Wanted};
 use crate::cluster::status::ClusterStatus;
 use crate::cluster::{init, join};
 use crate::config;
 use crate::files;
 use crate::start_config::StartConfig;
-use text::{fsck_text, scrub_text, status_text};
+use text::{fsck_text, rebuilt_text, scrub_text, status_text};
 
 /// The cluster is not as it should be.
 const DEGRADED: u8 = 3;
@@ -285,64 +285,6 @@ fn init_text(made: &init::Made) -> String {
             text,
             "  granary admin join --config node.toml --token {token}"
         );
-    }
-    text
-}
-
-fn rebuilt_text(rebuilt: &Rebuilt) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "Cluster {}: {} disks were read.",
-        rebuilt.cluster_id, rebuilt.disks
-    );
-    let number = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
-    let shards = rebuilt.shards.iter().map(|shard| {
-        vec![
-            shard.shard.to_string(),
-            shard.checkpoints.to_string(),
-            number(shard.checkpoint),
-            number(shard.reached),
-            number(shard.age_secs),
-            shard.problems.join("; "),
-        ]
-    });
-    table(
-        &mut text,
-        &[
-            "shard",
-            "checkpoints",
-            "checkpoint",
-            "log up to",
-            "age (s)",
-            "missing",
-        ],
-        shards,
-    );
-    for shard in &rebuilt.missing {
-        let _ = writeln!(text, "Shard {shard} is missing.");
-    }
-    for problem in &rebuilt.problems {
-        let _ = writeln!(text, "Not read: {problem}");
-    }
-    for node in &rebuilt.removed {
-        let _ = writeln!(text, "Node {node} did not answer and is given up for good.");
-    }
-    for address in &rebuilt.not_told {
-        let _ = writeln!(text, "{address} is told of the new node once that runs.");
-    }
-    match (&rebuilt.refused, rebuilt.node_id) {
-        (Some(why), _) => {
-            let _ = writeln!(text, "\nNot rebuilt: {why}.");
-        }
-        (None, node) => {
-            let _ = writeln!(
-                text,
-                "\nThis machine is node {} now: run granary start.",
-                number(node)
-            );
-        }
     }
     text
 }

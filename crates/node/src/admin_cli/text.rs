@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use granary_workers::{FsckReport, ScrubReport};
 
+use crate::cluster::rebuild::Rebuilt;
 use crate::cluster::status::ClusterStatus;
 
 pub(super) fn fsck_text(report: &FsckReport) -> String {
@@ -95,6 +96,64 @@ pub(super) fn scrub_text(report: &ScrubReport) -> String {
         (false, _) => "Not everything could be read.",
     };
     let _ = writeln!(text, "{verdict}");
+    text
+}
+
+pub(super) fn rebuilt_text(rebuilt: &Rebuilt) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "Cluster {}: {} disks were read.",
+        rebuilt.cluster_id, rebuilt.disks
+    );
+    let number = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
+    let shards = rebuilt.shards.iter().map(|shard| {
+        vec![
+            shard.shard.to_string(),
+            shard.checkpoints.to_string(),
+            number(shard.checkpoint),
+            number(shard.reached),
+            number(shard.age_secs),
+            shard.problems.join("; "),
+        ]
+    });
+    table(
+        &mut text,
+        &[
+            "shard",
+            "checkpoints",
+            "checkpoint",
+            "log up to",
+            "age (s)",
+            "missing",
+        ],
+        shards,
+    );
+    for shard in &rebuilt.missing {
+        let _ = writeln!(text, "Shard {shard} is missing.");
+    }
+    for problem in &rebuilt.problems {
+        let _ = writeln!(text, "Not read: {problem}");
+    }
+    for node in &rebuilt.removed {
+        let _ = writeln!(text, "Node {node} did not answer and is given up for good.");
+    }
+    for address in &rebuilt.not_told {
+        let _ = writeln!(text, "{address} is told of the new node once that runs.");
+    }
+    match (&rebuilt.refused, rebuilt.node_id) {
+        (Some(why), _) => {
+            let _ = writeln!(text, "\nNot rebuilt: {why}.");
+        }
+        (None, node) => {
+            let _ = writeln!(
+                text,
+                "\nThis machine is node {} now: run granary start.",
+                number(node)
+            );
+        }
+    }
     text
 }
 
