@@ -42,6 +42,7 @@ test-all: setup-test
 	@GRANARY_TEST_ALL=1 scripts/test.sh
 
 soak: setup-test build
+	@cargo build --release --quiet --manifest-path tests/faultfs/Cargo.toml
 	@GRANARY_BIN="$${GRANARY_BIN:-$(GRANARY)}" GRANARY_TEST_LOGS="$${GRANARY_TEST_LOGS:-$(CARGO_TARGET_DIR)/soak-logs}" \
 	  "$(GRANARY_VENV)/bin/python" scripts/soak.py
 

@@ -11,8 +11,11 @@ component() {
   return 1
 }
 
-if component fmt rustfmt; then step cargo fmt --all --check; fi
-if component clippy clippy; then step cargo clippy --release --workspace --all-targets -- -D warnings; fi
+if component fmt rustfmt; then step cargo fmt --all --check; step cargo fmt --manifest-path tests/faultfs/Cargo.toml --check; fi
+if component clippy clippy; then
+  step cargo clippy --release --workspace --all-targets -- -D warnings
+  step cargo clippy --release --manifest-path tests/faultfs/Cargo.toml --all-targets -- -D warnings
+fi
 step cargo run --quiet --release -p xtask -- check
 if cargo deny --version >/dev/null 2>&1; then
   step cargo deny check

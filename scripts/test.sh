@@ -28,7 +28,9 @@ stage() {
     crash)    pytest_in tests/crash -s ;;
     disks)    pytest_in tests/disks -s ;;
     memory)   pytest_in tests/memory -s ;;
-    cluster)  GRANARY_SOAK_SECONDS="${GRANARY_SOAK_SECONDS:-${all:+300}}" pytest_in tests/cluster -s ;;
+    cluster)  cargo test --release --quiet --manifest-path tests/faultfs/Cargo.toml &&
+              cargo build --release --quiet --manifest-path tests/faultfs/Cargo.toml &&
+              GRANARY_SOAK_SECONDS="${GRANARY_SOAK_SECONDS:-${all:+300}}" pytest_in tests/cluster -s ;;
     upstream) "$python" tests/sdk/upstream_oss2.py ;;
     *)        echo "there is no stage $1" >&2; return 2 ;;
   esac

@@ -227,8 +227,8 @@ def test_nemesis(able, make_cluster, shelf, seed, say):  # pylint: disable=unuse
     if "cluster" in shelf:
         make_cluster.remove(shelf.pop("cluster"))
     seconds = float(os.environ.get("GRANARY_SOAK_SECONDS") or 80)
-    cluster = make_cluster("nemesis", relays=True, disk_mebibytes=768)
-    say(nemesis.set_up_clocks(cluster))
+    cluster = make_cluster("nemesis", relays=True, disk_mebibytes=768, faulty_disks=True)
+    nemesis.set_up_clocks(cluster)
     impossible = {kind.kind: why for kind in nemesis.FAULTS if (why := kind.possible(cluster))}
     for kind, why in impossible.items():
         say(f"not injected: {kind}: {why}")

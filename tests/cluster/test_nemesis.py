@@ -33,9 +33,10 @@ def test_kinds_that_are_impossible_say_why(standins):
     assert "size" in nemesis.FullDisk.possible(cluster)
     if cluster.network.can_cut:
         assert "relay" in nemesis.Delay.possible(cluster)
-    if nemesis.faketime() is None:
-        assert "simulation" in nemesis.set_up_clocks(cluster)
-        assert "simulation" in nemesis.ClockOffset.possible(cluster)
+    assert "FUSE" in nemesis.FailPower.possible(cluster)
+    assert "true clocks" in nemesis.WrongClock.possible(cluster)
+    nemesis.set_up_clocks(cluster)
+    assert nemesis.WrongClock.possible(cluster) is None
     steps = nemesis.plan(1, cluster, 100)
     assert not any(isinstance(fault, nemesis.FullDisk) for step in steps for fault in step.faults)
 

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 
-from . import network as networks
+from . import faultfs, network as networks
 from .leftovers import Leftovers, clean_after_others
 from .relay import Relay
 from .server import binary
@@ -117,6 +117,7 @@ class Node:
     node_id: int = 0
     process: object = None
     paused: bool = False
+    faulty: dict = field(default_factory=dict)
     env: dict = field(default_factory=dict)
 
     @property
@@ -133,6 +134,10 @@ class Node:
     def data_dirs(self):
         """The disks of a storage node."""
         return [os.path.join(self.place, f"disk{n}") for n in range(self.spec.disks)] if "storage" in self.spec.roles else []
+
+    def backing(self, directory):
+        """Where the files of a directory truly are."""
+        return self.faulty[directory].backing if directory in self.faulty else directory
 
     @property
     def config_path(self):
@@ -175,7 +180,7 @@ class Node:
 class Cluster:
     """Nodes in zones. Use as a context manager; leaving it removes everything but the directory."""
 
-    def __init__(self, place, specs=None, relays=False, disk_mebibytes=None, settings=SETTINGS, network=None, program=None,
+    def __init__(self, place, specs=None, relays=False, disk_mebibytes=None, faulty_disks=False, settings=SETTINGS, network=None, program=None,
                  region="cn-granary-1"):
         self.place = str(place)
         self.credentials = Credentials("granaryTestKey", "granaryTestSecret0123456789", region)
@@ -189,6 +194,7 @@ class Cluster:
         try:
             self._make_network(network, relays)
             self.disk_mebibytes = self._disk_size(disk_mebibytes)
+            self.faulty_disks = faulty_disks and self._can_be_faulty()
             for spec in specs or together():
                 self._add(spec)
         except BaseException:
@@ -213,14 +219,21 @@ class Cluster:
             return None
         return mebibytes
 
+    def _can_be_faulty(self):
+        reason = faultfs.why_not()
+        self.sentences.append("disks: through FUSE" if reason is None else f"disks: without power failures and errors, because {reason}")
+        return reason is None
+
     def _add(self, spec):
         machine = self.network.add(spec.name)
         node = Node(spec, machine, os.path.join(self.place, spec.name))
         for directory in [node.state_dir, *node.data_dirs]:
-            os.makedirs(directory, exist_ok=True)
-        if self.disk_mebibytes:
-            for directory in node.data_dirs:
-                self._mount(directory)
+            true_one = f"{directory}-disk" if self.faulty_disks else directory
+            os.makedirs(true_one, exist_ok=True)
+            if self.disk_mebibytes and directory in node.data_dirs:
+                self._mount(true_one)
+            if self.faulty_disks:
+                node.faulty[directory] = faultfs.FaultyDisk(true_one, directory, self.leftovers)
         if self.relay is not None:
             self.relay.listen(spec.name, machine.relay_address, CLUSTER_PORT, machine.address, CLUSTER_PORT)
             if self.network.can_cut:
@@ -246,8 +259,13 @@ class Cluster:
         for node in self.nodes.values():
             if node.running:
                 node.process.kill()
+            for disk in node.faulty.values():
+                # A process cannot go while a disk holds it.
+                disk.heal()
             if node.process is not None:
                 node.process.wait()
+            for disk in node.faulty.values():
+                disk.close()
         if self.relay is not None:
             self.relay.stop()
         if isinstance(getattr(self, "network", None), networks.Loopback):
@@ -435,6 +453,11 @@ class Cluster:
             for node in chosen:
                 node.process.wait()
                 self._gone(node)
+
+    def fail_power(self, seed, *names):
+        """SIGKILL to all at once, and their disks lose of what was not synced what a power failure may take. Says how much."""
+        self.kill(*names)
+        return {name: [disk.cut(seed) for disk in self[name].faulty.values()] for name in names}
 
     def _gone(self, node):
         self.leftovers.drop("pids", node.process.pid)
