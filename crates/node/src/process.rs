@@ -80,7 +80,7 @@ async fn until_signal<R: Running>(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let runtime = Runtime::system();
+    let runtime = crate::test_clock::runtime();
     let running = tokio::select! {
         running = start(&runtime, telemetry) => running?,
         // As after a power cut: whatever was acknowledged is durable, the next start recovers.

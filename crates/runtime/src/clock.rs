@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use granary_types::Timestamp;
+use parking_lot::Mutex;
 
 /// A source of time. Waiting goes through `tokio::time`, which a simulation pauses.
 pub trait Clock: Send + Sync + 'static {
@@ -33,6 +34,82 @@ impl Clock for SystemClock {
             u64::try_from(now.tv_sec).unwrap_or(0),
             u32::try_from(now.tv_nsec).unwrap_or(0),
         )
+    }
+}
+
+/// The machine's clocks, off by an offset (of the time of day) and a rate (of both), which tests change
+/// while a process runs. What tokio waits for keeps the machine's rate.
+#[derive(Debug)]
+pub struct SkewedClock {
+    skew: Mutex<Skew>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Skew {
+    /// What is added to the time of day.
+    offset_ms: i64,
+    /// How many seconds it shows per true second, since `since`.
+    rate: f64,
+    /// True monotonic time when the rate was set, and what was shown then.
+    since: Duration,
+    shown: Duration,
+}
+
+impl Skew {
+    fn monotonic(&self, real: Duration) -> Duration {
+        self.shown + real.saturating_sub(self.since).mul_f64(self.rate)
+    }
+}
+
+impl SkewedClock {
+    /// A clock that is right until it is told otherwise.
+    pub fn new() -> Self {
+        let now = SystemClock.monotonic();
+        Self {
+            skew: Mutex::new(Skew {
+                offset_ms: 0,
+                rate: 1.0,
+                since: now,
+                shown: now,
+            }),
+        }
+    }
+
+    /// Sets both; the monotonic clock does not step. A rate below zero counts as zero.
+    pub fn set(&self, offset_ms: i64, rate: f64) {
+        let real = SystemClock.monotonic();
+        let mut skew = self.skew.lock();
+        *skew = Skew {
+            offset_ms,
+            rate: rate.max(0.0),
+            since: real,
+            shown: skew.monotonic(real),
+        };
+    }
+}
+
+impl Default for SkewedClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Timestamp {
+        let (true_now, real) = (SystemClock.now(), SystemClock.monotonic());
+        let skew = *self.skew.lock();
+        let shown = i64::try_from(skew.monotonic(real).as_millis()).unwrap_or(i64::MAX);
+        let ran = i64::try_from(real.as_millis()).unwrap_or(i64::MAX);
+        Timestamp(
+            true_now
+                .0
+                .saturating_add_signed(skew.offset_ms + shown - ran),
+        )
+    }
+
+    fn monotonic(&self) -> Duration {
+        let real = SystemClock.monotonic();
+        self.skew.lock().monotonic(real)
     }
 }
 
@@ -68,5 +145,37 @@ impl Clock for SimulatedClock {
 
     fn monotonic(&self) -> Duration {
         self.origin.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skewed_clock_is_off_by_what_it_was_told_and_never_steps_back() {
+        let clock = SkewedClock::new();
+        let near = |shown: Timestamp, ahead_ms: i64| {
+            let off = shown
+                .0
+                .abs_diff(SystemClock.now().0.saturating_add_signed(ahead_ms));
+            assert!(off < 2000, "{off} ms from what was asked for");
+        };
+        near(clock.now(), 0);
+        clock.set(60_000, 1.0);
+        near(clock.now(), 60_000);
+        clock.set(-3_600_000, 1.0);
+        near(clock.now(), -3_600_000);
+        let before = clock.monotonic();
+        clock.set(0, 0.0);
+        let stopped = clock.monotonic();
+        assert!(stopped >= before);
+        assert_eq!(clock.monotonic(), stopped);
+        clock.set(0, 1000.0);
+        while clock.monotonic() < stopped + Duration::from_secs(1) {
+            std::hint::spin_loop();
+        }
+        clock.set(0, 1.0);
+        assert!(clock.monotonic() >= stopped + Duration::from_secs(1));
     }
 }

@@ -12,7 +12,7 @@ mod entropy;
 mod group_commit;
 mod runtime;
 
-pub use clock::{Clock, SimulatedClock, SystemClock};
+pub use clock::{Clock, SimulatedClock, SkewedClock, SystemClock};
 pub use deadline::{Backoff, Elapsed, within};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
 pub use group_commit::GroupCommit;

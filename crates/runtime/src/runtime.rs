@@ -48,11 +48,12 @@ pub struct Runtime {
 impl Runtime {
     /// The machine's own time, randomness and threads.
     pub fn system() -> Self {
-        Self::with(
-            Arc::new(SystemClock),
-            Arc::new(SystemEntropy),
-            Blocking::Pool,
-        )
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// The machine's own randomness and threads, and a clock of the caller's.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self::with(clock, Arc::new(SystemEntropy), Blocking::Pool)
     }
 
     /// A runtime under given time and randomness that runs blocking calls in place.
