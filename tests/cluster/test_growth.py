@@ -215,3 +215,37 @@ def finish_uploads(cluster, expected):
     for key, seeds, sizes in (("unfinished", [upload["seed"]], [upload["size"]]), ("two-parts", [500, 501], [300_000, 200_000])):
         crc = last.must("HEAD", OLD, key).headers["x-oss-hash-crc64ecma"]
         expected["objects"][key] = {"seed": seeds, "size": sizes, "crc64": crc}
+
+
+# What `init` makes, in its order; the last of it makes the directory a node's.
+MADE = ("root-key-ids.toml", "admin", "admin/ca.key", "admin/ca.pem", "node.key", "node.pem", "admin/admin.pem", "admin/master.key", "identity.json")
+
+
+def test_an_init_that_is_killed_is_run_again(make_cluster, seed, say):
+    """Whenever it was killed, the next one makes the cluster, out of all that the server had."""
+    cluster = make_cluster("killed-init", specs=[Spec("z1a", "default", disks=2)])
+    first = cluster["z1a"]
+    first.state = os.path.join(first.data_dirs[0], "meta")
+    cluster.serve("z1a")
+    expected = more(cluster.wire("z1a"), fill(cluster.wire("z1a")))
+    before = seen_by(cluster.wire("z1a"), expected)
+    cluster.kill("z1a")
+    owner = cluster_id_of(first.data_dirs[0])
+    cluster.write_config("z1a")
+    line, rng, hit = ["admin", "init", "--config", first.config_path, "--json"], random.Random(f"{seed}-init"), []
+    for name in MADE:
+        if cluster.cut_short("z1a", *line, when=lambda name=name: os.path.exists(os.path.join(first.state, name))):
+            hit.append(name)
+    for _ in range(4):
+        after = time.monotonic() + rng.uniform(0, 0.5)
+        if cluster.cut_short("z1a", *line, when=lambda after=after: time.monotonic() > after):
+            hit.append("some time")
+    assert hit, "it was too fast to be killed"
+    assert cluster.init("z1a")["cluster_id"] == owner
+    cluster.start("z1a")
+    check(cluster.wire("z1a"), expected)
+    assert seen_by(cluster.wire("z1a"), expected) == before
+    cluster.wait_whole()
+    cluster.fsck("--deep")
+    say(f"init killed at {', '.join(hit)}, and run again")
+    make_cluster.remove(cluster)

@@ -10,7 +10,6 @@ import random
 import re
 import shutil
 import struct
-import subprocess
 import time
 import urllib.request
 
@@ -305,18 +304,9 @@ MOVED = ("db", "format", "master.key", "node.key", "node.pem", "ca.pem")
 
 
 def kill_rebuild_when(cluster, line, reached):
-    """Starts a rebuild and kills it (-9) as soon as a condition holds; False when it had ended before."""
+    """Starts a rebuild and kills it as soon as a condition holds; False when it had made the node by then."""
     state_dir = cluster["m"].state_dir
-    process = subprocess.Popen(cluster.command("m", *line), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    cluster.leftovers.add("pids", process.pid)
-    try:
-        while process.poll() is None and not reached(state_dir):
-            time.sleep(0.0005)
-        process.kill()
-    finally:
-        code = process.wait()
-        cluster.leftovers.drop("pids", process.pid)
-    return code < 0 and not exists("identity.json")(state_dir)
+    return cluster.cut_short("m", *line, when=lambda: reached(state_dir)) and not exists("identity.json")(state_dir)
 
 
 def test_a_rebuild_that_is_killed_is_run_again(small, seed, say):

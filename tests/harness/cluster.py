@@ -372,6 +372,20 @@ class Cluster:
             return Answer(124, (late.stdout or b"").decode(errors="replace"), f"no answer in {timeout_s} s")
         return Answer(done.returncode, done.stdout, done.stderr)
 
+    def cut_short(self, name, *line, when):
+        """Runs the program on a node's machine and kills it (-9) as soon as `when()` holds; False when it came to its end before."""
+        process = subprocess.Popen(self.command(name, *line), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                                   env=self._env())
+        self.leftovers.add("pids", process.pid)
+        try:
+            while process.poll() is None and not when():
+                time.sleep(0.0005)
+        finally:
+            process.kill()
+            code = process.wait()
+            self.leftovers.drop("pids", process.pid)
+        return code < 0
+
     def admin(self, *line, timeout_s=60, ask=None):
         """`granary admin` from outside of the cluster with --json, at one running node after the other (of `ask`) until one can say."""
         answer = Answer(1, "", "no node runs")
