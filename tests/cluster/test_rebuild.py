@@ -160,8 +160,25 @@ def test_the_only_meta_node_is_lost_and_rebuilt_twice(small, say):
     small.fsck()
 
 
+def exists(*names):
+    """Whether something is there in a state directory."""
+    return lambda state_dir: os.path.exists(os.path.join(state_dir, *names))
+
+
+# When a rebuild is killed: its own directory is begun, its database is there, the shards are put back, the node has its certificate.
+POINTS = (exists("rebuilding"), exists("rebuilding", "db", "CURRENT"), exists("rebuilding", "master.key"), exists("rebuilding", "node.pem"))
+# The order in which the last step moves things into the state directory; a kill leaves the first few of them there.
+MOVED = ("db", "format", "master.key", "node.key", "node.pem", "ca.pem")
+
+
+def kill_rebuild_when(cluster, name, line, reached):
+    """Starts a rebuild and kills it as soon as a condition holds; False when it had made the node by then."""
+    state_dir = cluster[name].state_dir
+    return cluster.cut_short(name, *line, when=lambda: reached(state_dir)) and not exists("identity.json")(state_dir)
+
+
 def test_three_combined_nodes_lose_their_state_and_keep_their_disks(make_cluster, say):
-    """The disks of the machine that is rebuilt are read where they lie; the others join again with theirs."""
+    """The disks of the machine that is rebuilt are read where they lie, by a command that is killed too; the others join again with theirs."""
     specs = [spec for n in (1, 2, 3) for spec in (Spec(f"a{n}", "z1"), Spec(f"b{n}", "z1", ("storage",)))]
     cluster = make_cluster("combined", specs=specs, settings=BACKED_UP)
     cluster.form()
@@ -173,6 +190,9 @@ def test_three_combined_nodes_lose_their_state_and_keep_their_disks(make_cluster
     cluster.kill(*combined)
     for name in combined:
         cluster.wipe(cluster[name].state_dir)
+    # Killed while it reads the disks of its own machine, and while it makes the node.
+    line = rebuild_line(cluster, "a1", ["b2"], admin_dir)
+    assert all(kill_rebuild_when(cluster, "a1", line, reached) for reached in (POINTS[1], POINTS[3])), "it was too fast to be killed"
     answer = rebuild(cluster, "a1", sources=["b2"], admin_dir=admin_dir)
     assert answer.code == 0 and answer.data["disks"] == 4, answer
     assert sorted(answer.data["removed"]) == sorted(cluster[name].node_id for name in combined), answer
@@ -292,23 +312,6 @@ def test_a_shard_that_was_given_up_is_empty_and_serves_again(small):
     small.fsck()
 
 
-def exists(*names):
-    """Whether something is there in a state directory."""
-    return lambda state_dir: os.path.exists(os.path.join(state_dir, *names))
-
-
-# When a rebuild is killed: its own directory is begun, its database is there, the shards are put back, the node has its certificate.
-POINTS = (exists("rebuilding"), exists("rebuilding", "db", "CURRENT"), exists("rebuilding", "master.key"), exists("rebuilding", "node.pem"))
-# The order in which the last step moves things into the state directory; a kill leaves the first few of them there.
-MOVED = ("db", "format", "master.key", "node.key", "node.pem", "ca.pem")
-
-
-def kill_rebuild_when(cluster, line, reached):
-    """Starts a rebuild and kills it as soon as a condition holds; False when it had made the node by then."""
-    state_dir = cluster["m"].state_dir
-    return cluster.cut_short("m", *line, when=lambda: reached(state_dir)) and not exists("identity.json")(state_dir)
-
-
 def test_a_rebuild_that_is_killed_is_run_again(small, seed, say):
     """Whenever it was killed: nothing is a node before it is complete, and the next run makes it one."""
     filled = fill(small, BUCKET)
@@ -319,14 +322,14 @@ def test_a_rebuild_that_is_killed_is_run_again(small, seed, say):
     line = rebuild_line(small, "m", storage, admin_dir)
     rng, hit = random.Random(f"{seed}-rebuild"), []
     for number, reached in enumerate(POINTS):
-        if kill_rebuild_when(small, line, reached):
+        if kill_rebuild_when(small, "m", line, reached):
             hit.append(number)
             nobody = small.on("m", "start", "--config", small["m"].config_path, timeout_s=20)
             assert nobody.code == 1 and "identity" not in os.listdir(state_dir), nobody
     assert len(hit) == len(POINTS), f"it was too fast to be killed: {hit}"
     # Killed between two moves of the last step.
     for count in (1, 4, len(MOVED)):
-        assert kill_rebuild_when(small, line, POINTS[-1]), "it was too fast to be killed"
+        assert kill_rebuild_when(small, "m", line, POINTS[-1]), "it was too fast to be killed"
         for name in MOVED[:count]:
             # Unless it was so far already.
             if exists("rebuilding", name)(state_dir):
@@ -334,7 +337,7 @@ def test_a_rebuild_that_is_killed_is_run_again(small, seed, say):
         hit.append(f"{count} moved")
     for _ in range(3):
         after = time.monotonic() + rng.uniform(0, 2)
-        if kill_rebuild_when(small, line, lambda _, after=after: time.monotonic() > after):
+        if kill_rebuild_when(small, "m", line, lambda _, after=after: time.monotonic() > after):
             hit.append("some time")
     answer = rebuild(small, "m", sources=storage, admin_dir=admin_dir)
     assert answer.code == 0 and answer.data["missing"] == [], answer
