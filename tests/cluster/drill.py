@@ -9,12 +9,12 @@ from harness.history import LOST, Ballast, Gateways, History, Load, check_everyt
 class Drill:
     """A bucket under load. Inside the `with` block things go wrong; leaving it stops the load, and `finish` judges."""
 
-    def __init__(self, cluster, seed, name, clients=6, ballast=60):
+    def __init__(self, cluster, seed, name, clients=6, ballast=60, **how):
         self.cluster, self.seed, self.name = cluster, f"{seed}-{name}", name
         self.bucket = f"drill-{name}"
         self.gateways = Gateways([(cluster[n].machine.address, GATEWAY_PORT) for n in cluster.some(role="gateway")], cluster.credentials)
         self.history = History(self.bucket, random.Random(self.seed))
-        self.load = Load(self.gateways, self.history, self.seed, clients)
+        self.load = Load(self.gateways, self.history, self.seed, clients, **how)
         self.ballast = Ballast(self.gateways, self.bucket, self.seed, ballast)
 
     def __enter__(self):

@@ -122,6 +122,9 @@ class Node:
     paused: bool = False
     faulty: dict = field(default_factory=dict)
     env: dict = field(default_factory=dict)
+    # Its own binary, where that is another one than the cluster's; its state directory, where that is not beside its disks.
+    program: list = None
+    state: str = ""
 
     @property
     def name(self):
@@ -131,7 +134,7 @@ class Node:
     @property
     def state_dir(self):
         """Identity and metadata."""
-        return os.path.join(self.place, "state")
+        return self.state or os.path.join(self.place, "state")
 
     @property
     def data_dirs(self):
@@ -184,8 +187,9 @@ class Cluster:
     """Nodes in zones. Use as a context manager; leaving it removes everything but the directory."""
 
     def __init__(self, place, specs=None, relays=False, disk_mebibytes=None, faulty_disks=False, settings=SETTINGS, network=None, program=None,
-                 region="cn-granary-1"):
+                 region="cn-granary-1", plaintext=False):
         self.place = str(place)
+        self.plaintext = plaintext
         self.credentials = Credentials("granaryTestKey", "granaryTestSecret0123456789", region)
         self.settings, self.program = settings, program or [binary()]
         self.cleaned = clean_after_others()
@@ -311,6 +315,8 @@ class Cluster:
                  f"join = {quoted(join)}"]
         if "gateway" in node.spec.roles:
             lines.append(f"listen = {quoted(f'{node.machine.address}:{GATEWAY_PORT}')}")
+        if self.plaintext:
+            lines.append("plaintext = true")
         with open(node.config_path, "w", encoding="utf-8") as out:
             out.write("\n".join(lines) + "\n" + self.settings)
 
@@ -319,11 +325,8 @@ class Cluster:
         names = list(self.nodes)
         for name in names:
             self.write_config(name)
-        first = self[names[0]]
-        made = self.on(first.name, "admin", "init", "--config", first.config_path, "--region", self.credentials.region, "--json")
-        assert made.code == 0, f"admin init: {made}"
-        first.node_id = made.data["node_id"]
-        self.start(first.name)
+        self.init(names[0])
+        self.start(names[0])
         token = self.token()
         for name in names[1:]:
             self.join(name, token)
@@ -331,6 +334,14 @@ class Cluster:
         if whole:
             self.wait_whole()
         return self
+
+    def init(self, name):
+        """Makes a cluster of one node, new or out of the `granary server` that ran on its machine; returns what was said."""
+        node = self[name]
+        made = self.on(name, "admin", "init", "--config", node.config_path, "--region", self.credentials.region, "--json")
+        assert made.code == 0, f"admin init: {made}"
+        node.node_id = made.data["node_id"]
+        return made.data
 
     def token(self):
         """A new join token."""
@@ -369,7 +380,11 @@ class Cluster:
 
     def on(self, name, *line, timeout_s=120):
         """Runs the program on a node's machine to its end."""
-        return self._run(self[name].machine.command([*self.program, *line]), timeout_s)
+        return self._run(self.command(name, *line), timeout_s)
+
+    def command(self, name, *line):
+        """The command line that runs the program on a node's machine."""
+        return self[name].machine.command([*(self[name].program or self.program), *line])
 
     def _run(self, command, timeout_s):
         try:
@@ -378,23 +393,38 @@ class Cluster:
             return Answer(124, (late.stdout or b"").decode(errors="replace"), f"no answer in {timeout_s} s")
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def admin(self, *line, timeout_s=60):
-        """`granary admin` from outside of the cluster with --json, at one running node after the other until one can say."""
+    def cut_short(self, name, *line, when):
+        """Runs the program on a node's machine and kills it (-9) as soon as `when()` holds; False when it came to its end before."""
+        process = subprocess.Popen(self.command(name, *line), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                                   env=self._env())
+        self.leftovers.add("pids", process.pid)
+        try:
+            while process.poll() is None and not when():
+                time.sleep(0.0005)
+        finally:
+            process.kill()
+            code = process.wait()
+            self.leftovers.drop("pids", process.pid)
+        return code < 0
+
+    def admin(self, *line, timeout_s=60, ask=None):
+        """`granary admin` from outside of the cluster with --json, at one running node after the other (of `ask`) until one can say."""
         answer = Answer(1, "", "no node runs")
         admin_dir = os.path.join(next(iter(self.nodes.values())).place, "admin-copy")
         own = os.path.join(next(iter(self.nodes.values())).state_dir, "admin")
         if os.path.isdir(own) and not os.path.isdir(admin_dir):
             # The operator's copy: the first machine may lose its disk later.
             shutil.copytree(own, admin_dir)
-        for node in [n for n in self.nodes.values() if n.running and not n.paused]:
-            answer = self._run([*self.program, "admin", *line, "--json", "--address", node.cluster_listen, "--admin-dir", admin_dir], timeout_s)
+        for node in [n for n in self.nodes.values() if n.running and not n.paused and (ask is None or n.name in ask)]:
+            how = ["--config", node.config_path] if self.plaintext else []
+            answer = self._run([*self.program, "admin", *line, "--json", "--address", node.cluster_listen, "--admin-dir", admin_dir, *how], timeout_s)
             if answer.code not in (1, 124):
                 break
         return answer
 
-    def status(self):
-        """The answer of `admin status --json`, None when nobody can say."""
-        answer = self.admin("status", timeout_s=15)
+    def status(self, ask=None):
+        """The answer of `admin status --json` of some node (of `ask`), None when nobody can say."""
+        answer = self.admin("status", timeout_s=15, ask=ask)
         return answer.data if answer.code in (0, 3) else None
 
     # Processes.
@@ -402,15 +432,28 @@ class Cluster:
     def start(self, *names, wait=True):
         """Starts nodes together and waits until they say that they are ready."""
         for name in names:
-            self._start(self[name])
+            self._start(self[name], self.command(name, "start", "--config", self[name].config_path))
         if wait:
             self.wait_ready(*names)
 
-    def _start(self, node):
+    def serve(self, name):
+        """Starts `granary server` on a node's machine: its disks, the metadata where that puts them."""
+        node = self[name]
+        settings = node.config_path + ".server"
+        with open(settings, "w", encoding="utf-8") as out:
+            out.write(self.settings)
+        line = ["server", "--config", settings, "--listen", f"{node.machine.address}:{GATEWAY_PORT}",
+                "--admin-listen", f"{node.machine.address}:{ADMIN_PORT}", "--region", self.credentials.region]
+        for directory in node.data_dirs:
+            line += ["--data", directory]
+        self._start(node, self.command(name, *line))
+        self.wait_ready(name)
+
+    def _start(self, node, command):
         with self._lock:
             assert not node.running, f"{node.name} is running already"
             with open(node.log_path, "ab") as log:
-                node.process = subprocess.Popen(node.machine.command([*self.program, "start", "--config", node.config_path]), stdout=log,
+                node.process = subprocess.Popen(command, stdout=log,
                                                 stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**self._env(), **node.env})
             node.paused = False
             self.leftovers.add("pids", node.process.pid)

@@ -24,6 +24,8 @@ PART_BYTES = 102_400
 LOST = (OSError, http.client.HTTPException)
 # Objects inside of records, in one chunk, and in several.
 SIZES = ((20, 3), (150, 3), (4097, 3), (40_000, 3), (300_000, 2), (1_500_000, 1), (5_000_000, 0.3))
+# What a client does how often.
+MIX = (("put", 5), ("delete", 2), ("get", 6), ("head", 2), ("create", 1), ("multipart", 1), ("listing", 1))
 GROUP_KEYS, GROUP_CALLS = 6, 600
 
 
@@ -133,14 +135,15 @@ class History:
 class Client(threading.Thread):
     """One client; goes from gateway to gateway when one does not answer."""
 
-    def __init__(self, number, gateways, history, rng, stopping):
+    def __init__(self, number, gateways, history, rng, stopping, sizes=SIZES, mix=MIX):
         super().__init__(daemon=True)
+        self.sizes, self.mix = sizes, mix
         self.number, self.gateways, self.history, self.rng, self.stopping = number, gateways, history, rng, stopping
         self.at, self.surprise = number, None
         self.raw = gateways.wire(number)
 
     def run(self):
-        actions = [self.put] * 5 + [self.delete] * 2 + [self.get] * 6 + [self.head] * 2 + [self.create] + [self.multipart] + [self.listing]
+        actions = [getattr(self, name) for name, times in self.mix for _ in range(times)]
         while not self.stopping.is_set() and self.surprise is None:
             try:
                 self.rng.choice(actions)()
@@ -159,7 +162,7 @@ class Client(threading.Thread):
 
     def draw(self):
         """A fresh value of a random size."""
-        sizes, weights = zip(*SIZES)
+        sizes, weights = zip(*self.sizes)
         return Value.draw(self.rng, size=self.rng.choices(sizes, weights)[0] + self.rng.randrange(16))
 
     def write(self, key, kind, value, send):
@@ -289,11 +292,11 @@ def list_all(raw, bucket, prefix="", page=1000):
 
 
 class Load:
-    """Clients that run until stopped; use as a context manager."""
+    """Clients that run until stopped; use as a context manager. `how`: sizes and mix of what they do."""
 
-    def __init__(self, gateways, history, seed, clients=6):
+    def __init__(self, gateways, history, seed, clients=6, **how):
         self.history, self.stopping = history, threading.Event()
-        self.clients = [Client(n, gateways, history, random.Random(f"{seed}-client-{n}"), self.stopping) for n in range(clients)]
+        self.clients = [Client(n, gateways, history, random.Random(f"{seed}-client-{n}"), self.stopping, **how) for n in range(clients)]
         self.patience_s = 20 * gateways.timeout_s + 30
 
     def __enter__(self):
