@@ -117,6 +117,7 @@ class Node:
     node_id: int = 0
     process: object = None
     paused: bool = False
+    cluster_port: int = CLUSTER_PORT
     env: dict = field(default_factory=dict)
 
     @property
@@ -147,7 +148,7 @@ class Node:
     @property
     def cluster_listen(self):
         """Where it listens for other nodes."""
-        return f"{self.machine.address}:{CLUSTER_PORT}"
+        return f"{self.machine.address}:{self.cluster_port}"
 
     @property
     def running(self):
@@ -286,7 +287,7 @@ class Cluster:
         join = [n.cluster_listen for n in self.nodes.values() if n is not node and "meta" in n.spec.roles]
         lines = [f"state_dir = {quoted(node.state_dir)}", f"data = {quoted(node.data_dirs)}", f"roles = {quoted(list(node.spec.roles))}",
                  f"zone = {quoted(node.spec.zone)}", f"cluster_listen = {quoted(node.cluster_listen)}",
-                 f"cluster_address = {quoted(f'{address}:{CLUSTER_PORT}')}", f"admin_listen = {quoted(f'{node.machine.address}:{ADMIN_PORT}')}",
+                 f"cluster_address = {quoted(f'{address}:{node.cluster_port}')}", f"admin_listen = {quoted(f'{node.machine.address}:{ADMIN_PORT}')}",
                  f"join = {quoted(join)}"]
         if "gateway" in node.spec.roles:
             lines.append(f"listen = {quoted(f'{node.machine.address}:{GATEWAY_PORT}')}")
