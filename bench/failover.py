@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """How long writes wait when something of a cluster dies: a leader, a storage node, a zone; and at a clean restart.
 
-    bench/failover.py --binary target/release/granary [--times 20] [--events leader,storage,zone,restart]
+    bench/failover.py --binary target/release/granary [--times 20] [--events leader,storage,zone,silence,restart]
                       [--keys 24] [--seed N] [--out FILE.md] [--json FILE]
 
 Six processes in three zones on this machine. One writer per key stores 64 KiB again and again through
-gateways that are left alone, and never gives up a request before its answer. The figure of an event is
-the longest time that any key waited for its next acknowledged write: every shard and every placement
-group the keys fall into has to serve again. Without an event the same figure is the noise of the machine.
+gateways that are left alone, and never gives up a request before its answer. Every key has a bucket of its
+own, so that the keys fall into all shards. The figure of an event is the longest time that any key waited
+for its next acknowledged write: every shard and every placement group the keys fall into has to serve
+again. Without an event the same figure is the noise of the machine. `zone` kills the processes of a zone,
+whose machines still refuse connections; `silence` cuts a zone off without a word, as a dead switch does.
 """
 import argparse
 import json
@@ -26,9 +28,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from harness.cluster import GATEWAY_PORT, Cluster  # noqa: E402
 from harness.history import LOST, Once  # noqa: E402
 
-BUCKET = "failover"
 BODY = bytes(range(256)) * 256
-EVENTS = ("nothing", "leader", "storage", "zone", "restart")
+EVENTS = ("nothing", "leader", "storage", "zone", "silence", "restart")
 # Every key has to be acknowledged so often after the event, and this much time has to pass, before it is over.
 ACKS_AFTER, LEAST_S, DEADLINE_S = 5, 4.0, 120.0
 
@@ -36,15 +37,15 @@ ACKS_AFTER, LEAST_S, DEADLINE_S = 5, 4.0, 120.0
 class Writer(threading.Thread):
     """Writes one key again and again and notes when it was acknowledged."""
 
-    def __init__(self, key, address, credentials, stopping):
+    def __init__(self, bucket, address, credentials, stopping):
         super().__init__(daemon=True)
-        self.key, self.stopping, self.acks, self.failures = key, stopping, [], 0
+        self.bucket, self.stopping, self.acks, self.failures = key, stopping, [], 0
         self.raw = Once(address, GATEWAY_PORT, credentials, "v4", DEADLINE_S)
 
     def run(self):
         while not self.stopping.is_set():
             try:
-                if self.raw.request("PUT", BUCKET, self.key, body=BODY).status == 200:
+                if self.raw.request("PUT", self.bucket, "key", body=BODY).status == 200:
                     self.acks.append(time.monotonic())
                     self.stopping.wait(0.03)
                     continue
@@ -69,15 +70,15 @@ def victims(cluster, event, rng):
         return [cluster.wait_leader(rng.randrange(1, 5))]
     if event == "storage":
         return [rng.choice([name for name in cluster.nodes if name.endswith("b")])]
-    return cluster.some(zone=rng.choice(cluster.zones)) if event == "zone" else []
+    return cluster.some(zone=rng.choice(cluster.zones)) if event in ("zone", "silence") else []
 
 
-def measure(cluster, event, keys, rng):
+def measure(cluster, event, buckets, rng):
     """One event under writers; the longest wait and how many answers were errors."""
     hit = victims(cluster, event, rng)
     gateways = [cluster[name].machine.address for name in cluster.some(role="gateway") if name not in hit]
     stopping = threading.Event()
-    writers = [Writer(f"key-{n:04}", gateways[n % len(gateways)], cluster.credentials, stopping) for n in range(keys)]
+    writers = [Writer(bucket, gateways[n % len(gateways)], cluster.credentials, stopping) for n, bucket in enumerate(buckets)]
     for writer in writers:
         writer.start()
     wait_acks(writers, time.monotonic(), ACKS_AFTER)
@@ -85,6 +86,8 @@ def measure(cluster, event, keys, rng):
     if event == "restart":
         cluster.stop(*hit)
         cluster.start(*hit)
+    elif event == "silence":
+        cluster.part(hit, [name for name in cluster.nodes if name not in hit])
     else:
         cluster.kill(*hit)
     done = time.monotonic()
@@ -94,6 +97,7 @@ def measure(cluster, event, keys, rng):
     for writer in writers:
         writer.join(DEADLINE_S)
     gaps = [writer.longest_gap(began) for writer in writers]
+    cluster.mend_all()
     cluster.start(*[name for name in hit if not cluster[name].running])
     cluster.wait_whole()
     return {"hit": hit, "longest_s": max(gaps), "median_key_s": statistics.median(gaps), "failed_requests": sum(writer.failures for writer in writers)}
@@ -104,7 +108,7 @@ def wait_acks(writers, since, count):
     end = time.monotonic() + DEADLINE_S
     while any(sum(at > since for at in writer.acks) < count for writer in writers):
         if time.monotonic() > end:
-            late = [writer.key for writer in writers if sum(at > since for at in writer.acks) < count]
+            late = [writer.bucket for writer in writers if sum(at > since for at in writer.acks) < count]
             raise RuntimeError(f"no writes in {DEADLINE_S:.0f} s to {late}")
         time.sleep(0.02)
 
@@ -137,13 +141,15 @@ def main():
     try:
         with Cluster(place, program=[os.path.abspath(args.binary)]) as cluster:
             cluster.form()
-            cluster.wire(cluster.some(role="gateway")[0], timeout_s=60).must("PUT", BUCKET)
+            buckets = [f"failover-{n:04}" for n in range(args.keys)]
+            for bucket in buckets:
+                cluster.wire(cluster.some(role="gateway")[0], timeout_s=60).must("PUT", bucket)
             say("| event | times | least s | median s | p90 s | most s | median key s | failed requests |")
             say("|---|---|---|---|---|---|---|---|")
             for event in args.events.split(","):
                 runs = report[event] = []
                 for _ in range(args.times):
-                    runs.append(measure(cluster, event, args.keys, rng))
+                    runs.append(measure(cluster, event, buckets, rng))
                 longest = [run["longest_s"] for run in runs]
                 say(f"| {event} | {len(runs)} | {min(longest):.2f} | {statistics.median(longest):.2f} | {percentile(longest, 0.9):.2f} | {max(longest):.2f} "
                     f"| {statistics.median(run['median_key_s'] for run in runs):.2f} | {sum(run['failed_requests'] for run in runs)} |")

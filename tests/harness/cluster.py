@@ -121,6 +121,7 @@ class Node:
     process: object = None
     paused: bool = False
     faulty: dict = field(default_factory=dict)
+    cluster_port: int = CLUSTER_PORT
     env: dict = field(default_factory=dict)
     # Its own binary, where that is another one than the cluster's; its state directory, where that is not beside its disks.
     program: list = None
@@ -158,7 +159,7 @@ class Node:
     @property
     def cluster_listen(self):
         """Where it listens for other nodes."""
-        return f"{self.machine.address}:{CLUSTER_PORT}"
+        return f"{self.machine.address}:{self.cluster_port}"
 
     @property
     def running(self):
@@ -311,7 +312,7 @@ class Cluster:
         join = [n.cluster_listen for n in self.nodes.values() if n is not node and "meta" in n.spec.roles]
         lines = [f"state_dir = {quoted(node.state_dir)}", f"data = {quoted(node.data_dirs)}", f"roles = {quoted(list(node.spec.roles))}",
                  f"zone = {quoted(node.spec.zone)}", f"cluster_listen = {quoted(node.cluster_listen)}",
-                 f"cluster_address = {quoted(f'{address}:{CLUSTER_PORT}')}", f"admin_listen = {quoted(f'{node.machine.address}:{ADMIN_PORT}')}",
+                 f"cluster_address = {quoted(f'{address}:{node.cluster_port}')}", f"admin_listen = {quoted(f'{node.machine.address}:{ADMIN_PORT}')}",
                  f"join = {quoted(join)}"]
         if "gateway" in node.spec.roles:
             lines.append(f"listen = {quoted(f'{node.machine.address}:{GATEWAY_PORT}')}")

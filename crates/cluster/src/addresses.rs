@@ -61,6 +61,8 @@ impl PeerNode {
 struct Pages {
     epoch: u64,
     nodes: BTreeMap<NodeId, PeerNode>,
+    /// Where nodes were met that the map has elsewhere. In memory only.
+    met: BTreeMap<NodeId, String>,
 }
 
 /// Where the nodes are. Reading it never waits.
@@ -108,7 +110,8 @@ impl AddressBook {
         let mut book = Self::in_memory(seeds);
         if let Some((epoch, nodes)) = state.peers(cluster_id)? {
             let nodes = nodes.into_iter().map(|node| (node.id(), node)).collect();
-            book.pages = ArcSwap::from_pointee(Pages { epoch, nodes });
+            let met = BTreeMap::new();
+            book.pages = ArcSwap::from_pointee(Pages { epoch, nodes, met });
         }
         book.kept_in = Some((state.clone(), cluster_id.to_owned()));
         Ok(book)
@@ -139,8 +142,38 @@ impl AddressBook {
             .map(|node| (NodeId(node.id), PeerNode::of(node)))
             .collect();
         let news = nodes != known.nodes;
-        self.pages.store(Arc::new(Pages { epoch, nodes }));
+        // A map that has a node elsewhere than the one before knows better where it is.
+        let mut met = known.met.clone();
+        met.retain(|node, _| {
+            let address = |nodes: &BTreeMap<NodeId, PeerNode>| {
+                nodes.get(node).map(|known| known.address.clone())
+            };
+            address(&nodes) == address(&known.nodes)
+        });
+        self.pages.store(Arc::new(Pages { epoch, nodes, met }));
         news
+    }
+
+    /// Notes that a node answers at an address: it counts until a map says something new of the
+    /// node. Returns whether the book had it elsewhere.
+    pub fn meet(&self, node: NodeId, address: &str) -> bool {
+        let _taking = self.taking.lock();
+        let known = self.pages.load();
+        let elsewhere = known
+            .nodes
+            .get(&node)
+            .is_some_and(|known| !known.removed && known.address != address);
+        if !elsewhere || known.met.get(&node).is_some_and(|met| met == address) {
+            return false;
+        }
+        let mut met = known.met.clone();
+        met.insert(node, address.to_owned());
+        self.pages.store(Arc::new(Pages {
+            epoch: known.epoch,
+            nodes: known.nodes.clone(),
+            met,
+        }));
+        true
     }
 
     async fn save(&self, runtime: &Runtime) -> Result<(), StateError> {
@@ -186,7 +219,8 @@ impl AddressBook {
     pub fn address(&self, node: NodeId) -> Option<String> {
         let pages = self.pages.load();
         let known = pages.nodes.get(&node).filter(|known| !known.removed)?;
-        Some(known.address.clone())
+        let met = pages.met.get(&node);
+        Some(met.unwrap_or(&known.address).clone())
     }
 
     /// True when the node was given up for good. A node that the book does not know was not.
@@ -230,6 +264,28 @@ mod tests {
             nodes: nodes.iter().map(node).collect(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_node_that_was_met_elsewhere_is_there_until_a_map_says_something_new_of_it() {
+        let book = AddressBook::in_memory(Vec::new());
+        assert!(!book.meet(NodeId(2), "x:1"), "an unknown node");
+        let first = map(1, &[(1, "a:1", false), (2, "b:1", false), (3, "c:1", true)]);
+        book.take(first.epoch, &first.nodes);
+        assert!(!book.meet(NodeId(2), "b:1") && !book.meet(NodeId(3), "x:3"));
+        assert!(book.meet(NodeId(2), "x:2") && !book.meet(NodeId(2), "x:2"));
+        assert_eq!(book.address(NodeId(2)).as_deref(), Some("x:2"));
+        // Node 1 has told the root where it is by now, node 2 has not.
+        let second = map(2, &[(1, "a:2", false), (2, "b:1", false)]);
+        book.take(second.epoch, &second.nodes);
+        assert_eq!(book.address(NodeId(2)).as_deref(), Some("x:2"));
+        let third = map(3, &[(1, "a:2", false), (2, "b:2", false)]);
+        book.take(third.epoch, &third.nodes);
+        assert_eq!(book.address(NodeId(2)).as_deref(), Some("b:2"));
+        assert!(book.meet(NodeId(2), "x:2"));
+        let fourth = map(4, &[(1, "a:2", false), (2, "b:2", true)]);
+        book.take(fourth.epoch, &fourth.nodes);
+        assert_eq!(book.address(NodeId(2)), None);
     }
 
     #[tokio::test]

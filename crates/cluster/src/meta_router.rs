@@ -21,8 +21,10 @@ use crate::{Lane, Links};
 
 /// Longest time for one attempt, unless set otherwise.
 const ATTEMPT_DEFAULT: Duration = Duration::from_secs(2);
-/// How long a node that did not answer is asked last.
-const SUSPECT: Duration = Duration::from_secs(1);
+/// How long a node that has just not answered is left alone, if others can be asked.
+const REST_FIRST: Duration = Duration::from_millis(500);
+/// The same after another attempt that it did not answer.
+const REST: Duration = Duration::from_secs(1);
 const META_ROLE: &str = "meta";
 
 /// The way to the metadata service.
@@ -47,7 +49,8 @@ struct Known {
     leaders: BTreeMap<ShardId, NodeId>,
     /// How many candidates in a row could not help.
     turns: BTreeMap<ShardId, usize>,
-    /// Nodes that did not answer, and until when they are asked last.
+    /// Nodes that did not answer, and when one attempt may be made at them again: one at a time, so
+    /// that a node that is gone without a word holds up few, and one that was slow is back at once.
     suspects: BTreeMap<NodeId, Duration>,
 }
 
@@ -99,9 +102,10 @@ impl MetaRouter {
         let others = self.links.book().with_role(META_ROLE);
         let now = self.runtime.monotonic();
         let mut known = self.known.lock();
-        known.suspects.retain(|_, until| *until > now);
         let leader = known.leaders.get(&shard).copied();
-        if let Some(leader) = leader.filter(|leader| self.reachable(*leader)) {
+        if let Some(leader) = leader.filter(|leader| self.reachable(*leader))
+            && known.may_ask(leader, now, self.attempt)
+        {
             return Some(leader);
         }
         let mut candidates = known.voters.get(&shard).cloned().unwrap_or_default();
@@ -124,15 +128,17 @@ impl MetaRouter {
         let turn = known.turns.get(&shard).copied().unwrap_or(0) % candidates.len();
         candidates.rotate_left(turn);
         let answers = |node: &&NodeId| !known.suspects.contains_key(node);
-        candidates
-            .iter()
-            .find(answers)
-            .or(candidates.first())
-            .copied()
+        if let Some(node) = candidates.iter().find(answers) {
+            return Some(*node);
+        }
+        let mut tried = candidates.iter().copied();
+        tried
+            .find(|node| known.may_ask(*node, now, self.attempt))
+            .or(candidates.first().copied())
     }
 
     fn learn<T>(&self, shard: ShardId, asked: NodeId, outcome: &Result<T, MetaError>) {
-        let until = self.runtime.monotonic() + SUSPECT;
+        let now = self.runtime.monotonic();
         let mut known = self.known.lock();
         match outcome {
             Ok(_) | Err(MetaError::Busy(_) | MetaError::Late { .. } | MetaError::NoSpace(_)) => {
@@ -142,9 +148,18 @@ impl MetaRouter {
             }
             Err(MetaError::NotLeader { leader, .. }) => {
                 known.suspects.remove(&asked);
-                let hint = leader.filter(|leader| *leader != asked);
                 // A follower names the leader it last heard of, dead or not.
-                match hint.filter(|leader| !known.suspects.contains_key(leader)) {
+                match leader.filter(|leader| *leader != asked) {
+                    Some(leader) if known.suspects.contains_key(&leader) => {
+                        // Another call may have learnt of a newer one meanwhile.
+                        let better = known.leaders.get(&shard).is_some_and(|other| {
+                            *other != asked && !known.suspects.contains_key(other)
+                        });
+                        if !better {
+                            known.leaders.insert(shard, leader);
+                            known.next_candidate(shard);
+                        }
+                    }
                     Some(leader) => {
                         known.leaders.insert(shard, leader);
                     }
@@ -153,7 +168,7 @@ impl MetaRouter {
             }
             Err(MetaError::WrongShard(_)) => known.move_on(shard, asked),
             Err(MetaError::Unavailable(_) | MetaError::UnknownOutcome(_)) => {
-                known.suspects.insert(asked, until);
+                known.suspect(asked, now);
                 known.move_on(shard, asked);
             }
             Err(MetaError::Expired(_) | MetaError::Invalid(_) | MetaError::Internal(_)) => {}
@@ -183,6 +198,32 @@ impl Known {
         if self.leaders.get(&shard) == Some(&asked) {
             self.leaders.remove(&shard);
         }
+        self.next_candidate(shard);
+    }
+
+    /// Whether a node may be asked now; a suspect may be once, and then not for a while.
+    fn may_ask(&mut self, node: NodeId, now: Duration, attempt: Duration) -> bool {
+        match self.suspects.get_mut(&node) {
+            None => true,
+            Some(at) if *at <= now => {
+                *at = now + attempt;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    fn suspect(&mut self, node: NodeId, now: Duration) {
+        let at = match self.suspects.get(&node) {
+            None => now + REST_FIRST,
+            // Others that waited for the same node: they count as one.
+            Some(at) if *at > now => (now + REST).min(*at),
+            Some(_) => now + REST,
+        };
+        self.suspects.insert(node, at);
+    }
+
+    fn next_candidate(&mut self, shard: ShardId) {
         let turn = self.turns.entry(shard).or_default();
         *turn = turn.wrapping_add(1);
     }

@@ -24,6 +24,8 @@ use crate::session::WriteOwner;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How many times longer the last disk may take than the others did.
+const STRAGGLER_TIMES: u32 = 3;
 /// Groups tried before a pause.
 const GROUPS_PER_ROUND: usize = 8;
 
@@ -289,7 +291,8 @@ where
     let mut attempt = Attempt::default();
     let limit = attempt_limit(shared).min(remaining);
     let straggler_wait = Duration::from_millis(shared.config.straggler_wait_ms);
-    let mut until = shared.runtime.monotonic() + limit;
+    let began = shared.runtime.monotonic();
+    let mut until = began + limit;
     let mut pending: Vec<DiskId> = disks.to_vec();
     while !answers.is_empty() {
         let left = until.saturating_sub(shared.runtime.monotonic());
@@ -305,7 +308,10 @@ where
             Err(error) => attempt.failures.push((disk, error)),
         }
         if attempt.acks.len() >= write_quorum(copies) {
-            until = until.min(shared.runtime.monotonic() + straggler_wait);
+            // Where all disks are slow, the last one is no worse than the others.
+            let now = shared.runtime.monotonic();
+            let usual = now.saturating_sub(began) * STRAGGLER_TIMES;
+            until = until.min(now + straggler_wait.max(usual));
         }
     }
     let late = |disk| (disk, BlobError::Unreachable("no answer in time".to_owned()));

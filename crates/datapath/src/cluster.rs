@@ -195,13 +195,38 @@ impl ClusterView {
 
     /// Refreshes every `interval` until the runtime shuts down.
     pub fn start_refreshing(&self, interval: Duration) {
+        // Each for itself: disks fail while the root has no leader, too, most of all when both are
+        // in the zone that is gone.
         let view = self.clone();
+        self.repeat(interval, move || {
+            let view = view.clone();
+            async move {
+                if let Err(error) = view.refresh_map().await {
+                    tracing::debug!(%error, "cluster map not refreshed");
+                }
+            }
+        });
+        let view = self.clone();
+        self.repeat(interval, move || {
+            let view = view.clone();
+            async move {
+                // Before the first map there is nobody to ask.
+                if view.map().epoch() > 0 {
+                    view.refresh_health().await;
+                }
+            }
+        });
+    }
+
+    fn repeat<F, Fut>(&self, interval: Duration, round: F)
+    where
+        F: Fn() -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
         let runtime = self.shared.runtime.clone();
         self.shared.runtime.spawn(async move {
             loop {
-                if let Err(error) = view.refresh().await {
-                    tracing::debug!(%error, "cluster map not refreshed");
-                }
+                round().await;
                 tokio::select! {
                     () = runtime.sleep(interval) => {}
                     () = runtime.shutdown().cancelled() => return,

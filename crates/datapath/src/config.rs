@@ -24,7 +24,7 @@ pub struct DataPathConfig {
     /// Time one piece may take to be read, retries included, in milliseconds.
     pub chunk_read_timeout_ms: u64,
     /// Once enough copies are durable, how long the rest may take before they count as failed, in
-    /// milliseconds.
+    /// milliseconds; three times what those took when that is longer.
     pub straggler_wait_ms: u64,
     /// A second copy is asked no earlier than this after the first, in milliseconds.
     pub hedge_min_ms: u64,
@@ -44,7 +44,7 @@ impl Default for DataPathConfig {
             read_age_max_ms: 48 * 3600 * 1000,
             chunk_write_timeout_ms: 30_000,
             chunk_read_timeout_ms: 20_000,
-            straggler_wait_ms: 5_000,
+            straggler_wait_ms: 2_000,
             hedge_min_ms: 50,
             zone: String::new(),
         }

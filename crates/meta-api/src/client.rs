@@ -20,7 +20,7 @@ use granary_runtime::Runtime;
 use granary_types::{BucketId, ShardId};
 
 use self::refresh::SingleFlight;
-use self::retry::ShardTimes;
+use self::retry::{Leaderless, ShardTimes};
 use crate::command::Target;
 use crate::{Command, ErrorKind, MetaError, MetaService, Query, pb};
 
@@ -38,7 +38,9 @@ pub struct Meta {
     map: Arc<ArcSwap<RangeMap>>,
     refreshing: Arc<SingleFlight>,
     shard_times: Arc<ShardTimes>,
+    leaderless: Arc<Leaderless>,
     deadline: Duration,
+    patience: Duration,
 }
 
 impl Meta {
@@ -51,7 +53,9 @@ impl Meta {
             map,
             refreshing: Arc::default(),
             shard_times: Arc::default(),
+            leaderless: Arc::default(),
             deadline: DEADLINE_DEFAULT,
+            patience: DEADLINE_DEFAULT,
         }
     }
 
@@ -59,6 +63,14 @@ impl Meta {
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// The same client, which gives up on a shard that has had no leader for this long, long before
+    /// the deadline of the request: a few election timeouts tell that no majority is there.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 

@@ -27,7 +27,7 @@ messages! {
     state "state." [
         Extent, Header, Tag, Body, InlineBody, ExtentBody, PagedBody, PartsBody, Encryption,
         Retention, RestoreState, Version, Head, ExtentPage, PartRef, PartPage, Upload, Part,
-        Owner, BucketView, Deletion, Change, CommandReplyRow, Pin, RestoreMarker, ShardSettings,
+        Owner, BucketView, Deletion, Change, CommandReplyRow, Pin, RestoreMarker, NodeDatabase, ShardSettings,
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
         ShardClock, Bucket, Account, AccessKey, Node, Disk, Pool, PlacementGroup, PgMember,
         RangeHint, Lease, ClusterInfo, ShardEntry, ShardAllocation,
@@ -47,7 +47,7 @@ messages! {
         ListUploads, UploadItem, UploadEntry, UploadsPage, ListParts, PartsPage, GetUpload,
         UploadResult, BeginWrite, WriteIds, GetCounters, ClassCounter, CountersResult,
         ListDeletions, DeletionEntry, DeletionsPage, LookupOwners, OwnerStatus, OwnersResult,
-        DescribeShard, ShardDescription, GetBucket, GetBucketById, BucketResult, ListBuckets,
+        DescribeShard, ShardDescription, Membership, GetBucket, GetBucketById, BucketResult, ListBuckets,
         ListUnfinishedBuckets, BucketsPage, GetAccessKey, AccessKeyResult, GetClusterMap,
         ClusterMap, ListReplicasRequest, ListReplicasReply, Replica, Follower, OpenReplicaRequest,
         AddLearnerRequest, ChangeVotersRequest, TransferLeaderRequest, ControlReply, AllocateNode,

@@ -17,6 +17,7 @@
 
 mod apply;
 mod backup;
+mod database;
 mod keyspace;
 mod limits;
 mod machine;
@@ -31,6 +32,7 @@ pub use backup::{
     BackupError, BackupSink, BackupSource, Catalog, RenewedRoot, RestoreError, RestoredShard,
     ShardSummary, Stored, Wholeness, renew_root, restore_shard, split_off, verify_whole,
 };
+pub use database::{database_stamp, stamp_database};
 pub use node::{
     BackupOptions, BackupStatus, MetaConfig, MetaMetrics, MetaNode, MetaNodeError, NewCluster,
 };

@@ -163,6 +163,9 @@ pub(crate) enum Replaced {
     Node {
         /// Its number in `granary admin status`.
         id: u64,
+        /// Give it up even if it serves, or if a shard has no majority without it.
+        #[arg(long)]
+        force: bool,
     },
     /// A disk that is lost: other disks get its chunks.
     Disk {
@@ -402,8 +405,8 @@ impl Cluster {
 
     async fn replace(&mut self, what: &Replaced, reach: &Reach) -> anyhow::Result<ExitCode> {
         let (kind, id) = match *what {
-            Replaced::Node { id } => {
-                let request = RemoveNodeRequest { node: id };
+            Replaced::Node { id, force } => {
+                let request = RemoveNodeRequest { node: id, force };
                 self.ask(async |client| client.remove_node(request).await.map(|_| ()))
                     .await?;
                 ("node", id)

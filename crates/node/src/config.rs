@@ -9,6 +9,7 @@ use clap::Args;
 use granary_blob::BlobConfig;
 use granary_datapath::DataPathConfig;
 use granary_gateway::GatewayConfig;
+use granary_raft::RaftConfig;
 use granary_workers::{KeeperConfig, ScrubConfig};
 use serde::Deserialize;
 
@@ -132,12 +133,17 @@ pub(crate) struct MetaSection {
     pub(crate) min_free_bytes: u64,
     /// Voters of every shard of a cluster, 3 or 5; as many as there are while there are fewer nodes.
     pub(crate) voters: usize,
+    /// A shard whose leader is gone has another one within two of these; in milliseconds.
+    pub(crate) election_timeout_ms: u64,
+    /// How often a leader says that it is there, in milliseconds.
+    pub(crate) heartbeat_ms: u64,
     /// Whether the nodes of a cluster back the metadata up into the storage pool.
     pub(crate) backup: bool,
 }
 
 impl Default for MetaSection {
     fn default() -> Self {
+        let raft = RaftConfig::default();
         Self {
             shards: 8,
             memory_bytes: 64 << 20,
@@ -145,8 +151,49 @@ impl Default for MetaSection {
             write_lease_secs: 3600,
             min_free_bytes: 256 << 20,
             voters: 3,
+            election_timeout_ms: raft.election_max_ms,
+            heartbeat_ms: raft.heartbeat_ms,
             backup: true,
         }
+    }
+}
+
+/// What a node may set as election timeout, in milliseconds. A leader with the longest heartbeat is
+/// heard in time by a follower with the shortest timeout: nodes need not agree.
+const ELECTION_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 600..=30_000;
+const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 20..=300;
+/// Heartbeats within an election timeout at least.
+const HEARTBEATS_LEAST: u64 = 5;
+/// Election timeouts after which clients hear that a shard has no leader.
+const PATIENCE_ELECTIONS: u64 = 5;
+/// The same for short timeouts: whoever restarted keeps out of elections for three seconds.
+const PATIENCE_LEAST_MS: u64 = 6000;
+
+impl MetaSection {
+    /// How the shards elect and replicate.
+    pub(crate) fn raft(&self) -> RaftConfig {
+        RaftConfig::with_election(self.election_timeout_ms, self.heartbeat_ms)
+    }
+
+    /// How long a request waits for a shard that has no leader.
+    pub(crate) fn patience(&self) -> Duration {
+        let elections_ms = self.election_timeout_ms * PATIENCE_ELECTIONS;
+        Duration::from_millis(elections_ms.max(PATIENCE_LEAST_MS))
+    }
+
+    fn check_election(&self) -> anyhow::Result<()> {
+        if !ELECTION_TIMEOUT_MS.contains(&self.election_timeout_ms) {
+            bail!("meta.election_timeout_ms must be between 600 and 30000");
+        }
+        if !HEARTBEAT_MS.contains(&self.heartbeat_ms)
+            || self.heartbeat_ms * HEARTBEATS_LEAST > self.election_timeout_ms
+        {
+            bail!(
+                "meta.heartbeat_ms must be between 20 and 300, and at most a fifth of \
+                 meta.election_timeout_ms"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -394,6 +441,7 @@ pub(crate) fn check_sections(
     if !matches!(meta.voters, 3 | 5) {
         bail!("meta.voters must be 3 or 5");
     }
+    meta.check_election()?;
     check_seconds("meta", "reader_grace_secs", meta.reader_grace_secs)?;
     check_seconds("meta", "write_lease_secs", meta.write_lease_secs)?;
     workers.check()
@@ -509,7 +557,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(1)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 7, 7]));
+        assert_eq!((flags.len(), counts), (12, [14, 9, 6, 9, 7]));
     }
 
     #[test]
@@ -540,6 +588,11 @@ mod tests {
             "[meta]\nshards = 0",
             "[meta]\nshard = 1",
             "[meta]\nreader_grace_secs = 0",
+            "[meta]\nelection_timeout_ms = 599",
+            "[meta]\nelection_timeout_ms = 60000",
+            "[meta]\nheartbeat_ms = 0",
+            "[meta]\nheartbeat_ms = 301",
+            "[meta]\nelection_timeout_ms = 600\nheartbeat_ms = 150",
             "[workers]\nsweep_interval_secs = 0",
             "[storage]\nvolume_bytes = 1",
             "[datapath]\ninline_max_bytes = 1000000",

@@ -160,7 +160,9 @@ pub(crate) struct StartConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) join: Vec<String>,
-    pub(crate) join_token: Option<String>,
+    join_token: Option<String>,
+    /// Read only when the node has to join: later it may be gone.
+    join_token_file: Option<PathBuf>,
     /// No TLS between nodes.
     pub(crate) plaintext: bool,
     pub(crate) log_format: LogFormat,
@@ -248,7 +250,8 @@ impl StartConfig {
             zone,
             listen: listening("listen", args.listen, file.listen, "127.0.0.1:9000")?,
             join: config::first_list(args.join, file.join, Vec::new),
-            join_token: token(args.join_token.or(file.join_token), file.join_token_file.as_deref())?,
+            join_token: args.join_token.or(file.join_token),
+            join_token_file: file.join_token_file,
             plaintext: file.plaintext,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
@@ -275,6 +278,19 @@ impl StartConfig {
         config::check_sections(&self.datapath, &self.storage, &self.meta, &self.workers)
     }
 
+    /// The token that lets this node join, if there is one.
+    pub(crate) fn join_token(&self) -> anyhow::Result<Option<String>> {
+        if self.join_token.is_some() {
+            return Ok(self.join_token.clone());
+        }
+        let Some(file) = &self.join_token_file else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the join token in {}", file.display()))?;
+        Ok(Some(text.trim().to_owned()))
+    }
+
     /// Whether the node has a role.
     pub(crate) fn has(&self, role: Role) -> bool {
         self.roles.contains(&role)
@@ -293,16 +309,4 @@ fn check_reachable(address: &str) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-fn token(given: Option<String>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
-    match (given, file) {
-        (Some(token), _) => Ok(Some(token)),
-        (None, Some(file)) => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the join token in {}", file.display()))?;
-            Ok(Some(text.trim().to_owned()))
-        }
-        (None, None) => Ok(None),
-    }
 }

@@ -1,11 +1,16 @@
 //! Settings of every group of a node, in milliseconds, entries and bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::RaftError;
 
 /// How groups elect, replicate and compact. The defaults suit disks whose syncs take up to 10 ms
 /// and nodes that are busy.
+///
+/// A follower campaigns one `election_max_ms` plus a random time from `election_min_ms` to
+/// `election_max_ms` after the last heartbeat: a killed leader has a successor within two times the
+/// longest timeout. Nodes may differ in these times; see `promise` for why reads stay true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftConfig {
     /// A leader's heartbeat, in milliseconds.
@@ -14,6 +19,9 @@ pub struct RaftConfig {
     pub election_min_ms: u64,
     /// Longest election timeout, in milliseconds; also the length of the leader lease.
     pub election_max_ms: u64,
+    /// Longest lease that any leader relies on, in milliseconds, and how long a restarted node
+    /// therefore keeps out of elections. The same for every node and version of a cluster.
+    pub lease_most_ms: u64,
     /// How many entries more than `keep_entries` the log may have before it is cut.
     pub snapshot_every_entries: u64,
     /// Applied entries kept in the log, so that a restarted peer catches up from it. A group
@@ -39,12 +47,16 @@ pub struct RaftConfig {
     pub queue_bytes: usize,
 }
 
+/// What nodes relied on that did not say how long their lease is.
+pub(crate) const LEASE_MOST_MS: u64 = 3000;
+
 impl Default for RaftConfig {
     fn default() -> Self {
         Self {
             heartbeat_ms: 300,
-            election_min_ms: 1500,
-            election_max_ms: 3000,
+            election_min_ms: 750,
+            election_max_ms: 1500,
+            lease_most_ms: LEASE_MOST_MS,
             snapshot_every_entries: 20_000,
             keep_entries: 10_000,
             keep_bytes: 64 * 1024 * 1024,
@@ -60,6 +72,27 @@ impl Default for RaftConfig {
 }
 
 impl RaftConfig {
+    /// The default settings with another longest election timeout and heartbeat, in milliseconds.
+    #[must_use]
+    pub fn with_election(election_timeout_ms: u64, heartbeat_ms: u64) -> Self {
+        Self {
+            heartbeat_ms,
+            election_min_ms: election_timeout_ms / 2,
+            election_max_ms: election_timeout_ms,
+            ..Self::default()
+        }
+    }
+
+    /// How long a leader may serve reads after a quorum has acknowledged it, by the quorum's clocks.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms.min(self.lease_most_ms))
+    }
+
+    /// How long a restarted node keeps out of elections.
+    pub(crate) fn lease_most(&self) -> Duration {
+        Duration::from_millis(self.lease_most_ms)
+    }
+
     /// Checks the settings against each other; `may_campaign` is whether a new group may start an
     /// election by itself at once.
     ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use granary_runtime::{Runtime, within};
 use granary_types::{NodeId, ShardId};
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError as ApiError};
 use openraft::raft::ClientWriteResponse;
@@ -81,6 +82,8 @@ pub struct GroupMetrics {
     pub matched: BTreeMap<NodeId, Option<u64>>,
     /// False when the group stopped on this node because of an error.
     pub healthy: bool,
+    /// True at a leader that no majority has answered for two leases: it can decide nothing.
+    pub without_quorum: bool,
 }
 
 pub(crate) struct Parts {
@@ -227,6 +230,34 @@ impl Group {
         matches!(self.parts.standing.role(), Role::Leading(_))
     }
 
+    fn leads(&self) -> bool {
+        matches!(
+            self.parts.standing.role(),
+            Role::Leading(_) | Role::Starting
+        )
+    }
+
+    /// True when this node leads, or has acknowledged a leader so lately that the leader may rely on
+    /// it. A replica of which that is not true for long may have been forgotten by the others.
+    pub fn takes_part(&self) -> bool {
+        let now = self.parts.runtime.monotonic();
+        self.is_leader() || self.parts.receiver.promise().binds(now)
+    }
+
+    /// Who takes part, as a majority has agreed; `None` while a change is under way or not known to
+    /// be agreed.
+    pub fn agreed_members(&self) -> Option<Members> {
+        let watched = self.raft().metrics();
+        let (members, since) = {
+            let metrics = watched.borrow_watched();
+            let stored = &metrics.membership_config;
+            let since = stored.log_id().map(|id| id.index);
+            (Members::of(stored.membership()), since)
+        };
+        let agreed = since.is_some() && since <= self.last_applied();
+        (agreed && !members.changing).then_some(members)
+    }
+
     /// The current term.
     pub fn term(&self) -> u64 {
         self.raft().metrics().borrow_watched().current_term
@@ -292,8 +323,12 @@ impl Group {
     pub fn metrics(&self) -> GroupMetrics {
         let watched = self.raft().metrics();
         let metrics = watched.borrow_watched().clone();
+        let silent = metrics.last_quorum_acked.map(|acked| acked.elapsed());
+        let without_quorum =
+            self.leads() && silent.is_some_and(|silent| silent > self.parts.lease * 2);
         let matched = metrics.replication.unwrap_or_default().into_iter();
         GroupMetrics {
+            without_quorum,
             shard: self.parts.shard,
             term: metrics.current_term,
             leader: self.leader(),
@@ -370,6 +405,12 @@ impl Group {
         }
         let asked = self.raft().trigger().transfer_leader(to.0).await;
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
+    }
+
+    /// From now on this node does not try to lead, and refuses to take over: it is about to stop.
+    pub fn leave(&self) {
+        self.parts.receiver.leave();
+        self.raft().runtime_config().elect(false);
     }
 
     /// As [`Group::transfer_leader`], and waits until this node has stopped leading, for at most
@@ -556,14 +597,19 @@ impl Group {
         self.parts.runtime.spawn(async move {
             tokio::select! {
                 biased;
-                () = runtime.sleep(delay) => group.raft().runtime_config().elect(true),
+                () = runtime.sleep(delay) => {
+                    if !group.parts.receiver.is_leaving() {
+                        group.raft().runtime_config().elect(true);
+                    }
+                }
                 () = runtime.shutdown().cancelled() => {}
             }
         });
     }
 
-    /// Ends the group: see [`RaftHost::stop`](crate::RaftHost::stop) for the order.
-    pub(crate) async fn stop(&self) {
+    /// Ends the group: see [`RaftHost::stop`](crate::RaftHost::stop) for the order. False when
+    /// something of it was still at work in the end.
+    pub(crate) async fn stop(&self) -> bool {
         let parts = &self.parts;
         parts.standing.health().stop();
         let drained = async {
@@ -580,11 +626,13 @@ impl Group {
             let _ = self.raft().shutdown().await;
             while parts.alive.lock().await.recv().await.is_some() {}
         };
-        if within(END_LIMIT, ended).await.is_err() {
+        let ended = within(END_LIMIT, ended).await.is_ok();
+        if !ended {
             tracing::warn!(shard = %parts.shard, "stopping while the state machine is still busy");
         }
         // Only a hint; the log without it is as good.
         let _ = parts.log.flush_committed().await;
+        ended
     }
 }
 

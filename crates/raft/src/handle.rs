@@ -1,14 +1,16 @@
 //! The receiving half of the protocol: a peer's message to one group of this node.
 //!
-//! A restarted node forgets when it last heard from its leader, so for one lease it neither votes
-//! nor campaigns: otherwise a new leader could be elected while the old one still serves reads
-//! under its lease. A leader that hands over asks for the vote itself and is let through.
+//! A node helps nobody to lead while the leader that it acknowledged may serve reads (`promise`).
+//! A restarted node forgets when it last heard from its leader, so for the longest lease there is it
+//! neither votes nor campaigns: otherwise a new leader could be elected while the old one still
+//! serves reads under its lease. A leader that hands over asks for the vote itself and is let through.
 //!
 //! A call may be dropped at any of its waits, since the connection it came by may break: what it
 //! had begun to write is finished under its claim before anybody else may write there.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,9 +22,11 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 
+use crate::config::LEASE_MOST_MS;
 use crate::format::{
     Malformed, entry_from_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
 };
+use crate::promise::Promise;
 use crate::snapshot::{Claim, SnapshotData, Stage, decode_books, meta};
 use crate::types::{Raft, Snapshot, Vote, seeded};
 use crate::wire::proto::{self, reply, request};
@@ -53,7 +57,10 @@ pub(crate) struct Receiver {
     stage: Stage,
     /// Until then (monotonic) votes are refused; see the top of the file.
     quarantine: Option<Duration>,
+    promise: Promise,
     incoming: Mutex<Option<Incoming>>,
+    /// Set when this node is about to stop: it takes no shard over.
+    leaving: AtomicBool,
     /// After this long without a step a transfer is taken for abandoned.
     patience: Duration,
 }
@@ -71,7 +78,7 @@ impl Receiver {
         raft: Raft,
         runtime: Runtime,
         (machine, stage): (Arc<dyn StateMachine>, Stage),
-        quarantine: Option<Duration>,
+        (quarantine, promise): (Option<Duration>, Promise),
         patience: Duration,
     ) -> Self {
         Self {
@@ -80,9 +87,19 @@ impl Receiver {
             machine,
             stage,
             quarantine,
+            promise,
             incoming: Mutex::new(None),
+            leaving: AtomicBool::new(false),
             patience,
         }
+    }
+
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Atomic::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Atomic::Relaxed)
     }
 
     pub(crate) async fn handle(&self, request: RaftRequest) -> Result<RaftReply, RaftError> {
@@ -97,6 +114,10 @@ impl Receiver {
             }
         };
         Ok(RaftReply(body))
+    }
+
+    pub(crate) fn promise(&self) -> &Promise {
+        &self.promise
     }
 
     fn snapshot(&self, vote: Option<Vote>) -> reply::Body {
@@ -126,7 +147,17 @@ impl Receiver {
             entries,
             leader_commit: call.committed.map(log_id_from_proto),
         };
-        let outcome = match self.raft.append_entries(request).await.map_err(stopped)? {
+        let lease_ms = match call.lease_ms {
+            0 => LEASE_MOST_MS,
+            lease_ms => lease_ms,
+        };
+        let response = self.raft.append_entries(request).await.map_err(stopped)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            // Before the leader hears of it; until here the library's own promise is fresh.
+            let now = self.runtime.monotonic();
+            self.promise.give(now, Duration::from_millis(lease_ms));
+        }
+        let outcome = match response {
             AppendEntriesResponse::Success => Outcome::Success(proto::Blank {}),
             AppendEntriesResponse::PartialSuccess(matched) => {
                 Outcome::Partial(proto::PartialSuccess {
@@ -142,13 +173,18 @@ impl Receiver {
     }
 
     async fn vote(&self, call: proto::VoteCall) -> Result<proto::VoteReply, RaftError> {
-        let promised = self
-            .quarantine
-            .is_some_and(|until| self.runtime.monotonic() < until);
-        if promised && !call.leadership_transfer {
-            return Err(RaftError::NotNow(
-                "this node restarted less than a lease ago",
-            ));
+        let now = self.runtime.monotonic();
+        if !call.leadership_transfer {
+            if self.quarantine.is_some_and(|until| now < until) {
+                return Err(RaftError::NotNow(
+                    "this node restarted less than a lease ago",
+                ));
+            }
+            if self.promise.binds(now) {
+                return Err(RaftError::NotNow(
+                    "this node acknowledged a leader less than its lease ago",
+                ));
+            }
         }
         let mut request = VoteRequest::new(
             vote_from_proto(required(call.vote)?),
@@ -281,6 +317,9 @@ impl Receiver {
         };
         let installing = self.raft.install_full_snapshot(vote, snapshot);
         let response = seeded(0, installing).await.map_err(stopped)?;
+        // The leader may count it as an acknowledgement.
+        let lease = Duration::from_millis(LEASE_MOST_MS);
+        self.promise.give(self.runtime.monotonic(), lease);
         // One that is not newer than what is there was refused, and nobody needs its chunks.
         if let Some(claim) = self.stage.claim() {
             self.machine.restore_given_up();
@@ -305,6 +344,9 @@ impl Receiver {
         call: proto::TransferLeader,
     ) -> Result<proto::TransferLeaderReply, RaftError> {
         use proto::transfer_leader_reply::Outcome;
+        if self.is_leaving() && call.to == *self.raft.node_id() {
+            return Err(RaftError::NotNow("this node is about to stop"));
+        }
         let from = vote_from_proto(required(call.from)?);
         let request = TransferLeaderRequest::new(from, call.to, call.last.map(log_id_from_proto));
         let outcome = match self

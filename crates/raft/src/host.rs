@@ -5,12 +5,12 @@
 //!   its group;
 //! * the syncs end after every group has: a clean stop fails nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use granary_kv::{Kv, KvError};
+use granary_kv::{Kv, KvError, Space, WriteBatch};
 use granary_runtime::{GroupCommit, Runtime};
 use granary_types::{NodeId, ShardId};
 use parking_lot::Mutex;
@@ -20,13 +20,17 @@ use crate::group::{CALLS_MAX, Group, Parts};
 use crate::handle::Receiver;
 use crate::health::{Health, HostHealth, RaftFailure};
 use crate::lease::{SleepDetector, Standing};
+use crate::log_key::{shard_end, shard_start};
 use crate::log_store::{Keep, LogEnvironment, LogStore};
 use crate::machine::{Machine, MachineView};
 use crate::network::{Sender, Sending};
+use crate::promise::Promise;
 use crate::proposer::Proposer;
 use crate::snapshot::Stage;
 use crate::types::{Raft, seeded};
-use crate::{RaftConfig, RaftError, RaftReply, RaftRequest, RaftTransport, StateMachine};
+use crate::{
+    RaftConfig, RaftError, RaftReply, RaftRequest, RaftTransport, StateMachine, StateMachineError,
+};
 
 /// Snapshots that a node sends at once, over all its groups.
 const SNAPSHOTS_SENT_MAX: usize = 2;
@@ -55,6 +59,8 @@ struct Inner {
 struct Groups {
     /// `None` while a group is being opened or an opening is undone.
     open: BTreeMap<ShardId, Option<Group>>,
+    /// Groups that take no requests of peers: they may be about to be closed.
+    sealed: BTreeSet<ShardId>,
     stopping: bool,
 }
 
@@ -193,7 +199,50 @@ impl RaftHost {
         shard: ShardId,
         request: RaftRequest,
     ) -> Result<RaftReply, RaftError> {
+        if self.inner.groups.lock().sealed.contains(&shard) {
+            return Err(RaftError::NotNow("the replica may be about to be closed"));
+        }
         self.get(shard)?.handle(request).await
+    }
+
+    /// Takes no request of a peer for a shard until the seal is dropped: what other members know of
+    /// this replica stays as it is. Whoever wants to close a replica seals it first, and asks then
+    /// whether it is still a member.
+    pub fn seal(&self, shard: ShardId) -> Seal {
+        self.inner.groups.lock().sealed.insert(shard);
+        Seal {
+            inner: Arc::clone(&self.inner),
+            shard,
+        }
+    }
+
+    /// Stops a sealed replica and forgets its log and its vote, in one durable write with what `last`
+    /// makes, which is called when nothing is applied any more and may block. Only for a replica that is no member any more by what a majority has agreed to since it was
+    /// sealed: as a member it would break what it has acknowledged and promised.
+    ///
+    /// # Errors
+    /// [`RaftError::UnknownShard`], [`RaftError::NotNow`] when its tasks have not ended in time (it
+    /// has stopped, and nothing is forgotten), [`RaftError::Kv`].
+    pub async fn close<F>(&self, seal: &Seal, last: F) -> Result<(), RaftError>
+    where
+        F: FnOnce() -> Result<WriteBatch, StateMachineError> + Send + 'static,
+    {
+        let shard = seal.shard;
+        let group = self.get(shard)?;
+        if !group.stop().await {
+            return Err(RaftError::NotNow("the replica is still busy"));
+        }
+        let kv = Arc::clone(&self.inner.kv);
+        let forget = move || -> Result<(), RaftError> {
+            let mut batch = last()?;
+            batch.delete_range(Space::Log, shard_start(shard), shard_end(shard));
+            Ok(kv.write(batch)?)
+        };
+        let written = self.inner.runtime.blocking(forget).await;
+        written.map_err(|error| RaftError::Stopped(error.to_string()))??;
+        self.synced().await?;
+        self.inner.groups.lock().open.remove(&shard);
+        Ok(())
     }
 
     /// The shard's replica, when it is open.
@@ -232,6 +281,24 @@ impl RaftHost {
         let kv = Arc::clone(&self.inner.kv);
         let synced = runtime.blocking(move || kv.sync()).await;
         synced.unwrap_or(Err(KvError::Closed))
+    }
+}
+
+/// Keeps requests of peers away from one replica until it is dropped.
+pub struct Seal {
+    inner: Arc<Inner>,
+    shard: ShardId,
+}
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Seal").field(&self.shard).finish()
+    }
+}
+
+impl Drop for Seal {
+    fn drop(&mut self) {
+        self.inner.groups.lock().sealed.remove(&self.shard);
     }
 }
 
@@ -277,14 +344,16 @@ impl Inner {
         Ok((log, machine, view))
     }
 
-    fn sender(&self, shard: ShardId, sending: Sending) -> Sender {
+    fn sender(&self, shard: ShardId, sending: Sending, promise: Promise) -> Sender {
         Sender {
             node: self.node,
             shard,
             runtime: self.runtime.clone(),
             transport: Arc::clone(&self.transport),
             message_timeout: Duration::from_millis(self.config.message_timeout_ms),
-            heartbeat_timeout: Duration::from_millis(self.config.election_min_ms / 2),
+            heartbeat_timeout: Duration::from_millis(self.config.election_max_ms / 3),
+            lease: self.config.lease(),
+            promise,
             snapshots: Arc::clone(&self.snapshots),
             sending,
         }
@@ -295,7 +364,7 @@ impl Inner {
         shard: ShardId,
         machine: Arc<dyn StateMachine>,
     ) -> Result<Group, RaftError> {
-        let lease = Duration::from_millis(self.config.election_max_ms);
+        let (lease, lease_most) = (self.config.lease(), self.config.lease_most());
         let stage = Stage::new(shard, Arc::clone(&self.kv));
         let health = Health::new(shard, self.health.clone());
         let (inner, staged, told) = (Arc::clone(self), stage.clone(), health.clone());
@@ -308,24 +377,24 @@ impl Inner {
         let promised = log.has_history();
         let config = self.config.validated(!promised)?;
         let seed = self.runtime.entropy().next_u64();
-        let sending = Sending::default();
+        let (sending, promise) = (Sending::default(), Promise::default());
         let starting = Raft::new(
             self.node.0,
             config,
-            self.sender(shard, sending.clone()),
+            self.sender(shard, sending.clone(), promise.clone()),
             log.clone(),
             machine,
         );
         let raft = Box::pin(seeded(seed, starting)).await;
         let raft = raft.map_err(|error| RaftError::Stopped(error.to_string()))?;
         let standing = Standing::new(self.node, raft.clone(), view.applied, health);
-        let quarantine = promised.then(|| self.runtime.monotonic() + lease);
+        let quarantine = promised.then(|| self.runtime.monotonic() + lease_most);
         let patience = Duration::from_millis(self.config.snapshot_timeout_ms / 5);
         let receiver = Receiver::new(
             raft,
             self.runtime.clone(),
             (restored, stage),
-            quarantine,
+            (quarantine, promise),
             patience,
         );
         let parts = Parts {
@@ -343,7 +412,7 @@ impl Inner {
         };
         let group = Group::start(parts, sending);
         if promised {
-            group.campaign_after(lease);
+            group.campaign_after(lease_most);
         }
         match group.start_alone().await {
             Ok(()) => Ok(group),

@@ -6,9 +6,10 @@
 //! one proves that the same term was still in force after the snapshot was taken. Without the
 //! first step a node that is elected between snapshot and check would serve a stale view.
 //!
-//! The lease is as long as the longest election timeout, counted from when a heartbeat that a
-//! quorum answered was sent; only nine tenths of it are used, so clocks may differ in rate by up
-//! to 10 %. The library measures with a clock that stands still while the machine sleeps. So
+//! The lease is as long as the longest election timeout of the leader, three seconds at most, counted
+//! from when a heartbeat that a quorum answered was sent. Every heartbeat says how long it is, and
+//! whoever answers keeps out of elections for that time (`promise`): nodes with other timeouts do no
+//! harm. Only nine tenths of it are used, so clocks may differ in rate by up to 10 %. The library measures with a clock that stands still while the machine sleeps. So
 //! it is compared with the runtime's clock that does not: after a sleep the lease is not trusted
 //! until it must have been renewed.
 

@@ -33,6 +33,7 @@ mod log_scan;
 mod log_store;
 mod machine;
 mod network;
+mod promise;
 mod proposer;
 mod retention;
 mod snapshot;
@@ -52,7 +53,7 @@ pub use config::RaftConfig;
 pub use error::{NotLeader, ProposeError, RaftError, TransportError};
 pub use group::{Group, GroupMetrics, Members};
 pub use health::RaftFailure;
-pub use host::RaftHost;
+pub use host::{RaftHost, Seal};
 pub use lease::LeaseRead;
 pub use state_machine::{
     Committed, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotReader, SnapshotWriter, StateMachine,

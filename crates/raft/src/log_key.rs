@@ -41,6 +41,18 @@ pub(crate) fn kind_end(shard: ShardId, kind: Kind) -> Bytes {
     Bytes::copy_from_slice(&key)
 }
 
+/// The smallest key of a shard.
+pub(crate) fn shard_start(shard: ShardId) -> Bytes {
+    Bytes::copy_from_slice(&shard.0.to_be_bytes())
+}
+
+/// The smallest key after every key of a shard.
+pub(crate) fn shard_end(shard: ShardId) -> Bytes {
+    let mut key = [0xff; 5];
+    key[..4].copy_from_slice(&shard.0.to_be_bytes());
+    Bytes::copy_from_slice(&key)
+}
+
 /// The number in a key that [`key`] made; `None` when the key has another length.
 pub(crate) fn number(key: &[u8]) -> Option<u64> {
     let number = key.get(5..)?;
@@ -68,7 +80,10 @@ mod tests {
         for (kind, byte) in kinds {
             assert_eq!(key(shard, kind, 0)[4], byte, "{kind:?} is reserved forever");
             assert!(key(shard, kind, u64::MAX) < kind_end(shard, kind));
+            assert!(key(shard, kind, 0) > shard_start(shard));
+            assert!(key(shard, kind, u64::MAX) < shard_end(shard));
         }
+        assert!(shard_end(shard) < shard_start(ShardId(shard.0 + 1)));
         assert!(key(shard, Kind::Entry, 255) < key(shard, Kind::Entry, 256));
     }
 }

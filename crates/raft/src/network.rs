@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::format::{
     entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
 };
+use crate::promise::Promise;
 use crate::snapshot::SnapshotData;
 use crate::types::{Snapshot, Types, Vote};
 use crate::wire::proto::{self, reply, request};
@@ -42,6 +43,9 @@ pub(crate) struct Sender {
     pub(crate) message_timeout: Duration,
     /// Shorter: a lost heartbeat must not hold up the next one until an election.
     pub(crate) heartbeat_timeout: Duration,
+    /// How long this node relies on an acknowledgement when it leads.
+    pub(crate) lease: Duration,
+    pub(crate) promise: Promise,
     /// Snapshots that this node sends at once, over all groups.
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) sending: Sending,
@@ -123,6 +127,11 @@ impl Peer {
         call: VoteRequest<Types>,
         pre_vote: bool,
     ) -> Result<VoteResponse<Types>, RpcError> {
+        let now = self.sender.runtime.monotonic();
+        if self.sender.promise.binds(now) && !call.leadership_transfer {
+            let reason = "this node has promised another leader not to campaign yet";
+            return Err(RPCError::Unreachable(Unreachable::from_string(reason)));
+        }
         let limit = self.sender.message_timeout;
         let request = request::Body::Vote(proto::VoteCall {
             vote: Some(vote_to_proto(&call.vote)),
@@ -257,6 +266,7 @@ impl RaftNetworkV2<Types> for Peer {
             previous: rpc.prev_log_id.as_ref().map(log_id_to_proto),
             entries: rpc.entries.iter().map(entry_to_proto).collect(),
             committed: rpc.leader_commit.as_ref().map(log_id_to_proto),
+            lease_ms: u64::try_from(self.sender.lease.as_millis()).unwrap_or(u64::MAX),
         });
         let reply = match self.ask(request, limit).await {
             Ok(reply::Body::Append(reply)) => append_reply(reply).ok_or(Failure::Malformed),

@@ -186,7 +186,7 @@ impl World {
                 homes.insert(shard, SlabId(replica.home_slab));
                 let known = leading.get(&shard);
                 let newer = known.is_none_or(|(_, known)| known.term < replica.term);
-                if replica.leader == node.0 && newer {
+                if replica.leader == node.0 && !replica.without_quorum && newer {
                     leading.insert(shard, (*node, replica));
                 }
             }

@@ -154,6 +154,37 @@ async fn a_silent_leader_costs_one_attempt_and_old_hints_do_not_lead_back_to_it(
     world.runtime.stop().await;
 }
 
+/// A node that is gone without a word leads many shards: their requests must not each wait for it.
+#[tokio::test]
+async fn a_silent_node_holds_up_one_request_at_a_time_over_all_its_shards() {
+    let world = World::new();
+    let scripts = [Does::Hangs, Does::Names(Some(1)), Does::Names(Some(1))].map(Scripted::new);
+    let _one = node(&world, 1, &scripts[0]).await;
+    let _two = node(&world, 2, &scripts[1]).await;
+    let _three = node(&world, 3, &scripts[2]).await;
+    let router = router(&world, 9, None);
+    let shards: Vec<ShardId> = (1..=20).map(ShardId).collect();
+    for shard in &shards {
+        router.known.lock().leaders.insert(*shard, NodeId(1));
+    }
+    assert!(router.query(shards[0], question()).await.is_err());
+    let began = world.runtime.monotonic();
+    for shard in &shards {
+        assert!(router.query(*shard, question()).await.is_err());
+    }
+    let spent = world.runtime.monotonic() - began;
+    assert!(spent < REST_FIRST, "{spent:?}");
+    assert_eq!(scripts[0].asked(), 1);
+    // It was only slow: once its rest is over the next request finds it, and then all do.
+    *scripts[0].does.lock() = Does::Leads;
+    world.runtime.sleep(REST_FIRST).await;
+    assert!(attempts(&router).await <= 2);
+    for shard in &shards {
+        assert!(router.query(*shard, question()).await.is_ok());
+    }
+    world.runtime.stop().await;
+}
+
 #[tokio::test]
 async fn this_process_is_asked_without_a_network_between() {
     let world = World::new();

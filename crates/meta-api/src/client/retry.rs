@@ -17,7 +17,14 @@ use crate::command::Target;
 use crate::{ErrorKind, MetaError, pb};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Short: whoever waits for a new leader goes on as soon as there is one.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Times in a row that a request follows a named leader without a pause.
+const REDIRECTS_MAX: u32 = 2;
+/// A request that begins while its shard has long had no leader asks for this long all the same.
+const LEADERLESS_LEAST: Duration = Duration::from_secs(1);
+/// A shard that nobody has asked for this long may have had a leader meanwhile.
+const LEADERLESS_FORGET: Duration = Duration::from_secs(5);
 
 /// How long a shard that has too much queued is asked again: overload is answered early, and not
 /// made worse.
@@ -47,6 +54,43 @@ impl ShardTimes {
         let mut ahead = self.ahead.lock();
         let known = ahead.entry(shard).or_default();
         *known = time_ms.max(*known);
+    }
+}
+
+/// Since when the shards that do not answer have had no leader that does. Bounded by the number of
+/// shards.
+#[derive(Debug, Default)]
+pub(super) struct Leaderless(parking_lot::Mutex<BTreeMap<ShardId, Silence>>);
+
+/// Monotonic times.
+#[derive(Debug)]
+struct Silence {
+    since: Duration,
+    seen: Duration,
+}
+
+impl Leaderless {
+    /// An attempt found no leader; since when that has been so.
+    fn note(&self, shard: ShardId, now: Duration) -> Duration {
+        let mut shards = self.0.lock();
+        let fresh = || Silence {
+            since: now,
+            seen: now,
+        };
+        let silence = shards.entry(shard).or_insert_with(fresh);
+        if now >= silence.seen + LEADERLESS_FORGET {
+            *silence = fresh();
+        }
+        silence.seen = now;
+        silence.since
+    }
+
+    /// The shard's leader answered.
+    fn answered(&self, shard: ShardId) {
+        let mut shards = self.0.lock();
+        if !shards.is_empty() {
+            shards.remove(&shard);
+        }
     }
 }
 
@@ -122,7 +166,17 @@ impl Meta {
         }
     }
 
-    /// Calls until an answer, a permanent error or the deadline.
+    /// Whether the shard has been without a leader for too long to wait for one; `asking_since`:
+    /// when the request began to.
+    fn gives_up(&self, shard: ShardId, asking_since: Duration) -> bool {
+        let now = self.runtime.monotonic();
+        let silent = now.saturating_sub(self.leaderless.note(shard, now));
+        let asked = now.saturating_sub(asking_since);
+        silent >= self.patience && asked >= LEADERLESS_LEAST.min(self.patience)
+    }
+
+    /// Calls until an answer, a permanent error or the deadline; not as long when the shard has no
+    /// leader.
     pub(super) async fn retrying<T, F, Fut>(
         &self,
         backoff: &mut Backoff,
@@ -134,15 +188,45 @@ impl Meta {
         F: Fn(ShardId) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, MetaError>> + Send,
     {
-        let mut busy_since = None;
+        let (mut busy_since, mut redirects) = (None, 0);
+        let asking_since = self.runtime.monotonic();
         loop {
             let remaining = backoff.remaining(&self.runtime);
-            let attempt = async { call(self.shard_for(named, target).await?).await };
-            let error = match within(remaining, attempt).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
+            let attempt = async {
+                // Without a map it is the root that is asked.
+                let shard = self.shard_for(named, target).await;
+                let shard = shard.map_err(|error| (ShardId::ROOT, error))?;
+                let outcome = call(shard).await;
+                outcome
+                    .map(|answer| (shard, answer))
+                    .map_err(|error| (shard, error))
+            };
+            let (shard, error) = match within(remaining, attempt).await {
+                Ok(Ok((shard, answer))) => {
+                    self.leaderless.answered(shard);
+                    return Ok(answer);
+                }
+                Ok(Err(failed)) => failed,
                 Err(elapsed) => return Err(MetaError::Expired(elapsed.to_string())),
             };
+            match &error {
+                MetaError::NotLeader { leader, .. } => {
+                    if self.gives_up(shard, asking_since) {
+                        return Err(no_leader(shard));
+                    }
+                    if leader.is_some() && redirects < REDIRECTS_MAX {
+                        redirects += 1;
+                        continue;
+                    }
+                }
+                MetaError::Unavailable(_) | MetaError::UnknownOutcome(_) => {
+                    if self.gives_up(shard, asking_since) {
+                        return Err(error);
+                    }
+                }
+                _ => self.leaderless.answered(shard),
+            }
+            redirects = 0;
             match error.kind() {
                 ErrorKind::Permanent => return Err(error),
                 _ if matches!(error, MetaError::NoSpace(_)) => return Err(error),
@@ -157,6 +241,9 @@ impl Meta {
                 ErrorKind::Reroute => {
                     if let Err(error) = self.refresh_map_once().await {
                         tracing::debug!(%error, "range map not refreshed");
+                        if self.gives_up(ShardId::ROOT, asking_since) {
+                            return Err(error);
+                        }
                     }
                 }
                 ErrorKind::Retry => {}
@@ -167,3 +254,10 @@ impl Meta {
         }
     }
 }
+
+fn no_leader(shard: ShardId) -> MetaError {
+    MetaError::Unavailable(format!("shard {shard} has no leader"))
+}
+
+#[cfg(test)]
+mod tests;

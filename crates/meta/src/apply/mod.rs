@@ -56,6 +56,7 @@ mod tick;
 pub(crate) use envelope::decide;
 pub(crate) use init_cluster::first_ranges;
 pub(crate) use refusal::Refusal;
+pub(crate) use scope::level;
 pub(crate) use tx::{Tx, slab_bounds};
 
 use granary_meta_api::pb;

@@ -57,7 +57,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
 }
 
 /// The feature level a shard must have activated before the command may be applied.
-pub(super) fn level(command: &Wire) -> u64 {
+pub(crate) fn level(command: &Wire) -> u64 {
     match command {
         Wire::ActivateFeature(_) => 0,
         _ => 1,

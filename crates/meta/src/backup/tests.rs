@@ -96,9 +96,13 @@ impl BackupSource for Pool {
 
 type Row = (Bytes, Bytes);
 
-/// Every row but those that belong to a replica.
+/// Every row but those that belong to a replica or a node.
 fn rows(kv: &MemoryKv) -> Vec<Row> {
-    let local = [Kind::RaftBookkeeping as u8, Kind::RestoreMarker as u8];
+    let local = [
+        Kind::RaftBookkeeping as u8,
+        Kind::RestoreMarker as u8,
+        Kind::NodeDatabase as u8,
+    ];
     let rows = kv.scan(Space::State, b"", None, Direction::Forward);
     rows.map(Result::unwrap)
         .filter(|(key, _)| !local.contains(&key[4]))

@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     Counter = 6,
     Quota = 7,
     ChangeLog = 8,
+    // No shard's: a slab of its own, which is never given out.
+    NodeDatabase = 9,
     // Home slab of the root.
     ClusterInfo = 32,
     Account = 33,

@@ -48,6 +48,7 @@ pub(crate) mod lease;
 pub(crate) mod lifecycle_index;
 pub(crate) mod meta_node;
 pub(crate) mod node_allocation;
+pub(crate) mod node_database;
 pub(crate) mod owner;
 pub(crate) mod part;
 pub(crate) mod part_page;

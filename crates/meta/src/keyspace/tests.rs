@@ -110,6 +110,11 @@ fn keys_keep_their_bytes() {
     golden(&shard_descriptor::ShardDescriptorKey { slab }, "0000000701");
     golden(&restore_marker::RestoreMarkerKey { slab }, "0000000702");
     golden(&raft_bookkeeping::RaftBookkeepingKey { slab }, "0000000703");
+    let nobodys = node_database::NODE_SLAB;
+    golden(
+        &node_database::NodeDatabaseKey { slab: nobodys },
+        "ffffffff09",
+    );
     golden(&shard_clock::ShardClockKey { slab }, "0000000704");
     golden(
         &bucket_view::BucketViewKey {
@@ -361,6 +366,7 @@ proptest! {
         round_trips_in_order::<shard_descriptor::ShardDescriptorKey>(&a, &b);
         round_trips_in_order::<restore_marker::RestoreMarkerKey>(&a, &b);
         round_trips_in_order::<raft_bookkeeping::RaftBookkeepingKey>(&a, &b);
+        round_trips_in_order::<node_database::NodeDatabaseKey>(&a, &b);
         round_trips_in_order::<shard_clock::ShardClockKey>(&a, &b);
         round_trips_in_order::<bucket_view::BucketViewKey>(&a, &b);
         round_trips_in_order::<counter::CounterKey>(&a, &b);

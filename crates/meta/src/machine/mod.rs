@@ -2,6 +2,7 @@
 //! rows be read out and put in place.
 
 mod claims;
+mod closing;
 mod own_rows;
 mod restore;
 mod snapshot;
@@ -20,6 +21,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 pub(crate) use claims::Claims;
+pub(crate) use closing::{clear_all_closed, clear_closed, closing_batch};
 
 use crate::apply::{FEATURE_LEVEL, Tx, decide};
 use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;

@@ -77,19 +77,8 @@ impl Writer {
         Ok(self.kv.write(batch)?)
     }
 
-    /// Deletes rows, but for the marker.
-    fn clear(&self, mut rows: OwnRows) -> Result<(), StateMachineError> {
-        let marker = RestoreMarkerKey { slab: self.home }.encode();
-        while let Some(entries) = rows.next(&View(self.kv.as_ref()), CLEAR_BYTES)? {
-            let mut batch = WriteBatch::new();
-            for (key, _) in entries {
-                if key != marker {
-                    batch.delete(Space::State, key);
-                }
-            }
-            self.kv.write(batch)?;
-        }
-        Ok(())
+    fn clear(&self, rows: OwnRows) -> Result<(), StateMachineError> {
+        clear_rows(self.kv.as_ref(), self.home, rows)
     }
 
     /// Learns from the first row what the shard owns, and clears that too.
@@ -156,6 +145,25 @@ impl SnapshotWriter for Writer {
         }
         Ok(())
     }
+}
+
+/// Deletes rows, but for the marker in the home slab.
+pub(super) fn clear_rows(
+    kv: &dyn Kv,
+    home: SlabId,
+    mut rows: OwnRows,
+) -> Result<(), StateMachineError> {
+    let marker = RestoreMarkerKey { slab: home }.encode();
+    while let Some(entries) = rows.next(&View(kv), CLEAR_BYTES)? {
+        let mut batch = WriteBatch::new();
+        for (key, _) in entries {
+            if key != marker {
+                batch.delete(Space::State, key);
+            }
+        }
+        kv.write(batch)?;
+    }
+    Ok(())
 }
 
 /// The ranges of the shard whose snapshot begins with this chunk.

@@ -18,6 +18,7 @@ use granary_types::{NodeId, ShardId, SlabId};
 
 use super::{MetaNode, MetaNodeError, Shard};
 use crate::apply::first_ranges;
+use crate::database::{has_adopted, note_adopted};
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::range_hint::RangeHintKey;
 use crate::keyspace::{Kind, ROOT_HOME_SLAB, kind_prefix};
@@ -125,15 +126,25 @@ impl MetaNode {
     /// Opens the data shards the cluster started with, where this node votes and has no replica
     /// yet, or one that a crash left without members.
     pub(super) async fn adopt_first_shards(self: &Arc<Self>) -> Result<(), MetaNodeError> {
-        // The list is fixed when the cluster is made: done once, done for this life of the node.
+        // The list is fixed when the cluster is made: done once, done for ever. Others may have this
+        // node's place by now, and a sole first voter would elect itself.
         if self.first_shards_adopted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let kv = Arc::clone(&self.kv);
+        if self
+            .runtime
+            .blocking(move || has_adopted(kv.as_ref()))
+            .await??
+        {
+            self.first_shards_adopted.store(true, Ordering::Relaxed);
             return Ok(());
         }
         let Some(info) = self.local_info().await? else {
             return Ok(());
         };
-        let kv = Arc::clone(&self.kv);
-        let read = move || first_shards(kv.as_ref(), &info);
+        let (kv, node) = (Arc::clone(&self.kv), self.node);
+        let read = move || first_shards(kv.as_ref(), &info, node);
         let (shards, settings) = self.runtime.blocking(read).await??;
         let missing = shards.into_iter().filter(|first| {
             let shard = ShardId(first.descriptor.shard);
@@ -142,6 +153,15 @@ impl MetaNode {
         });
         let adopted = missing.map(|first| self.adopt(first, settings));
         try_join_all(adopted).await?;
+        self.adopts_no_more().await
+    }
+
+    /// This node forms none of the first shards any more, not after a restart either.
+    pub(super) async fn adopts_no_more(&self) -> Result<(), MetaNodeError> {
+        let kv = Arc::clone(&self.kv);
+        self.runtime
+            .blocking(move || note_adopted(kv.as_ref()))
+            .await??;
         self.first_shards_adopted.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -213,10 +233,11 @@ fn decided<C: Command>(reply: pb::CommandReply) -> granary_meta_api::client::Dec
     Ok(Ok(answer))
 }
 
-/// The data shards a cluster started with, as the root's rows say.
+/// The data shards a cluster started with and that a node votes in, as the root's rows say.
 fn first_shards(
     kv: &dyn Kv,
     info: &state::ClusterInfo,
+    node: NodeId,
 ) -> Result<(Vec<FirstShard>, state::ShardSettings), StateMachineError> {
     let bounds = Bounds::prefix(kind_prefix(ROOT_HOME_SLAB, Kind::RangeHint));
     let hints = View(kv).list::<RangeHintKey>(&bounds, usize::MAX)?;
@@ -226,6 +247,10 @@ fn first_shards(
         // The hints follow the members; those who formed the shard do not change. Clusters that do
         // not say who they were began with one node.
         let now = hints.get(&shard)?;
+        if !now.contains(&node.0) {
+            // It formed the shard, and others have its place now.
+            return None;
+        }
         let voters = match (info.first_voters.is_empty(), now.len()) {
             (false, _) => info.first_voters.iter(),
             (true, 1) => now.iter(),

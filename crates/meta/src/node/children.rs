@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// which the node was opened; later ones may have left new shards there.
 pub(super) async fn follow(meta: Arc<MetaNode>, shard: Arc<Shard>, opened_at: u64) {
     let mut changes = shard.machine.watch();
-    let shutdown = meta.runtime.shutdown().clone();
+    let shutdown = shard.closed.clone();
     let mut pause = FIRST_PAUSE;
     let mut looked_at = opened_at;
     loop {

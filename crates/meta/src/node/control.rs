@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,10 @@ const LAG_ENTRIES_MAX: u64 = 1000;
 impl MetaControl for MetaNode {
     async fn list_replicas(&self) -> Result<Vec<pb::Replica>, MetaError> {
         self.serving()?;
+        if self.leaving.load(Ordering::Relaxed) {
+            // Whoever spreads the leaders would give it back what it hands over.
+            return Err(MetaError::Unavailable("the node is stopping".to_owned()));
+        }
         let shards: Vec<Arc<Shard>> = self.shards.read().values().cloned().collect();
         Ok(shards.iter().map(|shard| replica(shard)).collect())
     }
@@ -30,6 +35,10 @@ impl MetaControl for MetaNode {
         self.serving()?;
         if home.0 == 0 && shard != ShardId::ROOT {
             return Err(MetaError::Invalid("no home slab".to_owned()));
+        }
+        if self.opening.lock().contains(&shard) {
+            let why = "the replica is being opened or closed";
+            return Err(MetaError::Unavailable(why.to_owned()));
         }
         if let Some(open) = self.shard(shard) {
             let same = open.machine.home() == home;
@@ -127,7 +136,11 @@ impl MetaNode {
     /// many shards it leads still, those without another voter left out.
     pub async fn hand_over(&self, limit: Duration) -> usize {
         let deadline = self.runtime.monotonic() + limit;
+        self.leaving.store(true, Ordering::Relaxed);
         let shards: Vec<Arc<Shard>> = self.shards.read().values().cloned().collect();
+        for shard in &shards {
+            shard.group.leave();
+        }
         let handing = shards
             .iter()
             .map(|shard| self.hand_over_one(shard, deadline));
@@ -138,7 +151,8 @@ impl MetaNode {
     /// True when this node does not lead the shard any more, or nobody else can.
     async fn hand_over_one(&self, shard: &Shard, deadline: Duration) -> bool {
         let mut tried = BTreeSet::new();
-        while shard.group.is_leader() {
+        // Also while it has been elected and does not serve yet.
+        while shard.group.leader() == Some(self.node) {
             let left = deadline.saturating_sub(self.runtime.monotonic());
             if left.is_zero() {
                 return false;
@@ -211,6 +225,7 @@ fn replica(shard: &Shard) -> pb::Replica {
             })
             .collect(),
         healthy: metrics.healthy,
+        without_quorum: metrics.without_quorum,
     }
 }
 

@@ -14,6 +14,7 @@ mod error;
 mod metrics;
 mod reporting;
 mod serve;
+mod strays;
 mod ticker;
 
 #[cfg(test)]
@@ -36,12 +37,12 @@ use futures_util::future::try_join_all;
 use granary_kv::Kv;
 use granary_meta_api::{MetaError, MetaService};
 use granary_raft::{Group, RaftError, RaftHost, RaftTransport, StateMachine};
-use granary_runtime::Runtime;
+use granary_runtime::{CancellationToken, Runtime};
 use granary_types::{NodeId, ShardId, SlabId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use crate::machine::{Claims, ShardMachine, local_shards};
+use crate::machine::{Claims, ShardMachine, clear_all_closed, local_shards};
 use metrics::Counts;
 
 /// A shard's replica on this node.
@@ -50,6 +51,8 @@ struct Shard {
     machine: Arc<ShardMachine>,
     /// Counter of the write ids this replica gives out; it begins anywhere.
     ids: Arc<AtomicU32>,
+    /// Ends what follows the replica: when it is closed, or with the node.
+    closed: CancellationToken,
 }
 
 /// The metadata service of one node.
@@ -62,7 +65,7 @@ pub struct MetaNode {
     host: Arc<RaftHost>,
     config: MetaConfig,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
-    /// Shards being opened, so that two callers do not open one twice.
+    /// Shards being opened or closed, so that two callers do not open one twice.
     opening: Mutex<Vec<ShardId>>,
     /// How the root is reached; `None`: by this node itself.
     root_route: RwLock<Option<Arc<dyn MetaService>>>,
@@ -76,6 +79,8 @@ pub struct MetaNode {
     growth_refused: AtomicBool,
     /// Set by a stop.
     stopped: AtomicBool,
+    /// Set when this node begins to hand over what it leads: nothing is given back to it.
+    leaving: AtomicBool,
     claims: Claims,
     /// How far the backups of the shards that this node leads are.
     backups: backup::Backups,
@@ -128,14 +133,16 @@ impl MetaNode {
             first_shards_adopted: AtomicBool::new(false),
             growth_refused: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             claims: Claims::default(),
             backups: backup::Backups::default(),
         });
         let store = Arc::clone(&meta.kv);
-        let found = meta
-            .runtime
-            .blocking(move || local_shards(store.as_ref()))
-            .await??;
+        let look = move || {
+            clear_all_closed(&store)?;
+            local_shards(store.as_ref())
+        };
+        let found = meta.runtime.blocking(look).await??;
         let opened = found
             .into_iter()
             .map(|(shard, home)| meta.open_shard(shard, home));
@@ -144,6 +151,7 @@ impl MetaNode {
             meta.adopt_first_shards().await?;
         }
         meta.runtime.spawn(ticker::run(Arc::clone(&meta)));
+        meta.runtime.spawn(strays::run(Arc::clone(&meta)));
         Ok(meta)
     }
 
@@ -268,6 +276,7 @@ impl MetaNode {
                 group,
                 machine,
                 ids: Arc::new(AtomicU32::new(first_id.unwrap_or_default())),
+                closed: meta.runtime.shutdown().child_token(),
             });
             meta.shards.write().insert(shard, Arc::clone(&opened));
             let following = children::follow(Arc::clone(&meta), Arc::clone(&opened), opened_at);
@@ -279,7 +288,7 @@ impl MetaNode {
     }
 }
 
-/// Held while a shard is being opened.
+/// Held while a shard is being opened or closed.
 struct Opening<'m> {
     meta: &'m MetaNode,
     shard: ShardId,

@@ -22,7 +22,7 @@ struct Told {
 
 /// Runs until the node stops.
 pub(super) async fn run(meta: Arc<MetaNode>, shard: Arc<Shard>) {
-    let shutdown = meta.runtime.shutdown().clone();
+    let shutdown = shard.closed.clone();
     // Ends with the node; the group's end is noticed inside.
     let _ = shutdown
         .run_until_cancelled(report_changes(&meta, &shard))

@@ -7,13 +7,16 @@ use async_trait::async_trait;
 use granary_kv::Kv;
 use granary_meta_api::pb::command::Command as WireCommand;
 use granary_meta_api::pb::query::Query as WireQuery;
+use granary_meta_api::pb::query_reply::Reply;
 use granary_meta_api::{MetaError, MetaService, pb};
-use granary_raft::{NotLeader, ProposeError, StateMachineError};
-use granary_types::{ShardId, SlabId};
+use granary_raft::{Members, NotLeader, ProposeError, StateMachineError};
+use granary_types::{NodeId, ShardId, SlabId};
 use prost::Message;
 
 use super::metrics::increment;
 use super::{MetaNode, Shard};
+use crate::apply::level;
+use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, kind_prefix};
 use crate::machine::touches_many_rows;
@@ -27,6 +30,8 @@ pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
 const SWEEP_LAG_MS: u64 = 1000;
 /// Shortest wait for a command, in milliseconds: clocks of clients may differ.
 const WAIT_MS_MIN: u64 = 1000;
+/// The feature level of every shard from its beginning.
+const FIRST_LEVEL: u64 = 1;
 /// Elections that a command waits for at most. A shard whose quorum is gone tells its clients after
 /// that, long before they give up by themselves; one that was only busy is asked again.
 const WAIT_ELECTIONS: u64 = 3;
@@ -84,6 +89,10 @@ impl MetaNode {
             }
             Some(_) => {}
         }
+        let level = command.command.as_ref().map_or(0, level);
+        if level > FIRST_LEVEL {
+            self.check_activated(&shard, level).await?;
+        }
         let now_ms = self.runtime.now().as_millis();
         let wait_ms = command.deadline_ms.saturating_sub(now_ms);
         let wait_ms = wait_ms.clamp(WAIT_MS_MIN, self.longest_wait_ms());
@@ -106,6 +115,23 @@ impl MetaNode {
         reply
             .reply
             .ok_or_else(|| MetaError::Internal("an empty answer of apply".to_owned()))
+    }
+
+    /// Keeps a command out of the log until the shard has activated its feature level: a replica of
+    /// an older version does not know it, and stops at what it does not know.
+    async fn check_activated(&self, shard: &Shard, level: u64) -> Result<(), MetaError> {
+        let (kv, slab) = (Arc::clone(&self.kv), shard.machine.home());
+        let read = move || View(kv.as_ref()).get(&ShardClockKey { slab });
+        let clock = self.runtime.blocking(read).await;
+        let clock = clock.map_err(|_| MetaError::Unavailable("the node is stopping".to_owned()))?;
+        let clock = clock.map_err(|error| query_error(shard.group.shard(), error.into()))?;
+        let active = clock.map_or(0, |clock| clock.feature_level);
+        if active < level {
+            return Err(MetaError::Unavailable(format!(
+                "feature level {level} is not activated yet"
+            )));
+        }
+        Ok(())
     }
 
     async fn read(&self, id: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
@@ -159,7 +185,10 @@ impl MetaNode {
             answer(query, &view)
         };
         let reply = self.runtime.blocking(read).await.map_err(unavailable)?;
-        let reply = reply.map_err(|error| query_error(id, error))?;
+        let mut reply = reply.map_err(|error| query_error(id, error))?;
+        if let Reply::Shard(description) = &mut reply {
+            description.members = shard.group.agreed_members().map(membership);
+        }
         Ok(pb::QueryReply { reply: Some(reply) })
     }
 
@@ -253,6 +282,14 @@ fn stamp_voters(shard: &Shard, split: &mut pb::SplitRange) -> Result<(), MetaErr
     }
     split.voters = members.voters.into_iter().map(|node| node.0).collect();
     Ok(())
+}
+
+fn membership(members: Members) -> pb::Membership {
+    let ids = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+    pb::Membership {
+        voters: ids(members.voters),
+        learners: ids(members.learners),
+    }
 }
 
 fn not_leader(shard: ShardId, error: NotLeader) -> MetaError {

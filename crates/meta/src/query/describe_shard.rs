@@ -10,6 +10,8 @@ impl Answer for pb::DescribeShard {
         Ok(Reply::Shard(pb::ShardDescription {
             descriptor: Some(shard.descriptor.clone()),
             clock: Some(shard.clock.clone()),
+            // Not in the store: whoever serves the question knows.
+            members: None,
         }))
     }
 }

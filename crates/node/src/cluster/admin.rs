@@ -208,16 +208,52 @@ impl Shared {
             ..ClusterStatus::default()
         };
         self.sum_up(&mut status, &reports);
+        let root_silent = root_error.is_some();
         if let Some(error) = root_error {
             status
                 .problems
                 .push(format!("the root shard does not answer: {error}"));
         }
         judge(&mut status, &nodes);
+        if root_silent {
+            "unavailable".clone_into(&mut status.health);
+        }
         Ok(status)
     }
 
+    /// Refuses to give up a node that serves, or without which a shard could decide nothing any more:
+    /// not even that was to be undone then.
+    async fn check_may_go(&self, node: NodeId) -> Result<(), Status> {
+        let (map, _) = self.map().await.map_err(unavailable)?;
+        let known = map.nodes.iter().find(|known| known.id == node.0);
+        if known.is_none_or(|known| known.removed) {
+            return Ok(());
+        }
+        let (reports, replicas) = tokio::join!(self.reports(&[node]), self.replicas(&map));
+        let refused = |why: String| {
+            let said = format!("{why}; --force gives it up all the same");
+            Err(Status::failed_precondition(said))
+        };
+        if reports.contains_key(&node) {
+            return refused(format!(
+                "node {node} answers: stop it first, if it is to go"
+            ));
+        }
+        match needed_by(node, &shard_statuses(&map, &replicas), &replicas) {
+            Some(shard) => refused(format!(
+                "without node {node} there is no majority of the voters of shard {shard}: bring back \
+                 another one first"
+            )),
+            None => Ok(()),
+        }
+    }
+
     async fn shards(&self, map: &meta::ClusterMap) -> Vec<ShardStatus> {
+        shard_statuses(map, &self.replicas(map).await)
+    }
+
+    /// What the meta nodes that answer have.
+    async fn replicas(&self, map: &meta::ClusterMap) -> Replicas {
         let meta_nodes = map.nodes.iter().filter(|node| {
             !node.removed && (node.roles.is_empty() || node.roles.iter().any(|role| role == "meta"))
         });
@@ -230,13 +266,7 @@ impl Shared {
                 .ok()?;
             Some((node, replicas))
         });
-        let replicas: Vec<(NodeId, Vec<meta::Replica>)> =
-            join_all(asked).await.into_iter().flatten().collect();
-        let mut ids: BTreeSet<u32> = map.ranges.iter().map(|hint| hint.shard).collect();
-        ids.insert(ShardId::ROOT.0);
-        ids.into_iter()
-            .map(|id| shard_status(id, &replicas))
-            .collect()
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn deletions(&self, map: &meta::ClusterMap) -> Option<u64> {
@@ -420,6 +450,29 @@ fn mark_replaced(disks: &mut [DiskStatus], needed: impl Fn(DiskId) -> bool) {
     }
 }
 
+/// What nodes have of the shards.
+type Replicas = Vec<(NodeId, Vec<meta::Replica>)>;
+
+fn shard_statuses(map: &meta::ClusterMap, replicas: &Replicas) -> Vec<ShardStatus> {
+    let mut ids: BTreeSet<u32> = map.ranges.iter().map(|hint| hint.shard).collect();
+    ids.insert(ShardId::ROOT.0);
+    ids.into_iter()
+        .map(|id| shard_status(id, replicas))
+        .collect()
+}
+
+/// A shard that a node votes in and whose other voters that answer are no majority.
+fn needed_by(node: NodeId, shards: &[ShardStatus], replicas: &Replicas) -> Option<u32> {
+    let answers = |voter: &u64| {
+        *voter != node.0 && replicas.iter().any(|(answering, _)| answering.0 == *voter)
+    };
+    let needs = |shard: &&ShardStatus| {
+        let left = shard.voters.iter().filter(|voter| answers(voter)).count();
+        shard.voters.contains(&node.0) && left * 2 <= shard.voters.len()
+    };
+    shards.iter().find(needs).map(|shard| shard.id)
+}
+
 /// A shard, as its leader tells it; of several that call themselves that, the one of the newest term.
 fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStatus {
     let own = replicas
@@ -427,7 +480,10 @@ fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStat
         .flat_map(|(node, replicas)| replicas.iter().map(move |replica| (*node, replica)))
         .filter(|(_, replica)| replica.shard == id);
     let all: Vec<(NodeId, &meta::Replica)> = own.collect();
-    let leads = |(node, replica): &&(NodeId, &meta::Replica)| replica.leader == node.0;
+    // One that nobody answers calls itself a leader for as long as it is left alone.
+    let leads = |(node, replica): &&(NodeId, &meta::Replica)| {
+        replica.leader == node.0 && !replica.without_quorum
+    };
     let leader = all
         .iter()
         .filter(leads)
@@ -575,7 +631,10 @@ impl Admin for AdminService {
         &self,
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<Done>, Status> {
-        let node = request.into_inner().node;
+        let RemoveNodeRequest { node, force } = request.into_inner();
+        if !force {
+            self.shared.check_may_go(NodeId(node)).await?;
+        }
         decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
         tracing::warn!(node, "node is given up for good");
         Ok(Response::new(Done {}))
@@ -695,6 +754,35 @@ mod tests {
             mark_replaced(&mut disks, |disk| needed && disk == DiskId(1));
             assert_eq!(disks[0].state, expected, "beside {:?}", disks[1]);
             assert_ne!(disks[1].state, "replaced");
+        }
+    }
+
+    #[test]
+    fn a_node_that_a_majority_needs_is_not_given_up() {
+        let shard = |id, voters: &[u64]| ShardStatus {
+            id,
+            voters: voters.to_vec(),
+            ..ShardStatus::default()
+        };
+        let shards = [shard(0, &[1, 2, 3]), shard(5, &[2, 3, 4])];
+        let answering = |nodes: &[u64]| -> Replicas {
+            nodes
+                .iter()
+                .map(|node| (NodeId(*node), Vec::new()))
+                .collect()
+        };
+        for (node, answers, needed) in [
+            (1, &[2, 3, 4][..], None),
+            // Dead already, and the others are a majority.
+            (3, &[1, 2, 4], None),
+            (2, &[1, 2, 4], Some(0)),
+            (4, &[1, 2, 4], Some(5)),
+            (4, &[1, 2, 3], None),
+            // It votes nowhere.
+            (9, &[1], None),
+        ] {
+            let found = needed_by(NodeId(node), &shards, &answering(answers));
+            assert_eq!(found, needed, "node {node} of {answers:?}");
         }
     }
 

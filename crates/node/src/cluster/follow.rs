@@ -9,8 +9,14 @@ use granary_meta_api::{Meta, MetaError, pb};
 use granary_runtime::Runtime;
 use tokio::sync::watch;
 
+use super::seeds::Seeds;
+
 /// How old what is known of the nodes may be.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long the root may take to answer before the addresses of the configuration are asked, and the
+/// pause before they are asked again.
+const SEEDS_AFTER: Duration = Duration::from_secs(2);
+const SEEDS_PAUSE: Duration = Duration::from_secs(5);
 /// How often a node that waits for the cluster says so.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -20,6 +26,7 @@ pub(super) struct Follower {
     pub(super) meta: Meta,
     pub(super) book: Arc<AddressBook>,
     pub(super) router: Arc<MetaRouter>,
+    pub(super) seeds: Arc<Seeds>,
 }
 
 impl Follower {
@@ -70,8 +77,19 @@ impl Follower {
         listen
     }
 
+    /// Asks the root, and the addresses of the configuration while it does not answer.
     async fn read(&self, known_epoch: u64) -> Result<pb::ClusterMap, MetaError> {
-        self.meta.query(pb::GetClusterMap { known_epoch }).await
+        let asking_seeds = async {
+            self.runtime.sleep(SEEDS_AFTER).await;
+            loop {
+                self.seeds.ask().await;
+                self.runtime.sleep(SEEDS_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            map = self.meta.query(pb::GetClusterMap { known_epoch }) => map,
+            () = asking_seeds => Err(MetaError::Internal("asking has ended".to_owned())),
+        }
     }
 
     async fn learn(&self, map: &pb::ClusterMap) {

@@ -22,7 +22,7 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
     if let Some(identity) = state.identity()? {
         return Ok(identity);
     }
-    let Some(token) = &config.join_token else {
+    let Some(token) = &config.join_token()? else {
         bail!(
             "{} is no node's state directory yet: make a new cluster (granary admin init), or join one \
              (granary admin join --token TOKEN, or join_token in the configuration)",

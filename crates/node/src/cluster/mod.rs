@@ -9,6 +9,7 @@ pub(crate) mod node;
 pub(crate) mod rebuild;
 mod reports;
 mod rotate;
+mod seeds;
 pub(crate) mod status;
 mod wiring;
 

@@ -16,7 +16,7 @@ use granary_cluster::{
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
 use granary_meta_api::wire::{control_routes, routes as meta_routes};
-use granary_meta_api::{Meta, MetaControl, MetaService, pb};
+use granary_meta_api::{ErrorKind, Meta, MetaControl, MetaError, MetaService, pb};
 use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime, Task};
 use granary_workers::{MemberKeeperConfig, Scrub};
@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use super::admin::AdminService;
 use super::follow::Follower;
 use super::herald::Herald;
+use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
 use super::{join, rebuild, record};
 use crate::admin::{Admin, Readiness};
@@ -53,6 +54,8 @@ const READ_BY_OPERATORS: [&str; 4] = [
     "granary.blob.Blob/List",
     "granary.blob.Blob/Get",
 ];
+/// Pause before this node's record is offered again.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before disks are opened again when the cluster did not take them.
 const DISKS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -186,6 +189,7 @@ impl Node {
                 (router, Meta::new(runtime.clone(), service))
             }
         };
+        let client = client.with_patience(config.meta.patience());
         let meta = meta.map(|(role, _)| role);
         let disks = Arc::new(LateDisks::default());
         let joins = JoinServer::new(
@@ -256,13 +260,17 @@ impl Node {
             meta: client.clone(),
             book: Arc::clone(base.links.book()),
             router,
+            seeds: Arc::new(Seeds {
+                runtime: runtime.clone(),
+                links: Arc::clone(&base.links),
+            }),
         };
         // They serve whoever rebuilds the metadata, too.
         let opening = prepare_storage(runtime, config, &base, &client, &disks);
         let first = follower.first_map().await;
         let info = first.info.clone().unwrap_or_default();
         refuse_removed(&first, &base.identity)?;
-        announce(&client, &first, config, &base.identity).await?;
+        announce(runtime, &client, &first, config, &base.identity).await?;
         let map = follower.start(first);
         if let Security::Tls(trust) = &base.security {
             let server = base.vault.is_some().then(|| Arc::clone(&joins));
@@ -459,8 +467,10 @@ fn refuse_removed(map: &pb::ClusterMap, identity: &Identity) -> anyhow::Result<(
     Ok(())
 }
 
-/// Tells the root where this node is and what it does, when that has changed.
+/// Tells the root where this node is and what it does, when that has changed. While the root does
+/// not answer, again and again.
 async fn announce(
+    runtime: &Runtime,
     client: &Meta,
     map: &pb::ClusterMap,
     config: &StartConfig,
@@ -470,12 +480,23 @@ async fn announce(
     if map.nodes.contains(&record) {
         return Ok(());
     }
-    let decision = client
-        .propose(pb::RegisterNode { node: Some(record) })
-        .await?;
-    decision
-        .map(|_| ())
-        .map_err(|no| anyhow::anyhow!("the cluster refused this node: {}", no.detail))
+    loop {
+        let node = Some(record.clone());
+        match client.propose(pb::RegisterNode { node }).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(no)) => bail!("the cluster refused this node: {}", no.detail),
+            Err(error) if is_permanent(&error) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "the cluster does not take this node's record yet");
+                runtime.sleep(ANNOUNCE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Repeating it cannot help. A deadline that passed may, as for any other node without a quorum.
+fn is_permanent(error: &MetaError) -> bool {
+    error.kind() == ErrorKind::Permanent && !matches!(error, MetaError::Expired(_))
 }
 
 impl process::Running for Node {

@@ -11,7 +11,7 @@ use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
 use granary_meta::{MetaConfig, MetaNode, NewCluster};
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::{NoPeers, RaftTransport};
-use granary_runtime::Runtime;
+use granary_runtime::{Entropy, Runtime};
 use granary_types::{AccountId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs as _};
 
@@ -27,6 +27,8 @@ pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 pub(crate) const REGION_DEFAULT: &str = "cn-granary-1";
 /// Layout of the metadata directory that this version writes and reads.
 const FORMAT: u32 = 1;
+/// Beside the database: the stamp that the database must have.
+const STAMP_FILE: &str = "db.stamp";
 
 /// How often the room under the metadata is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -162,6 +164,10 @@ impl MetaRole {
         check_format(dir)?;
         let vault = Vault::open(&dir.join("master.key"))?;
         let kv = open_database(runtime, dir, budget).await?;
+        let (own, shown) = (Arc::clone(&kv), dir.to_owned());
+        let (node, entropy) = (member.identity.node, Arc::clone(runtime.entropy()));
+        let same = move || same_database(own.as_ref(), &shown, node, entropy.as_ref());
+        runtime.blocking(same).await??;
         let config = meta_config(member.section);
         let node = MetaNode::open(
             runtime.clone(),
@@ -249,6 +255,7 @@ fn meta_config(section: &MetaSection) -> MetaConfig {
         data_shards: section.shards,
         reader_grace_ms: section.reader_grace_secs * 1000,
         write_lease_ms: section.write_lease_secs * 1000,
+        raft: section.raft(),
         ..MetaConfig::default()
     }
 }
@@ -334,6 +341,37 @@ pub(crate) async fn open_database(
     }
 }
 
+/// Refuses a database that is not the one that this node had: as a voter it would not remember what
+/// it has acknowledged. A node that starts for the first time, or for the first time with a version
+/// that looks, gets its stamp. Blocks.
+fn same_database(
+    kv: &dyn Kv,
+    dir: &Path,
+    node: NodeId,
+    entropy: &dyn Entropy,
+) -> anyhow::Result<()> {
+    let file = dir.join(STAMP_FILE);
+    let kept = files::read_if_present(&file)?.map(|text| text.trim().to_owned());
+    let found = granary_meta::database_stamp(kv)?.map(hex::encode);
+    match (kept, found) {
+        (Some(kept), Some(found)) if kept == found => Ok(()),
+        (Some(_), _) => bail!(
+            "the metadata of node {node} is gone from {}: another database is there, or an empty one. \
+             Mount the file system it is on, or give its directory back; if it is lost, empty the state \
+             directory {} and join as a new node (granary admin join --replaces {node})",
+            dir.join("db").display(),
+            dir.display()
+        ),
+        // The database was stamped, and then the start was interrupted.
+        (None, Some(found)) => files::write_secret(&file, &format!("{found}\n")),
+        (None, None) => {
+            let stamp = entropy.next_u128().to_be_bytes();
+            granary_meta::stamp_database(kv, bytes::Bytes::copy_from_slice(&stamp))?;
+            files::write_secret(&file, &format!("{}\n", hex::encode(stamp)))
+        }
+    }
+}
+
 /// How far the set-up of a metadata directory has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DirState {
@@ -380,6 +418,27 @@ fn check_format(dir: &Path) -> anyhow::Result<DirState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_database_in_place_of_a_nodes_own_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let entropy = granary_runtime::SeededEntropy::new(1);
+        let (own, dir) = (granary_kv::MemoryKv::new(), folder.path());
+        let start = |kv: &dyn Kv| same_database(kv, dir, NodeId(7), &entropy);
+        start(&own).unwrap();
+        start(&own).unwrap();
+        for other in [granary_kv::MemoryKv::new(), granary_kv::MemoryKv::new()] {
+            let error = start(&other).unwrap_err().to_string();
+            assert!(error.contains("the metadata of node 7 is gone"), "{error}");
+            // Another node's.
+            granary_meta::stamp_database(&other, bytes::Bytes::from_static(b"other")).unwrap();
+            assert!(start(&other).is_err());
+        }
+        // Interrupted between the two writes.
+        std::fs::remove_file(dir.join(STAMP_FILE)).unwrap();
+        start(&own).unwrap();
+        assert!(start(&granary_kv::MemoryKv::new()).is_err());
+    }
 
     #[test]
     fn a_newer_format_is_refused_with_a_sentence() {

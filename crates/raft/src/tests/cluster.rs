@@ -121,7 +121,8 @@ impl Node {
 pub(crate) struct Cluster {
     pub(crate) network: Arc<Network>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
-    config: RaftConfig,
+    /// Of the nodes that are started from now on.
+    pub(crate) config: RaftConfig,
     seed: u64,
     starts: u64,
 }

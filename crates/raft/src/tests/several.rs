@@ -101,6 +101,10 @@ async fn a_partitioned_leader_stops_serving_before_another_one_starts() {
             ),
             "seed {seed}: {lost:?}"
         );
+        // It calls itself a leader still; its numbers say that it can decide nothing.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(old.group.metrics().without_quorum, "seed {seed}");
+        assert!(!new.group.metrics().without_quorum, "seed {seed}");
         cluster.network.heal();
         cluster.converge().await;
     }
@@ -325,6 +329,75 @@ async fn a_restarted_node_keeps_the_promise_it_forgot() {
         }
         cluster.network.heal();
         cluster.converge().await;
+    }
+}
+
+/// Followers with a shorter election timeout than their leader's lease would be done electing while
+/// it still serves: they must keep to what it relies on.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_do_not_agree_on_the_timeouts_serve_nothing_stale() {
+    for seed in 1..=8 {
+        let slow = RaftConfig::with_election(3000, 100);
+        let mut cluster = Cluster::formed(3, seed, slow).await;
+        let old = cluster.leader().await.id;
+        cluster.nodes[&old].put("before").await.unwrap();
+        cluster.config = RaftConfig::with_election(600, 100);
+        let ids = cluster.ids();
+        for id in ids.iter().filter(|id| **id != old) {
+            let left = cluster.kill(*id, 0).await;
+            cluster.start(*id, left).await;
+        }
+        // What is kept after a restart is over.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let term = cluster.nodes[&old].group.term();
+        assert!(cluster.nodes[&old].group.is_leader(), "seed {seed}");
+        cluster.network.cut_off(old, &ids);
+        let (mut confirmed_to, began) = (Duration::ZERO, tokio::time::Instant::now());
+        loop {
+            let confirmed = match cluster.nodes[&old].group.begin_read() {
+                Ok(read) => read.confirm().await.is_ok(),
+                Err(_) => false,
+            };
+            if confirmed {
+                confirmed_to = began.elapsed();
+            }
+            let elected = cluster
+                .nodes
+                .values()
+                .any(|node| node.id != old && node.group.is_leader() && node.group.term() > term);
+            assert!(
+                !(confirmed && elected),
+                "two leaders serve reads, seed {seed}"
+            );
+            if elected {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "no new leader, seed {seed}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(
+            confirmed_to > Duration::from_secs(2),
+            "its lease is short: {confirmed_to:?}"
+        );
+        cluster.network.heal();
+        cluster.converge().await;
+    }
+}
+
+/// How long writes wait for the successor of a leader that is gone.
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_has_a_successor_within_two_election_timeouts() {
+    for seed in 1..=10 {
+        let mut cluster = three(seed).await;
+        let old = cluster.leader().await.id;
+        cluster.nodes[&old].put("before").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let began = tokio::time::Instant::now();
+        cluster.kill(old, 0).await;
+        cluster.leader().await.put("after").await.unwrap();
+        let spent = began.elapsed();
+        let timeout = Duration::from_millis(RaftConfig::default().election_max_ms);
+        assert!(spent <= timeout * 2, "seed {seed}: {spent:?}");
     }
 }
 

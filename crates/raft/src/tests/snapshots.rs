@@ -163,6 +163,35 @@ impl Follower {
     }
 }
 
+/// A vote given before the lease of the leader that was acknowledged is over would let two nodes
+/// serve reads. Nodes that do not say how long theirs is rely on three seconds.
+#[tokio::test(start_paused = true)]
+async fn no_vote_is_given_while_the_acknowledged_leader_may_serve() {
+    for (lease_ms, kept_ms) in [(0, 3000), (2500, 2500), (100, 1500)] {
+        let follower = Follower::start(simulated(1), true).await;
+        let heartbeat = RaftRequest(request::Body::Append(proto::Append {
+            vote: leaders_vote(),
+            lease_ms,
+            ..proto::Append::default()
+        }));
+        follower.take(heartbeat).await.unwrap();
+        let granted = async |pre_vote| {
+            let vote = RaftRequest(request::Body::Vote(proto::VoteCall {
+                vote: Some(vote_to_proto(&Vote::new(2, 3))),
+                last: Some(proto::LogId { term: 1, index: 9 }),
+                leadership_transfer: false,
+                pre_vote,
+            }));
+            let reply = follower.take(vote).await.map(|RaftReply(reply)| reply);
+            matches!(reply, Ok(crate::wire::proto::reply::Body::Vote(vote)) if vote.granted)
+        };
+        tokio::time::sleep(Duration::from_millis(kept_ms - 1)).await;
+        assert!(!granted(true).await && !granted(false).await, "{lease_ms}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(granted(true).await && granted(false).await, "{lease_ms}");
+    }
+}
+
 /// The sender's patience ends before a large snapshot is installed: it begins another transfer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_begins_during_an_installation_does_not_disturb_it() {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use granary_kv::KvRead as _;
 use granary_meta_api::{Meta, MetaControl, MetaError, MetaService, pb};
 use granary_raft::RaftConfig;
 use granary_types::{NodeId, ShardId};
@@ -290,6 +291,14 @@ async fn a_node_hands_over_what_it_leads_and_then_stops_at_once() {
     }
     let took = cluster.runtime.monotonic() - began;
     assert!(took < Duration::from_secs(1), "handing over took {took:?}");
+    // Nobody gives it back what it handed over, and nobody counts on it.
+    assert!(node.list_replicas().await.is_err());
+    for shard in shards {
+        let leader = cluster.leader(shard).await;
+        let given = leader.transfer_leader(shard, NodeId(1)).await;
+        assert!(given.is_err(), "{given:?}");
+        assert_ne!(cluster.leader(shard).await.node(), NodeId(1));
+    }
     let began = cluster.runtime.monotonic();
     node.stop().await.unwrap();
     let took = cluster.runtime.monotonic() - began;
@@ -382,4 +391,160 @@ async fn a_shard_without_a_quorum_says_so_long_before_its_clients_give_up() {
     }
     check(&meta, &bucket, 0..5).await;
     write(&meta, &bucket, 5..8).await;
+}
+
+/// What a node's store holds of a shard: keys of its log and of its home slab.
+fn leftovers(
+    cluster: &TestCluster,
+    node: u64,
+    shard: ShardId,
+    home: granary_types::SlabId,
+) -> usize {
+    let store = cluster.store(NodeId(node));
+    let rows = |space, start: [u8; 4]| {
+        let end = granary_kv::prefix_end(&start);
+        let found = store.scan(
+            space,
+            &start,
+            end.as_deref(),
+            granary_kv::Direction::Forward,
+        );
+        found.count()
+    };
+    rows(granary_kv::Space::Log, shard.0.to_be_bytes())
+        + rows(granary_kv::Space::State, home.0.to_be_bytes())
+}
+
+/// A node that has left a shard gives its replica up, whether it heard of it or not, and can come
+/// back; a crash at any moment of that does no harm.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_no_member_any_more_is_closed_and_may_come_back() {
+    for (seed, missed) in [(71, false), (72, true)] {
+        let mut cluster = TestCluster::formed(3, seed, config()).await;
+        let meta = cluster.client();
+        let bucket = bucket(&meta).await;
+        write(&meta, &bucket, 0..10).await;
+        let shards = [ROOT, ShardId(1), ShardId(2)];
+        cluster.settled(&shards, &ids(&[1, 2, 3])).await;
+        cluster.start(NodeId(4)).await;
+        if missed {
+            cluster.kill(NodeId(3), usize::MAX).await;
+        }
+        let mut homes = Vec::new();
+        for shard in shards {
+            homes.push((shard, home(&cluster, shard).await));
+            make_voters(&cluster, shard, &[1, 2, 4]).await;
+        }
+        cluster.settled(&shards, &ids(&[1, 2, 4])).await;
+        let terms = [1, 2, 4].map(|id| cluster.node(NodeId(id)).raft().group(ROOT).unwrap().term());
+        if missed {
+            cluster.start(NodeId(3)).await;
+            assert!(replica(&cluster, 3, ROOT).await.is_some());
+        }
+        let three = cluster.node(NodeId(3));
+        let gone = || !three.has_shards();
+        cluster
+            .until("the replicas of node 3 are closed", gone)
+            .await;
+        for (shard, home) in &homes {
+            assert_eq!(
+                leftovers(&cluster, 3, *shard, *home),
+                0,
+                "shard {shard}, missed {missed}"
+            );
+            assert!(leftovers(&cluster, 1, *shard, *home) > 0);
+        }
+        // It disturbed nobody, and members keep what they have.
+        let after = [1, 2, 4].map(|id| cluster.node(NodeId(id)).raft().group(ROOT).unwrap().term());
+        assert_eq!(terms, after, "elections, missed {missed}");
+        cluster.runtime.sleep(Duration::from_secs(120)).await;
+        for member in [1, 2, 4] {
+            assert_eq!(
+                cluster
+                    .node(NodeId(member))
+                    .list_replicas()
+                    .await
+                    .unwrap()
+                    .len(),
+                3
+            );
+        }
+        check(&meta, &bucket, 0..10).await;
+        // Restarted it has nothing, and forms nothing of its own accord.
+        cluster.kill(NodeId(3), 0).await;
+        cluster.start(NodeId(3)).await;
+        assert!(!cluster.node(NodeId(3)).has_shards());
+        for shard in shards {
+            make_voters(&cluster, shard, &[2, 3, 4]).await;
+        }
+        cluster.settled(&shards, &ids(&[2, 3, 4])).await;
+        cluster.lose(NodeId(2)).await;
+        check(&meta, &bucket, 0..10).await;
+        write(&meta, &bucket, 10..13).await;
+    }
+}
+
+/// Without the word of a leader nothing is closed: a majority may be gone, or the node be cut off.
+#[tokio::test(start_paused = true)]
+async fn a_replica_without_a_leader_stays() {
+    let mut cluster = TestCluster::formed(3, 73, config()).await;
+    let meta = cluster.client();
+    let bucket = bucket(&meta).await;
+    write(&meta, &bucket, 0..3).await;
+    cluster
+        .settled(&[ROOT, ShardId(1), ShardId(2)], &ids(&[1, 2, 3]))
+        .await;
+    cluster.kill(NodeId(1), 0).await;
+    cluster.kill(NodeId(2), 0).await;
+    cluster.runtime.sleep(Duration::from_secs(600)).await;
+    assert_eq!(
+        cluster.node(NodeId(3)).list_replicas().await.unwrap().len(),
+        3
+    );
+    cluster.start(NodeId(1)).await;
+    cluster.start(NodeId(2)).await;
+    check(&meta, &bucket, 0..3).await;
+    // A replica that was opened and is not admitted yet is no member, and goes only after a while.
+    cluster.start(NodeId(4)).await;
+    let slab = home(&cluster, ShardId(1)).await;
+    cluster
+        .node(NodeId(4))
+        .open_replica(ShardId(1), slab)
+        .await
+        .unwrap();
+    cluster.runtime.sleep(Duration::from_secs(20)).await;
+    assert!(replica(&cluster, 4, ShardId(1)).await.is_some());
+    let four = cluster.node(NodeId(4));
+    cluster.until("it is closed", || !four.has_shards()).await;
+}
+
+/// A crash at any write of the closing: what is left goes when the node starts again, and nothing
+/// stands in the way of a new replica.
+#[tokio::test(start_paused = true)]
+async fn a_closing_that_a_crash_interrupts_is_ended_at_the_next_start() {
+    for survivors in 0..6 {
+        let mut cluster = TestCluster::formed(3, 74, config()).await;
+        let meta = cluster.client();
+        let bucket = bucket(&meta).await;
+        write(&meta, &bucket, 0..10).await;
+        let shard = ShardId(1);
+        cluster.settled(&[shard], &ids(&[1, 2, 3])).await;
+        cluster.start(NodeId(4)).await;
+        let slab = home(&cluster, shard).await;
+        make_voters(&cluster, shard, &[1, 2, 4]).await;
+        cluster.settled(&[shard], &ids(&[1, 2, 4])).await;
+        let three = cluster.node(NodeId(3));
+        let closed = || three.raft().group(shard).is_none();
+        cluster
+            .until("the replica of node 3 is closed", closed)
+            .await;
+        drop(three);
+        cluster.kill(NodeId(3), survivors).await;
+        cluster.start(NodeId(3)).await;
+        assert!(replica(&cluster, 3, shard).await.is_none(), "{survivors}");
+        assert_eq!(leftovers(&cluster, 3, shard, slab), 0, "{survivors}");
+        make_voters(&cluster, shard, &[1, 2, 3]).await;
+        cluster.settled(&[shard], &ids(&[1, 2, 3])).await;
+        check(&meta, &bucket, 0..10).await;
+    }
 }

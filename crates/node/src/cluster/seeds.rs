@@ -1,0 +1,78 @@
+//! The way back for a node that finds nobody where its address book has them: it asks the addresses
+//! of its configuration who is there and where the others are.
+//!
+//! Whoever answers is a node of this cluster, which the connection proves; which one it is counts only
+//! for where it is looked for, and every connection to it is checked again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use granary_cluster::{Links, connect_to_address};
+use granary_runtime::{Runtime, within};
+use granary_types::NodeId;
+
+use super::pb::admin_client::AdminClient;
+use super::pb::{DescribeNodeRequest, ListPeersRequest};
+use super::status::{NodeReport, Peers};
+
+/// Longest time for one address.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// Addresses of a configuration that are asked; more is a mistake.
+const SEEDS_MAX: usize = 64;
+/// Bytes of an answer at most: it lists all nodes.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Asks the addresses of the configuration.
+pub(super) struct Seeds {
+    pub(super) runtime: Runtime,
+    pub(super) links: Arc<Links>,
+}
+
+impl Seeds {
+    /// Asks all of them at once.
+    pub(super) async fn ask(&self) {
+        let seeds = self.links.book().seeds().iter().take(SEEDS_MAX);
+        join_all(seeds.map(|seed| self.ask_one(seed))).await;
+    }
+
+    async fn ask_one(&self, seed: &str) {
+        match within(ANSWER_LIMIT, self.learn_from(seed)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    seed,
+                    error = format!("{error:#}"),
+                    "nobody answers for the cluster"
+                );
+            }
+            Err(_) => tracing::debug!(seed, "no answer in time"),
+        }
+    }
+
+    async fn learn_from(&self, seed: &str) -> anyhow::Result<()> {
+        let book = self.links.book();
+        let channel = connect_to_address(self.links.security(), seed)?;
+        let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let report = client.describe_node(DescribeNodeRequest {}).await?;
+        let report: NodeReport = serde_json::from_str(&report.into_inner().json)?;
+        let peers = client.list_peers(ListPeersRequest {}).await?;
+        let peers: Peers = serde_json::from_str(&peers.into_inner().json)?;
+        if peers.epoch > book.epoch() && book.learn(&self.runtime, &peers.into_map()).await? {
+            tracing::info!(
+                seed,
+                "learnt from an address of the configuration where the nodes are"
+            );
+        }
+        let own = self.links.security().local_node();
+        let node = NodeId(report.node);
+        if Some(node) != own && book.meet(node, seed) {
+            tracing::warn!(
+                node = node.0,
+                address = seed,
+                "found a node at an address of the configuration, where nobody told of it"
+            );
+        }
+        Ok(())
+    }
+}
