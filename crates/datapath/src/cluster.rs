@@ -27,6 +27,10 @@ const CLAIMS_MAX: usize = 4;
 /// Nodes asked at once.
 const STATUS_CALLS: usize = 32;
 
+/// How long a map is good for writing to after the root has last said that it holds. A disk whose
+/// place went to another one is not told, and takes what an old map sends it; nobody reads that.
+pub const MAP_AGE_MAX: Duration = Duration::from_secs(60);
+
 /// Finds the client of a storage node.
 pub trait NodeDirectory: Send + Sync + 'static {
     /// The node's client; `None` when the node is not known here (yet).
@@ -45,6 +49,9 @@ struct Shared {
     nodes: Arc<dyn NodeDirectory>,
     /// What is known now; replaced whole.
     known: ArcSwap<Known>,
+    /// Since when (monotonic) at the earliest the map may be out of date: when the root was asked
+    /// for the answer that came last. Set after the map.
+    confirmed: Mutex<Option<Duration>>,
     /// Disks to avoid for a while, because a request to them has just failed.
     suspects: Mutex<Suspects>,
     map_turn: Turn,
@@ -123,6 +130,7 @@ impl ClusterView {
                 map_turn: Turn::new(),
                 health_turn: Turn::new(),
             }),
+                confirmed: Mutex::default(),
         }
     }
 
@@ -154,6 +162,7 @@ impl ClusterView {
             let map = Arc::new(ClusterMap::from_wire(answer));
             self.learn(|known| Known {
                 map: Arc::clone(&map),
+        let asked_at = shared.runtime.monotonic();
                 ..known.clone()
             });
         }
@@ -162,7 +171,28 @@ impl ClusterView {
 
     /// Asks every node how its disks do.
     pub async fn refresh_health(&self) {
+        *shared.confirmed.lock() = Some(asked_at);
         self.shared.health_turn.take(self.ask_nodes()).await;
+    }
+
+    /// True when the root has said lately that the map holds.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        let now = self.shared.runtime.monotonic();
+        let confirmed = *self.shared.confirmed.lock();
+        confirmed.is_some_and(|at| now.saturating_sub(at) < MAP_AGE_MAX)
+    }
+
+    /// How many of these disks hold a copy that counts now: members of the group in service that
+    /// are to stay. None does as long as nobody knows whether they still are.
+    pub(crate) fn count_copies(&self, group: PgId, disks: &[DiskId]) -> usize {
+        // Before the map is looked at: it is at least as new as that.
+        if !self.is_confirmed() {
+            return 0;
+        }
+        let map = self.map();
+        let counts = |disk: &DiskId| disks.contains(disk) && map.is_in(*disk);
+        let group = map.group(group);
+        group.map_or(0, |group| group.staying().filter(counts).count())
     }
 
     async fn ask_nodes(&self) {

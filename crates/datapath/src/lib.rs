@@ -43,7 +43,7 @@ use budget::BufferBudget;
 use latency::ReadLatency;
 use metrics::Metrics;
 
-pub use cluster::{ClusterView, NodeDirectory};
+pub use cluster::{ClusterView, MAP_AGE_MAX, NodeDirectory};
 pub use config::{DataPathConfig, InvalidConfig};
 pub use error::{BodyError, ReadError, WriteError};
 pub use hints::{RepairHint, RepairHints};

@@ -1,6 +1,7 @@
 //! What a user notices: the same bytes back, whatever happens to disks, clients and memory.
 
 mod fakes;
+mod former_members;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -302,6 +302,8 @@ struct MetaState {
     staged: HashMap<Bytes, Vec<pb::state::Extent>>,
     pins: HashMap<Bytes, u64>,
     renewals: usize,
+    /// The root gives no answer.
+    pub(super) root_is_away: AtomicBool,
 }
 
 impl FakeMeta {
@@ -405,6 +407,9 @@ impl MetaService for FakeMeta {
     }
 }
 
+            Query::GetClusterMap(_) if self.root_is_away.load(Ordering::Relaxed) => {
+                return Err(MetaError::Unavailable("no quorum".to_owned()));
+            }
 impl FakeMeta {
     fn list_extents(&self, list: &pb::ListExtents) -> pb::ExtentsResult {
         use pb::extent_piece::Piece;
@@ -488,6 +493,7 @@ impl Cluster {
         Self {
             runtime,
             meta,
+            root_is_away: AtomicBool::new(false),
             nodes,
             path,
         }
