@@ -54,6 +54,8 @@ struct Shared {
     confirmed: Mutex<Option<Duration>>,
     /// Disks to avoid for a while, because a request to them has just failed.
     suspects: Mutex<Suspects>,
+    /// Disks to read last for a while, because others were quicker although they were asked later.
+    slow: Mutex<Suspects>,
     map_turn: Turn,
     health_turn: Turn,
 }
@@ -130,6 +132,7 @@ impl ClusterView {
                 map_turn: Turn::new(),
                 health_turn: Turn::new(),
             }),
+                slow: Mutex::default(),
                 confirmed: Mutex::default(),
         }
     }
@@ -315,6 +318,17 @@ impl ClusterView {
     ) -> Option<Choice> {
         let now = self.shared.runtime.monotonic();
         let suspects = &self.shared.suspects;
+    /// Another disk was quicker with a read although it was asked later.
+    pub(crate) fn note_slow_read(&self, disk: DiskId) {
+        let now = self.shared.runtime.monotonic();
+        self.shared.slow.lock().timed_out(disk, now);
+    }
+
+    /// A read was answered before another disk had to be asked.
+    pub(crate) fn note_read(&self, disk: DiskId) {
+        self.shared.slow.lock().answered(disk);
+    }
+
         let known = self.shared.known.load();
         let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
         for _ in 0..CLAIMS_MAX {
@@ -356,7 +370,9 @@ impl ClusterView {
     }
 
     /// The disks of a chunk in the order in which they should be asked: complete members first,
-    /// disks that answer before those that do not, near before far, rotated by chunk.
+    /// disks that answer before those that do not, quick before slow, near before far, rotated by
+    /// chunk. The caller asks the first one: of those that were slow, one read at a time tries
+    /// whether they still are.
     pub(crate) fn read_order(&self, chunk: ChunkId, zone: &str) -> Vec<DiskId> {
         let now = self.shared.runtime.monotonic();
         let (known, suspects) = (
@@ -388,12 +404,18 @@ impl ClusterView {
 }
 
 impl Known {
+        let mut known_slow = self.shared.slow.lock();
+        let avoided = known_slow.avoided(now);
     fn is_writable(&self, disk: DiskId) -> bool {
         let healthy = match self.health.get(&disk) {
             Some(status) => status.health == DiskHealth::Healthy,
             None => !self.asked,
         };
         healthy && self.map.is_in(disk)
+        if let Some(first) = members.first() {
+            known_slow.probe(&[first.disk], now);
+        }
+        drop(known_slow);
     }
 
     fn is_readable(&self, disk: DiskId) -> bool {

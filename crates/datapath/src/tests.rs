@@ -2,6 +2,7 @@
 
 mod fakes;
 mod former_members;
+mod hedging;
 
 use std::time::Duration;
 

@@ -38,8 +38,12 @@ pub(super) enum Fault {
     /// Answers gets after a second.
     Slow,
     Full,
+    /// Answers gets after two and a half seconds.
+    Crawls,
     /// Its queue is full: refuses puts after a few seconds.
     Busy,
+    /// The same for gets.
+    BusyReads,
 }
 
 /// How long a disk with a full queue takes to say so.
@@ -134,8 +138,14 @@ impl BlobNode for FakeNode {
 
     async fn get(&self, _: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
         self.fault().await?;
-        if self.with(|disk| disk.fault == Fault::Slow) {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        match self.with(|disk| disk.fault) {
+            Fault::Slow => tokio::time::sleep(Duration::from_secs(1)).await,
+            Fault::Crawls => tokio::time::sleep(Duration::from_millis(2500)).await,
+            Fault::BusyReads => {
+                tokio::time::sleep(BUSY_AFTER).await;
+                return Err(BlobError::Busy(self.disk));
+            }
+            _ => {}
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         self.nodes.gets.fetch_add(1, Ordering::Relaxed);
