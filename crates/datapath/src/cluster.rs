@@ -95,6 +95,8 @@ struct Known {
     health: Arc<HashMap<DiskId, DiskStatus>>,
     /// The nodes that said how their disks do when they were asked last.
     answered: Arc<HashSet<NodeId>>,
+    /// Disks that their nodes are opening.
+    opening: Arc<HashSet<DiskId>>,
     /// True once nodes were asked: from then on a disk without status is unreachable.
     asked: bool,
     /// Per pool: the open groups, weighted by the free space of their fullest disk.
@@ -128,12 +130,12 @@ impl ClusterView {
                 meta,
                 nodes,
                 known: ArcSwap::from_pointee(Known::default()),
+                confirmed: Mutex::default(),
                 suspects: Mutex::default(),
+                slow: Mutex::default(),
                 map_turn: Turn::new(),
                 health_turn: Turn::new(),
             }),
-                slow: Mutex::default(),
-                confirmed: Mutex::default(),
         }
     }
 
@@ -160,22 +162,17 @@ impl ClusterView {
     async fn read_map(&self) -> Result<(), MetaError> {
         let shared = &self.shared;
         let known_epoch = shared.known.load().map.epoch();
+        let asked_at = shared.runtime.monotonic();
         let answer = shared.meta.query(pb::GetClusterMap { known_epoch }).await?;
         if !answer.unchanged {
             let map = Arc::new(ClusterMap::from_wire(answer));
             self.learn(|known| Known {
                 map: Arc::clone(&map),
-        let asked_at = shared.runtime.monotonic();
                 ..known.clone()
             });
         }
-        Ok(())
-    }
-
-    /// Asks every node how its disks do.
-    pub async fn refresh_health(&self) {
         *shared.confirmed.lock() = Some(asked_at);
-        self.shared.health_turn.take(self.ask_nodes()).await;
+        Ok(())
     }
 
     /// True when the root has said lately that the map holds.
@@ -198,6 +195,11 @@ impl ClusterView {
         group.map_or(0, |group| group.staying().filter(counts).count())
     }
 
+    /// Asks every node how its disks do.
+    pub async fn refresh_health(&self) {
+        self.shared.health_turn.take(self.ask_nodes()).await;
+    }
+
     async fn ask_nodes(&self) {
         let map = self.map();
         let asked = stream::iter(map.nodes().collect::<Vec<_>>()).map(|id| async move {
@@ -213,14 +215,23 @@ impl ClusterView {
         });
         let answers: Vec<_> = asked.buffer_unordered(STATUS_CALLS).collect().await;
         let (mut health, mut answered) = (HashMap::new(), HashSet::new());
+        let mut opening = HashSet::new();
         for (node, disks) in answers.into_iter().flatten() {
             answered.insert(node);
-            health.extend(disks.into_iter().map(|disk| (disk.id, disk)));
+            for disk in disks {
+                if disk.health == DiskHealth::Opening {
+                    opening.insert(disk.id);
+                } else {
+                    health.insert(disk.id, disk);
+                }
+            }
         }
         let (health, answered) = (Arc::new(health), Arc::new(answered));
+        let opening = Arc::new(opening);
         self.learn(|known| Known {
             health: Arc::clone(&health),
             answered: Arc::clone(&answered),
+            opening: Arc::clone(&opening),
             asked: true,
             ..known.clone()
         });
@@ -253,7 +264,8 @@ impl ClusterView {
         Arc::clone(&self.shared.known.load().map)
     }
 
-    /// What a disk's node said of it last; `None` when it said nothing.
+    /// What a disk's node said of it last; `None` when it said nothing, or only that it is being
+    /// opened.
     pub fn status(&self, disk: DiskId) -> Option<DiskStatus> {
         self.shared.known.load().health.get(&disk).cloned()
     }
@@ -263,7 +275,14 @@ impl ClusterView {
     pub fn is_missing(&self, disk: DiskId) -> bool {
         let known = self.shared.known.load();
         let node = known.map.node_of(disk);
-        !known.health.contains_key(&disk) && node.is_some_and(|node| known.answered.contains(&node))
+        let named = known.health.contains_key(&disk) || known.opening.contains(&disk);
+        !named && node.is_some_and(|node| known.answered.contains(&node))
+    }
+
+    /// True when the disk's node is opening it: it can be asked nothing yet, and nobody knows how
+    /// long that takes.
+    pub fn is_opening(&self, disk: DiskId) -> bool {
+        self.shared.known.load().opening.contains(&disk)
     }
 
     /// The client of the node a disk sits in.
@@ -299,6 +318,17 @@ impl ClusterView {
         self.shared.suspects.lock().answered(disk);
     }
 
+    /// Another disk was quicker with a read although it was asked later.
+    pub(crate) fn note_slow_read(&self, disk: DiskId) {
+        let now = self.shared.runtime.monotonic();
+        self.shared.slow.lock().timed_out(disk, now);
+    }
+
+    /// A read was answered before another disk had to be asked.
+    pub(crate) fn note_read(&self, disk: DiskId) {
+        self.shared.slow.lock().answered(disk);
+    }
+
     /// True when a write should not wait for the disk now.
     pub(crate) fn is_avoided(&self, disk: DiskId) -> bool {
         let now = self.shared.runtime.monotonic();
@@ -318,17 +348,6 @@ impl ClusterView {
     ) -> Option<Choice> {
         let now = self.shared.runtime.monotonic();
         let suspects = &self.shared.suspects;
-    /// Another disk was quicker with a read although it was asked later.
-    pub(crate) fn note_slow_read(&self, disk: DiskId) {
-        let now = self.shared.runtime.monotonic();
-        self.shared.slow.lock().timed_out(disk, now);
-    }
-
-    /// A read was answered before another disk had to be asked.
-    pub(crate) fn note_read(&self, disk: DiskId) {
-        self.shared.slow.lock().answered(disk);
-    }
-
         let known = self.shared.known.load();
         let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
         for _ in 0..CLAIMS_MAX {
@@ -385,12 +404,18 @@ impl ClusterView {
         let mut members = group.members.clone();
         let turn = chunk.0 as usize % members.len().max(1);
         members.rotate_left(turn);
+        let mut known_slow = self.shared.slow.lock();
+        let avoided = known_slow.avoided(now);
         members.sort_by_key(|member| {
             let doubtful = !known.is_readable(member.disk) || suspects.contains(&member.disk);
             let far = known.map.zone_of(member.disk) != zone;
             let last = !member.complete || group.leaving == Some(member.disk);
-            (doubtful, last, far)
+            (doubtful, last, avoided.contains(&member.disk), far)
         });
+        if let Some(first) = members.first() {
+            known_slow.probe(&[first.disk], now);
+        }
+        drop(known_slow);
         members.iter().map(|member| member.disk).collect()
     }
 
@@ -404,18 +429,12 @@ impl ClusterView {
 }
 
 impl Known {
-        let mut known_slow = self.shared.slow.lock();
-        let avoided = known_slow.avoided(now);
     fn is_writable(&self, disk: DiskId) -> bool {
         let healthy = match self.health.get(&disk) {
             Some(status) => status.health == DiskHealth::Healthy,
             None => !self.asked,
         };
         healthy && self.map.is_in(disk)
-        if let Some(first) = members.first() {
-            known_slow.probe(&[first.disk], now);
-        }
-        drop(known_slow);
     }
 
     fn is_readable(&self, disk: DiskId) -> bool {

@@ -302,6 +302,8 @@ pub(super) struct FakeMeta {
     clock: Arc<SimulatedClock>,
     pub(super) lease_ms: u64,
     pub(super) map: Mutex<pb::ClusterMap>,
+    /// The root gives no answer.
+    pub(super) root_is_away: AtomicBool,
     state: Mutex<MetaState>,
 }
 
@@ -312,8 +314,6 @@ struct MetaState {
     staged: HashMap<Bytes, Vec<pb::state::Extent>>,
     pins: HashMap<Bytes, u64>,
     renewals: usize,
-    /// The root gives no answer.
-    pub(super) root_is_away: AtomicBool,
 }
 
 impl FakeMeta {
@@ -407,6 +407,9 @@ impl MetaService for FakeMeta {
                     lease_ms: self.lease_ms,
                 })
             }
+            Query::GetClusterMap(_) if self.root_is_away.load(Ordering::Relaxed) => {
+                return Err(MetaError::Unavailable("no quorum".to_owned()));
+            }
             Query::GetClusterMap(_) => Answer::ClusterMap(self.map.lock().clone()),
             Query::ListExtents(list) => Answer::Extents(self.list_extents(&list)),
             other => panic!("unexpected query {other:?}"),
@@ -417,9 +420,6 @@ impl MetaService for FakeMeta {
     }
 }
 
-            Query::GetClusterMap(_) if self.root_is_away.load(Ordering::Relaxed) => {
-                return Err(MetaError::Unavailable("no quorum".to_owned()));
-            }
 impl FakeMeta {
     fn list_extents(&self, list: &pb::ListExtents) -> pb::ExtentsResult {
         use pb::extent_piece::Piece;
@@ -493,6 +493,7 @@ impl Cluster {
             clock,
             lease_ms: shape.lease_ms,
             map: Mutex::new(cluster_map(&shape)),
+            root_is_away: AtomicBool::new(false),
             state: Mutex::default(),
         });
         let client = Meta::new(runtime.clone(), meta.clone());
@@ -503,7 +504,6 @@ impl Cluster {
         Self {
             runtime,
             meta,
-            root_is_away: AtomicBool::new(false),
             nodes,
             path,
         }

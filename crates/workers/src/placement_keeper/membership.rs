@@ -41,7 +41,7 @@ impl PlacementKeeper {
                 Some(DiskHealth::Failed) => DISK_OUT,
                 Some(DiskHealth::Healthy | DiskHealth::Full) => DISK_IN,
                 None if self.is_given_up(id) => DISK_OUT,
-                None => disk.state,
+                None | Some(DiskHealth::Opening) => disk.state,
             };
             if health.is_some() {
                 self.away.remove(&id);
