@@ -30,6 +30,9 @@ pub enum DiskHealth {
     /// that was lost is replaced by a new one with another id. A
     /// disk that the node never managed to open is not among its disks.
     Failed,
+    /// Being opened, which may take hours when its index has to be made anew: it answers
+    /// `DiskFailed` to everything until then. Nothing else is known of it, its numbers are 0.
+    Opening,
 }
 
 /// One disk of a node.
@@ -52,6 +55,21 @@ pub struct DiskStatus {
     pub reclaimable_bytes: u64,
     /// Live chunks.
     pub chunks: u64,
+}
+
+impl DiskStatus {
+    /// Of a disk that is being opened.
+    pub fn opening(id: DiskId) -> Self {
+        Self {
+            id,
+            health: DiskHealth::Opening,
+            total_bytes: 0,
+            free_bytes: 0,
+            live_bytes: 0,
+            reclaimable_bytes: 0,
+            chunks: 0,
+        }
+    }
 }
 
 /// One storage node. Every call names the disk; calls are idempotent and may be repeated.

@@ -7,7 +7,7 @@
 
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use granary_blob_api::{ChunkEntry, ChunkPage};
@@ -21,6 +21,9 @@ use crate::format::{
 };
 
 pub(crate) use update::Update;
+
+/// Entries that one batch marks.
+const MARKED_PER_BATCH: usize = 4096;
 
 /// A place in the volumes of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -166,6 +169,40 @@ impl Index {
         let marked = IndexEntry { damaged, ..entry };
         let mut batch = WriteBatch::new();
         batch.put(Space::Index, chunk_key(id), marked.encode());
+        self.kv.write(batch)
+    }
+
+    /// Notes of every live chunk in these volumes that its bytes are damaged. Looks at every entry;
+    /// one cut off half way is made good by the next.
+    pub(crate) fn mark_volumes(&self, volumes: &BTreeSet<u32>) -> Result<(), KvError> {
+        let _changing = self.changing.lock();
+        let end = prefix_end(&[INDEX_CHUNKS]);
+        let scan = self.kv.scan(
+            Space::Index,
+            &[INDEX_CHUNKS],
+            end.as_deref(),
+            Direction::Forward,
+        );
+        let (mut batch, mut marked) = (WriteBatch::new(), 0);
+        for entry in scan {
+            let (key, value) = entry?;
+            let entry = IndexEntry::decode(&value).ok_or_else(|| corrupt("chunk entry"))?;
+            if !entry.is_live() || entry.damaged || !volumes.contains(&entry.volume) {
+                continue;
+            }
+            let damaged = IndexEntry {
+                damaged: true,
+                ..entry
+            };
+            batch.put(Space::Index, key, damaged.encode());
+            marked += 1;
+            if marked % MARKED_PER_BATCH == 0 {
+                self.kv.write(std::mem::take(&mut batch))?;
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.kv.write(batch)
     }
 

@@ -33,4 +33,4 @@ pub use error::OpenError;
 pub use format::DiskIdentity;
 pub use identity::read_identity;
 pub use metrics::DiskMetrics;
-pub use store::BlobStore;
+pub use store::{BlobStore, OpeningDisk};

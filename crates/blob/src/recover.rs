@@ -6,6 +6,7 @@
 //! acknowledged is durable and whole, so none of it is lost; what was not may stay or go. A record
 //! gets into the index only after the volume was synced once more.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -236,7 +237,8 @@ fn apply(
 }
 
 /// Every account has a volume, and every volume that was read an account. What is in another one
-/// nobody knows: it is not for the disk to remove it.
+/// nobody knows: it is not for the disk to remove it. The chunks of a volume that is gone are listed
+/// as damaged from now on, so that others make them good; should it come back, so will they.
 fn settle_accounts(
     volumes: &Volumes,
     index: &Index,
@@ -245,6 +247,7 @@ fn settle_accounts(
 ) -> Result<(), DiskError> {
     let on_disk = volumes.list()?;
     let accounts = index.volumes();
+    let mut lost = BTreeSet::new();
     for (volume, stats) in &accounts {
         if on_disk.binary_search(volume).is_ok() {
             continue;
@@ -253,8 +256,20 @@ fn settle_accounts(
             index.drop_volume(*volume)?;
         } else {
             let chunks = stats.live_chunks;
-            tracing::error!(volume, chunks, "volume is missing, its chunks are damaged");
+            let disk = meta.disk.0;
+            tracing::error!(
+                disk,
+                volume,
+                chunks,
+                "volume is missing, its chunks are damaged"
+            );
+            if chunks > 0 {
+                lost.insert(*volume);
+            }
         }
+    }
+    if !lost.is_empty() {
+        index.mark_volumes(&lost)?;
     }
     for volume in on_disk {
         let known = accounts

@@ -15,7 +15,7 @@ use granary_blob_api::{
 use granary_runtime::{Runtime, within};
 use granary_types::{ChunkId, DiskId, PgId};
 use granary_vfs::Vfs;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::compact::{self, Compaction, Pace};
 use crate::config::{BlobConfig, DiskConfig};
@@ -42,6 +42,23 @@ pub struct BlobStore {
     config: Arc<BlobConfig>,
     vfs: Arc<dyn Vfs>,
     disks: Arc<RwLock<BTreeMap<DiskId, Arc<Disk>>>>,
+    opening: Arc<Mutex<Vec<DiskId>>>,
+}
+
+/// While it lives, the node names a disk as one that is being opened, as long as it is not open.
+#[derive(Debug)]
+pub struct OpeningDisk {
+    disk: DiskId,
+    opening: Arc<Mutex<Vec<DiskId>>>,
+}
+
+impl Drop for OpeningDisk {
+    fn drop(&mut self) {
+        let mut opening = self.opening.lock();
+        if let Some(at) = opening.iter().position(|disk| *disk == self.disk) {
+            opening.swap_remove(at);
+        }
+    }
 }
 
 /// A disk that has been recovered and is not served yet.
@@ -68,6 +85,7 @@ impl BlobStore {
             config: Arc::new(config),
             vfs,
             disks: Arc::default(),
+            opening: Arc::default(),
         };
         for disk in disks {
             store.add_disk(disk).await?;
@@ -103,6 +121,15 @@ impl BlobStore {
         tracing::info!(disk = id.0, %path, chunks, "disk opened");
         disks.insert(id, disk);
         Ok(id)
+    }
+
+    /// Somebody begins to open a disk: others are to know that it is there.
+    pub fn note_opening(&self, disk: DiskId) -> OpeningDisk {
+        self.opening.lock().push(disk);
+        OpeningDisk {
+            disk,
+            opening: Arc::clone(&self.opening),
+        }
     }
 
     /// Closes a disk after what is queued on it; its data stays. False when it is not open.
@@ -467,12 +494,20 @@ impl BlobNode for BlobStore {
     }
 
     async fn disks(&self) -> Result<Vec<DiskStatus>, BlobError> {
+        // First: one that is open meanwhile is told of twice rather than not at all.
+        let opening = self.opening.lock().clone();
         let disks: Vec<Arc<Disk>> = {
             let open = self.disks.read();
             open.values().map(Arc::clone).collect()
         };
         // At once: a disk that does not answer keeps nobody from hearing of the others.
         join_all(disks.iter().map(|disk| disk.look())).await;
-        Ok(disks.iter().map(|disk| disk.status()).collect())
+        let mut statuses: Vec<_> = disks.iter().map(|disk| disk.status()).collect();
+        for disk in opening {
+            if statuses.iter().all(|known| known.id != disk) {
+                statuses.push(DiskStatus::opening(disk));
+            }
+        }
+        Ok(statuses)
     }
 }

@@ -1,6 +1,7 @@
 //! A piece of a chunk from whichever copy gives it first and intact.
 //!
-//! Invariant: bytes are handed out only after their checksums were verified here.
+//! Invariants: bytes are handed out only after their checksums were verified here. Slowness is met
+//! by a second question for a bounded share of all reads, not for all of them; a full queue never.
 
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Rounds over all copies, with the map read again in between, before a chunk counts as missing.
 const MISSING_ROUNDS: u32 = 3;
+/// A copy that says nothing for so long hangs: a disk with too much to do has said so before.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+/// When the queues of all copies are full, how long they are tried once more.
+const BUSY_LIMIT: Duration = Duration::from_secs(3);
 
 /// Reads a piece, as verified blocks trimmed to it.
 pub(crate) async fn read_piece(
@@ -39,19 +44,26 @@ pub(crate) async fn read_blocks(
 ) -> Result<(u32, Vec<Block>), ReadError> {
     let limit = Duration::from_millis(shared.config.chunk_read_timeout_ms);
     let mut backoff = Backoff::new(&shared.runtime, FIRST_PAUSE, LONGEST_PAUSE, limit);
-    let mut rounds_missing = 0;
+    let (mut rounds_missing, mut were_busy) = (0, false);
+    shared.hedges.note_read();
     loop {
         let order = shared.view.read_order(piece.chunk, &shared.config.zone);
         let remaining = backoff.remaining(&shared.runtime);
-        let failures = match race(shared, piece, &order, remaining).await {
+        let limit = match were_busy {
+            true => remaining.min(BUSY_LIMIT),
+            false => remaining,
+        };
+        let failures = match race(shared, piece, &order, limit).await {
             Ok(read) => return Ok((read.offset, read.blocks)),
             Err(failures) => failures,
         };
-        let all_missing = !order.is_empty()
-            && failures.len() == order.len()
-            && failures
-                .iter()
-                .all(|(_, error)| error.kind() == ErrorKind::NotFound);
+        let all_said = !order.is_empty() && failures.len() == order.len();
+        let all = |kind| failures.iter().all(|(_, error)| error.kind() == kind);
+        if were_busy && all(ErrorKind::Busy) {
+            return Err(ReadError::Overloaded);
+        }
+        were_busy = all_said && all(ErrorKind::Busy);
+        let all_missing = all_said && all(ErrorKind::NotFound);
         rounds_missing = if all_missing { rounds_missing + 1 } else { 0 };
         if rounds_missing >= MISSING_ROUNDS {
             tracing::error!(chunk = %piece.chunk, "chunk is on none of its disks");
@@ -82,7 +94,8 @@ fn unavailable(piece: ChunkPiece, failures: &[(DiskId, BlobError)]) -> ReadError
     }
 }
 
-/// Asks the copies in order: the next one when one fails, and when one is slow.
+/// Asks the copies in order: the next one when one fails, when one hangs, and, as far as that may be
+/// done, when one is slow.
 async fn race(
     shared: &Shared,
     piece: ChunkPiece,
@@ -93,8 +106,12 @@ async fn race(
     let at_least = Duration::from_millis(shared.config.hedge_min_ms);
     let mut waiting = order.iter().copied();
     let mut asked = FuturesUnordered::new();
-    let mut failures = Vec::new();
+    // In the order in which they were asked.
+    let mut silent = Vec::new();
+    let mut asked_last = shared.runtime.monotonic();
+    let mut failures: Vec<(DiskId, BlobError)> = Vec::new();
     if let Some(first) = waiting.next() {
+        silent.push(first);
         asked.push(get_one(shared, first, piece));
     }
     loop {
@@ -104,21 +121,48 @@ async fn race(
             _ => shared.latency.hedge_after(at_least).min(left),
         };
         match within(patience, asked.next()).await {
-            Ok(Some((_, Ok(read)))) => return Ok(read),
+            Ok(Some((disk, Ok(read)))) => {
+                note_winner(shared, disk, &silent);
+                return Ok(read);
+            }
             Ok(Some((disk, Err(error)))) => {
+                silent.retain(|&other| other != disk);
                 note_failure(shared, piece, disk, &error);
                 failures.push((disk, error));
-                asked.extend(waiting.next().map(|disk| get_one(shared, disk, piece)));
             }
             Ok(None) => return Err(failures),
-            Err(_) => match waiting.next() {
-                Some(next) if !left.is_zero() => {
-                    shared.metrics.reads_hedged.inc();
-                    asked.push(get_one(shared, next, piece));
+            Err(_) => {
+                let now = shared.runtime.monotonic();
+                if now >= until || waiting.len() == 0 {
+                    return Err(failures);
                 }
-                _ => return Err(failures),
-            },
+                let hangs = now.saturating_sub(asked_last) >= HANGS_AFTER;
+                let last = failures.last();
+                let busy = last.is_some_and(|(_, error)| error.kind() == ErrorKind::Busy);
+                if !hangs && (busy || !shared.hedges.take()) {
+                    continue;
+                }
+                shared.metrics.reads_hedged.inc();
+            }
         }
+        if let Some(next) = waiting.next() {
+            silent.push(next);
+            asked_last = shared.runtime.monotonic();
+            asked.push(get_one(shared, next, piece));
+        }
+    }
+}
+
+/// Those that were asked before the winner and are still silent are slow.
+fn note_winner(shared: &Shared, winner: DiskId, silent: &[DiskId]) {
+    match silent.iter().position(|&disk| disk == winner) {
+        Some(0) if silent.len() == 1 => shared.view.note_read(winner),
+        Some(position) => {
+            for &disk in &silent[..position] {
+                shared.view.note_slow_read(disk);
+            }
+        }
+        None => {}
     }
 }
 

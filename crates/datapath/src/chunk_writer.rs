@@ -3,7 +3,9 @@
 //! Invariant: a reference is handed out only after every member of a whole group, or, while no
 //! group is whole, the write quorum, has said that the bytes are durable. A disk with a full queue
 //! is well: its group is whole, and the write waits for it or ends. What is acknowledged with fewer
-//! copies is told to repair at once.
+//! copies is told to repair at once. A copy counts only on a disk that is a member by a map that the
+//! root has confirmed lately, and none does once a member has said that there is a newer one: those
+//! that lost their places are not told, and go on as if they had them.
 
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How many times longer the last disk may take than the others did.
 const STRAGGLER_TIMES: u32 = 3;
+/// How long a write waits for the root to say that the map holds, before it is told to come back.
+const ROOT_LIMIT: Duration = Duration::from_secs(5);
 /// Groups tried before a pause.
 const GROUPS_PER_ROUND: usize = 8;
 
@@ -49,6 +53,7 @@ pub(crate) async fn store_chunk(
     let mut backoff = Backoff::new(&shared.runtime, FIRST_PAUSE, LONGEST_PAUSE, limit);
     let mut course = Course::default();
     loop {
+        confirm_map(shared).await?;
         let pools = shared.pools(redundancy);
         let Some(choice) = course.choose(shared, &pools) else {
             wait_for_a_group(shared, redundancy, &mut backoff, &course.last).await?;
@@ -69,15 +74,19 @@ pub(crate) async fn store_chunk(
             owner.abandon(id);
             return Err(course.last.error());
         };
-        if attempt.acks.len() >= choice.copies {
+        let group = choice.group.id;
+        if shared.view.count_copies(group, &attempt.acks) >= choice.copies {
             if choice.copies < shared.copies(redundancy) {
                 note_degraded(shared, &choice, id, &attempt);
             }
             return Ok(extent(id, &choice, chunk));
         }
-        course.note(choice.group.id, &attempt);
+        course.note(group, &attempt);
         note_failures(shared, &attempt).await;
-        if attempt.acks.len() >= write_quorum(choice.copies)
+        let counted = shared.view.count_copies(group, &attempt.acks);
+        if counted >= write_quorum(choice.copies)
+            && counted == attempt.acks.len()
+            && !attempt.is_outdated()
             && !attempt.is_only_busy()
             && !course.has_whole_group(shared, &pools, &[])
         {
@@ -161,6 +170,21 @@ impl Problem {
         };
         WriteError::Unavailable(reason.to_owned())
     }
+}
+
+/// Makes sure that the root has confirmed the map lately.
+async fn confirm_map(shared: &Shared) -> Result<(), WriteError> {
+    if shared.view.is_confirmed() {
+        return Ok(());
+    }
+    let asked = within(ROOT_LIMIT, shared.view.refresh_map()).await;
+    if shared.view.is_confirmed() {
+        return Ok(());
+    }
+    Err(match asked {
+        Ok(Err(error)) => error.into(),
+        _ => WriteError::Unavailable("the root does not confirm the cluster map".to_owned()),
+    })
 }
 
 /// Every group was tried or is broken: look again, then wait if waiting can help.
@@ -326,6 +350,12 @@ impl Attempt {
         !self.failures.is_empty() && self.failures.iter().all(busy)
     }
 
+    /// True when a disk knew of a change of the group's members that this process did not.
+    fn is_outdated(&self) -> bool {
+        let stale = |error: &BlobError| matches!(error, BlobError::StaleEpoch { .. });
+        self.failures.iter().any(|(_, error)| stale(error))
+    }
+
     /// Disks whose queues are full.
     fn busy_disks(&self) -> impl Iterator<Item = DiskId> {
         let busy = |error: &BlobError| error.kind() == ErrorKind::Busy;
@@ -354,14 +384,17 @@ async fn put_one(shared: &Shared, disk: DiskId, put: PutChunk) -> (DiskId, Resul
 
 /// Remembers which disks to avoid, and reads the map again when a disk knew a newer one.
 pub(crate) async fn note_failures(shared: &Shared, attempt: &Attempt) {
-    let mut stale = false;
     for (disk, error) in &attempt.failures {
         tracing::debug!(%disk, %error, "chunk not stored");
         shared.view.note_error(*disk, error);
-        stale |= matches!(error, BlobError::StaleEpoch { .. });
     }
-    if stale && let Err(error) = shared.view.refresh_map().await {
-        tracing::debug!(%error, "cluster map not refreshed");
+    if !attempt.is_outdated() {
+        return;
+    }
+    match within(ROOT_LIMIT, shared.view.refresh_map()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "cluster map not refreshed"),
+        Err(late) => tracing::debug!(%late, "cluster map not refreshed"),
     }
 }
 

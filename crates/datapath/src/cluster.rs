@@ -27,6 +27,10 @@ const CLAIMS_MAX: usize = 4;
 /// Nodes asked at once.
 const STATUS_CALLS: usize = 32;
 
+/// How long a map is good for writing to after the root has last said that it holds. A disk whose
+/// place went to another one is not told, and takes what an old map sends it; nobody reads that.
+pub const MAP_AGE_MAX: Duration = Duration::from_secs(60);
+
 /// Finds the client of a storage node.
 pub trait NodeDirectory: Send + Sync + 'static {
     /// The node's client; `None` when the node is not known here (yet).
@@ -45,8 +49,13 @@ struct Shared {
     nodes: Arc<dyn NodeDirectory>,
     /// What is known now; replaced whole.
     known: ArcSwap<Known>,
+    /// Since when (monotonic) at the earliest the map may be out of date: when the root was asked
+    /// for the answer that came last. Set after the map.
+    confirmed: Mutex<Option<Duration>>,
     /// Disks to avoid for a while, because a request to them has just failed.
     suspects: Mutex<Suspects>,
+    /// Disks to read last for a while, because others were quicker although they were asked later.
+    slow: Mutex<Suspects>,
     map_turn: Turn,
     health_turn: Turn,
 }
@@ -86,6 +95,8 @@ struct Known {
     health: Arc<HashMap<DiskId, DiskStatus>>,
     /// The nodes that said how their disks do when they were asked last.
     answered: Arc<HashSet<NodeId>>,
+    /// Disks that their nodes are opening.
+    opening: Arc<HashSet<DiskId>>,
     /// True once nodes were asked: from then on a disk without status is unreachable.
     asked: bool,
     /// Per pool: the open groups, weighted by the free space of their fullest disk.
@@ -119,7 +130,9 @@ impl ClusterView {
                 meta,
                 nodes,
                 known: ArcSwap::from_pointee(Known::default()),
+                confirmed: Mutex::default(),
                 suspects: Mutex::default(),
+                slow: Mutex::default(),
                 map_turn: Turn::new(),
                 health_turn: Turn::new(),
             }),
@@ -149,6 +162,7 @@ impl ClusterView {
     async fn read_map(&self) -> Result<(), MetaError> {
         let shared = &self.shared;
         let known_epoch = shared.known.load().map.epoch();
+        let asked_at = shared.runtime.monotonic();
         let answer = shared.meta.query(pb::GetClusterMap { known_epoch }).await?;
         if !answer.unchanged {
             let map = Arc::new(ClusterMap::from_wire(answer));
@@ -157,7 +171,28 @@ impl ClusterView {
                 ..known.clone()
             });
         }
+        *shared.confirmed.lock() = Some(asked_at);
         Ok(())
+    }
+
+    /// True when the root has said lately that the map holds.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        let now = self.shared.runtime.monotonic();
+        let confirmed = *self.shared.confirmed.lock();
+        confirmed.is_some_and(|at| now.saturating_sub(at) < MAP_AGE_MAX)
+    }
+
+    /// How many of these disks hold a copy that counts now: members of the group in service that
+    /// are to stay. None does as long as nobody knows whether they still are.
+    pub(crate) fn count_copies(&self, group: PgId, disks: &[DiskId]) -> usize {
+        // Before the map is looked at: it is at least as new as that.
+        if !self.is_confirmed() {
+            return 0;
+        }
+        let map = self.map();
+        let counts = |disk: &DiskId| disks.contains(disk) && map.is_in(*disk);
+        let group = map.group(group);
+        group.map_or(0, |group| group.staying().filter(counts).count())
     }
 
     /// Asks every node how its disks do.
@@ -180,14 +215,23 @@ impl ClusterView {
         });
         let answers: Vec<_> = asked.buffer_unordered(STATUS_CALLS).collect().await;
         let (mut health, mut answered) = (HashMap::new(), HashSet::new());
+        let mut opening = HashSet::new();
         for (node, disks) in answers.into_iter().flatten() {
             answered.insert(node);
-            health.extend(disks.into_iter().map(|disk| (disk.id, disk)));
+            for disk in disks {
+                if disk.health == DiskHealth::Opening {
+                    opening.insert(disk.id);
+                } else {
+                    health.insert(disk.id, disk);
+                }
+            }
         }
         let (health, answered) = (Arc::new(health), Arc::new(answered));
+        let opening = Arc::new(opening);
         self.learn(|known| Known {
             health: Arc::clone(&health),
             answered: Arc::clone(&answered),
+            opening: Arc::clone(&opening),
             asked: true,
             ..known.clone()
         });
@@ -245,7 +289,8 @@ impl ClusterView {
         Arc::clone(&self.shared.known.load().map)
     }
 
-    /// What a disk's node said of it last; `None` when it said nothing.
+    /// What a disk's node said of it last; `None` when it said nothing, or only that it is being
+    /// opened.
     pub fn status(&self, disk: DiskId) -> Option<DiskStatus> {
         self.shared.known.load().health.get(&disk).cloned()
     }
@@ -255,7 +300,14 @@ impl ClusterView {
     pub fn is_missing(&self, disk: DiskId) -> bool {
         let known = self.shared.known.load();
         let node = known.map.node_of(disk);
-        !known.health.contains_key(&disk) && node.is_some_and(|node| known.answered.contains(&node))
+        let named = known.health.contains_key(&disk) || known.opening.contains(&disk);
+        !named && node.is_some_and(|node| known.answered.contains(&node))
+    }
+
+    /// True when the disk's node is opening it: it can be asked nothing yet, and nobody knows how
+    /// long that takes.
+    pub fn is_opening(&self, disk: DiskId) -> bool {
+        self.shared.known.load().opening.contains(&disk)
     }
 
     /// The client of the node a disk sits in.
@@ -289,6 +341,17 @@ impl ClusterView {
     /// A write to the disk became durable.
     pub(crate) fn note_written(&self, disk: DiskId) {
         self.shared.suspects.lock().answered(disk);
+    }
+
+    /// Another disk was quicker with a read although it was asked later.
+    pub(crate) fn note_slow_read(&self, disk: DiskId) {
+        let now = self.shared.runtime.monotonic();
+        self.shared.slow.lock().timed_out(disk, now);
+    }
+
+    /// A read was answered before another disk had to be asked.
+    pub(crate) fn note_read(&self, disk: DiskId) {
+        self.shared.slow.lock().answered(disk);
     }
 
     /// True when a write should not wait for the disk now.
@@ -351,7 +414,9 @@ impl ClusterView {
     }
 
     /// The disks of a chunk in the order in which they should be asked: complete members first,
-    /// disks that answer before those that do not, near before far, rotated by chunk.
+    /// disks that answer before those that do not, quick before slow, near before far, rotated by
+    /// chunk. The caller asks the first one: of those that were slow, one read at a time tries
+    /// whether they still are.
     pub(crate) fn read_order(&self, chunk: ChunkId, zone: &str) -> Vec<DiskId> {
         let now = self.shared.runtime.monotonic();
         let (known, suspects) = (
@@ -364,12 +429,18 @@ impl ClusterView {
         let mut members = group.members.clone();
         let turn = chunk.0 as usize % members.len().max(1);
         members.rotate_left(turn);
+        let mut known_slow = self.shared.slow.lock();
+        let avoided = known_slow.avoided(now);
         members.sort_by_key(|member| {
             let doubtful = !known.is_readable(member.disk) || suspects.contains(&member.disk);
             let far = known.map.zone_of(member.disk) != zone;
             let last = !member.complete || group.leaving == Some(member.disk);
-            (doubtful, last, far)
+            (doubtful, last, avoided.contains(&member.disk), far)
         });
+        if let Some(first) = members.first() {
+            known_slow.probe(&[first.disk], now);
+        }
+        drop(known_slow);
         members.iter().map(|member| member.disk).collect()
     }
 

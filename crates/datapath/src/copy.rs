@@ -162,7 +162,8 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> 
     let disks: Vec<DiskId> = group.staying().collect();
     let complete = group.members.iter().all(|member| member.complete);
     let takes = |&disk: &DiskId| shared.view.is_writable(disk) && !shared.view.is_avoided(disk);
-    if disks.is_empty() || !complete || !disks.iter().all(takes) {
+    let whole = complete && shared.view.is_confirmed();
+    if disks.is_empty() || !whole || !disks.iter().all(takes) {
         return None;
     }
     let target = ChunkId::new(group.id, shared.runtime.entropy().next_u128());
@@ -181,7 +182,7 @@ async fn copy_on_disks(shared: &Shared, source: ChunkId, owner: &WriteOwner) -> 
         (disk, copied)
     });
     let attempt = copied.await;
-    if attempt.acks.len() == disks.len() {
+    if shared.view.count_copies(group.id, &attempt.acks) == disks.len() {
         return Some(target);
     }
     note_failures(shared, &attempt).await;

@@ -1,6 +1,7 @@
-//! How long a disk usually takes to answer, and from when on a second copy is asked.
+//! How long a disk usually takes to answer, from when on a second copy is asked, and how often that
+//! may be.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A hedge waits no longer than this, however slow the disks have become.
@@ -36,6 +37,46 @@ impl ReadLatency {
     }
 }
 
+/// Reads that earn one early question to a second copy.
+const READS_PER_HEDGE: u32 = 10;
+/// Early questions that may be saved up.
+const HEDGES_MAX: u32 = 16;
+
+/// Bounds early questions to a share of all reads: where every disk is slow because there is too
+/// much to do, asking twice would make it more.
+#[derive(Debug)]
+pub(crate) struct HedgeBudget {
+    /// In reads: so many of them were not used up yet.
+    saved: AtomicU32,
+}
+
+impl Default for HedgeBudget {
+    fn default() -> Self {
+        Self {
+            saved: AtomicU32::new(HEDGES_MAX * READS_PER_HEDGE),
+        }
+    }
+}
+
+impl HedgeBudget {
+    /// A read begins.
+    pub(crate) fn note_read(&self) {
+        let most = HEDGES_MAX * READS_PER_HEDGE;
+        let more = |saved: u32| (saved < most).then_some(saved + 1);
+        let _ = self
+            .saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Whether a second copy may be asked early now; it counts as done.
+    pub(crate) fn take(&self) -> bool {
+        let less = |saved: u32| saved.checked_sub(READS_PER_HEDGE);
+        self.saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +98,20 @@ mod tests {
             latency.record(Duration::from_secs(60));
         }
         assert_eq!(latency.hedge_after(least), HEDGE_MAX);
+    }
+
+    #[test]
+    fn a_tenth_of_the_reads_may_ask_twice() {
+        let budget = HedgeBudget::default();
+        let taken = || std::iter::repeat_with(|| budget.take()).take_while(|&taken| taken);
+        assert_eq!(taken().count(), 16);
+        for _ in 0..45 {
+            budget.note_read();
+        }
+        assert_eq!(taken().count(), 4);
+        for _ in 0..100_000 {
+            budget.note_read();
+        }
+        assert_eq!(taken().count(), 16);
     }
 }

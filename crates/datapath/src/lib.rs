@@ -40,10 +40,10 @@ use granary_types::{ByteRange, ChunkId, DiskId, Redundancy, StorageClass};
 use prometheus_client::registry::Registry;
 
 use budget::BufferBudget;
-use latency::ReadLatency;
+use latency::{HedgeBudget, ReadLatency};
 use metrics::Metrics;
 
-pub use cluster::{ClusterView, NodeDirectory};
+pub use cluster::{ClusterView, MAP_AGE_MAX, NodeDirectory};
 pub use config::{DataPathConfig, InvalidConfig};
 pub use error::{BodyError, ReadError, WriteError};
 pub use hints::{RepairHint, RepairHints};
@@ -133,6 +133,7 @@ struct Shared {
     latency: ReadLatency,
     hints: RepairHints,
     metrics: Metrics,
+    hedges: HedgeBudget,
 }
 
 impl Shared {
@@ -169,6 +170,7 @@ impl DataPath {
                 hints: RepairHints::default(),
                 metrics: Metrics::default(),
             }),
+                hedges: HedgeBudget::default(),
         }
     }
 

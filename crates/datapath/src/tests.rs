@@ -1,6 +1,8 @@
 //! What a user notices: the same bytes back, whatever happens to disks, clients and memory.
 
 mod fakes;
+mod former_members;
+mod hedging;
 
 use std::time::Duration;
 

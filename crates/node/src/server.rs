@@ -205,12 +205,19 @@ async fn start_meta(
             config.meta_dir.display()
         );
     }
-    let cluster = storage::cluster_of(&config.data)?;
+    // Only a new installation asks the data directories, one of which may hang.
+    let (cluster, elsewhere) = match config.meta_dir.join("format").exists() {
+        true => (None, None),
+        false => (
+            storage::cluster_of(&config.data)?,
+            found_elsewhere(&config.data, &config.meta_dir),
+        ),
+    };
     let first = FirstStart {
         region: Some(&config.gateway.region),
         section: &config.meta,
         disks_belong_to: cluster.as_deref(),
-        found_elsewhere: found_elsewhere(&config.data, &config.meta_dir),
+        found_elsewhere: elsewhere,
     };
     let meta = MetaRole::start(runtime, &config.meta_dir, budget, first).await?;
     let meta = Arc::new(meta);

@@ -56,11 +56,38 @@ pub fn replacement_for(
     survivors: &[DiskId],
     seed: u64,
 ) -> Option<DiskId> {
-    let others: Vec<&Disk> = survivors
-        .iter()
-        .filter_map(|&disk| topology.find(disk))
-        .collect();
-    Layout::new(topology, rule.domain, existing, seed).pick_beside(&others)
+    Places::new(topology, rule, existing, seed).beside(survivors)
+}
+
+/// The same for many groups, one after the other. Made once, it answers at once, also when no disk
+/// will do: counting the slots of every disk is what takes time in a large pool.
+pub struct Places<'a> {
+    topology: &'a Topology,
+    layout: Layout<'a>,
+}
+
+impl<'a> Places<'a> {
+    /// See [`replacement_for`].
+    pub fn new(topology: &'a Topology, rule: Rule, existing: &[Vec<DiskId>], seed: u64) -> Self {
+        Self {
+            topology,
+            layout: Layout::new(topology, rule.domain, existing, seed),
+        }
+    }
+
+    /// The disk that should take a place beside `survivors`.
+    pub fn beside(&self, survivors: &[DiskId]) -> Option<DiskId> {
+        let survivors = survivors.iter();
+        let others: Vec<&Disk> = survivors
+            .filter_map(|&disk| self.topology.find(disk))
+            .collect();
+        self.layout.pick_beside(&others)
+    }
+
+    /// The disk was given a place, which counts from now on.
+    pub fn take(&mut self, disk: DiskId) {
+        self.layout.add(disk);
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +156,27 @@ mod tests {
                     let mut repaired = survivors.to_vec();
                     repaired.push(new);
                     assert_apart(&topology, rule, &repaired)?;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn places_given_one_after_the_other_are_those_given_alone(
+            topology in arbitrary_topology(), seed: u64,
+        ) {
+            let Some(rule) = rule_for(Redundancy::Lrs, &topology) else { return Ok(()) };
+            let groups = plan_groups(&topology, rule, &[], 8, seed);
+            let mut loads = groups.clone();
+            let mut places = Places::new(&topology, rule, &groups, seed);
+            for group in &groups {
+                let found = places.beside(&group[1..]);
+                let alone = replacement_for(&topology, rule, &loads, &group[1..], seed);
+                prop_assert_eq!(found, alone);
+                if let Some(new) = found {
+                    places.take(new);
+                    loads.push(vec![new]);
                 }
             }
         }

@@ -17,7 +17,7 @@ mod topology;
 mod voters;
 
 pub use choice::GroupChooser;
-pub use groups::{groups_wanted, plan_groups, replacement_for};
+pub use groups::{Places, groups_wanted, plan_groups, replacement_for};
 pub use quorum::{acks_needed, write_quorum};
 pub use rebalance::{Move, plan_rebalance};
 pub use rule::{FailureDomain, Rule, rule_for};

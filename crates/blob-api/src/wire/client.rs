@@ -174,6 +174,6 @@ impl BlobNode for GrpcBlobNode {
         let request = self.request(pb::DisksRequest {});
         let mut client = self.client.clone();
         let reply = self.answer(client.disks(request)).await?;
-        Ok(reply.disks.iter().map(convert::disk_status).collect())
+        Ok(convert::disk_statuses(&reply))
     }
 }

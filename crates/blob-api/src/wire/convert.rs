@@ -206,13 +206,34 @@ pub(super) fn verify_page(reply: pb::VerifyReply) -> Result<VerifyPage, BlobErro
     })
 }
 
-pub(super) fn disk_message(status: &DiskStatus) -> pb::Disk {
+/// Disks that are being opened are told apart from the others: whoever does not know of them takes
+/// them for disks that are not there, and not for failed ones.
+pub(super) fn disks_reply(disks: &[DiskStatus]) -> pb::DisksReply {
+    let opening = disks
+        .iter()
+        .filter(|disk| disk.health == DiskHealth::Opening);
+    pb::DisksReply {
+        disks: disks.iter().filter_map(disk_message).collect(),
+        opening: opening.map(|disk| disk.id.0).collect(),
+    }
+}
+
+pub(super) fn disk_statuses(reply: &pb::DisksReply) -> Vec<DiskStatus> {
+    let opening = reply
+        .opening
+        .iter()
+        .map(|&disk| DiskStatus::opening(DiskId(disk)));
+    reply.disks.iter().map(disk_status).chain(opening).collect()
+}
+
+fn disk_message(status: &DiskStatus) -> Option<pb::Disk> {
     let health = match status.health {
         DiskHealth::Healthy => pb::disk::Health::Healthy,
         DiskHealth::Full => pb::disk::Health::Full,
         DiskHealth::Failed => pb::disk::Health::Failed,
+        DiskHealth::Opening => return None,
     };
-    pb::Disk {
+    Some(pb::Disk {
         id: status.id.0,
         health: health.into(),
         total_bytes: status.total_bytes,
@@ -220,10 +241,10 @@ pub(super) fn disk_message(status: &DiskStatus) -> pb::Disk {
         live_bytes: status.live_bytes,
         reclaimable_bytes: status.reclaimable_bytes,
         chunks: status.chunks,
-    }
+    })
 }
 
-pub(super) fn disk_status(message: &pb::Disk) -> DiskStatus {
+fn disk_status(message: &pb::Disk) -> DiskStatus {
     let health = match message.health() {
         pb::disk::Health::Healthy => DiskHealth::Healthy,
         pb::disk::Health::Full => DiskHealth::Full,
@@ -238,5 +259,37 @@ pub(super) fn disk_status(message: &pb::Disk) -> DiskStatus {
         live_bytes: message.live_bytes,
         reclaimable_bytes: message.reclaimable_bytes,
         chunks: message.chunks,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_being_opened_is_none_of_the_others() {
+        let failed = DiskStatus {
+            health: DiskHealth::Failed,
+            ..DiskStatus::opening(DiskId(3))
+        };
+        let disks = [DiskStatus::opening(DiskId(7)), failed];
+        let reply = disks_reply(&disks);
+        assert_eq!(reply.disks.len(), 1);
+        // What a node that knows nothing of it reads is the reply without its last field.
+        let bytes = reply.encode_to_vec();
+        assert_eq!(hex(&bytes), "0a0408031003120107");
+        let read = disk_statuses(&pb::DisksReply::decode(bytes.as_slice()).unwrap());
+        let read: Vec<_> = read.iter().map(|disk| (disk.id, disk.health)).collect();
+        let expected = [
+            (DiskId(3), DiskHealth::Failed),
+            (DiskId(7), DiskHealth::Opening),
+        ];
+        assert_eq!(read, expected);
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -123,8 +123,7 @@ impl pb::blob_server::Blob for BlobService {
     }
 
     async fn disks(&self, _: Request<pb::DisksRequest>) -> Answer<pb::DisksReply> {
-        answer(self.node.disks().await, |disks| pb::DisksReply {
-            disks: disks.iter().map(convert::disk_message).collect(),
-        })
+        let disks = self.node.disks().await;
+        answer(disks, |disks| convert::disks_reply(&disks))
     }
 }

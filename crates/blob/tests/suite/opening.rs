@@ -8,9 +8,10 @@ use granary_blob::{OpenError, read_identity};
 use granary_blob_api::BlobNode;
 use granary_blob_api::testsuite::pattern;
 use granary_kv::MemoryKv;
+use granary_types::ChunkId;
 use granary_vfs::{CrashStyle, Vfs};
 
-use crate::support::{Machine, PG, config, dir, disk_config, id, simulate};
+use crate::support::{Machine, PG, config, content, dir, disk_config, id, simulate};
 
 fn edit_identity(vfs: &dyn Vfs, at: u64, bytes: &[u8]) {
     let file = vfs.open(&dir(0).join("granary-disk")).unwrap();
@@ -121,6 +122,65 @@ fn senseless_configuration_is_refused() {
             assert!(matches!(opened.await.err(), Some(OpenError::Config(_))));
         }
     });
+}
+
+/// A check of the file system after a power loss moved a volume away.
+#[test]
+fn a_disk_that_lost_a_volume_lists_its_chunks_as_damaged() {
+    for newest in [false, true] {
+        simulate(1, |runtime| async move {
+            const LENGTH: usize = 50_000;
+            let machine = Machine::new(&runtime, config(), 1).await;
+            let chunks: Vec<_> = (0..20).map(id).collect();
+            for &chunk in &chunks {
+                let bytes = content(chunk, 0, LENGTH);
+                machine.put(0, chunk, &bytes).await.unwrap();
+            }
+            let mut volumes = machine.volumes(0);
+            assert!(volumes.len() > 3, "{volumes:?}");
+            let lost = match newest {
+                true => volumes.pop().unwrap(),
+                false => volumes.remove(1),
+            };
+            let aside = dir(0).join("moved-away");
+            machine.store.shutdown().await;
+            machine.vfs.rename(&lost, &aside).unwrap();
+            let machine = machine.restart(&runtime).await;
+
+            let listed = damaged(&machine).await;
+            assert!(!listed.is_empty() && listed.len() < chunks.len());
+            for &chunk in &chunks {
+                let read = machine.get(0, chunk, LENGTH).await;
+                assert_eq!(read.is_err(), listed.contains(&chunk), "{chunk}");
+            }
+            let machine = machine.restart(&runtime).await;
+            assert_eq!(damaged(&machine).await, listed);
+
+            // One is made good by somebody else, the others when the volume comes back.
+            let bytes = content(listed[0], 0, LENGTH);
+            machine.put(0, listed[0], &bytes).await.unwrap();
+            assert_eq!(damaged(&machine).await, listed[1..]);
+            machine.store.shutdown().await;
+            machine.vfs.rename(&aside, &lost).unwrap();
+            let machine = machine.restart(&runtime).await;
+            let disk = machine.disk();
+            let page = machine.store.verify(disk, PG, None, u64::MAX).await;
+            assert!(page.unwrap().damaged.is_empty());
+            assert!(damaged(&machine).await.is_empty());
+            for &chunk in &chunks {
+                let read = machine.get(0, chunk, LENGTH).await.unwrap();
+                assert_eq!(read, content(chunk, 0, LENGTH));
+            }
+        });
+    }
+}
+
+/// Chunks that a disk itself says it has not got as they were stored.
+async fn damaged(machine: &Machine) -> Vec<ChunkId> {
+    let page = machine.store.list(machine.disk(), PG, None, 1000).await;
+    let entries = page.unwrap().entries;
+    let damaged = entries.into_iter().filter(|entry| entry.damaged);
+    damaged.map(|entry| entry.id).collect()
 }
 
 /// An orderly stop leaves nothing to replay, and a process that dies loses nothing.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,8 +38,12 @@ pub(super) enum Fault {
     /// Answers gets after a second.
     Slow,
     Full,
+    /// Answers gets after two and a half seconds.
+    Crawls,
     /// Its queue is full: refuses puts after a few seconds.
     Busy,
+    /// The same for gets.
+    BusyReads,
 }
 
 /// How long a disk with a full queue takes to say so.
@@ -134,8 +138,14 @@ impl BlobNode for FakeNode {
 
     async fn get(&self, _: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
         self.fault().await?;
-        if self.with(|disk| disk.fault == Fault::Slow) {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        match self.with(|disk| disk.fault) {
+            Fault::Slow => tokio::time::sleep(Duration::from_secs(1)).await,
+            Fault::Crawls => tokio::time::sleep(Duration::from_millis(2500)).await,
+            Fault::BusyReads => {
+                tokio::time::sleep(BUSY_AFTER).await;
+                return Err(BlobError::Busy(self.disk));
+            }
+            _ => {}
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         self.nodes.gets.fetch_add(1, Ordering::Relaxed);
@@ -292,6 +302,8 @@ pub(super) struct FakeMeta {
     clock: Arc<SimulatedClock>,
     pub(super) lease_ms: u64,
     pub(super) map: Mutex<pb::ClusterMap>,
+    /// The root gives no answer.
+    pub(super) root_is_away: AtomicBool,
     state: Mutex<MetaState>,
 }
 
@@ -395,6 +407,9 @@ impl MetaService for FakeMeta {
                     lease_ms: self.lease_ms,
                 })
             }
+            Query::GetClusterMap(_) if self.root_is_away.load(Ordering::Relaxed) => {
+                return Err(MetaError::Unavailable("no quorum".to_owned()));
+            }
             Query::GetClusterMap(_) => Answer::ClusterMap(self.map.lock().clone()),
             Query::ListExtents(list) => Answer::Extents(self.list_extents(&list)),
             other => panic!("unexpected query {other:?}"),
@@ -478,6 +493,7 @@ impl Cluster {
             clock,
             lease_ms: shape.lease_ms,
             map: Mutex::new(cluster_map(&shape)),
+            root_is_away: AtomicBool::new(false),
             state: Mutex::default(),
         });
         let client = Meta::new(runtime.clone(), meta.clone());

@@ -300,7 +300,9 @@ impl Shared {
                         DiskHealth::Healthy => "up",
                         DiskHealth::Full => "full",
                         DiskHealth::Failed => "failed",
+                        DiskHealth::Opening => "opening",
                     },
+                    (None, _) if self.view.is_opening(DiskId(disk.id)) => "opening",
                     (None, _) if self.view.is_missing(DiskId(disk.id)) => "missing",
                     (None, _) => "unknown",
                 };
@@ -537,7 +539,7 @@ fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
     for disk in &status.disks {
         if matches!(
             disk.state.as_str(),
-            "failed" | "missing" | "full" | "unknown"
+            "failed" | "missing" | "full" | "unknown" | "opening"
         ) {
             problems.push(format!(
                 "disk {} on node {} ({}): {}",

@@ -37,7 +37,7 @@ use crate::process;
 use crate::roles::backup;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{Member, MetaRole};
-use crate::roles::storage::StorageRole;
+use crate::roles::storage::{StorageRole, Wanted};
 use crate::roles::worker::{Members, WorkerRole};
 use crate::start_config::{Role, StartConfig};
 use crate::telemetry::Telemetry;
@@ -431,8 +431,10 @@ fn prepare_storage(
     let (data, client, late) = (config.data.clone(), client.clone(), Arc::clone(late));
     let opening = runtime.clone();
     Some(runtime.spawn(async move {
-        let role = StorageRole::prepare(&opening, node, blob, &data, budget, client).await?;
+        let role = StorageRole::new(&opening, node, blob, &data, budget, client).await?;
+        // Before the first disk is open: each of them serves as soon as it can.
         late.set(Arc::new(role.store.clone()));
+        role.open_all(Wanted::Hope).await?;
         Ok(role)
     }))
 }

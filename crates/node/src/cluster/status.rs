@@ -104,7 +104,7 @@ pub(crate) struct DiskStatus {
     pub(crate) node: u64,
     pub(crate) zone: String,
     pub(crate) path: String,
-    /// `up`, `full`, `failed`, `missing`, `unknown`, `removed` or, gone and no longer needed because
+    /// `up`, `full`, `failed`, `opening`, `missing`, `unknown`, `removed` or, gone and no longer needed because
     /// another disk has its directory, `replaced`.
     pub(crate) state: String,
     pub(crate) total_bytes: u64,

@@ -4,6 +4,11 @@
 //! process holds, or that belongs to another cluster or a newer version, stops the start, because
 //! that is a mistake and not a failure. A directory that is out is looked at again: a new, empty
 //! one becomes a new disk, one that came back with its data is opened again.
+//!
+//! Invariant: directories do not wait for each other. One may hang for ever, or take hours until its
+//! index was made anew: the others serve.
+
+mod directories;
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,31 +17,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use granary_blob::{BlobConfig, BlobStore, DiskConfig, OpenError};
+use granary_blob::{BlobConfig, BlobStore, DiskConfig, OpenError, OpeningDisk};
 use granary_blob_api::{BlobNode, DiskHealth};
 use granary_datapath::NodeDirectory;
 use granary_kv::Kv;
 use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
 use granary_meta_api::{Meta, pb};
-use granary_runtime::{Runtime, within};
+use granary_runtime::Runtime;
 use granary_types::{DiskId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs};
 use parking_lot::Mutex;
 
 /// How long a warning about empty directories waits for the root.
 const MAP_LIMIT: Duration = Duration::from_secs(5);
-/// How often directories whose disk is out are looked at: the operator may have replaced one.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a disk that failed stays out before it is opened again; doubles with each attempt.
-const REOPEN_FIRST: Duration = Duration::from_secs(30);
-/// The longest pause between two attempts; a disk that served this long is as good as new.
-const REOPEN_MOST: Duration = Duration::from_secs(600);
+/// How long a start waits for disks that are being opened; what takes longer is there later.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
 /// `state` of a disk record in service.
 const DISK_IN: u32 = 0;
 
 /// The disks of this process.
 pub(crate) struct StorageRole {
     runtime: Runtime,
+    /// Whatever works on directories: it ends before the disks are closed.
+    work: Runtime,
     vfs: Arc<dyn Vfs>,
     budget: RocksBudget,
     meta: Meta,
@@ -53,11 +56,24 @@ struct Directory {
     path: PathBuf,
     /// The disk that was opened in it.
     disk: Option<DiskId>,
+    /// Whether the root knows of that disk.
+    enrolled: bool,
+    /// Whether somebody is working on it, or hangs in it.
+    busy: bool,
     /// Whether it was the root of a file system of its own when it was last in use.
     mounted: bool,
     /// Attempts to open it again, and when the next one is due, on the monotonic clock.
     attempts: u32,
     due: Option<Duration>,
+}
+
+/// What a start waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// At least one disk that is open: without it there is nothing to serve with.
+    OneDisk,
+    /// A disk that is open, or one that may be soon: others serve meanwhile.
+    Hope,
 }
 
 /// What is in a directory that is out.
@@ -108,8 +124,7 @@ pub(crate) fn cluster_of(directories: &[PathBuf]) -> anyhow::Result<Option<Strin
 }
 
 impl StorageRole {
-    /// Opens every data directory that can be opened, and tells the root of the disks; at least one
-    /// must.
+    /// Opens the data directories and tells the root of the disks; at least one must be there.
     pub(crate) async fn start(
         runtime: &Runtime,
         node: NodeId,
@@ -118,14 +133,14 @@ impl StorageRole {
         budget: RocksBudget,
         meta: Meta,
     ) -> anyhow::Result<Arc<Self>> {
-        let role = Self::prepare(runtime, node, config, directories, budget, meta).await?;
+        let role = Self::new(runtime, node, config, directories, budget, meta).await?;
+        role.open_all(Wanted::OneDisk).await?;
         role.enrol().await?;
         Ok(role)
     }
 
-    /// Opens every data directory that can be opened; at least one must. The root need not answer
-    /// for that, and hears of the disks by [`StorageRole::enrol`].
-    pub(crate) async fn prepare(
+    /// The data directories, none of which is open yet.
+    pub(crate) async fn new(
         runtime: &Runtime,
         node: NodeId,
         config: BlobConfig,
@@ -134,10 +149,23 @@ impl StorageRole {
         meta: Meta,
     ) -> anyhow::Result<Arc<Self>> {
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
+        Self::over(runtime, node, config, directories, budget, meta, vfs).await
+    }
+
+    async fn over(
+        runtime: &Runtime,
+        node: NodeId,
+        config: BlobConfig,
+        directories: &[PathBuf],
+        budget: RocksBudget,
+        meta: Meta,
+        vfs: Arc<dyn Vfs>,
+    ) -> anyhow::Result<Arc<Self>> {
         let cluster_id = config.cluster_id.clone();
         let store = BlobStore::open(runtime.clone(), config, Arc::clone(&vfs), Vec::new()).await?;
-        let role = Arc::new(Self {
+        Ok(Arc::new(Self {
             runtime: runtime.clone(),
+            work: runtime.child(),
             vfs,
             budget,
             meta,
@@ -145,29 +173,7 @@ impl StorageRole {
             cluster_id,
             store,
             directories: Mutex::new(directories.iter().map(|dir| Directory::new(dir)).collect()),
-        });
-        // Only a warning: disks are opened whether or not somebody knows what was there.
-        let _ = within(MAP_LIMIT, role.warn_of_empty(directories)).await;
-        let mut last_error = None;
-        for path in directories {
-            match role.open_disk(path).await {
-                Ok(_) => {}
-                Err(error) if is_mistake(&error) => return Err(error),
-                Err(error) => {
-                    tracing::error!(directory = %path.display(), error = format!("{error:#}"), "data directory is out of service");
-                    last_error = Some(error);
-                }
-            }
-        }
-        if role
-            .directories
-            .lock()
-            .iter()
-            .all(|directory| directory.disk.is_none())
-        {
-            return Err(last_error.context("at least one data directory is needed")?);
-        }
-        Ok(role)
+        }))
     }
 
     /// The data directories, each with whether its disk reads and writes.
@@ -191,19 +197,6 @@ impl StorageRole {
             id: self.node,
             node: Arc::new(self.store.clone()),
         })
-    }
-
-    /// Watches for directories that were replaced, until the shutdown.
-    pub(crate) fn watch(self: &Arc<Self>) {
-        let role = Arc::clone(self);
-        self.runtime.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = role.runtime.sleep(LOOK_INTERVAL) => role.look().await,
-                    () = role.runtime.shutdown().cancelled() => return,
-                }
-            }
-        });
     }
 
     /// Tells the root about the disks that are open. Repeating it is harmless.
@@ -236,6 +229,7 @@ impl StorageRole {
 
     async fn enrol_disk(&self, path: &Path, disk: DiskId) -> anyhow::Result<()> {
         let Err(error) = self.register(path, disk).await else {
+            self.update(path, |directory| directory.enrolled = true);
             return Ok(());
         };
         if !error.is::<granary_meta_api::MetaError>() {
@@ -260,18 +254,25 @@ impl StorageRole {
     /// Opens the disk in a directory.
     async fn open_disk(&self, path: &Path) -> anyhow::Result<DiskId> {
         let (vfs, dir, budget) = (Arc::clone(&self.vfs), path.to_owned(), self.budget.clone());
-        let opening = move || -> anyhow::Result<DiskConfig> {
+        let (store, cluster_id) = (self.store.clone(), self.cluster_id.clone());
+        let opening = move || -> anyhow::Result<(DiskConfig, Option<OpeningDisk>)> {
             vfs.create_dir_all(&dir)
                 .with_context(|| format!("cannot make {}", dir.display()))?;
-            open_directory(vfs.as_ref(), dir, budget)
+            // The cluster is to wait for it rather than take it for one that is not there any more.
+            let told = match granary_blob::read_identity(vfs.as_ref(), &dir) {
+                Ok(Some(known)) if known.cluster_id == cluster_id => {
+                    Some(store.note_opening(known.disk))
+                }
+                _ => None,
+            };
+            Ok((open_directory(vfs.as_ref(), dir, budget)?, told))
         };
-        let disk = self
-            .store
-            .add_disk(self.runtime.blocking(opening).await??)
-            .await?;
+        let (config, _told) = self.runtime.blocking(opening).await??;
+        let disk = self.store.add_disk(config).await?;
         let mounted = self.is_mount_point(path).await;
         self.update(path, |directory| {
-            (directory.disk, directory.mounted) = (Some(disk), mounted);
+            (directory.disk, directory.enrolled) = (Some(disk), false);
+            directory.mounted = mounted;
         });
         Ok(disk)
     }
@@ -342,85 +343,9 @@ impl StorageRole {
             .map_err(|no| anyhow::anyhow!("the disk was refused: {no:?}"))
     }
 
-    /// Opens directories that are out and hold an empty, new disk or one that came back.
-    async fn look(&self) {
-        let Ok(statuses) = self.store.disks().await else {
-            return;
-        };
-        let serves = |disk: DiskId| {
-            statuses
-                .iter()
-                .any(|status| status.id == disk && status.health != DiskHealth::Failed)
-        };
-        let now = self.runtime.monotonic();
-        let out: Vec<Directory> = {
-            let mut directories = self.directories.lock();
-            let out = directories.iter_mut().filter_map(|directory| {
-                if directory.disk.is_some_and(serves) {
-                    directory.note_service(now);
-                    return None;
-                }
-                Some(directory.clone())
-            });
-            out.collect()
-        };
-        for directory in out {
-            let (vfs, cluster) = (Arc::clone(&self.vfs), self.cluster_id.clone());
-            let looked_at = directory.clone();
-            let found = self
-                .runtime
-                .blocking(move || looked_at.find(vfs.as_ref(), &cluster))
-                .await
-                .unwrap_or(Found::Nothing);
-            self.take_up(&directory, found, now).await;
-        }
-    }
-
-    /// Opens a directory that was out, when it is time.
-    async fn take_up(&self, directory: &Directory, found: Found, now: Duration) {
-        let path = &directory.path;
-        let shown = path.display();
-        let due = match (found, directory.due) {
-            (Found::Nothing, _) => return,
-            (Found::NotMounted, due) => {
-                if due.is_none() {
-                    tracing::warn!(directory = %shown, "data directory is empty and no mount point any more: mount its file system");
-                }
-                self.update(path, |directory| directory.due = Some(now));
-                return;
-            }
-            (_, Some(due)) => due,
-            // Somebody put an empty directory there, or a disk that never served is there now.
-            (Found::Empty, None) => now,
-            (Found::Disk(_), None) if directory.disk.is_none() => now,
-            (Found::Disk(_), None) => now + REOPEN_FIRST,
-        };
-        if now < due {
-            self.update(path, |directory| directory.due = Some(due));
-            return;
-        }
-        let pause = REOPEN_FIRST.saturating_mul(1 << directory.attempts.min(8));
-        self.update(path, |directory| {
-            directory.attempts += 1;
-            directory.due = Some(now + pause.min(REOPEN_MOST));
-            directory.disk = None;
-        });
-        if let Some(disk) = directory.disk {
-            self.store.remove_disk(disk).await;
-        }
-        match self.open(path).await {
-            Ok(()) if found == Found::Empty => {
-                tracing::info!(directory = %shown, "new disk in service");
-            }
-            Ok(()) => tracing::info!(directory = %shown, "disk is back in service"),
-            Err(error) => {
-                tracing::warn!(directory = %shown, error = format!("{error:#}"), "disk cannot be used yet");
-            }
-        }
-    }
-
     /// Makes the indexes durable and closes the disks.
     pub(crate) async fn stop(&self) {
+        self.work.stop().await;
         self.store.shutdown().await;
     }
 }
@@ -430,16 +355,11 @@ impl Directory {
         Self {
             path: path.to_owned(),
             disk: None,
+            enrolled: false,
+            busy: false,
             mounted: false,
             attempts: 0,
             due: None,
-        }
-    }
-
-    /// The disk serves: after a while what happened before is forgotten.
-    fn note_service(&mut self, now: Duration) {
-        if self.due.is_some_and(|due| now >= due + REOPEN_MOST) {
-            (self.attempts, self.due) = (0, None);
         }
     }
 
@@ -545,6 +465,9 @@ fn is_mistake(error: &anyhow::Error) -> bool {
         )
     )
 }
+
+#[cfg(test)]
+mod hanging;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use granary_blob_api::DiskHealth;
 use granary_datapath::{ClusterMap, Group, GroupMember};
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
-use granary_placement::replacement_for;
+use granary_placement::Places;
 use granary_types::DiskId;
 
 use super::PlacementKeeper;
@@ -20,6 +20,8 @@ const DISK_OUT: u32 = 1;
 const DISK_REMOVED: u32 = 2;
 /// Members replaced per tick: repair is spread over time as well as over disks.
 const REPLACED_PER_TICK: usize = 64;
+/// Groups looked at before other tasks have their turn.
+const GROUPS_PER_TURN: usize = 256;
 
 impl PlacementKeeper {
     /// Takes out disks that failed or have been unreachable for long, and takes back disks that
@@ -41,7 +43,7 @@ impl PlacementKeeper {
                 Some(DiskHealth::Failed) => DISK_OUT,
                 Some(DiskHealth::Healthy | DiskHealth::Full) => DISK_IN,
                 None if self.is_given_up(id) => DISK_OUT,
-                None => disk.state,
+                None | Some(DiskHealth::Opening) => disk.state,
             };
             if health.is_some() {
                 self.away.remove(&id);
@@ -96,10 +98,18 @@ impl PlacementKeeper {
             .collect();
         lost.sort_by_key(|group| group.id);
         for pool in map.pools() {
+            if !lost.iter().any(|group| group.pool == pool.id) {
+                continue;
+            }
             let part = topology_of(pool, &topology);
             let rule = rule_of(pool, &part);
-            let mut loads = map.open_groups(pool.id);
-            for group in lost.iter().filter(|group| group.pool == pool.id) {
+            // Once for all groups: when a zone is off there are very many, and no disk for them.
+            let loads = map.open_groups(pool.id);
+            let mut places = Places::new(&part, rule, &loads, u64::from(pool.id));
+            for (n, group) in lost.iter().filter(|g| g.pool == pool.id).enumerate() {
+                if n % GROUPS_PER_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
                 if replaced >= REPLACED_PER_TICK {
                     return Ok(true);
                 }
@@ -111,11 +121,10 @@ impl PlacementKeeper {
                 } else {
                     let survivors = group.disks().filter(|&disk| map.is_in(disk));
                     let survivors: Vec<DiskId> = survivors.collect();
-                    let seed = u64::from(group.id.0);
-                    let Some(new) = replacement_for(&part, rule, &loads, &survivors, seed) else {
+                    let Some(new) = places.beside(&survivors) else {
                         continue;
                     };
-                    loads.push(vec![new]);
+                    places.take(new);
                     new
                 };
                 replaced += usize::from(self.replace(group, old, new).await?);

@@ -1,0 +1,266 @@
+//! Directories that hang, or take long, when a node starts and afterwards.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use granary_blob::BlobConfig;
+use granary_blob_api::{BlobNode, DiskHealth};
+use granary_kv_rocks::RocksBudget;
+use granary_meta_api::pb::command::Command;
+use granary_meta_api::pb::command_reply::Reply;
+use granary_meta_api::pb::query_reply::Reply as Answer;
+use granary_meta_api::{Meta, MetaError, MetaService, pb};
+use granary_runtime::{Runtime, within};
+use granary_types::{DiskId, NodeId, ShardId};
+use granary_vfs::{DirLock, RealVfs, Space, Vfs, VfsFile};
+use parking_lot::{Condvar, Mutex};
+
+use super::{StorageRole, Wanted};
+
+/// What hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hang {
+    Everything,
+    /// Only asking for room, which comes late in opening a disk.
+    Space,
+}
+
+/// The machine's files, but for calls to one directory that wait until they are let go.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<Hung>, Condvar)>);
+
+/// Where, if anywhere.
+type Hung = Option<(PathBuf, Hang)>;
+
+impl Gate {
+    fn set(&self, hang: Option<(&Path, Hang)>) {
+        *self.0.0.lock() = hang.map(|(path, hang)| (path.to_owned(), hang));
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self, path: &Path, call: Hang) {
+        let mut hangs = self.0.0.lock();
+        while hangs.as_ref().is_some_and(|(dir, hang)| {
+            path.starts_with(dir) && (*hang == call || *hang == Hang::Everything)
+        }) {
+            self.0.1.wait(&mut hangs);
+        }
+    }
+}
+
+impl Vfs for Gate {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
+        self.pass(path, Hang::Everything);
+        RealVfs.open(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
+        self.pass(path, Hang::Everything);
+        RealVfs.create(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.pass(dir, Hang::Everything);
+        RealVfs.list(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.pass(path, Hang::Everything);
+        RealVfs.remove(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.pass(from, Hang::Everything);
+        RealVfs.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.pass(dir, Hang::Everything);
+        RealVfs.sync_dir(dir)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.pass(dir, Hang::Everything);
+        RealVfs.create_dir_all(dir)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        self.pass(path, Hang::Space);
+        RealVfs.space(path)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        self.pass(dir, Hang::Everything);
+        RealVfs.lock(dir)
+    }
+}
+
+/// A root that takes every disk.
+#[derive(Default)]
+struct Root(Mutex<BTreeSet<u64>>);
+
+#[async_trait]
+impl MetaService for Root {
+    async fn propose(
+        &self,
+        _: ShardId,
+        command: pb::Command,
+    ) -> Result<pb::CommandReply, MetaError> {
+        match command.command {
+            Some(Command::RegisterDisk(register)) => {
+                self.0.lock().extend(register.disk.map(|disk| disk.id));
+            }
+            other => return Err(MetaError::Invalid(format!("{other:?}"))),
+        }
+        Ok(pb::CommandReply {
+            reply: Some(Reply::Empty(pb::Empty {})),
+            rejection: None,
+        })
+    }
+
+    async fn query(&self, _: ShardId, _: pb::Query) -> Result<pb::QueryReply, MetaError> {
+        Ok(pb::QueryReply {
+            reply: Some(Answer::ClusterMap(pb::ClusterMap::default())),
+        })
+    }
+}
+
+/// A machine with three directories.
+struct Machine {
+    runtime: Runtime,
+    _dir: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+    gate: Gate,
+    root: Arc<Root>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["a", "b", "c"];
+        Self {
+            runtime: Runtime::system(),
+            paths: names.map(|name| dir.path().join(name)).to_vec(),
+            _dir: dir,
+            gate: Gate::default(),
+            root: Arc::default(),
+        }
+    }
+
+    async fn start(&self, paths: &[PathBuf], wanted: Wanted) -> Arc<StorageRole> {
+        let meta = Meta::new(self.runtime.clone(), self.root.clone());
+        let role = StorageRole::over(
+            &self.runtime,
+            NodeId(1),
+            BlobConfig::for_cluster("test"),
+            paths,
+            RocksBudget::new(64 << 20),
+            meta,
+            Arc::new(self.gate.clone()),
+        );
+        let role = role.await.unwrap();
+        let opening = role.open_within(wanted, Duration::from_millis(300));
+        quickly("the start", opening).await.unwrap();
+        quickly("telling the root", role.enrol()).await.unwrap();
+        role
+    }
+
+    /// Waits until these of the three directories have a disk that serves.
+    async fn until_served(&self, role: &StorageRole, expected: [bool; 3]) {
+        let served = async {
+            loop {
+                let now = role.directories().await;
+                if now.iter().map(|(_, serves)| *serves).eq(expected) {
+                    return;
+                }
+                self.runtime.sleep(Duration::from_millis(10)).await;
+            }
+        };
+        quickly("serving", served).await;
+    }
+}
+
+async fn quickly<F: Future>(what: &str, future: F) -> F::Output {
+    match within(Duration::from_secs(20), future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what} took long"),
+    }
+}
+
+fn disk_in(role: &StorageRole, path: &Path) -> Option<DiskId> {
+    let directories = role.directories.lock();
+    let known = directories.iter().find(|known| known.path == path);
+    known.unwrap().disk
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_hangs_keeps_no_other_out() {
+    let machine = Machine::new();
+    machine
+        .gate
+        .set(Some((&machine.paths[0], Hang::Everything)));
+    let role = machine.start(&machine.paths, Wanted::OneDisk).await;
+    machine.until_served(&role, [false, true, true]).await;
+    assert_eq!(machine.root.0.lock().len(), 2);
+    // Nor is one that comes back kept waiting.
+    let back = disk_in(&role, &machine.paths[1]).unwrap();
+    role.store.remove_disk(back).await;
+    role.update(&machine.paths[1], |known| known.disk = None);
+    for _ in 0..3 {
+        quickly("a look", role.look()).await;
+    }
+    machine.until_served(&role, [false, true, true]).await;
+    machine.gate.set(None);
+    machine.until_served(&role, [true, true, true]).await;
+    // Whoever was too late for the start is introduced later.
+    let introduced = async {
+        while machine.root.0.lock().len() < 3 {
+            role.look().await;
+            machine.runtime.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    quickly("introducing", introduced).await;
+    role.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_takes_long_to_open_is_named_meanwhile() {
+    let machine = Machine::new();
+    let role = machine.start(&machine.paths, Wanted::OneDisk).await;
+    machine.until_served(&role, [true, true, true]).await;
+    let slow = disk_in(&role, &machine.paths[2]).unwrap();
+    role.stop().await;
+    drop(role);
+    machine.gate.set(Some((&machine.paths[2], Hang::Space)));
+    let role = machine.start(&machine.paths, Wanted::OneDisk).await;
+    machine.until_served(&role, [true, true, false]).await;
+    let health = async |disk| {
+        let disks = role.store.disks().await.unwrap();
+        disks
+            .into_iter()
+            .find(|known| known.id == disk)
+            .unwrap()
+            .health
+    };
+    assert_eq!(health(slow).await, DiskHealth::Opening);
+    machine.gate.set(None);
+    machine.until_served(&role, [true, true, true]).await;
+    assert_eq!(health(slow).await, DiskHealth::Healthy);
+    role.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_only_disk_hangs_starts_and_stops() {
+    let machine = Machine::new();
+    machine
+        .gate
+        .set(Some((&machine.paths[0], Hang::Everything)));
+    let role = machine.start(&machine.paths[..1], Wanted::Hope).await;
+    assert!(machine.root.0.lock().is_empty());
+    quickly("the stop", role.stop()).await;
+    machine.gate.set(None);
+}
