@@ -168,9 +168,9 @@ impl DataPath {
                 config,
                 latency: ReadLatency::default(),
                 hints: RepairHints::default(),
+                hedges: HedgeBudget::default(),
                 metrics: Metrics::default(),
             }),
-                hedges: HedgeBudget::default(),
         }
     }
 
