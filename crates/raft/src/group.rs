@@ -324,15 +324,18 @@ impl Group {
         let watched = self.raft().metrics();
         let metrics = watched.borrow_watched().clone();
         let silent = metrics.last_quorum_acked.map(|acked| acked.elapsed());
-        let without_quorum =
-            self.leads() && silent.is_some_and(|silent| silent > self.parts.lease * 2);
+        let members = Members::of(metrics.membership_config.membership());
+        // A sole voter asks nobody.
+        let without_quorum = self.leads()
+            && members.voters.len() > 1
+            && silent.is_some_and(|silent| silent > self.parts.lease * 2);
         let matched = metrics.replication.unwrap_or_default().into_iter();
         GroupMetrics {
             without_quorum,
             shard: self.parts.shard,
             term: metrics.current_term,
             leader: self.leader(),
-            members: Members::of(metrics.membership_config.membership()),
+            members,
             last_index: metrics.last_log_index,
             committed_index: metrics.local_committed.map(|id| id.index),
             applied_index: self.last_applied(),

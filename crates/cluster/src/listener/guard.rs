@@ -21,6 +21,10 @@ use crate::{AddressBook, Peer, Security};
 pub enum Access {
     /// Nodes of the cluster.
     Nodes,
+    /// Nodes that have one of these roles, as far as is known here.
+    NodesWith(&'static [&'static str]),
+    /// Operators.
+    Admin,
     /// Operators, and nodes.
     AdminOrNodes,
     /// Anybody; the service looks at the [`Peer`] in the request's extensions.
@@ -91,6 +95,8 @@ impl Guard {
             Access::Anybody => true,
             Access::AdminOrNodes => peer != Peer::Anonymous,
             Access::Nodes => matches!(peer, Peer::Node(_)),
+            Access::NodesWith(roles) => self.has_one_of(peer, roles),
+            Access::Admin => peer == Peer::Admin,
         };
         if may {
             Ok(peer)
@@ -99,6 +105,18 @@ impl Guard {
                 "{peer} may not use {path}"
             )))
         }
+    }
+
+    /// Whether a node has a role. One that the book does not know yet may have any, and one without
+    /// any in its record has all.
+    fn has_one_of(&self, peer: Peer, roles: &[&str]) -> bool {
+        let Peer::Node(node) = peer else {
+            return false;
+        };
+        let known = self.book.node(node);
+        known.is_none_or(|known| {
+            known.roles.is_empty() || roles.iter().any(|role| known.serves(role))
+        })
     }
 
     /// A request that names the node it means is for that node only: an address may have gone over
@@ -173,6 +191,61 @@ where
                 Either::Right(self.inner.call(request))
             }
             Err(status) => Either::Left(ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_meta_api::pb::state;
+    use granary_types::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn who_is_asked_for_what() {
+        let book = Arc::new(AddressBook::in_memory(Vec::new()));
+        let node = |id, roles: &[&str]| state::Node {
+            id,
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            ..Default::default()
+        };
+        let nodes = [node(1, &["meta"]), node(2, &["storage"]), node(3, &[])];
+        book.take(1, &nodes);
+        let table = AccessTable::default()
+            .with("raft", Access::NodesWith(&["meta"]))
+            .with("admin", Access::Admin)
+            .with("admin/ListPeers", Access::AdminOrNodes);
+        let security = Security::Plain {
+            cluster_id: "c".to_owned(),
+            local: Peer::Node(NodeId(1)),
+        };
+        let guard = Guard::new(security, book, table);
+        let may = |peer, path: &str| {
+            let request = Request::builder().uri(format!("http://somebody/{path}"));
+            let caller = Caller { peer: Some(peer) };
+            guard
+                .admit(&request.extension(caller).body(()).unwrap())
+                .is_ok()
+        };
+        let peer = |id| Peer::Node(NodeId(id));
+        for (who, raft, removing, listing, other) in [
+            (peer(1), true, false, true, true),
+            (peer(2), false, false, true, true),
+            (peer(3), true, false, true, true),
+            // It has joined so lately that the book does not know it.
+            (peer(9), true, false, true, true),
+            (Peer::Admin, false, true, true, false),
+            (Peer::Anonymous, false, false, false, false),
+        ] {
+            let found = [
+                "raft/Send",
+                "admin/RemoveNode",
+                "admin/ListPeers",
+                "other/Get",
+            ];
+            let found = found.map(|path| may(who, path));
+            assert_eq!(found, [raft, removing, listing, other], "{who}");
         }
     }
 }

@@ -82,7 +82,8 @@ async fn look(meta: &Arc<MetaNode>, idle_since: &mut BTreeMap<ShardId, Duration>
 fn is_idle(node: NodeId, shard: &Shard) -> bool {
     let members = shard.group.members();
     let member = members.voters.contains(&node) || members.learners.contains(&node);
-    !shard.group.is_leader() && !(member && shard.group.takes_part())
+    let needed = shard.group.is_leader() || (member && shard.group.takes_part());
+    !needed
 }
 
 /// Closes a replica when its shard says that this node is no member; whether it did.

@@ -229,7 +229,8 @@ impl Shared {
         if known.is_none_or(|known| known.removed) {
             return Ok(());
         }
-        let (reports, replicas) = tokio::join!(self.reports(&[node]), self.replicas(&map));
+        let asked = [node];
+        let (reports, replicas) = tokio::join!(self.reports(&asked), self.replicas(&map));
         let refused = |why: String| {
             let said = format!("{why}; --force gives it up all the same");
             Err(Status::failed_precondition(said))

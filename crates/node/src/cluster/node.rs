@@ -47,6 +47,13 @@ use crate::vault::{Sealer, Vault};
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time for the shards to be led by others when this node stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+/// What nodes may ask of each other as operators do.
+const USED_BY_NODES: [&str; 4] = [
+    "granary.admin.Admin/DescribeNode",
+    "granary.admin.Admin/ListPeers",
+    "granary.admin.Admin/LearnPeers",
+    "granary.admin.Admin/Trigger",
+];
 /// What operators may ask of disks: nothing that changes them.
 const READ_BY_OPERATORS: [&str; 4] = [
     "granary.blob.Blob/Disks",
@@ -232,10 +239,18 @@ impl Node {
         services.extend(local_control.map(control_routes));
         services.extend(local_disks.map(|disks| Routes::new(BlobService::server(disks))));
         let access = AccessTable::default()
-            .with(super::pb::admin_server::SERVICE_NAME, Access::AdminOrNodes);
-        // An operator who rebuilds the metadata reads its backup.
-        let access = READ_BY_OPERATORS
+            .with(super::pb::admin_server::SERVICE_NAME, Access::Admin)
+            .with("granary.raft.v1.Raft", Access::NodesWith(&["meta"]))
+            .with(
+                "granary.meta.MetaNode",
+                Access::NodesWith(&["meta", "worker"]),
+            )
+            // Any node answers an operator who asks for the status.
+            .with("granary.meta.MetaNode/ListReplicas", Access::Nodes);
+        // Nodes tell each other what they know; an operator who rebuilds the metadata reads its backup.
+        let access = USED_BY_NODES
             .into_iter()
+            .chain(READ_BY_OPERATORS)
             .fold(access, |access, method| {
                 access.with(method, Access::AdminOrNodes)
             });

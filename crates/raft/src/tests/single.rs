@@ -14,6 +14,15 @@ use crate::log_scan::stored_indexes;
 use crate::testsuite::MapMachine;
 use crate::{NoPeers, ProposeError, RaftConfig, RaftError, RaftHost};
 
+#[tokio::test(start_paused = true)]
+async fn a_sole_voter_is_a_majority_however_long_nothing_happens() {
+    let cluster = alone(1).await;
+    let leader = cluster.leader().await;
+    leader.put("before").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(leader.group.is_leader() && !leader.group.metrics().without_quorum);
+}
+
 async fn alone(seed: u64) -> Cluster {
     Cluster::formed(1, seed, RaftConfig::default()).await
 }
