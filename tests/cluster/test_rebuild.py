@@ -155,7 +155,10 @@ def test_three_combined_nodes_lose_their_state_and_keep_their_disks(make_cluster
     cluster.kill(*combined)
     for name in combined:
         cluster.wipe(cluster[name].state_dir)
-    answer = rebuild(cluster, "a1", sources=["b2"], admin_dir=admin_dir)
+    # The disks of the other two cannot be read before they are nodes again.
+    refused = rebuild(cluster, "a1", sources=["b2"], admin_dir=admin_dir)
+    assert refused.code == 1 and sum("which has disks" in problem for problem in refused.data["problems"]) == 2, refused
+    answer = rebuild(cluster, "a1", "--accept-loss", sources=["b2"], admin_dir=admin_dir)
     assert answer.code == 0 and answer.data["disks"] == 4, answer
     assert sorted(answer.data["removed"]) == sorted(cluster[name].node_id for name in combined), answer
     cluster["a1"].node_id = answer.data["node_id"]
