@@ -190,10 +190,13 @@ def test_three_combined_nodes_lose_their_state_and_keep_their_disks(make_cluster
     cluster.kill(*combined)
     for name in combined:
         cluster.wipe(cluster[name].state_dir)
+    # The disks of the other two cannot be read before they are nodes again.
+    refused = rebuild(cluster, "a1", sources=["b2"], admin_dir=admin_dir)
+    assert refused.code == 1 and sum("which has disks" in problem for problem in refused.data["problems"]) == 2, refused
     # Killed while it reads the disks of its own machine, and while it makes the node.
-    line = rebuild_line(cluster, "a1", ["b2"], admin_dir)
+    line = [*rebuild_line(cluster, "a1", ["b2"], admin_dir), "--accept-loss"]
     assert all(kill_rebuild_when(cluster, "a1", line, reached) for reached in (POINTS[1], POINTS[3])), "it was too fast to be killed"
-    answer = rebuild(cluster, "a1", sources=["b2"], admin_dir=admin_dir)
+    answer = rebuild(cluster, "a1", "--accept-loss", sources=["b2"], admin_dir=admin_dir)
     assert answer.code == 0 and answer.data["disks"] == 4, answer
     assert sorted(answer.data["removed"]) == sorted(cluster[name].node_id for name in combined), answer
     cluster["a1"].node_id = answer.data["node_id"]

@@ -1,7 +1,7 @@
 //! The storage-node trait.
 
 use async_trait::async_trait;
-use granary_types::{ChunkId, DiskId, PgId};
+use granary_types::{BucketId, ChunkId, DiskId, PgId};
 
 use crate::{BlobError, ChunkPage, ChunkRead, CopyChunk, GetChunk, PutChunk, VerifyPage};
 
@@ -158,6 +158,24 @@ pub trait BlobNode: Send + Sync + 'static {
         after: Option<ChunkId>,
         limit: u32,
     ) -> Result<ChunkPage, BlobError>;
+
+    /// Lists what a bucket owns of a group, in id order after `after`. A page ends after about `limit`
+    /// chunks, whoever owns them were looked at, and may be empty before the last one.
+    ///
+    /// # Errors
+    /// `DiskFailed`, `Busy`, `Unreachable`.
+    async fn list_owned(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+        bucket: BucketId,
+    ) -> Result<ChunkPage, BlobError> {
+        let mut page = self.list(disk, pg, after, limit).await?;
+        page.entries.retain(|entry| entry.owner.bucket == bucket);
+        Ok(page)
+    }
 
     /// Reads every copy of the group that the disk holds after `after`, in id order, and checks it:
     /// every block against its checksum, the record against the index. No object bytes travel. What

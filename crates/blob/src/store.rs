@@ -13,7 +13,7 @@ use granary_blob_api::{
     VerifyPage,
 };
 use granary_runtime::{Runtime, within};
-use granary_types::{ChunkId, DiskId, PgId};
+use granary_types::{BucketId, ChunkId, DiskId, PgId};
 use granary_vfs::Vfs;
 use parking_lot::{Mutex, RwLock};
 
@@ -34,6 +34,8 @@ use crate::{commit, format};
 
 /// Chunks that one deletion or one page of a listing may name, at most.
 const CHUNKS_PER_CALL_MAX: usize = 10_000;
+/// Chunks looked at in one call that answers few of them.
+const CHUNKS_LOOKED_AT_MAX: usize = 50_000;
 
 /// One node's disk engine. Cheap to clone; clones share the disks.
 #[derive(Clone)]
@@ -472,6 +474,25 @@ impl BlobNode for BlobStore {
         self.reading(&disk, self.until(), move |disk| {
             let page = disk.index().list(pg, after, limit);
             page.map_err(|error| disk.index_failed(error))
+        })
+        .await
+    }
+
+    async fn list_owned(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+        bucket: BucketId,
+    ) -> Result<ChunkPage, BlobError> {
+        let disk = self.disk(disk)?;
+        let limit = (limit as usize).clamp(1, CHUNKS_LOOKED_AT_MAX);
+        self.reading(&disk, self.until(), move |disk| {
+            let page = disk.index().list(pg, after, limit);
+            let mut page = page.map_err(|error| disk.index_failed(error))?;
+            page.entries.retain(|entry| entry.owner.bucket == bucket);
+            Ok(page)
         })
         .await
     }

@@ -102,6 +102,7 @@ commands! {
     RemoveNode(root) -> Empty(pb::Empty);
     PutTrust(root) -> Empty(pb::Empty);
     PutJoinToken(root) -> Empty(pb::Empty);
+    RenewRoot(root) -> Empty(pb::Empty);
 }
 
 impl pb::Rejection {

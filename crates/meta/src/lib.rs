@@ -29,8 +29,9 @@ mod rows;
 pub mod testsuite;
 
 pub use backup::{
-    BackupError, BackupSink, BackupSource, Catalog, RenewedRoot, RestoreError, RestoredShard,
-    ShardSummary, Stored, Wholeness, renew_root, restore_shard, split_off, verify_whole,
+    BackupError, BackupSink, BackupSource, Catalog, Renewal, RestoreError, RestoredShard, Seen,
+    ShardSummary, Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, verify_whole,
+    without_backup,
 };
 pub use database::{database_stamp, stamp_database};
 pub use node::{

@@ -120,7 +120,8 @@ pub(crate) enum AdminCommand {
         /// A node that runs; several, or repeat it. The nodes they know of are asked too.
         #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
         from: Vec<String>,
-        /// Go on although shards are missing: what is in them is lost.
+        /// Go on although nodes, disks or parts of the backup could not be read: what is only there is
+        /// lost for good.
         #[arg(long)]
         accept_loss: bool,
     },
@@ -232,12 +233,19 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
         AdminCommand::Rebuild { from, accept_loss } => {
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
+            let bar = match reach.json {
+                true => ProgressBar::hidden(),
+                false => ProgressBar::new_spinner(),
+            };
             let wanted = Wanted {
                 admin_dir: &admin_dir,
                 from: &from,
                 accept_loss,
+                tell: &|message| bar.set_message(message),
             };
-            let rebuilt = rebuild::rebuild(&runtime, &config, &wanted).await?;
+            let rebuilt = rebuild::rebuild(&runtime, &config, &wanted).await;
+            bar.finish_and_clear();
+            let rebuilt = rebuilt?;
             runtime.stop().await;
             show(reach, &rebuilt, || rebuilt_text(&rebuilt))?;
             Ok(match rebuilt.refused {

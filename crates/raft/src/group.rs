@@ -296,6 +296,11 @@ impl Group {
         Ok(AppliedEntries::Found(encoded.collect()))
     }
 
+    /// The last entry that was cut from the log; `None` when it begins with the first one.
+    pub fn purged(&self) -> Option<LogPosition> {
+        self.parts.log.purged().as_ref().map(LogPosition::of)
+    }
+
     /// Lets the log keep entries from `index` on for [`Group::read_applied`], as long as they are
     /// not many more than it keeps anyway. `None`: nobody reads them any more.
     pub fn keep_log_from(&self, index: Option<u64>) {

@@ -18,6 +18,12 @@ pub(crate) fn is_backup(owner: &ChunkOwner) -> bool {
     owner.bucket == BACKUP_BUCKET
 }
 
+/// What a newer version names in a way of its own is not for this one to judge.
+fn part_of(entry: &ChunkEntry) -> Option<BackupObject> {
+    let named = is_backup(&entry.owner).then_some(entry.owner.object)?;
+    BackupObject::of_object_id(named)
+}
+
 /// What passes have seen. Memory: two positions per shard.
 #[derive(Debug, Default)]
 pub(crate) struct Backups {
@@ -30,18 +36,22 @@ pub(crate) struct Backups {
 impl Backups {
     /// Looks at a chunk; true when it is superseded.
     pub(crate) fn look(&mut self, entry: &ChunkEntry) -> bool {
-        if !is_backup(&entry.owner) {
-            return false;
-        }
-        // What a newer version names in a way of its own is not for this one to judge.
-        let Some(part) = BackupObject::of_object_id(entry.owner.object) else {
-            return false;
-        };
-        if part.kind == BackupKind::Manifest && !entry.damaged && !entry.deleted {
+        if let Some(part) = part_of(entry)
+            && part.kind == BackupKind::Manifest
+            && !entry.damaged
+            && !entry.deleted
+        {
             self.note(part.shard, part.position);
         }
-        let keep = self.keep_from.get(&part.shard);
-        keep.is_some_and(|keep| part.position < *keep)
+        self.is_superseded(entry)
+    }
+
+    /// The same, and a manifest does not count: the copy may be the only one.
+    pub(crate) fn is_superseded(&self, entry: &ChunkEntry) -> bool {
+        part_of(entry).is_some_and(|part| {
+            let keep = self.keep_from.get(&part.shard);
+            keep.is_some_and(|keep| part.position < *keep)
+        })
     }
 
     fn note(&mut self, shard: ShardId, position: Position) {

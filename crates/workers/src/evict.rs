@@ -3,7 +3,8 @@
 //!
 //! Invariants: a copy goes only when every member of the group is complete and in service, the map
 //! that says so was read just now, the disk knows no newer one (it refuses then), and every member
-//! holds the chunk, or one has its tombstone, or no row names the chunk and none ever will. Anything
+//! holds the chunk, or one has its tombstone, or no row names the chunk and none ever will, or it is a
+//! superseded part of the metadata's backup. Anything
 //! else that no member has stays: it may be the last copy there is.
 
 use std::collections::HashSet;
@@ -16,6 +17,7 @@ use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
 
 use crate::WorkerError;
+use crate::backups::Backups;
 use crate::chunk_deleter::ChunkDeleter;
 use crate::group_listing::{GroupListing, LIST_TIMEOUT, PAGE};
 use crate::owners::garbage;
@@ -57,6 +59,7 @@ impl Eviction {
         pg: PgId,
         disk: DiskId,
         after: Option<ChunkId>,
+        backups: &Backups,
     ) -> Result<Evicted, WorkerError> {
         let Some(node) = self.view.node_of(disk) else {
             return Ok(Evicted::default());
@@ -72,7 +75,13 @@ impl Eviction {
             return Ok(Evicted::default());
         };
         let known = (group.id, group.epoch);
-        let (stale, tombstones) = self.stale(&group, after, &page.entries).await?;
+        let (mut stale, tombstones) = self.stale(&group, after, &page.entries).await?;
+        // Of these no row is asked for, and the members may have deleted theirs long ago.
+        let live = page.entries.iter().filter(|entry| !entry.deleted);
+        let superseded = live.filter(|entry| backups.is_superseded(entry));
+        stale.extend(superseded.map(|entry| entry.id));
+        stale.sort_unstable();
+        stale.dedup();
         let mut copies = 0;
         for batch in stale.chunks(BATCH) {
             if !self.is_still(&group, disk).await?

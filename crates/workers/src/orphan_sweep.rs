@@ -158,7 +158,10 @@ impl OrphanSweep {
             return Ok(true);
         };
         let (pg, disk) = (place.pg, place.disk);
-        let page = self.eviction.evict_page(pg, disk, place.after).await;
+        let page = self
+            .eviction
+            .evict_page(pg, disk, place.after, &self.backups);
+        let page = page.await;
         self.strangers.at = match &page {
             Ok(evicted) if evicted.next_after.is_some() => Cursor {
                 after: evicted.next_after,

@@ -71,6 +71,7 @@ cases![
     deleting::whoever_knows_an_older_epoch_deletes_nothing,
     deleting::evicted_copies_go_without_a_trace_and_may_come_back,
     deleting::a_disk_names_the_groups_that_were_opened_on_it,
+    reading::what_one_bucket_owns_is_listed_alone,
 ];
 
 /// Runs every case on every disk of a node, in groups from `first_pg` on.

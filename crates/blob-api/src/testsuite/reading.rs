@@ -1,9 +1,9 @@
 //! Reading, listing and status.
 
-use granary_types::DiskId;
+use granary_types::{BucketId, DiskId};
 
 use super::{EPOCH, Fixture, pattern};
-use crate::{BlobError, DiskHealth, GetChunk};
+use crate::{BlobError, DiskHealth, GetChunk, PutChunk};
 
 pub(super) async fn unknown_chunks_and_bad_ranges_are_refused(f: Fixture) {
     f.open().await;
@@ -134,4 +134,28 @@ pub(super) async fn disks_count_what_they_hold(f: Fixture) {
     let without = status().await;
     assert_eq!(without.chunks, before.chunks);
     assert!(without.live_bytes + 500_000 <= with.live_bytes);
+}
+
+pub(super) async fn what_one_bucket_owns_is_listed_alone(f: Fixture) {
+    f.open().await;
+    let bytes = pattern(1, 10);
+    for n in 0..20 {
+        let owner = f.owner(1 + u64::from(n % 5 == 0));
+        let chunk = PutChunk {
+            owner,
+            ..f.chunk(f.id(n), &bytes)
+        };
+        f.node.put(f.disk, chunk).await.expect("stored");
+    }
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = f.node.list_owned(f.disk, f.pg, after, 7, BucketId(2));
+        let page = page.await.expect("a page");
+        listed.extend(page.entries.iter().map(|entry| entry.id));
+        after = page.next_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, [0, 5, 10, 15].map(|n| f.id(n)));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use granary_runtime::within;
-use granary_types::{ChunkId, DiskId, PgId};
+use granary_types::{BucketId, ChunkId, DiskId, PgId};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -38,6 +38,11 @@ impl GrpcBlobNode {
         let mut request = Request::new(message);
         request.set_timeout(self.deadline);
         request
+    }
+
+    async fn listed(&self, request: pb::ListRequest) -> Result<ChunkPage, BlobError> {
+        let mut client = self.client.clone();
+        convert::chunk_page(self.answer(client.list(self.request(request))).await?)
     }
 
     async fn answer<T>(
@@ -138,9 +143,23 @@ impl BlobNode for GrpcBlobNode {
         after: Option<ChunkId>,
         limit: u32,
     ) -> Result<ChunkPage, BlobError> {
-        let request = self.request(convert::list_request(disk, pg, after, limit));
-        let mut client = self.client.clone();
-        convert::chunk_page(self.answer(client.list(request)).await?)
+        let request = convert::list_request(disk, pg, after, limit, None);
+        self.listed(request).await
+    }
+
+    async fn list_owned(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+        bucket: BucketId,
+    ) -> Result<ChunkPage, BlobError> {
+        let request = convert::list_request(disk, pg, after, limit, Some(bucket));
+        let mut page = self.listed(request).await?;
+        // An earlier server answers everything.
+        page.entries.retain(|entry| entry.owner.bucket == bucket);
+        Ok(page)
     }
 
     async fn verify(

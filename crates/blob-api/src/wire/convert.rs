@@ -138,12 +138,14 @@ pub(super) fn list_request(
     pg: PgId,
     after: Option<ChunkId>,
     limit: u32,
+    owner: Option<BucketId>,
 ) -> pb::ListRequest {
     pb::ListRequest {
         disk: disk.0,
         pg: pg.0,
         after: after.map(id_bytes).unwrap_or_default(),
         limit,
+        owner_bucket: owner.map(|bucket| bucket.0),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use granary_types::{DiskId, PgId};
+use granary_types::{BucketId, DiskId, PgId};
 use tonic::{Request, Response, Status};
 
 use super::{MESSAGE_BYTES_MAX, convert, fault};
@@ -100,10 +100,15 @@ impl pb::blob_server::Blob for BlobService {
         let request = request.into_inner();
         let after = checked(convert::optional_id(&request.after))?;
         let (disk, pg) = (DiskId(request.disk), PgId(request.pg));
-        answer(
-            self.node.list(disk, pg, after, request.limit).await,
-            convert::list_reply,
-        )
+        let node = &self.node;
+        let listed = match request.owner_bucket.map(BucketId) {
+            None => node.list(disk, pg, after, request.limit).await,
+            Some(bucket) => {
+                let listing = node.list_owned(disk, pg, after, request.limit, bucket);
+                listing.await
+            }
+        };
+        answer(listed, convert::list_reply)
     }
 
     async fn verify(&self, request: Request<pb::VerifyRequest>) -> Answer<pb::VerifyReply> {

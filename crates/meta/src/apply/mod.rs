@@ -46,6 +46,7 @@ mod put_trust;
 mod register_disk;
 mod register_node;
 mod remove_node;
+mod renew_root;
 mod replace_pg_member;
 mod report_range;
 mod set_bucket_acl;
@@ -136,5 +137,6 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::RemoveNode(c) => c.apply(tx, at),
         Wire::PutTrust(c) => c.apply(tx, at),
         Wire::PutJoinToken(c) => c.apply(tx, at),
+        Wire::RenewRoot(c) => c.apply(tx, at),
     }
 }

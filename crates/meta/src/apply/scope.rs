@@ -52,7 +52,8 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         | Wire::AllocateNode(_)
         | Wire::RemoveNode(_)
         | Wire::PutTrust(_)
-        | Wire::PutJoinToken(_) => Scope::Root,
+        | Wire::PutJoinToken(_)
+        | Wire::RenewRoot(_) => Scope::Root,
     }
 }
 

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Items of a checkpoint's part are chunks of a snapshot (`state::SnapshotRows`), of a manifest the
-//! bookkeeping as of the snapshot, of a log part its entries as the log stores them. A part says all
-//! that its name says, and the name is checked against it.
+//! bookkeeping as of the snapshot and how many items the parts have together (u64; early ones do not
+//! say), of a log part its entries as the log stores them. A part says all that its name says, and the
+//! name is checked against it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use granary_raft::LogPosition;
@@ -33,7 +34,7 @@ pub(super) const ITEM_OVERHEAD_BYTES: usize = 4;
 pub(super) struct Part {
     pub(super) kind: BackupKind,
     pub(super) shard: ShardId,
-    /// Random, of the leader's task that wrote it.
+    /// Random, of the attempt at a checkpoint, or of the leader's task that wrote the log.
     pub(super) writer: u64,
     /// See [`BackupObject::position`].
     pub(super) position: LogPosition,

@@ -16,6 +16,7 @@ mod catalog;
 mod format;
 mod restore;
 mod root;
+mod whole;
 mod writer;
 
 #[cfg(test)]
@@ -27,8 +28,9 @@ use granary_raft::StateMachineError;
 use granary_types::{ChunkId, ObjectId};
 
 pub use catalog::{Catalog, ShardSummary};
-pub use restore::{RestoreError, RestoredShard, Wholeness, restore_shard, split_off, verify_whole};
-pub use root::{RenewedRoot, renew_root};
+pub use restore::{RestoreError, RestoredShard, restore_shard};
+pub use root::{Renewal, Seen, buckets_in_use, plan_renewal};
+pub use whole::{Wholeness, verify_whole, without_backup};
 pub(crate) use writer::{Progress, ShardWriter, WriterParts};
 
 /// Where a backup is written to.

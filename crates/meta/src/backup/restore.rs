@@ -18,12 +18,7 @@ use prost::Message;
 use super::catalog::{Catalog, FoundCheckpoint, FoundLog};
 use super::format::Part;
 use super::{BackupError, BackupSource};
-use crate::keyspace::range_hint::RangeHintKey;
-use crate::keyspace::shard_descriptor::ShardDescriptorKey;
-use crate::keyspace::{Kind, ROOT_HOME_SLAB, kind_prefix};
-use crate::machine::{Claims, ShardMachine, local_shards};
-use crate::ownership::overlap;
-use crate::rows::{Bounds, Rows, View};
+use crate::machine::{Claims, ShardMachine};
 
 /// Why a shard is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +52,7 @@ pub struct RestoredShard {
     pub reached: LogPosition,
     /// The newest leader's time in it, in milliseconds since the epoch.
     pub time_ms: u64,
-    /// What is there and could not be used, in sentences.
+    /// What is there, newer than that, and could not be used, in sentences.
     pub problems: Vec<String>,
     machine: Arc<ShardMachine>,
     replay: Replay,
@@ -74,6 +69,25 @@ impl std::fmt::Debug for RestoredShard {
 }
 
 impl RestoredShard {
+    /// One whose rows, if any, are in the store.
+    pub(super) fn without_history(
+        kv: Arc<dyn Kv>,
+        shard: ShardId,
+        home: SlabId,
+        lacks: &str,
+    ) -> Result<Self, RestoreError> {
+        Ok(Self {
+            shard,
+            checkpoint: LogPosition::default(),
+            reached: LogPosition::default(),
+            time_ms: 0,
+            problems: vec![lacks.to_owned()],
+            machine: ShardMachine::open(Arc::clone(&kv), shard, home, Claims::default())?,
+            replay: Replay::default(),
+            kv,
+        })
+    }
+
     /// Makes `node` its only voter. Blocks.
     ///
     /// # Errors
@@ -122,7 +136,7 @@ impl Reader<'_> {
             part.kind == BackupKind::Manifest
                 && part.position == found.position
                 && usize::try_from(part.part).is_ok_and(|parts| parts == count)
-                && part.items.len() == 1
+                && !part.items.is_empty()
         });
         let manifest = manifest.await?;
         let position = LogPosition::of_bookkeeping(&manifest.items[0])?;
@@ -171,7 +185,7 @@ pub async fn restore_shard(
         cluster_id,
         shard,
     };
-    let mut problems = Vec::new();
+    let mut unusable = Vec::new();
     for found in catalog.checkpoints(shard) {
         match put_rows(runtime, &kv, &reader, &found).await? {
             Ok((machine, bookkeeping)) => {
@@ -181,28 +195,41 @@ pub async fn restore_shard(
                     checkpoint: found.position,
                     reached: found.position,
                     time_ms: 0,
-                    problems,
+                    problems: Vec::new(),
                     machine,
                     replay,
                     kv,
                 };
-                apply_log(runtime, &reader, catalog.logs(shard), &mut restored).await?;
+                let logs = catalog.logs(shard);
+                apply_log(runtime, &reader, logs, &mut restored, &mut unusable).await?;
+                // What the history has by now, or is older than it, is no loss.
+                let lost = unusable
+                    .into_iter()
+                    .filter(|(at, _)| *at > restored.reached);
+                restored.problems = lost.map(|(_, why)| why).collect();
                 return Ok(restored);
             }
-            Err(error) => problems.push(format!(
-                "the checkpoint at entry {} cannot be used: {error}",
-                found.position.index
+            Err(error) => unusable.push((
+                found.position,
+                format!(
+                    "the checkpoint at entry {} cannot be used: {error}",
+                    found.position.index
+                ),
             )),
         }
     }
-    if problems.is_empty() {
-        problems.push("no checkpoint of it is complete".to_owned());
+    let mut reasons: Vec<String> = unusable.into_iter().map(|(_, why)| why).collect();
+    if reasons.is_empty() {
+        reasons.push("no checkpoint of it is complete".to_owned());
     }
     Err(RestoreError::NoCheckpoint {
         shard,
-        reason: problems.join("; "),
+        reason: reasons.join("; "),
     })
 }
+
+/// What is there and could not be used: up to where it went, and why.
+type Unusable = Vec<(LogPosition, String)>;
 
 type Put = (Arc<ShardMachine>, Bytes);
 
@@ -218,11 +245,13 @@ async fn put_rows(
         Err(error) => return Ok(Err(error)),
     };
     let mut open: Option<(Arc<ShardMachine>, Box<dyn granary_raft::SnapshotWriter>)> = None;
+    let mut items = 0u64;
     for (number, chunks) in found.parts.iter().enumerate() {
         let rows = match reader.rows(&manifest, number, chunks).await {
             Ok(rows) => rows,
             Err(error) => return Ok(Err(error)),
         };
+        items += rows.len() as u64;
         let (store, shard) = (Arc::clone(kv), reader.shard);
         let write = move || -> Result<_, StateMachineError> {
             let (machine, mut writer) = match open {
@@ -244,6 +273,10 @@ async fn put_rows(
     let Some((machine, writer)) = open else {
         return Ok(Err(BackupError::Damaged("it has no rows")));
     };
+    let count = manifest.items.get(1);
+    if count.is_some_and(|count| count[..] != items.to_le_bytes()) {
+        return Ok(Err(BackupError::Damaged("it lacks rows")));
+    }
     let bookkeeping = manifest.items[0].clone();
     let books = bookkeeping.clone();
     let finish = move || writer.finish(books);
@@ -275,6 +308,7 @@ async fn apply_log(
     reader: &Reader<'_>,
     mut logs: Vec<FoundLog>,
     restored: &mut RestoredShard,
+    unusable: &mut Unusable,
 ) -> Result<(), RestoreError> {
     logs.sort_by_key(|log| log.first);
     let mut waiting = logs.into_iter().peekable();
@@ -305,19 +339,26 @@ async fn apply_log(
                 runtime.blocking(apply).await.map_err(stopping)??;
                 restored.replay = replay;
             }
-            // Of another history.
-            Ok(None) => {}
-            Err(error) => restored.problems.push(format!(
-                "the log up to entry {} cannot be read: {error}",
-                log.last.index
+            Ok(None) => unusable.push((
+                log.last,
+                format!(
+                    "the log up to entry {} does not go on from what was found",
+                    log.last.index
+                ),
+            )),
+            Err(error) => unusable.push((
+                log.last,
+                format!(
+                    "the log up to entry {} cannot be read: {error}",
+                    log.last.index
+                ),
             )),
         }
     }
-    if let Some(beyond) = waiting.map(|log| log.last.index).max() {
-        restored.problems.push(format!(
-            "there is log up to entry {beyond}, but what comes after {} is missing",
-            restored.reached.index
-        ));
+    if let Some(beyond) = waiting.map(|log| log.last).max() {
+        let (to, from) = (beyond.index, restored.reached.index);
+        let why = format!("there is log up to entry {to}, but what comes after {from} is missing");
+        unusable.push((beyond, why));
     }
     Ok(())
 }
@@ -343,76 +384,4 @@ async fn next_entries(
         }
     }
     Ok(Some((entries, replay)))
-}
-
-/// A shard that was split off so shortly before the end that it has no checkpoint of its own: what
-/// its parent's history gave it, which is there once that was put back. `None` when the store has
-/// nothing of it. Blocks.
-///
-/// # Errors
-/// The store failed.
-pub fn split_off(kv: Arc<dyn Kv>, shard: ShardId) -> Result<Option<RestoredShard>, RestoreError> {
-    let found = local_shards(kv.as_ref())?;
-    let Some((_, home)) = found.into_iter().find(|(found, _)| *found == shard) else {
-        return Ok(None);
-    };
-    let machine = ShardMachine::open(Arc::clone(&kv), shard, home, Claims::default())?;
-    Ok(Some(RestoredShard {
-        shard,
-        checkpoint: LogPosition::default(),
-        reached: LogPosition::default(),
-        time_ms: 0,
-        problems: vec!["only what its parent gave it is there".to_owned()],
-        machine,
-        replay: Replay::default(),
-        kv,
-    }))
-}
-
-/// What a restored store lacks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wholeness {
-    /// Shards that the root or their parents know of and that were not restored.
-    pub missing: Vec<ShardId>,
-    /// Pairs that own the same keys: one was put back from before it gave them away.
-    pub overlapping: Vec<(ShardId, ShardId)>,
-}
-
-/// What a store lacks of which these shards were restored. Blocks.
-///
-/// # Errors
-/// The store failed.
-pub fn verify_whole(kv: &dyn Kv, restored: &[ShardId]) -> Result<Wholeness, StateMachineError> {
-    let view = View(kv);
-    let mut descriptors = Vec::new();
-    for (_, slab) in local_shards(kv)? {
-        descriptors.extend(view.get(&ShardDescriptorKey { slab })?);
-    }
-    let mut known: BTreeSet<u32> = BTreeSet::from([ShardId::ROOT.0]);
-    let bounds = Bounds::prefix(kind_prefix(ROOT_HOME_SLAB, Kind::RangeHint));
-    let hints = view.list::<RangeHintKey>(&bounds, usize::MAX)?;
-    known.extend(hints.into_iter().map(|(_, hint)| hint.shard));
-    for descriptor in &descriptors {
-        let children = descriptor.unreported_children.iter();
-        known.extend(children.map(|child| child.shard));
-    }
-    known.extend(descriptors.iter().map(|known| known.shard));
-    let missing = known.into_iter().map(ShardId);
-    let missing = missing.filter(|shard| !restored.contains(shard));
-    let mut overlapping = Vec::new();
-    for (n, one) in descriptors.iter().enumerate() {
-        for other in &descriptors[n + 1..] {
-            let common = one
-                .ranges
-                .iter()
-                .any(|a| other.ranges.iter().any(|b| overlap(a, b)));
-            if common {
-                overlapping.push((ShardId(one.shard), ShardId(other.shard)));
-            }
-        }
-    }
-    Ok(Wholeness {
-        missing: missing.collect(),
-        overlapping,
-    })
 }

@@ -1,93 +1,124 @@
 //! What a root that was put back must not do again: give out numbers that its lost last moments may
 //! have given out already.
 
-use granary_kv::{Kv, Space, WriteBatch};
-use granary_meta_api::pb::state;
-use granary_raft::StateMachineError;
-use granary_types::{NodeId, PgId};
-use prost::Message;
+use std::collections::BTreeSet;
 
+use granary_kv::Kv;
+use granary_meta_api::pb::{self, state};
+use granary_raft::StateMachineError;
+use granary_types::{NodeId, PgId, ShardId, SlabId};
+
+use super::whole::descriptors;
 use crate::keyspace::bucket_by_id::BucketByIdKey;
+use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::meta_node::NodeKey;
 use crate::keyspace::placement_group::PlacementGroupKey;
-use crate::keyspace::{Kind, ROOT_HOME_SLAB, RowKey, kind_prefix};
+use crate::keyspace::{Kind, ROOT_HOME_SLAB, kind_prefix};
 use crate::rows::{Bounds, Rows, View};
 
-/// Numbers of each sort that are skipped: far more than can be given out between two log parts.
-const NUMBERS_SKIPPED: u32 = 1024;
 /// Node ids that are skipped: people read them.
 const NODES_SKIPPED: u64 = 8;
-/// Epochs of the map that are skipped; whoever has seen a lost one takes the new one.
-const EPOCHS_SKIPPED: u64 = 1 << 20;
 
-/// The root after it was put back.
-#[derive(Clone, Debug)]
-pub struct RenewedRoot {
-    /// An id that no node has ever had.
-    pub node: NodeId,
-    /// What it knows of the cluster.
-    pub info: state::ClusterInfo,
-    /// The nodes it knows.
-    pub nodes: Vec<state::Node>,
-    /// The buckets that are in use.
-    pub buckets: Vec<state::Bucket>,
+/// What was seen of a cluster beside its metadata.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Groups on disks, and the newest epoch of each.
+    pub groups: Vec<(PgId, u64)>,
+    /// Nodes that somebody knows.
+    pub nodes: Vec<NodeId>,
+    /// Shards of which there is any backup.
+    pub shards: Vec<ShardId>,
 }
 
-/// Raises every counter of a root that was put back, and the epochs of the placement groups above
-/// those that disks have seen. `nodes` are ids that are known to be in use. Blocks.
+/// How a cluster goes on whose metadata was put back.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// An id that no node has ever had.
+    pub node: NodeId,
+    /// What the root has to decide first, with that node as the only voter.
+    pub command: pb::RenewRoot,
+    /// The nodes that the root knows.
+    pub nodes: Vec<state::Node>,
+    /// Groups on disks that it does not know.
+    pub unknown_groups: Vec<PgId>,
+}
+
+/// Finds numbers that nobody has used yet. Blocks.
 ///
 /// # Errors
 /// The store failed, or has no root.
-pub fn renew_root(
-    kv: &dyn Kv,
-    groups: &[(PgId, u64)],
-    nodes: &[NodeId],
-) -> Result<RenewedRoot, StateMachineError> {
+pub fn plan_renewal(kv: &dyn Kv, seen: &Seen) -> Result<Renewal, StateMachineError> {
     let view = View(kv);
     let slab = ROOT_HOME_SLAB;
-    let row = ClusterInfoKey { slab };
-    let mut info = view.get(&row)?.ok_or_else(|| StateMachineError::Corrupt {
+    let info = view.get(&ClusterInfoKey { slab })?;
+    let info = info.ok_or_else(|| StateMachineError::Corrupt {
         what: "the root",
         reason: "it does not know its cluster".to_owned(),
     })?;
     let list = Bounds::prefix(kind_prefix(slab, Kind::Node));
-    let known = view.list::<NodeKey>(&list, usize::MAX)?;
-    let known: Vec<state::Node> = known.into_iter().map(|(_, node)| node).collect();
-    let seen = nodes.iter().map(|node| node.0);
-    let used = known.iter().map(|node| node.id).chain(seen).max();
+    let nodes = view.list::<NodeKey>(&list, usize::MAX)?;
+    let nodes: Vec<state::Node> = nodes.into_iter().map(|(_, node)| node).collect();
+    let used = nodes.iter().map(|node| node.id);
+    let used = used.chain(seen.nodes.iter().map(|node| node.0)).max();
     let node = info.next_node.max(used.unwrap_or_default() + 1) + NODES_SKIPPED;
-    let list = Bounds::prefix(kind_prefix(slab, Kind::BucketById));
-    let buckets = view.list::<BucketByIdKey>(&list, usize::MAX)?.into_iter();
-    let buckets = buckets.map(|(_, bucket)| bucket);
-    let active = |bucket: &state::Bucket| bucket.state() == state::bucket::State::Active;
-    let buckets = buckets.filter(active).collect();
-    let mut batch = WriteBatch::new();
-    let newest = groups.iter().map(|(pg, _)| pg.0).max();
-    info.next_node = node;
-    info.next_pg = info.next_pg.max(newest.unwrap_or_default()) + NUMBERS_SKIPPED;
-    info.next_pool += NUMBERS_SKIPPED;
-    info.next_shard += NUMBERS_SKIPPED;
-    info.next_slab += NUMBERS_SKIPPED;
-    info.next_bucket += u64::from(NUMBERS_SKIPPED);
-    info.next_lease_token += EPOCHS_SKIPPED;
-    info.map_epoch += EPOCHS_SKIPPED;
-    batch.put(Space::State, row.encode(), info.encode_to_vec());
-    for (pg, epoch) in groups {
-        let row = PlacementGroupKey { slab, pg: pg.0 };
-        if let Some(mut group) = view.get(&row)?
-            && group.epoch < *epoch
-        {
-            // Its members may have been others for a moment: whoever is one now opens it anew.
-            group.epoch = epoch + 1;
-            batch.put(Space::State, row.encode(), group.encode_to_vec());
-        }
+    let list = Bounds::prefix(kind_prefix(slab, Kind::PlacementGroup));
+    let mut unknown: BTreeSet<PgId> = seen.groups.iter().map(|(pg, _)| *pg).collect();
+    for (row, _) in view.list::<PlacementGroupKey>(&list, usize::MAX)? {
+        unknown.remove(&PgId(row.pg));
     }
-    kv.write(batch)?;
-    Ok(RenewedRoot {
+    let groups = seen.groups.iter();
+    let command = pb::RenewRoot {
+        node,
+        pg: groups.clone().map(|(pg, _)| pg.0).max().unwrap_or_default(),
+        groups: groups
+            .map(|(pg, epoch)| pb::SeenGroup {
+                pg: pg.0,
+                epoch: *epoch,
+            })
+            .collect(),
+        ..in_shards(kv, seen)?
+    };
+    Ok(Renewal {
         node: NodeId(node),
-        info,
-        nodes: known,
-        buckets,
+        command,
+        nodes,
+        unknown_groups: unknown.into_iter().collect(),
     })
+}
+
+/// The largest numbers that shards use: they may have been put back from a later moment than the root.
+fn in_shards(kv: &dyn Kv, seen: &Seen) -> Result<pb::RenewRoot, StateMachineError> {
+    let shards = descriptors(kv)?;
+    let ids = shards.iter().map(|shard| shard.shard);
+    let ids = ids.chain(seen.shards.iter().map(|shard| shard.0));
+    let ranges = shards.iter().flat_map(|shard| &shard.ranges);
+    let homes = shards.iter().map(|shard| shard.home_slab);
+    let mut bucket = 0;
+    for home in homes.clone() {
+        let list = Bounds::prefix(kind_prefix(SlabId(home), Kind::BucketView));
+        let views = View(kv).list::<BucketViewKey>(&list, usize::MAX)?;
+        bucket = bucket.max(views.last().map_or(0, |(row, _)| row.bucket.0));
+    }
+    Ok(pb::RenewRoot {
+        shard: ids.max().unwrap_or_default(),
+        slab: homes
+            .chain(ranges.map(|range| range.slab))
+            .max()
+            .unwrap_or_default(),
+        bucket,
+        ..Default::default()
+    })
+}
+
+/// The buckets that are in use, as the root in a store knows them. Blocks.
+///
+/// # Errors
+/// The store failed.
+pub fn buckets_in_use(kv: &dyn Kv) -> Result<Vec<state::Bucket>, StateMachineError> {
+    let list = Bounds::prefix(kind_prefix(ROOT_HOME_SLAB, Kind::BucketById));
+    let buckets = View(kv).list::<BucketByIdKey>(&list, usize::MAX)?;
+    let buckets = buckets.into_iter().map(|(_, bucket)| bucket);
+    let active = |bucket: &state::Bucket| bucket.state() == state::bucket::State::Active;
+    Ok(buckets.filter(active).collect())
 }

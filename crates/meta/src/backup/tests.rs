@@ -1,23 +1,26 @@
 //! Random commands on a node that backs itself up into a pool which refuses, repeats and deletes;
 //! then every replica is lost, and what is put back has the rows that were backed up, byte by byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use granary_kv::{Direction, Kv, KvRead, MemoryKv, Space};
+use granary_kv::{Direction, Kv, KvError, KvRead, KvStats, MemoryKv, Scan, Space, WriteBatch};
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::NoPeers;
 use granary_runtime::{Entropy, Runtime, SeededEntropy, SimulatedClock, within};
-use granary_types::{BucketId, ChunkId, NodeId, ObjectId, PgId, Redundancy, ShardId, StorageClass};
+use granary_types::{
+    BackupKind, BackupObject, BucketId, ChunkId, NodeId, ObjectId, PgId, Redundancy, ShardId,
+    StorageClass,
+};
 use parking_lot::Mutex;
 
 use super::{
-    BackupError, BackupSink, BackupSource, Catalog, RestoreError, Stored, Wholeness, renew_root,
-    restore_shard, verify_whole,
+    BackupError, BackupSink, BackupSource, Catalog, Renewal, RestoreError, RestoredShard, Seen,
+    Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, verify_whole, without_backup,
 };
 use crate::keyspace::Kind;
 use crate::{BackupOptions, MetaConfig, MetaNode, NewCluster};
@@ -31,6 +34,10 @@ struct Pool {
     entropy: SeededEntropy,
     /// Of a thousand writes so many fail, half of them after the bytes are there.
     failing: AtomicU64,
+    /// What it does not take.
+    refused: Mutex<Vec<BackupKind>>,
+    /// What it cannot delete.
+    stuck: Mutex<BTreeSet<ChunkId>>,
     deleted: AtomicU64,
 }
 
@@ -40,6 +47,8 @@ impl Pool {
             chunks: Mutex::default(),
             entropy: SeededEntropy::new(seed),
             failing: AtomicU64::new(0),
+            refused: Mutex::default(),
+            stuck: Mutex::default(),
             deleted: AtomicU64::new(0),
         })
     }
@@ -51,12 +60,26 @@ impl Pool {
         }
         catalog
     }
+
+    fn refuse(&self, kinds: &[BackupKind]) {
+        *self.refused.lock() = kinds.to_vec();
+    }
+
+    /// Loses the parts of which that is true.
+    fn forget(&self, lost: impl Fn(&BackupObject) -> bool) {
+        let kept = |object: &ObjectId| !lost(&BackupObject::of_object_id(*object).unwrap());
+        self.chunks.lock().retain(|_, (object, _)| kept(object));
+    }
 }
 
 #[async_trait]
 impl BackupSink for Pool {
     async fn put(&self, object: ObjectId, part: Bytes) -> Result<Stored, BackupError> {
         assert!(part.len() <= granary_types::limits::CHUNK_BYTES_MAX);
+        let kind = BackupObject::of_object_id(object).unwrap().kind;
+        if self.refused.lock().contains(&kind) {
+            return Err(BackupError::Pool("refused".to_owned()));
+        }
         let fails = self.entropy.below(1000) < self.failing.load(Ordering::SeqCst);
         let chunk = ChunkId::new(PgId(1), self.entropy.next_u128());
         if !fails || self.entropy.below(2) == 0 {
@@ -74,6 +97,9 @@ impl BackupSink for Pool {
         let mut held = self.chunks.lock();
         let mut gone = Vec::new();
         for chunk in chunks {
+            if self.stuck.lock().contains(chunk) {
+                continue;
+            }
             assert!(held.remove(chunk).is_some(), "deleted twice");
             gone.push(*chunk);
         }
@@ -91,6 +117,76 @@ impl BackupSource for Pool {
             .get(&chunk)
             .map(|(_, bytes)| bytes.clone());
         found.ok_or_else(|| BackupError::Pool("not found".to_owned()))
+    }
+}
+
+/// A store of which one row cannot be read in a view.
+#[derive(Clone)]
+struct BadBlock {
+    kv: MemoryKv,
+    bad: Arc<Mutex<Option<Bytes>>>,
+}
+
+struct BadView {
+    view: Arc<dyn KvRead>,
+    bad: Arc<Mutex<Option<Bytes>>>,
+}
+
+impl KvRead for BadView {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.view.get(space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let bad = self.bad.lock().clone();
+        let entries = self.view.scan(space, start, end, direction);
+        Box::new(entries.map(move |entry| match entry {
+            Ok((key, _)) if Some(&key) == bad.as_ref() => Err(KvError::Corrupt("a block".into())),
+            entry => entry,
+        }))
+    }
+}
+
+impl KvRead for BadBlock {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.kv.get(space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        self.kv.scan(space, start, end, direction)
+    }
+}
+
+impl Kv for BadBlock {
+    fn snapshot(&self) -> Arc<dyn KvRead> {
+        Arc::new(BadView {
+            view: self.kv.snapshot(),
+            bad: Arc::clone(&self.bad),
+        })
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        self.kv.write(batch)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.kv.sync()
+    }
+
+    fn stats(&self) -> KvStats {
+        self.kv.stats()
     }
 }
 
@@ -118,6 +214,8 @@ fn runtime(seed: u64) -> Runtime {
 struct World {
     runtime: Runtime,
     kv: MemoryKv,
+    /// See [`BadBlock`].
+    bad: Arc<Mutex<Option<Bytes>>>,
     node: Arc<MetaNode>,
     meta: Meta,
     pool: Arc<Pool>,
@@ -125,21 +223,40 @@ struct World {
 
 impl World {
     async fn open(runtime: &Runtime, kv: MemoryKv, id: NodeId, pool: &Arc<Pool>) -> Self {
-        let store: Arc<dyn Kv> = Arc::new(kv.clone());
-        let config = MetaConfig {
+        let bad = Arc::default();
+        let store: Arc<dyn Kv> = Arc::new(BadBlock {
+            kv: kv.clone(),
+            bad: Arc::clone(&bad),
+        });
+        let mut config = MetaConfig {
             data_shards: 2,
             ..MetaConfig::default()
         };
+        // A log that is soon cut when nobody takes it.
+        config.raft.keep_entries = 50;
+        config.raft.snapshot_every_entries = 50;
         let node = MetaNode::open(runtime.child(), id, store, Arc::new(NoPeers), config);
         let node = node.await.unwrap();
         let service: Arc<dyn MetaService> = node.clone();
         Self {
             runtime: runtime.clone(),
             kv,
+            bad,
             meta: Meta::new(runtime.clone(), service),
             node,
             pool: Arc::clone(pool),
         }
+    }
+
+    /// A node after a rebuild.
+    async fn renewed(runtime: &Runtime, kv: MemoryKv, plan: Renewal, pool: &Arc<Pool>) -> Self {
+        let world = Self::open(runtime, kv, plan.node, pool).await;
+        world.node.wait_ready(LIMIT).await.unwrap();
+        world.meta.propose(plan.command).await.unwrap().unwrap();
+        for bucket in buckets_in_use(&world.kv).unwrap() {
+            world.meta.configure_again(&bucket).await.unwrap();
+        }
+        world
     }
 
     fn back_up(&self) {
@@ -229,6 +346,28 @@ impl World {
         self.meta.propose_to(parent, split).await.unwrap().unwrap();
     }
 
+    /// The longest time for which something of a shard has not been backed up.
+    fn lag(&self) -> Duration {
+        let lags = self.node.backup_status().into_iter().map(|s| s.lag);
+        lags.max().unwrap()
+    }
+
+    /// What it says of a bucket now.
+    async fn known(&self, bucket: &pb::state::Bucket) -> pb::state::Bucket {
+        let query = pb::GetBucketById { id: bucket.id };
+        let found = self.meta.query(query).await.unwrap();
+        found.bucket.unwrap()
+    }
+
+    async fn read(&self, bucket: &pb::state::Bucket, n: u64) -> Bytes {
+        let query = pb::GetVersion {
+            at: Self::at(bucket, n),
+            with_body: true,
+            ..Default::default()
+        };
+        self.meta.query(query).await.unwrap().inline
+    }
+
     /// Waits until nothing is left to back up and nothing changes any more; the rows by then.
     async fn settled(&self) -> Vec<Row> {
         let settling = async {
@@ -272,33 +411,59 @@ async fn first(seed: u64) -> (World, pb::state::Bucket) {
     (world, bucket)
 }
 
-/// Puts everything back that the pool has, and says what it is before anything else happens to it.
-async fn rebuilt(runtime: &Runtime, pool: &Arc<Pool>) -> (MemoryKv, Vec<Row>, NodeId) {
+/// Puts everything back that the pool has.
+async fn put_back(runtime: &Runtime, pool: &Arc<Pool>) -> (MemoryKv, Vec<RestoredShard>) {
     let kv = MemoryKv::new();
     let store: Arc<dyn Kv> = Arc::new(kv.clone());
     let catalog = pool.catalog();
     let mut restored = Vec::new();
     for shard in catalog.shards() {
-        let put_back = restore_shard(
-            runtime,
-            Arc::clone(&store),
-            pool.as_ref(),
-            &catalog,
-            (CLUSTER, shard),
-        );
-        restored.push(put_back.await.unwrap());
+        let whose = (CLUSTER, shard);
+        let store = Arc::clone(&store);
+        match restore_shard(runtime, store, pool.as_ref(), &catalog, whose).await {
+            Ok(put_back) => restored.push(put_back),
+            Err(RestoreError::NoCheckpoint { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    (kv, restored)
+}
+
+/// What was put back becomes a node's.
+fn go_on(kv: &MemoryKv, restored: Vec<RestoredShard>) -> Renewal {
+    let seen = Seen {
+        groups: vec![(PgId(77), 5)],
+        nodes: vec![NodeId(3)],
+        shards: restored.iter().map(|shard| shard.shard).collect(),
+    };
+    let plan = plan_renewal(kv, &seen).unwrap();
+    assert!(plan.command.pg == 77 && plan.node.0 > 3);
+    assert_eq!(plan.unknown_groups, [PgId(77)]);
+    for shard in restored {
+        shard.go_on_alone(plan.node).unwrap();
+    }
+    kv.sync().unwrap();
+    plan
+}
+
+/// Puts everything back, which must be whole, and says what it is before anything else happens to it.
+async fn rebuilt(runtime: &Runtime, pool: &Arc<Pool>) -> (MemoryKv, Vec<Row>, Renewal) {
+    let (kv, restored) = put_back(runtime, pool).await;
+    for shard in &restored {
+        assert_eq!(shard.problems, Vec::<String>::new(), "{shard:?}");
     }
     let found = rows(&kv);
     let all: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
     assert_eq!(verify_whole(&kv, &all).unwrap(), Wholeness::default());
     assert_eq!(verify_whole(&kv, &all[1..]).unwrap().missing, [all[0]]);
-    let root = renew_root(&kv, &[(PgId(77), 5)], &[NodeId(3)]).unwrap();
-    assert!(root.info.next_pg > 77 && root.node.0 > 3);
-    for shard in restored {
-        shard.go_on_alone(root.node).unwrap();
-    }
-    kv.sync().unwrap();
-    (kv, found, root.node)
+    let plan = go_on(&kv, restored);
+    (kv, found, plan)
+}
+
+/// The same, and a node of it whose shards know their buckets again.
+async fn reopened(runtime: &Runtime, pool: &Arc<Pool>) -> World {
+    let (kv, _, plan) = rebuilt(runtime, pool).await;
+    World::renewed(runtime, kv, plan, pool).await
 }
 
 fn difference(expected: &[Row], found: &[Row]) -> Option<String> {
@@ -339,13 +504,13 @@ async fn everything_is_lost_twice(seed: u64) {
     assert!(lag > Some(Duration::from_secs(5)), "seed {seed}: {lag:?}");
     let pool = world.lose().await;
     *pool.chunks.lock() = held;
-    let (kv, found, node) = rebuilt(&runtime, &pool).await;
+    let (kv, found, plan) = rebuilt(&runtime, &pool).await;
     assert_eq!(difference(&expected, &found), None, "seed {seed}");
 
     // The cluster goes on from there, is backed up into the same pool, and is lost again.
     pool.failing.store(0, Ordering::SeqCst);
-    let world = World::open(&runtime, kv, node, &pool).await;
-    world.node.wait_ready(LIMIT).await.unwrap();
+    let world = World::renewed(&runtime, kv, plan, &pool).await;
+    let bucket = world.known(&bucket).await;
     world.back_up();
     world.commands(&bucket, 100).await;
     world.put(&bucket, 101, "kept").await;
@@ -353,17 +518,11 @@ async fn everything_is_lost_twice(seed: u64) {
     assert!(again.id != bucket.id);
     let expected = world.settled().await;
     let pool = world.lose().await;
-    let (kv, found, node) = rebuilt(&runtime, &pool).await;
+    let (kv, found, plan) = rebuilt(&runtime, &pool).await;
     assert_eq!(difference(&expected, &found), None, "seed {seed}, again");
-    let world = World::open(&runtime, kv, node, &pool).await;
-    world.node.wait_ready(LIMIT).await.unwrap();
-    let query = pb::GetVersion {
-        at: World::at(&bucket, 101),
-        with_body: true,
-        ..Default::default()
-    };
-    let read = world.meta.query(query).await.unwrap();
-    assert_eq!(read.inline, "kept", "seed {seed}");
+    let world = World::renewed(&runtime, kv, plan, &pool).await;
+    let bucket = world.known(&bucket).await;
+    assert_eq!(world.read(&bucket, 101).await, "kept", "seed {seed}");
     world.node.stop().await.unwrap();
 }
 
@@ -427,22 +586,292 @@ async fn a_damaged_checkpoint_gives_way_to_the_one_before_and_the_log() {
         }
     }
     assert!(older > 0, "no shard has two checkpoints");
-    let (_, found, _) = rebuilt(&runtime, &pool).await;
-    assert_eq!(difference(&expected, &found), None);
+    let (kv, restored) = put_back(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &rows(&kv)), None);
+    assert!(
+        restored.iter().all(|shard| shard.problems.is_empty()),
+        "nothing is lost"
+    );
     // Without any checkpoint there is nothing to put the log on.
-    pool.chunks.lock().retain(|_, (object, _)| {
-        let part = granary_types::BackupObject::of_object_id(*object).unwrap();
-        part.shard != ShardId(1) || part.kind == granary_types::BackupKind::Log
-    });
+    pool.forget(|part| part.shard == ShardId(1) && part.kind != BackupKind::Log);
     let store: Arc<dyn Kv> = Arc::new(MemoryKv::new());
     let catalog = pool.catalog();
-    let none = restore_shard(
-        &runtime,
-        store,
-        pool.as_ref(),
-        &catalog,
-        (CLUSTER, ShardId(1)),
-    );
-    let none = none.await.unwrap_err();
+    let whose = (CLUSTER, ShardId(1));
+    let none = restore_shard(&runtime, store, pool.as_ref(), &catalog, whose).await;
+    let none = none.unwrap_err();
     assert!(matches!(none, RestoreError::NoCheckpoint { .. }), "{none}");
+}
+
+/// The shard and the last row of a shard whose state takes several parts.
+async fn large(world: &World, bucket: &pb::state::Bucket) -> (ShardId, Bytes) {
+    let body = "x".repeat(30_000);
+    for n in 0..200 {
+        world.put(bucket, n, &body).await;
+    }
+    let segments = world.meta.segments(BucketId(bucket.id)).await.unwrap();
+    let mut rows = rows(&world.kv).into_iter();
+    let (last, _) = rows.rfind(|(_, value)| value.len() > 20_000).unwrap();
+    (segments[0].shard, last)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_cannot_be_read_makes_no_checkpoint_without_it() {
+    let (world, bucket) = first(70).await;
+    let (shard, last) = large(&world, &bucket).await;
+    *world.bad.lock() = Some(last);
+    world.back_up();
+    world.runtime.sleep(Duration::from_secs(1800)).await;
+    let status = world.node.backup_status();
+    let status = status.iter().find(|status| status.shard == shard).unwrap();
+    assert_eq!(status.checkpoint, None, "it lacks rows");
+    assert!(status.lag > Duration::from_secs(1700), "{status:?}");
+    let summary = world.pool.catalog().summary(shard);
+    assert_eq!(summary.checkpoints, 0, "{summary:?}");
+    assert!(summary.log_parts > 0, "{summary:?}");
+    assert!(
+        summary.incomplete < 3,
+        "what is of no use is deleted: {summary:?}"
+    );
+    // The block can be read again, or another node leads.
+    *world.bad.lock() = None;
+    let expected = world.settled().await;
+    let runtime = world.runtime.clone();
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_lacks_rows_is_not_used() {
+    let (world, bucket) = first(71).await;
+    large(&world, &bucket).await;
+    world.back_up();
+    world.settled().await;
+    let pool = world.lose().await;
+    let mut changed = 0;
+    for (_, bytes) in pool.chunks.lock().values_mut() {
+        let mut part = super::format::Part::decode(bytes.clone()).unwrap();
+        if part.kind == BackupKind::Checkpoint && part.part > 0 {
+            part.items.pop();
+            *bytes = part.encode();
+            changed += 1;
+        }
+    }
+    assert!(changed > 0);
+    let (kv, restored) = put_back(&runtime(71), &pool).await;
+    let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
+    assert_eq!(verify_whole(&kv, &there).unwrap().missing.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_does_not_wait_for_a_turn_to_write_a_checkpoint() {
+    let (world, bucket) = first(72).await;
+    world.pool.refuse(&[BackupKind::Checkpoint]);
+    world.back_up();
+    world.commands(&bucket, 60).await;
+    world.runtime.sleep(Duration::from_secs(60)).await;
+    let catalog = world.pool.catalog();
+    for shard in [ShardId::ROOT, ShardId(1), ShardId(2)] {
+        let summary = catalog.summary(shard);
+        assert!(summary.log_parts > 0, "{shard}: {summary:?}");
+    }
+    world.node.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_new_leader_has_not_checkpointed_yet_is_restored_from_the_old_checkpoint() {
+    let (world, bucket) = first(73).await;
+    world.back_up();
+    world.commands(&bucket, 60).await;
+    world.settled().await;
+    let (runtime, kv) = (world.runtime.clone(), world.kv.clone());
+    let pool = world.lose().await;
+    // The same node, after a restart: what it had written is not known to it.
+    pool.refuse(&[BackupKind::Checkpoint]);
+    let world = World::open(&runtime, kv, NodeId(1), &pool).await;
+    world.node.wait_ready(LIMIT).await.unwrap();
+    world.back_up();
+    world.put(&bucket, 7, "new").await;
+    runtime.sleep(Duration::from_secs(30)).await;
+    let expected = rows(&world.kv);
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_gap_in_the_log_is_not_backed_up_without_a_new_checkpoint() {
+    let (world, bucket) = first(74).await;
+    world.back_up();
+    world.commands(&bucket, 60).await;
+    world.settled().await;
+    world.pool.failing.store(1000, Ordering::SeqCst);
+    for n in 0..1500 {
+        world.put(&bucket, n % 40, "x").await;
+    }
+    world.pool.failing.store(0, Ordering::SeqCst);
+    world.pool.refuse(&[BackupKind::Checkpoint]);
+    // Longer than a checkpoint may stand still.
+    for minutes in [1, 5, 30, 60] {
+        world.put(&bucket, 1, "y").await;
+        world.runtime.sleep(Duration::from_secs(minutes * 60)).await;
+        let lag = world.lag();
+        assert!(
+            lag > Duration::from_secs(minutes * 60),
+            "{lag:?} after {minutes}"
+        );
+    }
+    world.pool.refuse(&[]);
+    let expected = world.settled().await;
+    let runtime = world.runtime.clone();
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuilt_cluster_is_rebuilt_again_before_it_has_a_checkpoint_of_its_own() {
+    let (world, bucket) = first(75).await;
+    world.back_up();
+    world.commands(&bucket, 60).await;
+    world.settled().await;
+    let runtime = world.runtime.clone();
+    let earlier = world.pool.chunks.lock().clone();
+    world.put(&bucket, 5, "given up").await;
+    world.settled().await;
+    let pool = world.lose().await;
+    // The end was not found; it comes back later.
+    let end = std::mem::replace(&mut *pool.chunks.lock(), earlier);
+    let world = reopened(&runtime, &pool).await;
+    let bucket = world.known(&bucket).await;
+    pool.refuse(&[BackupKind::Checkpoint]);
+    pool.chunks.lock().extend(end);
+    world.back_up();
+    world.put(&bucket, 7, "new").await;
+    world.bucket("made-since").await;
+    runtime.sleep(Duration::from_secs(30)).await;
+    let expected = rows(&world.kv);
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+
+    // The entries that lead from the old history to the new one are lost.
+    let first = |part: &BackupObject| part.position.1 + 1 - u64::from(part.part);
+    let later = |part: &BackupObject| part.kind == BackupKind::Log && part.position.0 > 1024;
+    let heads: BTreeSet<(ShardId, u64)> = {
+        let chunks = pool.chunks.lock();
+        let parts = chunks
+            .values()
+            .map(|(o, _)| BackupObject::of_object_id(*o).unwrap());
+        let parts: Vec<BackupObject> = parts.filter(|part| later(part)).collect();
+        let least = |shard| parts.iter().filter(|p| p.shard == shard).map(first).min();
+        let shards = parts.iter().map(|part| part.shard);
+        shards.map(|shard| (shard, least(shard).unwrap())).collect()
+    };
+    pool.forget(|part| later(part) && heads.contains(&(part.shard, first(part))));
+    let (_, restored) = put_back(&runtime, &pool).await;
+    for shard in restored {
+        let more = pool.catalog().logs(shard.shard);
+        let told = more.iter().any(|log| log.last.term > 1024);
+        assert_eq!(
+            told,
+            !shard.problems.is_empty(),
+            "{shard:?} {:?}",
+            shard.problems
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_of_which_nothing_is_left_begins_anew_and_serves() {
+    for half in [false, true] {
+        let (world, bucket) = first(76).await;
+        let (shard, _) = large(&world, &bucket).await;
+        world.back_up();
+        world.settled().await;
+        let runtime = world.runtime.clone();
+        let pool = world.lose().await;
+        if half {
+            // Its last part is damaged, the first one is not.
+            for (object, bytes) in pool.chunks.lock().values_mut() {
+                let part = BackupObject::of_object_id(*object).unwrap();
+                if part.shard == shard && part.kind == BackupKind::Checkpoint && part.part > 0 {
+                    *bytes = Bytes::from_static(b"damaged");
+                }
+            }
+        } else {
+            pool.forget(|part| part.shard == shard);
+        }
+        let (kv, mut restored) = put_back(&runtime, &pool).await;
+        let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
+        assert_eq!(verify_whole(&kv, &there).unwrap().missing, [shard]);
+        let anew = without_backup(Arc::new(kv.clone()), shard).unwrap();
+        assert_eq!(anew.problems.len(), 1);
+        restored.push(anew);
+        let plan = go_on(&kv, restored);
+        let world = World::renewed(&runtime, kv, plan, &pool).await;
+        let bucket = world.known(&bucket).await;
+        world.put(&bucket, 1, "again").await;
+        assert_eq!(world.read(&bucket, 1).await, "again");
+        let page = pb::ListObjects {
+            bucket_id: bucket.id,
+            limit: 100,
+            ..Default::default()
+        };
+        let listed = world.meta.query_at(shard, page).await.unwrap();
+        assert_eq!(listed.items.len(), 1, "nothing of it was left");
+        world.bucket("another").await;
+        world.back_up();
+        let expected = world.settled().await;
+        let pool = world.lose().await;
+        let (_, found, _) = rebuilt(&runtime, &pool).await;
+        assert_eq!(difference(&expected, &found), None, "half: {half}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_whose_deletion_was_lost_half_way_takes_writes() {
+    let (world, bucket) = first(77).await;
+    world.back_up();
+    world.put(&bucket, 1, "kept").await;
+    world.settled().await;
+    // The root does not hear of it, its shard does.
+    let segments = world.meta.segments(BucketId(bucket.id)).await.unwrap();
+    let fence = pb::FenceBucket {
+        bucket_id: bucket.id,
+        generation: bucket.generation + 1,
+        action: pb::fence_bucket::Action::Fence.into(),
+        segment: Some(pb::Segment::default()),
+    };
+    let told = world.meta.propose_to(segments[0].shard, fence).await;
+    told.unwrap().unwrap();
+    world.settled().await;
+    let runtime = world.runtime.clone();
+    let pool = world.lose().await;
+    let world = reopened(&runtime, &pool).await;
+    let bucket = world.known(&bucket).await;
+    assert_eq!(world.read(&bucket, 1).await, "kept");
+    world.put(&bucket, 2, "new").await;
+    world.node.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_deleted_does_not_keep_the_rest() {
+    let (world, bucket) = first(78).await;
+    world.back_up();
+    let mut before = 0;
+    for round in 0..160 {
+        world.commands(&bucket, 60).await;
+        if round < 120 {
+            let held = world.pool.chunks.lock().keys().copied().collect();
+            *world.pool.stuck.lock() = held;
+            before = world.pool.deleted.load(Ordering::SeqCst);
+        }
+    }
+    world.settled().await;
+    let stuck = world.pool.stuck.lock().len();
+    assert!(stuck > 512, "{stuck}: more than are deleted at once");
+    let deleted = world.pool.deleted.load(Ordering::SeqCst) - before;
+    assert!(deleted > 100, "{deleted} chunks deleted");
+    world.node.stop().await.unwrap();
 }

@@ -1,9 +1,12 @@
 //! Writes the backup of one shard, while its replica here leads.
 //!
 //! A step is bounded: some log parts, then one part of a checkpoint, if one is under way. What could
-//! not be stored is read and stored again by the next step; nothing piles up meanwhile, because what
-//! is to be written stands in the shard's own log and state. When the log was cut above what was
-//! written, a new checkpoint takes the place of what is missing.
+//! not be stored is stored again by the next step; nothing piles up meanwhile, because what is to be
+//! written stands in the shard's own log and state. When the log was cut above what was written,
+//! nothing counts as backed up until a new checkpoint has taken the place of what is missing.
+//!
+//! Invariant: a checkpoint whose rows were not all read never gets a manifest. A read that fails ends
+//! it: what was read and not stored is lost, and the reader does not go back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,8 +29,8 @@ const PART_BYTES: usize = CHUNK_BYTES_MAX - 64 * 1024;
 const LOG_PART_BYTES: usize = 2 * 1024 * 1024;
 /// Log parts in one step.
 const LOG_PARTS_PER_STEP: usize = 16;
-/// Entries before its first checkpoint that a new leader writes once more: what its predecessor
-/// may not have written. So the history has no gap while the checkpoint is being written.
+/// Entries from before its time that a new leader writes once more: what its predecessor may not have
+/// written. So the history has no gap until the first checkpoint of its own is complete.
 const OVERLAP_ENTRIES: u64 = 512;
 /// Log after which a new checkpoint is written, unless the last one is larger than that.
 const LOG_BYTES_MIN: u64 = 16 * 1024 * 1024;
@@ -39,10 +42,14 @@ const AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A checkpoint that gets no further for so long is given up: its view keeps the store from forgetting
 /// what was replaced since.
 const STALL_MAX: Duration = Duration::from_secs(600);
+/// Pause after a checkpoint that was given up.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Chunks remembered to be deleted once they are superseded; the sweep finds the rest.
 const REMEMBERED_MAX: usize = 16 * 1024;
-/// Chunks deleted in one step.
-const DELETED_PER_STEP: usize = 256;
+/// Chunks deleted at once.
+const DELETED_AT_ONCE: usize = 256;
+/// Pause after some could not be deleted.
+const DELETE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// What a writer works with.
 pub(crate) struct WriterParts {
@@ -70,16 +77,26 @@ pub(crate) struct Progress {
 
 /// A checkpoint that is being written.
 struct Checkpoint {
+    /// Random: parts of two attempts at one position are never taken for one checkpoint.
+    writer: u64,
     position: LogPosition,
     bookkeeping: Bytes,
-    /// `None` once every row was read. Taken out while it reads; the lock makes it shareable.
+    /// Taken out while it reads, and not there any more after a failure; the lock makes it shareable.
     reader: Mutex<Option<Box<dyn SnapshotReader>>>,
+    /// The reader said that there are no more rows.
+    ended: bool,
     /// Read and not yet stored.
     part: Option<Part>,
     /// Read, too large for that part.
     left: Option<Bytes>,
     parts: u32,
+    /// Items in all of them.
+    items: u64,
     bytes: u64,
+    chunks: Vec<ChunkId>,
+    /// What the writer's count was (bytes), and when (monotonic).
+    log_bytes_before: u64,
+    begun_at: Duration,
     /// When a part was stored last (monotonic).
     progress_at: Duration,
 }
@@ -88,34 +105,45 @@ struct Checkpoint {
 pub(crate) struct ShardWriter {
     parts: WriterParts,
     writer: u64,
-    /// The newest entry that was written, or that the first log part will follow.
+    /// The entry that the next log part follows.
     written: Option<LogPosition>,
     /// A log part that was read and is not stored yet.
     log_part: Option<Part>,
     running: Option<Checkpoint>,
-    /// Complete ones, the older first.
+    /// Complete ones from which the log leads on without a gap, the older first.
     complete: VecDeque<LogPosition>,
     checkpoint_bytes: u64,
-    /// When the newest one was begun (monotonic).
+    /// When the newest complete one was begun (monotonic).
     checkpoint_at: Duration,
+    /// Log since then.
     log_bytes: u64,
-    /// Bounded.
+    /// No checkpoint is begun before (monotonic).
+    begin_after: Duration,
+    /// In the pool. Bounded.
     stored: VecDeque<(LogPosition, ChunkId)>,
+    /// In the pool, and needed by nobody. Bounded.
+    needless: VecDeque<ChunkId>,
+    /// Nothing is deleted before (monotonic).
+    delete_after: Duration,
 }
 
 impl ShardWriter {
     pub(crate) fn new(parts: WriterParts) -> Self {
+        let now = parts.runtime.monotonic();
         Self {
             writer: parts.runtime.entropy().next_u64(),
-            checkpoint_at: parts.runtime.monotonic(),
             parts,
             written: None,
             log_part: None,
             running: None,
             complete: VecDeque::new(),
             checkpoint_bytes: 0,
+            checkpoint_at: now,
             log_bytes: 0,
+            begin_after: now,
             stored: VecDeque::new(),
+            needless: VecDeque::new(),
+            delete_after: now,
         }
     }
 
@@ -125,12 +153,19 @@ impl ShardWriter {
     /// See [`BackupError`]: step again, later.
     pub(crate) async fn step(&mut self, may_begin: bool) -> Result<Progress, BackupError> {
         let target = self.parts.group.last_applied();
-        if self.running.is_none() && may_begin && self.needs_checkpoint() {
-            self.begin().await?;
+        let stalled = |running: &mut Checkpoint| {
+            let now = self.parts.runtime.monotonic();
+            now.saturating_sub(running.progress_at) >= STALL_MAX
+        };
+        if let Some(running) = self.running.take_if(stalled) {
+            self.give_up(running);
         }
         self.write_log().await?;
+        let may_begin = may_begin && self.running.is_none() && self.written.is_some();
+        if may_begin && self.needs_checkpoint() {
+            self.begin().await?;
+        }
         self.write_checkpoint().await?;
-        self.delete_superseded().await;
         Ok(self.progress(target))
     }
 
@@ -155,20 +190,16 @@ impl ShardWriter {
     }
 
     fn needs_checkpoint(&self) -> bool {
-        if self.complete.is_empty() || self.written.is_none() {
-            return true;
+        let now = self.parts.runtime.monotonic();
+        if self.complete.is_empty() || now < self.begin_after {
+            return now >= self.begin_after;
         }
-        let least = self.log_bytes_min();
-        let age = self
-            .parts
-            .runtime
-            .monotonic()
-            .saturating_sub(self.checkpoint_at);
-        self.log_bytes > least.max(self.checkpoint_bytes) || (self.log_bytes > 0 && age >= AGE_MAX)
+        let least = self.log_bytes_min().max(self.checkpoint_bytes);
+        let age = now.saturating_sub(self.checkpoint_at);
+        self.log_bytes > least || (self.log_bytes > 0 && age >= AGE_MAX)
     }
 
-    /// Opens a view of the state. The first time, or after a gap, the log is written from a little
-    /// before it.
+    /// Opens a view of the state.
     async fn begin(&mut self) -> Result<(), BackupError> {
         let machine = Arc::clone(&self.parts.machine);
         let open = move || machine.snapshot();
@@ -179,36 +210,52 @@ impl ShardWriter {
         let Some(position) = LogPosition::of_bookkeeping(&bookkeeping)? else {
             return Ok(());
         };
-        if self.written.is_none() {
-            self.written = Some(self.start_of_log(position).await?);
-        }
-        self.log_bytes = 0;
-        self.checkpoint_at = self.parts.runtime.monotonic();
+        let now = self.parts.runtime.monotonic();
         self.running = Some(Checkpoint {
+            writer: self.parts.runtime.entropy().next_u64(),
             position,
             bookkeeping,
             reader: Mutex::new(Some(reader)),
+            ended: false,
             part: None,
             left: None,
             parts: 0,
+            items: 0,
             bytes: 0,
-            progress_at: self.checkpoint_at,
+            chunks: Vec::new(),
+            log_bytes_before: self.log_bytes,
+            begun_at: now,
+            progress_at: now,
         });
         Ok(())
     }
 
-    async fn start_of_log(&self, checkpoint: LogPosition) -> Result<LogPosition, BackupError> {
+    /// It never gets a manifest: what is there of it is of no use.
+    fn give_up(&mut self, running: Checkpoint) {
+        tracing::warn!(
+            shard = self.parts.group.shard().0,
+            index = running.position.index,
+            "a checkpoint of the metadata is given up"
+        );
+        self.needless.extend(running.chunks);
+        self.begin_after = self.parts.runtime.monotonic() + RETRY_AFTER;
+    }
+
+    /// The entry before the first one that is written: the log goes back a little, but not beyond
+    /// where it was cut. `None` when nothing is applied.
+    async fn start_of_log(&self) -> Result<Option<LogPosition>, BackupError> {
         let group = &self.parts.group;
-        let cut = group.metrics().purged_index.map_or(0, |index| index + 1);
-        let from = checkpoint.index.saturating_sub(OVERLAP_ENTRIES).max(cut);
+        let Some(applied) = group.last_applied() else {
+            return Ok(None);
+        };
+        let from = applied.saturating_sub(OVERLAP_ENTRIES);
+        if let Some(cut) = group.purged().filter(|cut| cut.index >= from) {
+            return Ok(Some(cut));
+        }
         let found = group.read_applied(from, 1).await;
-        let found = found.map_err(|error| BackupError::Replica(error.to_string()))?;
-        Ok(match found {
-            AppliedEntries::Found(entries) => {
-                let first = entries.first().map(|(first, _)| *first);
-                first.unwrap_or(checkpoint).min(checkpoint)
-            }
-            AppliedEntries::Cut => checkpoint,
+        Ok(match found.map_err(replica)? {
+            AppliedEntries::Found(entries) => entries.first().map(|(first, _)| *first),
+            AppliedEntries::Cut => group.purged(),
         })
     }
 
@@ -218,11 +265,14 @@ impl ShardWriter {
         F: FnOnce() -> T + Send + 'static,
     {
         let done = self.parts.runtime.blocking(call).await;
-        done.map_err(|error| BackupError::Replica(error.to_string()))
+        done.map_err(replica)
     }
 
-    /// Writes log parts.
+    /// Writes log parts: also before there is a checkpoint, because those of others count too.
     async fn write_log(&mut self) -> Result<(), BackupError> {
+        if self.written.is_none() {
+            self.written = self.start_of_log().await?;
+        }
         for _ in 0..LOG_PARTS_PER_STEP {
             let Some(written) = self.written else {
                 return Ok(());
@@ -234,9 +284,9 @@ impl ShardWriter {
             let Some(part) = &self.log_part else {
                 return Ok(());
             };
-            let (position, bytes) = (part.position, part.encode());
-            let length = bytes.len() as u64;
-            self.put(part.clone(), bytes).await?;
+            let position = part.position;
+            let (length, chunks) = self.put(part).await?;
+            self.remember(position, chunks);
             self.log_bytes += length.max(self.log_bytes_min() / PARTS_MAX);
             self.log_part = None;
             self.written = Some(position);
@@ -248,7 +298,7 @@ impl ShardWriter {
     async fn read_log(&mut self, written: LogPosition) -> Result<Option<Part>, BackupError> {
         let group = &self.parts.group;
         let found = group.read_applied(written.index + 1, LOG_PART_BYTES).await;
-        let entries = match found.map_err(|error| BackupError::Replica(error.to_string()))? {
+        let entries = match found.map_err(replica)? {
             AppliedEntries::Found(entries) => entries,
             AppliedEntries::Cut => {
                 tracing::warn!(
@@ -256,7 +306,14 @@ impl ShardWriter {
                     after = written.index,
                     "the log was cut before it was backed up: a new checkpoint is written"
                 );
-                (self.written, self.running) = (None, None);
+                self.written = self.start_of_log().await?;
+                // From those before the gap nothing leads to what is written from now on.
+                let cut = self.written;
+                self.complete.retain(|at| Some(*at) >= cut);
+                if let Some(running) = self.running.take_if(|c| Some(c.position) < cut) {
+                    self.give_up(running);
+                    self.begin_after = Duration::ZERO;
+                }
                 return Ok(None);
             }
         };
@@ -280,53 +337,59 @@ impl ShardWriter {
         let Some(mut running) = self.running.take() else {
             return Ok(());
         };
-        let outcome = self.write_part(&mut running).await;
-        match outcome {
-            Ok(true) => {
-                self.checkpoint_bytes = running.bytes;
-                self.complete.push_back(running.position);
-                while self.complete.len() > 2 {
-                    self.complete.pop_front();
+        let part = match running.part.take() {
+            Some(part) => part,
+            None => match self.next_part(&mut running).await {
+                Ok(part) => part,
+                Err(error) => {
+                    self.give_up(running);
+                    return Err(error);
                 }
-                tracing::debug!(
-                    shard = self.parts.group.shard().0,
-                    index = running.position.index,
-                    bytes = running.bytes,
-                    "checkpoint written to the storage pool"
-                );
-                Ok(())
-            }
-            Ok(false) => {
-                self.running = Some(running);
-                Ok(())
+            },
+        };
+        match self.put(&part).await {
+            Ok((length, chunks)) => {
+                running.chunks.extend(chunks);
+                running.bytes += length;
+                running.progress_at = self.parts.runtime.monotonic();
             }
             Err(error) => {
-                let now = self.parts.runtime.monotonic();
-                if now.saturating_sub(running.progress_at) < STALL_MAX {
-                    self.running = Some(running);
-                }
-                Err(error)
+                running.part = Some(part);
+                self.running = Some(running);
+                return Err(error);
             }
         }
+        if part.kind == BackupKind::Manifest {
+            self.completed(running);
+        } else {
+            running.parts += 1;
+            self.running = Some(running);
+        }
+        Ok(())
     }
 
-    /// True when that was the manifest.
-    async fn write_part(&mut self, running: &mut Checkpoint) -> Result<bool, BackupError> {
-        if running.part.is_none() {
-            running.part = Some(self.next_part(running).await?);
+    fn completed(&mut self, done: Checkpoint) {
+        tracing::debug!(
+            shard = self.parts.group.shard().0,
+            index = done.position.index,
+            bytes = done.bytes,
+            "checkpoint written to the storage pool"
+        );
+        self.remember(done.position, done.chunks);
+        self.checkpoint_bytes = done.bytes;
+        self.checkpoint_at = done.begun_at;
+        self.log_bytes -= done.log_bytes_before;
+        self.complete.push_back(done.position);
+        while self.complete.len() > 2 {
+            self.complete.pop_front();
         }
-        let Some(part) = &running.part else {
-            return Ok(false);
-        };
-        let last = part.kind == BackupKind::Manifest;
-        let bytes = part.encode();
-        let length = bytes.len() as u64;
-        self.put(part.clone(), bytes).await?;
-        running.part = None;
-        running.progress_at = self.parts.runtime.monotonic();
-        running.bytes += length;
-        running.parts += u32::from(!last);
-        Ok(last)
+        if let (2, Some(&oldest)) = (self.complete.len(), self.complete.front()) {
+            let stored = std::mem::take(&mut self.stored).into_iter();
+            let (old, kept): (VecDeque<_>, _) = stored.partition(|(at, _)| *at < oldest);
+            self.stored = kept;
+            self.needless
+                .extend(old.into_iter().map(|(_, chunk)| chunk));
+        }
     }
 
     async fn next_part(&self, running: &mut Checkpoint) -> Result<Part, BackupError> {
@@ -335,15 +398,17 @@ impl ShardWriter {
             bytes += ITEM_OVERHEAD_BYTES + left.len();
             items.push(left);
         }
-        while bytes < PART_BYTES
-            && let Some(mut reader) = running.reader.get_mut().take()
-        {
+        while bytes < PART_BYTES && !running.ended {
+            let reader = running.reader.get_mut().take();
+            let mut reader = reader.ok_or_else(|| replica("its rows cannot be read on"))?;
             let read = move || (reader.next_chunk(), reader);
             let (chunk, reader) = self.blocking(read).await?;
             let Some(chunk) = chunk? else {
+                running.ended = true;
                 break;
             };
             *running.reader.get_mut() = Some(reader);
+            running.items += 1;
             let more = ITEM_OVERHEAD_BYTES + chunk.len();
             if bytes + more > PART_BYTES && !items.is_empty() {
                 running.left = Some(chunk);
@@ -352,9 +417,11 @@ impl ShardWriter {
             bytes += more;
             items.push(chunk);
         }
+        // Only the end of the rows leaves nothing to write.
         let manifest = items.is_empty();
         if manifest {
             items.push(running.bookkeeping.clone());
+            items.push(Bytes::copy_from_slice(&running.items.to_le_bytes()));
         }
         Ok(Part {
             kind: match manifest {
@@ -362,7 +429,7 @@ impl ShardWriter {
                 false => BackupKind::Checkpoint,
             },
             shard: self.parts.group.shard(),
-            writer: self.writer,
+            writer: running.writer,
             position: running.position,
             part: running.parts,
             previous: LogPosition::default(),
@@ -371,40 +438,48 @@ impl ShardWriter {
         })
     }
 
-    async fn put(&mut self, part: Part, bytes: Bytes) -> Result<(), BackupError> {
+    /// Stores a part: its length, and the chunks that may hold it.
+    async fn put(&self, part: &Part) -> Result<(u64, Vec<ChunkId>), BackupError> {
         let object = part
             .name()
             .and_then(granary_types::BackupObject::to_object_id);
         let object = object.ok_or(BackupError::Damaged("its numbers are too large for a name"))?;
+        let bytes = part.encode();
+        let length = bytes.len() as u64;
         let stored = self.parts.sink.put(object, bytes).await?;
-        for chunk in stored.chunks {
-            self.stored.push_back((part.position, chunk));
-        }
+        Ok((length, stored.chunks))
+    }
+
+    fn remember(&mut self, position: LogPosition, chunks: Vec<ChunkId>) {
+        let chunks = chunks.into_iter().map(|chunk| (position, chunk));
+        self.stored.extend(chunks);
         while self.stored.len() > REMEMBERED_MAX {
             self.stored.pop_front();
         }
-        Ok(())
     }
 
-    /// Deletes what both of the two newest checkpoints make needless.
-    async fn delete_superseded(&mut self) {
-        let (2, Some(&oldest)) = (self.complete.len(), self.complete.front()) else {
-            return;
-        };
-        let superseded = self
-            .stored
-            .iter()
-            .filter(|(position, _)| *position < oldest);
-        let chunks: Vec<ChunkId> = superseded
-            .map(|(_, chunk)| *chunk)
-            .take(DELETED_PER_STEP)
-            .collect();
-        if chunks.is_empty() {
+    /// Deletes some of what nobody needs any more. What cannot be deleted waits behind the rest.
+    pub(crate) async fn delete_needless(&mut self) {
+        let now = self.parts.runtime.monotonic();
+        if self.needless.is_empty() || now < self.delete_after {
             return;
         }
+        let count = self.needless.len().min(DELETED_AT_ONCE);
+        let chunks: Vec<ChunkId> = self.needless.drain(..count).collect();
         let gone = self.parts.sink.delete(&chunks).await;
-        self.stored.retain(|(_, chunk)| !gone.contains(chunk));
+        if gone.len() < count {
+            self.delete_after = now + DELETE_AGAIN_AFTER;
+        }
+        let left = chunks.into_iter().filter(|chunk| !gone.contains(chunk));
+        self.needless.extend(left);
+        while self.needless.len() > REMEMBERED_MAX {
+            self.needless.pop_front();
+        }
     }
+}
+
+fn replica(error: impl ToString) -> BackupError {
+    BackupError::Replica(error.to_string())
 }
 
 impl Drop for ShardWriter {

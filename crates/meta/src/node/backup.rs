@@ -18,6 +18,8 @@ const CHECKPOINTS_AT_ONCE: usize = 2;
 const STEPS_AT_ONCE: usize = 8;
 /// Longest pause after the pool has refused a part.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A backup that was complete so long ago does not count as complete now: a step takes that long.
+const CURRENT_FOR: Duration = Duration::from_secs(5);
 /// How often a backup that does not get on is told in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -46,11 +48,13 @@ impl std::fmt::Debug for BackupOptions {
 pub struct BackupStatus {
     /// The shard.
     pub shard: ShardId,
-    /// For how long there has been something that is not backed up; zero when there is nothing.
+    /// For how long there has been something of which this leader does not know that it is backed up;
+    /// zero when there is nothing. Counts from when it began to lead.
     pub lag: Duration,
-    /// Everything up to here could be restored; `None` before this node has written a checkpoint.
+    /// Everything up to here could be restored; `None` before this leader has written a checkpoint,
+    /// and after a gap in the log until it has written another one.
     pub backed_up: Option<LogPosition>,
-    /// The newest checkpoint that this node has written.
+    /// The newest of its checkpoints from which the log leads on.
     pub checkpoint: Option<LogPosition>,
 }
 
@@ -99,9 +103,9 @@ impl MetaNode {
         let known = self.backups.0.lock();
         let statuses = known.iter().map(|(shard, known)| BackupStatus {
             shard: *shard,
-            lag: match known.progress.current {
-                true => Duration::ZERO,
-                false => now.saturating_sub(known.current_at),
+            lag: match now.saturating_sub(known.current_at) {
+                age if known.progress.current && age < CURRENT_FOR => Duration::ZERO,
+                age => age,
             },
             backed_up: known.progress.backed_up,
             checkpoint: known.progress.checkpoint,
@@ -126,11 +130,12 @@ impl Backups {
         true
     }
 
-    fn note(&self, shard: ShardId, progress: Progress, now: Duration) {
+    /// `began`: when the step began whose outcome this is.
+    fn note(&self, shard: ShardId, progress: Progress, began: Duration) {
         if let Some(known) = self.0.lock().get_mut(&shard) {
             known.progress = progress;
             if progress.current {
-                known.current_at = now;
+                known.current_at = began;
             }
         }
     }
@@ -188,9 +193,10 @@ async fn write(
         if turn.is_none() {
             turn = Arc::clone(&turns.checkpoints).try_acquire_owned().ok();
         }
-        let step = {
+        let (began, step) = {
             let _step = turns.steps.acquire().await;
-            writer.step(turn.is_some()).await
+            let began = meta.runtime.monotonic();
+            (began, writer.step(turn.is_some()).await)
         };
         if !writer.is_busy() {
             turn = None;
@@ -198,7 +204,8 @@ async fn write(
         let now = meta.runtime.monotonic();
         match step {
             Ok(progress) => {
-                meta.backups.note(id, progress, now);
+                meta.backups.note(id, progress, began);
+                writer.delete_needless().await;
                 pause = interval;
                 if progress.busy {
                     continue;

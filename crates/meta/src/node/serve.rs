@@ -265,7 +265,8 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::AllocateNode(_)
         | WireCommand::RemoveNode(_)
         | WireCommand::PutTrust(_)
-        | WireCommand::PutJoinToken(_) => false,
+        | WireCommand::PutJoinToken(_)
+        | WireCommand::RenewRoot(_) => false,
     }
 }
 

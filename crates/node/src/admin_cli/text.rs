@@ -136,6 +136,15 @@ pub(super) fn rebuilt_text(rebuilt: &Rebuilt) -> String {
     for problem in &rebuilt.problems {
         let _ = writeln!(text, "Not read: {problem}");
     }
+    if !rebuilt.unknown_groups.is_empty() {
+        let groups = rebuilt.unknown_groups.iter().map(ToString::to_string);
+        let _ = writeln!(
+            text,
+            "Placement groups {} are on disks and unknown to the root: what is in them belongs to \
+             nothing and stays.",
+            groups.collect::<Vec<_>>().join(", ")
+        );
+    }
     for node in &rebuilt.removed {
         let _ = writeln!(text, "Node {node} did not answer and is given up for good.");
     }

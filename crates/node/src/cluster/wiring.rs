@@ -12,7 +12,7 @@ use granary_datapath::NodeDirectory;
 use granary_meta_api::MetaControl;
 use granary_meta_api::wire::GrpcMetaControl;
 use granary_raft::grpc::{Dial, Lane as RaftLane};
-use granary_types::{ChunkId, DiskId, NodeId, PgId};
+use granary_types::{BucketId, ChunkId, DiskId, NodeId, PgId};
 use granary_workers::MetaNodes;
 use parking_lot::RwLock;
 use tonic::transport::Channel;
@@ -131,6 +131,18 @@ impl BlobNode for LateDisks {
         limit: u32,
     ) -> Result<ChunkPage, BlobError> {
         self.disks_now()?.list(disk, pg, after, limit).await
+    }
+
+    async fn list_owned(
+        &self,
+        disk: DiskId,
+        pg: PgId,
+        after: Option<ChunkId>,
+        limit: u32,
+        bucket: BucketId,
+    ) -> Result<ChunkPage, BlobError> {
+        let disks = self.disks_now()?;
+        disks.list_owned(disk, pg, after, limit, bucket).await
     }
 
     async fn verify(

@@ -384,30 +384,49 @@ impl Directory {
     }
 }
 
+/// The disks that lie in directories.
+pub(crate) struct Existing {
+    pub(crate) store: BlobStore,
+    pub(crate) disks: Vec<DiskId>,
+    /// Why there may be more of them, in sentences.
+    pub(crate) problems: Vec<String>,
+}
+
 /// Opens the disks there are in directories that no process uses; none is made and nobody is told.
-/// `None` when there is none.
 pub(crate) async fn open_existing(
     runtime: &Runtime,
     config: BlobConfig,
     directories: &[PathBuf],
     budget: RocksBudget,
-) -> anyhow::Result<Option<(BlobStore, Vec<DiskId>)>> {
+) -> anyhow::Result<Existing> {
     let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
     let cluster_id = config.cluster_id.clone();
     let store = BlobStore::open(runtime.clone(), config, Arc::clone(&vfs), Vec::new()).await?;
-    let mut disks = Vec::new();
+    let (mut disks, mut problems) = (Vec::new(), Vec::new());
     for path in directories {
-        match granary_blob::read_identity(vfs.as_ref(), path) {
-            Ok(Some(identity)) if identity.cluster_id == cluster_id => {}
-            Ok(_) | Err(OpenError::Io { .. }) => continue,
-            Err(error) => return Err(error.into()),
-        }
         let (vfs, dir, budget) = (Arc::clone(&vfs), path.clone(), budget.clone());
-        let opening = move || open_directory(vfs.as_ref(), dir, budget);
-        let disk = runtime.blocking(opening).await??;
-        disks.push(store.add_disk(disk).await?);
+        let cluster_id = cluster_id.clone();
+        let opening = move || match granary_blob::read_identity(vfs.as_ref(), &dir)? {
+            Some(identity) if identity.cluster_id == cluster_id => {
+                open_directory(vfs.as_ref(), dir, budget).map(Some)
+            }
+            _ => Ok(None),
+        };
+        let added = match runtime.blocking(opening).await? {
+            Ok(None) => continue,
+            Ok(Some(disk)) => store.add_disk(disk).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        match added {
+            Ok(disk) => disks.push(disk),
+            Err(error) => problems.push(format!("{}: {error:#}", path.display())),
+        }
     }
-    Ok((!disks.is_empty()).then_some((store, disks)))
+    Ok(Existing {
+        store,
+        disks,
+        problems,
+    })
 }
 
 /// Takes a directory for this process, and opens its index. Blocks.

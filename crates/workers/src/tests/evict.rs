@@ -7,7 +7,9 @@ use granary_blob_api::{BlobNode, Block, ChunkEntry, ChunkOwner, PutChunk};
 use granary_datapath::Written;
 use granary_meta_api::pb;
 use granary_meta_api::pb::extent_piece::Piece;
-use granary_types::{BucketId, ChunkId, DiskId, ObjectId};
+use granary_types::{
+    BACKUP_BUCKET, BackupKind, BackupObject, BucketId, ChunkId, DiskId, ObjectId, ShardId,
+};
 use granary_vfs::Fault;
 
 use super::world::{MIB, World, content, dir, run, simulated};
@@ -91,25 +93,68 @@ async fn upload_part(world: &World, key: &'static str, written: Written) -> Byte
 
 /// Puts a chunk on the disks that are no members of some group, and nowhere else.
 async fn leave_on_strangers(world: &World, object: &Bytes, local: u128) -> ChunkId {
+    let owner = ChunkOwner {
+        bucket: BucketId(world.bucket.id),
+        object: ObjectId::from_slice(object).unwrap(),
+    };
+    leave(world, owner, local, false).await
+}
+
+/// Puts a chunk on the members of some group, or on all other disks.
+async fn leave(world: &World, owner: ChunkOwner, local: u128, members: bool) -> ChunkId {
     let map = world.view.map();
     let group = map.groups().next().unwrap();
     let stray = PutChunk {
         id: ChunkId::new(group.id, local),
-        owner: ChunkOwner {
-            bucket: BucketId(world.bucket.id),
-            object: ObjectId::from_slice(object).unwrap(),
-        },
+        owner,
         pg_epoch: group.epoch,
         blocks: Block::cut(content(1000, 7)),
     };
     for disk in map.disks().map(|disk| DiskId(disk.id)) {
-        if group.disks().all(|member| member != disk) {
+        if group.disks().any(|member| member == disk) == members {
             let opened = world.store.open_pg(disk, group.id, group.epoch).await;
             opened.unwrap();
             world.store.put(disk, stray.clone()).await.unwrap();
         }
     }
     stray.id
+}
+
+#[test]
+fn a_superseded_part_of_the_backup_goes_from_disks_that_are_no_members() {
+    simulated(async {
+        let world = World::start(4).await;
+        world.put("a", &content(9 * MIB, 1)).await;
+        let (mut expected, _) = world.chunks().await;
+        // The members have the two newest checkpoints.
+        let parts = [(100, false), (200, true), (250, false), (300, true)];
+        for (index, members) in parts {
+            let part = BackupObject {
+                shard: ShardId(1),
+                position: (1, index),
+                writer: 1,
+                kind: BackupKind::Manifest,
+                part: 1,
+            };
+            let owner = ChunkOwner {
+                bucket: BACKUP_BUCKET,
+                object: part.to_object_id().unwrap(),
+            };
+            let chunk = leave(&world, owner, u128::from(index), members).await;
+            if index >= 200 {
+                expected.insert(chunk);
+            }
+        }
+        let mut sweep = sweep(&world);
+        run(&mut sweep).await;
+        assert_eq!(
+            world.chunks().await.0.len(),
+            expected.len() + 1,
+            "a first look"
+        );
+        run(&mut sweep).await;
+        assert_eq!(world.chunks().await.0, expected);
+    });
 }
 
 #[test]

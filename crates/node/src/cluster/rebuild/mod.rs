@@ -2,18 +2,20 @@
 //! the backup in the storage pool. It runs on the machine of that node, which does not run meanwhile.
 //!
 //! Invariants: nothing that exists is changed before the new state directory is complete; it becomes
-//! a node's by its last file; a run that was cut off leaves what the next one throws away.
+//! a node's by its last file; a run that was cut off leaves what the next one throws away. Nothing is
+//! rebuilt beside metadata that lives, whatever the operator says. What was not read, or was read and
+//! cannot be used, refuses the rebuild unless the operator accepts the loss: from then on it is final.
 
 mod place;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use granary_blob::BlobStore;
-use granary_blob_api::BlobNode;
 use granary_cluster::{
     Authority, CertificateFacts, Credentials, Identity, NodeKey, Peer, Security, Trust,
     certificates_from_pem,
@@ -21,12 +23,13 @@ use granary_cluster::{
 use granary_kv::Kv;
 use granary_kv_rocks::RocksBudget;
 use granary_meta::{
-    RenewedRoot, RestoreError, RestoredShard, renew_root, restore_shard, split_off, verify_whole,
+    Renewal, RestoreError, RestoredShard, buckets_in_use, plan_renewal, restore_shard,
+    verify_whole, without_backup,
 };
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::NoPeers;
 use granary_runtime::Runtime;
-use granary_types::{NodeId, PgId, ShardId};
+use granary_types::{NodeId, ShardId};
 use serde::Serialize;
 
 use self::place::Place;
@@ -40,14 +43,26 @@ use crate::start_config::{Role, StartConfig};
 /// Longest wait for the shards of the new node.
 const READY_LIMIT: Duration = Duration::from_secs(600);
 
+/// Hears how far it is.
+pub(crate) type Tell<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// Nothing goes on without it.
+const NO_ROOT: &str = "nothing is left of the root shard, which knows the cluster: name more nodes \
+                       (--from), or start those that have disks";
+/// Nor with a loss that nobody has accepted.
+const LOSS: &str = "not everything could be read, and what is only there would be lost for good: \
+                    start those nodes, mount those disks, name more nodes (--from), and run this \
+                    again, or say --accept-loss";
+
 /// What the operator says.
 pub(crate) struct Wanted<'a> {
     /// The directory that `granary admin init` wrote.
     pub(crate) admin_dir: &'a Path,
     /// Nodes that run, HOST:PORT.
     pub(crate) from: &'a [String],
-    /// Go on although something is missing.
+    /// Go on although something could not be read or is missing.
     pub(crate) accept_loss: bool,
+    pub(crate) tell: Tell<'a>,
 }
 
 /// What was found, and what became of it.
@@ -63,12 +78,35 @@ pub(crate) struct Rebuilt {
     pub(crate) missing: Vec<u32>,
     /// Disks that were read.
     pub(crate) disks: usize,
-    /// What could not be read.
+    /// What could not be read, and may have had more.
     pub(crate) problems: Vec<String>,
+    /// Placement groups on disks that the root does not know: their chunks belong to nothing.
+    pub(crate) unknown_groups: Vec<u32>,
     /// Meta nodes that did not answer and are given up for good.
     pub(crate) removed: Vec<u64>,
     /// Nodes that were not told of the new one; it tells them when it runs.
     pub(crate) not_told: Vec<String>,
+}
+
+impl Rebuilt {
+    /// Something of a shard is missing.
+    fn lacks(&mut self, shard: ShardId, problems: &[String]) {
+        let found = self.shards.iter_mut().find(|found| found.shard == shard.0);
+        match found {
+            Some(found) => found.problems.extend_from_slice(problems),
+            None => self.shards.push(ShardFound {
+                shard: shard.0,
+                problems: problems.to_vec(),
+                ..ShardFound::default()
+            }),
+        }
+    }
+
+    /// True when there may have been more than what was put back.
+    fn may_lose(&self) -> bool {
+        let shards = self.shards.iter().any(|shard| !shard.problems.is_empty());
+        shards || !self.missing.is_empty() || !self.problems.is_empty()
+    }
 }
 
 /// What was found of a shard.
@@ -163,39 +201,58 @@ pub(crate) async fn rebuild(
         Ok(place) => place,
         Err(identity) => return again(runtime, &cluster, config, wanted, &identity).await,
     };
-    let mut sources = Sources::connect(&cluster.security, wanted.from).await?;
-    let local = local_disks(runtime, config, &cluster, &mut sources).await?;
-    sources.scan().await;
+    let (tell, own) = (wanted.tell, &config.cluster_address);
+    tell("the nodes are asked".to_owned());
+    let mut sources = Sources::connect(runtime, &cluster.security, wanted.from, own).await?;
     let mut report = Rebuilt {
         cluster_id: cluster.cluster_id.clone(),
-        disks: sources.disks_read,
+        refused: sources.living.take(),
         ..Rebuilt::default()
     };
-    let built = build(
+    if report.refused.is_some() {
+        return Ok(report);
+    }
+    let budget = RocksBudget::new(config.meta.memory_bytes);
+    let local = sources::open_local(
+        runtime,
+        &cluster.cluster_id,
+        &config.data,
+        &config.storage,
+        budget.clone(),
+    );
+    let local = local.await?;
+    let store = local.store.clone();
+    sources.add_local(local);
+    sources.scan(tell).await;
+    report.disks = sources.disks_read.len();
+    report.problems = std::mem::take(&mut sources.problems);
+    let build = Build {
         runtime,
         config,
-        &cluster,
+        cluster: &cluster,
         wanted,
-        &sources,
-        &place,
-        &mut report,
-    )
-    .await;
-    if let Some(store) = local {
-        store.shutdown().await;
-    }
-    report.problems.append(&mut sources.problems);
+        sources: &sources,
+        place: &place,
+        budget,
+    };
+    let built = build.run(&mut report).await;
+    store.shutdown().await;
     if let Some((identity, peers)) = built? {
-        place.complete(&cluster, wanted.admin_dir, &identity, &peers)?;
-        report.node_id = Some(identity.node.0);
-        report.not_told = sources.tell(&peers).await?;
+        // That took its time: metadata may have come back meanwhile.
+        let mut now = Sources::connect(runtime, &cluster.security, wanted.from, own).await?;
+        report.refused = now.living.take();
+        if report.refused.is_none() {
+            place.complete(&cluster, wanted.admin_dir, &identity, &peers)?;
+            report.node_id = Some(identity.node.0);
+            report.not_told = now.tell(&peers).await?;
+        }
     }
     Ok(report)
 }
 
 /// The state directory is complete already: the others are told once more.
 async fn again(
-    _runtime: &Runtime,
+    runtime: &Runtime,
     cluster: &Cluster,
     config: &StartConfig,
     wanted: &Wanted<'_>,
@@ -210,187 +267,166 @@ async fn again(
             identity.cluster_id
         );
     }
-    let mut sources = Sources::connect(&cluster.security, wanted.from).await?;
+    let own = &config.cluster_address;
+    let mut sources = Sources::connect(runtime, &cluster.security, wanted.from, own).await?;
     let peers = place::peers(&config.state_dir, &cluster.cluster_id)?;
     Ok(Rebuilt {
         cluster_id: cluster.cluster_id.clone(),
         node_id: Some(identity.node.0),
         not_told: sources.tell(&peers).await?,
-        problems: sources.problems,
         ..Rebuilt::default()
     })
 }
 
-/// Opens the disks in this machine's data directories, if it has any.
-async fn local_disks(
-    runtime: &Runtime,
-    config: &StartConfig,
-    cluster: &Cluster,
-    sources: &mut Sources,
-) -> anyhow::Result<Option<BlobStore>> {
-    let opened = sources::open_local(
-        runtime,
-        &cluster.cluster_id,
-        &config.data,
-        &config.storage,
-        RocksBudget::new(config.meta.memory_bytes),
-    );
-    let Some((store, disks)) = opened.await? else {
-        return Ok(None);
-    };
-    let local: Arc<dyn BlobNode> = Arc::new(store.clone());
-    sources.add_local(local, disks);
-    Ok(Some(store))
+/// What a new state is built from, and where.
+struct Build<'a> {
+    runtime: &'a Runtime,
+    config: &'a StartConfig,
+    cluster: &'a Cluster,
+    wanted: &'a Wanted<'a>,
+    sources: &'a Sources,
+    place: &'a Place,
+    budget: RocksBudget,
 }
 
-/// Builds the new state; `None` when it is refused.
-async fn build(
-    runtime: &Runtime,
-    config: &StartConfig,
-    cluster: &Cluster,
-    wanted: &Wanted<'_>,
-    sources: &Sources,
-    place: &Place,
-    report: &mut Rebuilt,
-) -> anyhow::Result<Option<(Identity, Peers)>> {
-    let budget = RocksBudget::new(config.meta.memory_bytes);
-    let kv = open_database(runtime, place.path(), budget.clone()).await?;
-    let mut restored = put_back(runtime, &kv, cluster, sources, report).await?;
-    if let Some(why) = lacking(runtime, &kv, &mut restored, wanted.accept_loss, report).await? {
-        report.refused = Some(why);
-        return Ok(None);
-    }
-    let groups: Vec<(PgId, u64)> = sources.groups.iter().map(|(pg, e)| (*pg, *e)).collect();
-    let mut used = sources.nodes();
-    used.extend(sources.known.keys().map(|node| NodeId(*node)));
-    let finish = move || -> anyhow::Result<RenewedRoot> {
-        let root = renew_root(kv.as_ref(), &groups, &used)?;
-        for shard in restored {
-            shard.go_on_alone(root.node)?;
+impl Build<'_> {
+    /// Builds the new state; `None` when it is refused.
+    async fn run(&self, report: &mut Rebuilt) -> anyhow::Result<Option<(Identity, Peers)>> {
+        let (runtime, path) = (self.runtime, self.place.path());
+        let kv = open_database(runtime, path, self.budget.clone()).await?;
+        let mut restored = self.put_back(&kv, report).await?;
+        report.refused = self.lacking(&kv, &mut restored, report).await?;
+        if report.refused.is_some() {
+            return Ok(None);
         }
-        kv.sync()?;
-        Ok(root)
-    };
-    let root = runtime.blocking(finish).await??;
-    let identity = Identity {
-        cluster_id: cluster.cluster_id.clone(),
-        node: root.node,
-    };
-    files::write_secret(&place.path().join("master.key"), &cluster.master_key)?;
-    let member = Member {
-        identity: &identity,
-        section: &config.meta,
-        transport: Arc::new(NoPeers),
-    };
-    let through = |node: Arc<granary_meta::MetaNode>| {
-        let service: Arc<dyn MetaService> = node;
-        Meta::new(runtime.clone(), service)
-    };
-    let meta = MetaRole::open(runtime, place.path(), budget, member, through).await?;
-    let renewed = renew(&meta, config, sources, &root, report).await;
-    meta.stop().await;
-    place.certify(runtime, &cluster.authority, &identity)?;
-    Ok(Some((identity, renewed?)))
-}
-
-/// Puts every shard back of which there is a backup, parents before their children.
-async fn put_back(
-    runtime: &Runtime,
-    kv: &Arc<dyn Kv>,
-    cluster: &Cluster,
-    sources: &Sources,
-    report: &mut Rebuilt,
-) -> anyhow::Result<Vec<RestoredShard>> {
-    let now_ms = runtime.now().as_millis();
-    let mut restored = Vec::new();
-    for shard in sources.catalog.shards() {
-        let summary = sources.catalog.summary(shard);
-        let mut found = ShardFound {
-            shard: shard.0,
-            checkpoints: summary.checkpoints,
-            ..ShardFound::default()
-        };
-        let whose = (cluster.cluster_id.as_str(), shard);
-        let put_back = restore_shard(runtime, Arc::clone(kv), sources, &sources.catalog, whose);
-        match put_back.await {
-            Ok(put_back) => {
-                found.checkpoint = Some(put_back.checkpoint.index);
-                found.reached = Some(put_back.reached.index);
-                found.age_secs = Some(now_ms.saturating_sub(put_back.time_ms) / 1000);
-                found.problems.clone_from(&put_back.problems);
-                restored.push(put_back);
+        let seen = self.sources.seen();
+        let finish = move || -> anyhow::Result<Renewal> {
+            let plan = plan_renewal(kv.as_ref(), &seen)?;
+            for shard in restored {
+                shard.go_on_alone(plan.node)?;
             }
-            Err(RestoreError::NoCheckpoint { reason, .. }) => found.problems.push(reason),
-            Err(error) => return Err(error.into()),
-        }
-        report.shards.push(found);
+            kv.sync()?;
+            Ok(plan)
+        };
+        let plan = runtime.blocking(finish).await??;
+        report.unknown_groups = plan.unknown_groups.iter().map(|pg| pg.0).collect();
+        let identity = Identity {
+            cluster_id: self.cluster.cluster_id.clone(),
+            node: plan.node,
+        };
+        files::write_secret(&path.join("master.key"), &self.cluster.master_key)?;
+        let member = Member {
+            identity: &identity,
+            section: &self.config.meta,
+            transport: Arc::new(NoPeers),
+        };
+        let through = |node: Arc<granary_meta::MetaNode>| {
+            let service: Arc<dyn MetaService> = node;
+            Meta::new(runtime.clone(), service)
+        };
+        let budget = self.budget.clone();
+        let meta = MetaRole::open(runtime, path, budget, member, through).await?;
+        let renewed = renew(runtime, &meta, self.config, self.sources, &plan, report).await;
+        meta.stop().await;
+        let authority = &self.cluster.authority;
+        self.place.certify(runtime, authority, &identity)?;
+        Ok(Some((identity, renewed?)))
     }
-    Ok(restored)
-}
 
-/// Why the cluster should not be rebuilt from this, if so.
-async fn lacking(
-    runtime: &Runtime,
-    kv: &Arc<dyn Kv>,
-    restored: &mut Vec<RestoredShard>,
-    accept_loss: bool,
-    report: &mut Rebuilt,
-) -> anyhow::Result<Option<String>> {
-    let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
-    if !there.contains(&ShardId::ROOT) {
-        report.missing.push(ShardId::ROOT.0);
-        return Ok(Some(
-            "nothing is left of the root shard, which knows the cluster: name more nodes (--from), \
-             or start those that have disks"
-                .to_owned(),
-        ));
+    /// Puts every shard back of which there is a backup, parents before their children.
+    async fn put_back(
+        &self,
+        kv: &Arc<dyn Kv>,
+        report: &mut Rebuilt,
+    ) -> anyhow::Result<Vec<RestoredShard>> {
+        let catalog = &self.sources.catalog;
+        let now_ms = self.runtime.now().as_millis();
+        let mut restored = Vec::new();
+        let shards = catalog.shards();
+        for (n, shard) in shards.iter().copied().enumerate() {
+            (self.wanted.tell)(format!("{n} of {} shards are put back", shards.len()));
+            let mut found = ShardFound {
+                shard: shard.0,
+                checkpoints: catalog.summary(shard).checkpoints,
+                ..ShardFound::default()
+            };
+            let (kv, whose) = (Arc::clone(kv), (self.cluster.cluster_id.as_str(), shard));
+            match restore_shard(self.runtime, kv, self.sources, catalog, whose).await {
+                Ok(put_back) => {
+                    found.checkpoint = Some(put_back.checkpoint.index);
+                    found.reached = Some(put_back.reached.index);
+                    found.age_secs = Some(now_ms.saturating_sub(put_back.time_ms) / 1000);
+                    found.problems.clone_from(&put_back.problems);
+                    restored.push(put_back);
+                }
+                Err(RestoreError::NoCheckpoint { reason, .. }) => found.problems.push(reason),
+                Err(error) => return Err(error.into()),
+            }
+            report.shards.push(found);
+        }
+        Ok(restored)
     }
-    let store = Arc::clone(kv);
-    let whole = runtime
-        .blocking(move || verify_whole(store.as_ref(), &there))
-        .await??;
-    let missing = whole.missing;
-    report.missing = missing.iter().map(|shard| shard.0).collect();
-    if let Some((one, other)) = whole.overlapping.first() {
-        return Ok(Some(format!(
-            "shards {one} and {other} both own the same keys: one was put back from before a split \
-             of it; name more nodes (--from), so that its newer log is found"
-        )));
+
+    /// Why the cluster is not rebuilt from this, if so. Puts something in place of what is missing.
+    async fn lacking(
+        &self,
+        kv: &Arc<dyn Kv>,
+        restored: &mut Vec<RestoredShard>,
+        report: &mut Rebuilt,
+    ) -> anyhow::Result<Option<String>> {
+        let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
+        if !there.contains(&ShardId::ROOT) {
+            report.missing.push(ShardId::ROOT.0);
+            return Ok(Some(NO_ROOT.to_owned()));
+        }
+        let store = Arc::clone(kv);
+        let whole = move || verify_whole(store.as_ref(), &there);
+        let whole = self.runtime.blocking(whole).await??;
+        report.missing = whole.missing.iter().map(|shard| shard.0).collect();
+        for (disk, node) in whole.disks {
+            if !self.sources.disks_read.contains(&disk) {
+                let problem = format!("disk {disk} of node {node}: it was not listed");
+                report.problems.push(problem);
+            }
+        }
+        if let Some((one, other)) = whole.overlapping.first() {
+            return Ok(Some(format!(
+                "shards {one} and {other} both own the same keys: one was put back from before a \
+                 split of it; name more nodes (--from), so that its newer log is found"
+            )));
+        }
+        for shard in whole.missing {
+            let store = Arc::clone(kv);
+            let begun = self.runtime.blocking(move || without_backup(store, shard));
+            let begun = match begun.await? {
+                Ok(begun) => begun,
+                Err(RestoreError::NoCheckpoint { shard, reason }) => {
+                    return Ok(Some(format!("shard {shard} cannot begin anew: {reason}")));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            report.lacks(shard, &begun.problems);
+            restored.push(begun);
+        }
+        let loss = report.may_lose() && !self.wanted.accept_loss;
+        Ok(loss.then(|| LOSS.to_owned()))
     }
-    if !missing.is_empty() && !accept_loss {
-        return Ok(Some(
-            "shards are missing, and what is in them would be lost: name more nodes (--from), start \
-             those that have disks, or say --accept-loss"
-                .to_owned(),
-        ));
-    }
-    // What a parent gave to a shard that has no checkpoint of its own yet is better than nothing.
-    let store = Arc::clone(kv);
-    let late = move || -> Result<Vec<RestoredShard>, RestoreError> {
-        let found = missing
-            .iter()
-            .map(|shard| split_off(Arc::clone(&store), *shard));
-        Ok(found
-            .collect::<Result<Vec<_>, _>>()?
-            .into_iter()
-            .flatten()
-            .collect())
-    };
-    restored.extend(runtime.blocking(late).await??);
-    Ok(None)
 }
 
 /// Tells the root what is new: this node and its disks, and the meta nodes that are gone.
 async fn renew(
+    runtime: &Runtime,
     meta: &MetaRole,
     config: &StartConfig,
     sources: &Sources,
-    root: &RenewedRoot,
+    plan: &Renewal,
     report: &mut Rebuilt,
 ) -> anyhow::Result<Peers> {
     meta.node.wait_ready(READY_LIMIT).await?;
     let client = &meta.client;
-    let node = record(config, root.node);
+    let renewed = client.propose(plan.command.clone()).await?;
+    renewed.map_err(|no| anyhow::anyhow!("the root was not renewed: {}", no.detail))?;
+    let node = record(config, plan.node);
     let registered = client
         .propose(pb::RegisterNode { node: Some(node) })
         .await?;
@@ -399,7 +435,7 @@ async fn renew(
     for disk in &map.disks {
         if sources.local_disks.iter().any(|local| local.0 == disk.id) {
             let disk = pb::state::Disk {
-                node: root.node.0,
+                node: plan.node.0,
                 ..disk.clone()
             };
             let moved = client
@@ -409,7 +445,7 @@ async fn renew(
         }
     }
     let answering = sources.nodes();
-    for node in &root.nodes {
+    for node in &plan.nodes {
         let meta_node = node.roles.is_empty() || node.roles.iter().any(|role| role == "meta");
         if node.removed || !meta_node || answering.contains(&NodeId(node.id)) {
             continue;
@@ -419,8 +455,10 @@ async fn renew(
         report.removed.push(node.id);
     }
     // Shards were put back from different moments: each hears of every bucket that the root knows.
-    for bucket in &root.buckets {
-        client.configure_again(bucket).await?;
+    let kv = Arc::clone(&meta.kv);
+    let buckets = runtime.blocking(move || buckets_in_use(kv.as_ref()));
+    for bucket in buckets.await?? {
+        client.configure_again(&bucket).await?;
     }
     let map = client.query(pb::GetClusterMap::default()).await?;
     Ok(Peers::of(&map))

@@ -1,4 +1,6 @@
 //! The state directory that is being rebuilt: made beside, and moved into place when it is complete.
+//!
+//! Invariant: whoever works in it holds the lock of the state directory, as a running node does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use granary_cluster::{Authority, Identity, PeerNode, StateDir};
 use granary_runtime::Runtime;
+use granary_vfs::{DirLock, LOCK_FILE, RealVfs, Vfs as _};
 
 use super::Cluster;
 use crate::cluster::status::Peers;
@@ -29,11 +32,15 @@ const MOVED: [&str; 8] = [
     MARKER,
 ];
 
+/// What an empty state directory may have: ours, and what making an ext file system leaves.
+const PASSED_OVER: [&str; 4] = [BESIDE, ADMIN, LOCK_FILE, "lost+found"];
+
 /// A state directory that is being rebuilt.
 pub(super) struct Place {
     target: PathBuf,
     beside: PathBuf,
     state: StateDir,
+    _lock: DirLock,
 }
 
 /// Whether a state directory was made by a rebuild that not every node has heard of yet.
@@ -55,10 +62,13 @@ impl Place {
         target: &Path,
         admin_dir: &Path,
     ) -> anyhow::Result<Result<Self, Identity>> {
-        if let Some(identity) = StateDir::open(target)?.identity()? {
+        let (state, shown) = (StateDir::open(target)?, target.display());
+        let lock = RealVfs.lock(target).with_context(|| {
+            format!("{shown} is in use: another rebuild, or the node itself, runs there")
+        })?;
+        if let Some(identity) = state.identity()? {
             return Ok(Err(identity));
         }
-        let shown = target.display();
         let beside = target.join(BESIDE);
         let begun = beside.exists();
         for entry in fs::read_dir(target).with_context(|| format!("cannot read {shown}"))? {
@@ -67,7 +77,8 @@ impl Place {
             let own = begun && MOVED.iter().any(|moved| name == *moved);
             if own {
                 remove(&entry.path())?;
-            } else if name != BESIDE && name != ADMIN && entry.path() != admin_dir {
+            } else if !PASSED_OVER.iter().any(|passed| name == *passed) && entry.path() != admin_dir
+            {
                 bail!(
                     "{shown} is not empty ({}): a lost cluster is rebuilt in an empty state \
                      directory; move what is there out of the way, and keep it",
@@ -83,6 +94,7 @@ impl Place {
             target: target.to_owned(),
             beside,
             state,
+            _lock: lock,
         }))
     }
 
@@ -118,7 +130,13 @@ impl Place {
         self.state
             .put_peers(&cluster.cluster_id, peers.epoch, nodes)?;
         files::write_secret(&self.beside.join(MARKER), "")?;
-        copy_admin(admin_dir, &self.target.join(ADMIN))?;
+        let admin = self.target.join(ADMIN);
+        if !admin.exists() {
+            let made = self.beside.join(ADMIN);
+            copy_admin(admin_dir, &made)?;
+            fs::rename(&made, &admin)
+                .with_context(|| format!("cannot make {}", admin.display()))?;
+        }
         for name in MOVED {
             let (from, to) = (self.beside.join(name), self.target.join(name));
             fs::rename(&from, &to).with_context(|| format!("cannot move {}", from.display()))?;
@@ -132,9 +150,6 @@ impl Place {
 
 /// Keeps the operator's copy where `granary admin --config` looks for it.
 fn copy_admin(from: &Path, to: &Path) -> anyhow::Result<()> {
-    if to.exists() {
-        return Ok(());
-    }
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     for name in ["ca.pem", "ca.key", "admin.pem", "admin.key", "master.key"] {
         if let Some(text) = files::read_if_present(&from.join(name))? {
