@@ -1,18 +1,25 @@
 //! Brings the members of one group in step: compares their sorted listings, copies what one lacks
 //! from one that has it, and carries tombstones to where they are missing.
 //!
-//! It never copies what is tombstoned, nor what no commit can bring to life any more. It counts
-//! what stays below its redundancy, and says so rather than "done".
+//! It never copies what is tombstoned, nor what no commit can bring to life any more. What no complete
+//! member holds it asks the metadata for first: such a copy may be of a chunk that was deleted while
+//! its disk was away. What no member holds at all is copied from a disk outside of the group that has
+//! it, when a row names it. It counts what stays below its redundancy, and says so rather than "done".
+
+use std::collections::HashSet;
 
 use futures_util::{StreamExt, stream};
 use granary_blob_api::ChunkEntry;
 use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RestoreError};
 use granary_meta_api::Meta;
+use granary_meta_api::client::OwnerFate;
 use granary_types::{ChunkId, DiskId};
 
 use crate::chunk_deleter::ChunkDeleter;
+use crate::fsck::IdSum;
 use crate::group_listing::{Copies, GroupListing};
-use crate::owners::expired_owners;
+use crate::outsiders::Outsiders;
+use crate::owners::{owner_fates, unnamed};
 use crate::{WorkerError, WorkerMetrics};
 
 /// Chunks compared per call.
@@ -48,6 +55,12 @@ pub(crate) struct Repaired {
     /// Chunks that a member lacks and of which no member is known to have a good copy: nobody can
     /// give them, now or as long as that is so.
     pub(crate) lost: u64,
+    /// Chunks that no member had, and that one has now.
+    pub(crate) rescued: u64,
+    /// Copies on members that were looked at.
+    pub(crate) copies: u64,
+    /// Of the chunks that should exist and that somebody has.
+    pub(crate) seen: IdSum,
     /// Members that took part.
     pub(crate) members: usize,
     /// Bytes that were copied.
@@ -64,6 +77,16 @@ struct Lacking {
     damaged: Vec<DiskId>,
     /// Members whose tombstone of it means nothing; see [`crate::group_listing::Copies::is_deleted`].
     tombstones: Vec<DiskId>,
+    /// Disks outside of the group that have it.
+    outside: Vec<DiskId>,
+    /// No complete member holds it, and it would have to be copied.
+    doubtful: bool,
+}
+
+impl Lacking {
+    fn is_on_no_member(&self) -> bool {
+        self.live.is_empty() && self.damaged.is_empty()
+    }
 }
 
 /// What became of one chunk.
@@ -100,12 +123,13 @@ impl GroupRepair {
     }
 
     /// Works through a part of a group, from `after` on. `copies` is what its chunks should have. A
-    /// member that is about to leave gives what it has and gets nothing.
+    /// member that is about to leave gives what it has and gets nothing; so do `outsiders`.
     pub(crate) async fn repair(
         &self,
         group: &Group,
         copies: usize,
         after: Option<ChunkId>,
+        outsiders: &Outsiders,
     ) -> Result<Repaired, WorkerError> {
         let serving = self.serving(group);
         let staying: Vec<DiskId> = group.staying().collect();
@@ -114,7 +138,9 @@ impl GroupRepair {
             .copied()
             .filter(|disk| staying.contains(disk))
             .collect();
-        let mut listing = GroupListing::new(&self.view, group.id, &serving, after)?;
+        let listing = GroupListing::new(&self.view, group.id, &serving, after)?;
+        let known = (group.id, serving.as_slice());
+        let mut listing = listing.with_outsiders(&self.view, known, after, outsiders);
         let mut repaired = Repaired {
             members: serving.len(),
             ..Repaired::default()
@@ -128,18 +154,23 @@ impl GroupRepair {
             repaired.next_after = Some(found.entry.id);
             let held = found.live.iter().filter(|disk| targets.contains(disk));
             let held = held.count();
+            repaired.copies += (found.live.len() + found.damaged.len()) as u64;
             if found.is_deleted(group) {
                 tombstones.push(found.entry.id);
             } else if held < copies || !found.tombstones.is_empty() || !found.damaged.is_empty() {
                 to_copy += usize::from(held < targets.len());
+                let doubtful = held < targets.len() || found.live.is_empty();
                 lacking.push(Lacking {
+                    doubtful: doubtful && !found.is_held_for_certain(group),
                     entry: found.entry,
                     live: found.live,
                     damaged: found.damaged,
                     tombstones: found.tombstones,
+                    outside: found.outside,
                 });
             } else {
                 repaired.chunks += 1;
+                repaired.seen.add(found.entry.id);
             }
             if lacking.len() >= LACKING_PER_CALL || to_copy >= COPIED_PER_CALL {
                 break;
@@ -161,17 +192,19 @@ impl GroupRepair {
         lacking: Vec<Lacking>,
         repaired: &mut Repaired,
     ) -> Result<(), WorkerError> {
-        let expired = expired_owners(&self.meta, lacking.iter().map(|chunk| &chunk.entry)).await?;
-        let wanted = lacking
-            .into_iter()
-            .filter(|chunk| !expired.contains(&chunk.entry.owner));
+        let wanted = self.wanted(lacking).await?;
         let outcomes: Vec<_> = stream::iter(wanted)
-            .map(|chunk| self.fill_one(group, targets, chunk))
+            .map(|chunk| async move {
+                let (id, nowhere) = (chunk.entry.id, chunk.is_on_no_member());
+                Some((id, nowhere, self.fill_one(group, targets, chunk).await?))
+            })
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        for filled in outcomes.into_iter().flatten() {
+        for (id, nowhere, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
+            repaired.seen.add(id);
+            repaired.rescued += u64::from(nowhere && filled.held > 0);
             repaired.failed += u64::from(filled.failed);
             repaired.damaged += u64::from(filled.damaged);
             repaired.lost += u64::from(filled.lost);
@@ -179,6 +212,35 @@ impl GroupRepair {
             repaired.copied_bytes += filled.copied_bytes;
         }
         Ok(())
+    }
+
+    /// Those of some chunks that should exist, as far as anybody knows. What certainly should not, and
+    /// is on members, is deleted there.
+    async fn wanted(&self, mut lacking: Vec<Lacking>) -> Result<Vec<Lacking>, WorkerError> {
+        let fates = owner_fates(&self.meta, lacking.iter().map(|chunk| chunk.entry.owner)).await?;
+        let doubtful = lacking.iter().filter(|chunk| chunk.doubtful);
+        let doubtful = doubtful.map(|chunk| &chunk.entry);
+        let nobodys: HashSet<ChunkId> = unnamed(&self.meta, doubtful, &fates)
+            .await?
+            .into_iter()
+            .collect();
+        let mut garbage = Vec::new();
+        lacking.retain(|chunk| match fates.get(&chunk.entry.owner) {
+            // The sweep's.
+            Some(OwnerFate::Expired) => false,
+            Some(OwnerFate::Settled) if nobodys.contains(&chunk.entry.id) => {
+                if !chunk.is_on_no_member() {
+                    garbage.push(chunk.entry.id);
+                }
+                false
+            }
+            Some(OwnerFate::Settled) => true,
+            // A write under way reaches the members by itself; what is being deleted must not come
+            // back to them.
+            Some(OwnerFate::Open) | None => !chunk.is_on_no_member(),
+        });
+        self.deleter.delete(&garbage).await;
+        Ok(lacking)
     }
 
     /// Copies one chunk to the members that lack it. `None` when it was deleted meanwhile.
@@ -193,7 +255,7 @@ impl GroupRepair {
             self.deleter.forget_on(disk, known, &[chunk.entry.id]).await;
         }
         // The damaged ones come last: a disk that could not read for a moment may be well again.
-        let sources = [chunk.live.as_slice(), &chunk.damaged].concat();
+        let sources = [chunk.live.as_slice(), &chunk.outside, &chunk.damaged].concat();
         for &disk in targets.iter().filter(|disk| !chunk.live.contains(disk)) {
             let copied = self
                 .path

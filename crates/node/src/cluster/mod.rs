@@ -6,6 +6,7 @@ mod herald;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;
+pub(crate) mod progress;
 pub(crate) mod rebuild;
 mod reports;
 mod rotate;

@@ -337,7 +337,8 @@ impl Node {
             marker: rebuild::marker(&config.state_dir),
         };
         herald.start();
-        operators.set_parts(workers.clone(), map, Box::new(scrub));
+        let sweep_every = Duration::from_secs(config.workers.sweep_interval_secs);
+        operators.set_parts(workers.clone(), map, Box::new(scrub), sweep_every);
         let gateway = match (api, &base.vault) {
             (Some(api), Some(vault)) => {
                 let mut settings = config.gateway.clone();

@@ -14,6 +14,7 @@ use granary_types::{DiskId, PgId};
 use super::growth::NONE;
 use super::{Filling, PlacementKeeper, Resting};
 use crate::WorkerError;
+use crate::outsiders::Outsiders;
 use crate::worker::TICK_TIME;
 
 /// Disks asked at once while groups are opened.
@@ -199,9 +200,11 @@ impl PlacementKeeper {
                 ..Filling::default()
             };
         }
+        // Members alone: what none of them has is looked for by the count of all copies.
+        let (copies, nobody) = (group.staying().count(), Outsiders::default());
         let repaired = self
             .repair
-            .repair(group, group.staying().count(), state.after)
+            .repair(group, copies, state.after, &nobody)
             .await?;
         let pause_us = repaired.copied_bytes.saturating_mul(1_000_000) / FILL_BYTES_PER_SEC;
         self.runtime.sleep(Duration::from_micros(pause_us)).await;

@@ -284,6 +284,16 @@ impl World {
         self.commit(key, written).await.unwrap();
     }
 
+    /// Renews the lease of a write that is not committed.
+    pub(super) async fn renew(&self, key: &'static str, written: &Written) {
+        let stage = pb::StageExtents {
+            at: Some(self.at(key)),
+            write_id: written.payload.write_id.clone(),
+            ..Default::default()
+        };
+        self.meta.propose(stage).await.unwrap().unwrap();
+    }
+
     pub(super) async fn delete(&self, key: &'static str) {
         let delete = pb::DeleteObject {
             at: Some(self.at(key)),
