@@ -77,6 +77,7 @@ pub(crate) async fn store_chunk(
         note_failures(shared, &attempt).await;
         if attempt.acks.len() >= write_quorum(choice.copies)
             && !attempt.is_only_busy()
+            && !attempt.met_a_newer_map()
             && !course.has_whole_group(shared, &pools, &[])
         {
             note_degraded(shared, &choice, id, &attempt);
@@ -318,6 +319,14 @@ impl Attempt {
     fn is_only_busy(&self) -> bool {
         let busy = |(_, error): &(DiskId, BlobError)| error.kind() == ErrorKind::Busy;
         !self.failures.is_empty() && self.failures.iter().all(busy)
+    }
+
+    /// True when a disk knew a newer epoch. Those that took the chunk may be no members any more, as
+    /// nobody tells them: their copies do not count.
+    fn met_a_newer_map(&self) -> bool {
+        let newer =
+            |(_, error): &(DiskId, BlobError)| matches!(error, BlobError::StaleEpoch { .. });
+        self.failures.iter().any(newer)
     }
 
     /// Disks whose queues are full.

@@ -290,6 +290,39 @@ fn an_old_map_is_read_again() {
 }
 
 #[test]
+fn copies_on_disks_that_may_be_no_members_any_more_do_not_count() {
+    simulated(async {
+        let cluster = Cluster::start(Shape {
+            disks: 3,
+            ..Default::default()
+        })
+        .await;
+        // One disk has heard of another epoch. The two others are not members then, for all that this
+        // process can find out: nobody tells them.
+        let told = *cluster.nodes.disks.lock().keys().min().unwrap();
+        {
+            let mut disks = cluster.nodes.disks.lock();
+            let told = disks.get_mut(&told).unwrap();
+            told.epochs.insert(PgId(0b111), 2);
+        }
+        let written = cluster
+            .path
+            .write(target(), frames(&content(MIB, 8), MIB), limits(None))
+            .await;
+        assert!(
+            matches!(written, Err(WriteError::Unavailable(_))),
+            "acknowledged: {written:?}"
+        );
+        {
+            let mut map = cluster.meta.map.lock();
+            (map.epoch, map.groups[0].epoch) = (2, 2);
+        }
+        let written = put(&cluster, &content(MIB, 8)).await;
+        assert_eq!(cluster.holders(chunks(&written.payload)[0]).len(), 3);
+    });
+}
+
+#[test]
 fn a_bad_copy_is_replaced_within_the_response_and_reported() {
     simulated(async {
         let cluster = Cluster::start(Shape::default()).await;
