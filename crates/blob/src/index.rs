@@ -45,6 +45,9 @@ pub(crate) struct Index {
     changing: Mutex<()>,
 }
 
+/// Entries that a walk over all of them looks at at once.
+const ENTRIES_PER_BATCH: usize = 1000;
+
 fn corrupt(what: &str) -> KvError {
     KvError::Corrupt(format!("chunk index: {what}").into())
 }
@@ -167,6 +170,38 @@ impl Index {
         let mut batch = WriteBatch::new();
         batch.put(Space::Index, chunk_key(id), marked.encode());
         self.kv.write(batch)
+    }
+
+    /// Marks every live entry that points into one of some volumes: their bytes are gone. Returns how
+    /// many were not marked before. Not while anybody else changes the index.
+    pub(crate) fn mark_volumes(&self, volumes: &[u32]) -> Result<u64, KvError> {
+        let end = prefix_end(&[INDEX_CHUNKS]);
+        let (mut start, mut marked) = (vec![INDEX_CHUNKS], 0);
+        loop {
+            let scan = self
+                .kv
+                .scan(Space::Index, &start, end.as_deref(), Direction::Forward);
+            let (mut batch, mut last) = (WriteBatch::new(), None);
+            for entry in scan.take(ENTRIES_PER_BATCH) {
+                let (key, value) = entry?;
+                let found = IndexEntry::decode(&value).ok_or_else(|| corrupt("chunk entry"))?;
+                if found.is_live() && !found.damaged && volumes.contains(&found.volume) {
+                    let entry = IndexEntry {
+                        damaged: true,
+                        ..found
+                    };
+                    batch.put(Space::Index, key.to_vec(), entry.encode());
+                    marked += 1;
+                }
+                last = Some(key.to_vec());
+            }
+            self.kv.write(batch)?;
+            let Some(last) = last else {
+                return Ok(marked);
+            };
+            start = last;
+            start.push(0);
+        }
     }
 
     /// A page of a group in id order.

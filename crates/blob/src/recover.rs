@@ -236,7 +236,8 @@ fn apply(
 }
 
 /// Every account has a volume, and every volume that was read an account. What is in another one
-/// nobody knows: it is not for the disk to remove it.
+/// nobody knows: it is not for the disk to remove it. What was in one that is gone is marked, so that
+/// whoever lists the disk knows it at once.
 fn settle_accounts(
     volumes: &Volumes,
     index: &Index,
@@ -245,6 +246,7 @@ fn settle_accounts(
 ) -> Result<(), DiskError> {
     let on_disk = volumes.list()?;
     let accounts = index.volumes();
+    let mut missing = Vec::new();
     for (volume, stats) in &accounts {
         if on_disk.binary_search(volume).is_ok() {
             continue;
@@ -254,7 +256,11 @@ fn settle_accounts(
         } else {
             let chunks = stats.live_chunks;
             tracing::error!(volume, chunks, "volume is missing, its chunks are damaged");
+            missing.push(*volume);
         }
+    }
+    if !missing.is_empty() {
+        index.mark_volumes(&missing)?;
     }
     for volume in on_disk {
         let known = accounts

@@ -10,7 +10,7 @@ use granary_blob_api::testsuite::pattern;
 use granary_kv::MemoryKv;
 use granary_vfs::{CrashStyle, Vfs};
 
-use crate::support::{Machine, PG, config, dir, disk_config, id, simulate};
+use crate::support::{Machine, PG, config, content, dir, disk_config, id, simulate};
 
 fn edit_identity(vfs: &dyn Vfs, at: u64, bytes: &[u8]) {
     let file = vfs.open(&dir(0).join("granary-disk")).unwrap();
@@ -124,6 +124,40 @@ fn senseless_configuration_is_refused() {
 }
 
 /// An orderly stop leaves nothing to replay, and a process that dies loses nothing.
+#[test]
+fn chunks_of_a_volume_that_is_gone_are_listed_as_damaged() {
+    simulate(7, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        let (disk, length) = (machine.disk(), 40_000);
+        for n in 1..=20 {
+            let bytes = content(id(n), 0, length);
+            machine.put(0, id(n), &bytes).await.unwrap();
+        }
+        let volumes = machine.volumes(0);
+        assert!(volumes.len() >= 3, "{volumes:?}");
+        // What looked after the file system moved it to lost+found.
+        machine.vfs.remove(&volumes[0]).unwrap();
+        let machine = machine.restart(&runtime).await;
+        let page = machine.store.list(disk, PG, None, 100).await.unwrap();
+        assert_eq!(page.entries.len(), 20);
+        let damaged: Vec<_> = page.entries.iter().filter(|e| e.damaged).collect();
+        assert!((2..10).contains(&damaged.len()), "{damaged:?}");
+        for entry in &page.entries {
+            let read = machine.get(0, entry.id, length).await;
+            assert_eq!(read.is_ok(), !entry.damaged, "{:?}", entry.id);
+        }
+        // A good copy makes each whole again, also for the next start.
+        for entry in damaged {
+            let bytes = content(entry.id, 0, length);
+            machine.put(0, entry.id, &bytes).await.unwrap();
+        }
+        let machine = machine.restart(&runtime).await;
+        let page = machine.store.list(disk, PG, None, 100).await.unwrap();
+        assert_eq!(page.entries.len(), 20);
+        assert!(page.entries.iter().all(|entry| !entry.damaged));
+    });
+}
+
 #[test]
 fn restarts_keep_everything() {
     simulate(1, |runtime| async move {
