@@ -168,6 +168,9 @@ pub(crate) enum Replaced {
     Node {
         /// Its number in `granary admin status`.
         id: u64,
+        /// Also when it answers and others are still to be filled from it.
+        #[arg(long)]
+        accept_loss: bool,
     },
     /// A disk that is lost: other disks get its chunks.
     Disk {
@@ -421,8 +424,11 @@ impl Cluster {
 
     async fn replace(&mut self, what: &Replaced, reach: &Reach) -> anyhow::Result<ExitCode> {
         let (kind, id) = match *what {
-            Replaced::Node { id } => {
-                let request = RemoveNodeRequest { node: id };
+            Replaced::Node { id, accept_loss } => {
+                let request = RemoveNodeRequest {
+                    node: id,
+                    accept_loss,
+                };
                 self.ask(async |client| client.remove_node(request).await.map(|_| ()))
                     .await?;
                 ("node", id)

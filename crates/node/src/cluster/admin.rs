@@ -10,19 +10,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use granary_cluster::{Identity, KeySealer, Links, new_token};
-use granary_datapath::ClusterView;
+use granary_datapath::{ClusterView, Group, GroupMember, RepairHints};
 use granary_meta_api::{Meta, MetaError, pb as meta};
 use granary_runtime::Runtime;
+use granary_types::NodeId;
 use granary_workers::{Fsck, MetaNodes, Scrub};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use super::hints::counts_here;
 use super::pb::admin_server::{Admin, AdminServer};
 use super::pb::{
     CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
     LearnPeersRequest, ListPeersRequest, ReadmitDiskRequest, RemoveDiskRequest, RemoveNodeRequest,
-    Report, RotateCaReply, RotateCaRequest, ScrubRequest, StatusRequest, TriggerRequest,
+    Report, RotateCaReply, RotateCaRequest, ScrubRequest, StatusRequest, TakeHintsReply,
+    TakeHintsRequest, TriggerRequest,
 };
 use super::reports::{Reports, Tell, follow, json};
 use super::status::Peers;
@@ -57,6 +60,7 @@ struct Parts {
     map: watch::Receiver<Arc<meta::ClusterMap>>,
     scrub: ScrubMaker,
     sweep_every: Duration,
+    hints: RepairHints,
 }
 
 /// Makes a pass over every copy.
@@ -94,12 +98,14 @@ impl AdminService {
         map: watch::Receiver<Arc<meta::ClusterMap>>,
         scrub: ScrubMaker,
         sweep_every: Duration,
+        hints: RepairHints,
     ) {
         let parts = Parts {
             workers,
             map,
             scrub,
             sweep_every,
+            hints,
         };
         let _ = self.shared.parts.set(parts);
     }
@@ -137,6 +143,26 @@ impl Shared {
         let command = meta::RegisterDisk { disk: Some(record) };
         decided(self.meta.propose(command).await)?;
         Ok(true)
+    }
+
+    /// Refuses to give a node up that answers, while others are still to be filled from it: nobody
+    /// reads it once it is given up.
+    async fn keep_what_only_it_has(&self, node: NodeId) -> Result<(), Status> {
+        self.view.refresh().await.map_err(unavailable)?;
+        let map = self.view.map();
+        let gives = |member: &GroupMember| member.complete && self.view.is_readable(member.disk);
+        let is_here = |member: &GroupMember| map.node_of(member.disk) == Some(node);
+        let depends = |group: &&Group| {
+            let mut sources = group.members.iter().filter(|m| gives(m)).peekable();
+            sources.peek().is_some() && sources.all(is_here)
+        };
+        match map.groups().filter(depends).count() {
+            0 => Ok(()),
+            groups => Err(Status::failed_precondition(format!(
+                "{groups} placement groups have no complete member that answers but on node {node}: \
+                 wait until granary admin repair is done, or add --accept-loss"
+            ))),
+        }
     }
 
     /// What the root says of a disk, and of the rest.
@@ -200,7 +226,10 @@ impl Admin for AdminService {
         &self,
         request: Request<RemoveNodeRequest>,
     ) -> Result<Response<Done>, Status> {
-        let node = request.into_inner().node;
+        let RemoveNodeRequest { node, accept_loss } = request.into_inner();
+        if !accept_loss {
+            self.shared.keep_what_only_it_has(NodeId(node)).await?;
+        }
         decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
         tracing::warn!(node, "node is given up for good");
         Ok(Response::new(Done {}))
@@ -239,6 +268,19 @@ impl Admin for AdminService {
             handle.trigger();
         }
         Ok(Response::new(Done {}))
+    }
+
+    async fn take_hints(
+        &self,
+        request: Request<TakeHintsRequest>,
+    ) -> Result<Response<TakeHintsReply>, Status> {
+        let parts = self.shared.parts.get();
+        let counting = parts.filter(|parts| counts_here(parts.workers.as_deref()));
+        if let Some(parts) = counting {
+            super::hints::take(&parts.hints, request.into_inner());
+        }
+        let taken = counting.is_some();
+        Ok(Response::new(TakeHintsReply { taken }))
     }
 
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<Report>, Status> {

@@ -3,6 +3,7 @@
 mod admin;
 mod follow;
 mod herald;
+mod hints;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;

@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use super::admin::AdminService;
 use super::follow::Follower;
 use super::herald::Herald;
+use super::hints::HintCarrier;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
 use super::{join, rebuild, record};
 use crate::admin::{Admin, Readiness};
@@ -338,7 +339,16 @@ impl Node {
         };
         herald.start();
         let sweep_every = Duration::from_secs(config.workers.sweep_interval_secs);
-        operators.set_parts(workers.clone(), map, Box::new(scrub), sweep_every);
+        let hints = datapath.repair_hints();
+        let carrier = HintCarrier {
+            runtime: runtime.clone(),
+            links: Arc::clone(&base.links),
+            map: map.clone(),
+            hints: hints.clone(),
+            workers: workers.clone(),
+        };
+        carrier.start();
+        operators.set_parts(workers.clone(), map, Box::new(scrub), sweep_every, hints);
         let gateway = match (api, &base.vault) {
             (Some(api), Some(vault)) => {
                 let mut settings = config.gateway.clone();
