@@ -6,14 +6,18 @@
 //! its disk was away. What no member holds at all is copied from a disk outside of the group that has
 //! it, when a row names it. It counts what stays below its redundancy, and says so rather than "done".
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use granary_blob_api::ChunkEntry;
+use granary_blob_api::{ChunkEntry, ChunkOwner};
 use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RestoreError};
 use granary_meta_api::Meta;
 use granary_meta_api::client::OwnerFate;
+use granary_runtime::within;
 use granary_types::{ChunkId, DiskId};
+use parking_lot::Mutex;
 
 use crate::chunk_deleter::ChunkDeleter;
 use crate::fsck::IdSum;
@@ -30,6 +34,10 @@ const LACKING_PER_CALL: usize = 2000;
 const COPIED_PER_CALL: usize = 32;
 /// Chunks copied at once.
 const COPIES_AT_ONCE: usize = 4;
+/// Time all shards get to say what chunks belong to; far less than a step of filling a group has.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after one did not.
+const VERDICT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Repairs groups. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +47,8 @@ pub(crate) struct GroupRepair {
     path: DataPath,
     deleter: ChunkDeleter,
     metrics: WorkerMetrics,
+    /// When (monotonic) shards are asked again after one did not answer.
+    ask_again_at: Arc<Mutex<Duration>>,
 }
 
 /// What a call found and did.
@@ -89,6 +99,9 @@ impl Lacking {
     }
 }
 
+/// What has become of owners, and chunks that no row names.
+type Verdicts = (HashMap<ChunkOwner, OwnerFate>, HashSet<ChunkId>);
+
 /// What became of one chunk.
 #[derive(Clone, Copy, Debug, Default)]
 struct Filled {
@@ -112,6 +125,7 @@ impl GroupRepair {
             view,
             path,
             metrics,
+            ask_again_at: Arc::default(),
         }
     }
 
@@ -120,6 +134,23 @@ impl GroupRepair {
         let map = self.view.map();
         let serves = |disk: &DiskId| map.is_in(*disk) && self.view.is_readable(*disk);
         group.disks().filter(serves).collect()
+    }
+
+    /// Members whose copies count as sources: those in service, and where no complete one of them is
+    /// left, a complete one that was given up and answers.
+    pub(crate) fn reading(&self, group: &Group) -> Vec<DiskId> {
+        let mut reading = self.serving(group);
+        let complete = |disk: DiskId| {
+            let mut members = group.members.iter();
+            members.any(|member| member.disk == disk && member.complete)
+        };
+        if !reading.iter().any(|&disk| complete(disk)) {
+            let others = group.disks().filter(|disk| !reading.contains(disk));
+            let given_up = others.filter(|&disk| complete(disk) && self.view.is_readable(disk));
+            let given_up: Vec<DiskId> = given_up.collect();
+            reading.extend(given_up);
+        }
+        reading
     }
 
     /// Works through a part of a group, from `after` on. `copies` is what its chunks should have. A
@@ -138,8 +169,9 @@ impl GroupRepair {
             .copied()
             .filter(|disk| staying.contains(disk))
             .collect();
-        let listing = GroupListing::new(&self.view, group.id, &serving, after)?;
-        let known = (group.id, serving.as_slice());
+        let reading = self.reading(group);
+        let listing = GroupListing::new(&self.view, group.id, &reading, after)?;
+        let known = (group.id, reading.as_slice());
         let mut listing = listing.with_outsiders(&self.view, known, after, outsiders);
         let mut repaired = Repaired {
             members: serving.len(),
@@ -179,7 +211,7 @@ impl GroupRepair {
         // Deletes where a member missed it, and forgets where all have confirmed.
         self.deleter.delete(&tombstones).await;
         self.fill(group, copies, &targets, lacking, &mut repaired)
-            .await?;
+            .await;
         Ok(repaired)
     }
 
@@ -191,8 +223,10 @@ impl GroupRepair {
         targets: &[DiskId],
         lacking: Vec<Lacking>,
         repaired: &mut Repaired,
-    ) -> Result<(), WorkerError> {
-        let wanted = self.wanted(lacking).await?;
+    ) {
+        let (wanted, undecided) = self.wanted(lacking).await;
+        repaired.chunks += undecided;
+        repaired.below_target += undecided;
         let outcomes: Vec<_> = stream::iter(wanted)
             .map(|chunk| async move {
                 let (id, nowhere) = (chunk.entry.id, chunk.is_on_no_member());
@@ -211,19 +245,18 @@ impl GroupRepair {
             repaired.below_target += u64::from(filled.held < copies);
             repaired.copied_bytes += filled.copied_bytes;
         }
-        Ok(())
     }
 
-    /// Those of some chunks that should exist, as far as anybody knows. What certainly should not, and
-    /// is on members, is deleted there.
-    async fn wanted(&self, mut lacking: Vec<Lacking>) -> Result<Vec<Lacking>, WorkerError> {
-        let fates = owner_fates(&self.meta, lacking.iter().map(|chunk| chunk.entry.owner)).await?;
-        let doubtful = lacking.iter().filter(|chunk| chunk.doubtful);
-        let doubtful = doubtful.map(|chunk| &chunk.entry);
-        let nobodys: HashSet<ChunkId> = unnamed(&self.meta, doubtful, &fates)
-            .await?
-            .into_iter()
-            .collect();
+    /// Those of some chunks that should exist, as far as anybody knows; and how many are outside of
+    /// the group alone, and nobody knows now whether they should. What certainly should not, and is on
+    /// members, is deleted there.
+    async fn wanted(&self, mut lacking: Vec<Lacking>) -> (Vec<Lacking>, u64) {
+        let Some((fates, nobodys)) = self.judged(&lacking).await else {
+            let before = lacking.len();
+            lacking.retain(|chunk| !chunk.is_on_no_member());
+            let undecided = before - lacking.len();
+            return (lacking, undecided as u64);
+        };
         let mut garbage = Vec::new();
         lacking.retain(|chunk| match fates.get(&chunk.entry.owner) {
             // The sweep's.
@@ -240,13 +273,43 @@ impl GroupRepair {
             Some(OwnerFate::Open) | None => !chunk.is_on_no_member(),
         });
         self.deleter.delete(&garbage).await;
-        Ok(lacking)
+        (lacking, 0)
+    }
+
+    /// What the shards say of the owners of some chunks, and which of those that are in doubt no row
+    /// names; `None` when a shard does not answer. That keeps no copy from being made: what turns out
+    /// to be nobody's is swept later. Nor is it waited for again and again.
+    async fn judged(&self, lacking: &[Lacking]) -> Option<Verdicts> {
+        let now = self.view.runtime().monotonic();
+        if lacking.is_empty() {
+            return Some(Verdicts::default());
+        }
+        if now < *self.ask_again_at.lock() {
+            return None;
+        }
+        let asked = async {
+            let owners = lacking.iter().map(|chunk| chunk.entry.owner);
+            let fates = owner_fates(&self.meta, owners).await?;
+            let doubtful = lacking.iter().filter(|chunk| chunk.doubtful);
+            let entries = doubtful.map(|chunk| &chunk.entry);
+            let nobodys = unnamed(&self.meta, entries, &fates).await?;
+            Ok::<_, WorkerError>((fates, nobodys.into_iter().collect()))
+        };
+        let why = match within(VERDICT_TIMEOUT, asked).await {
+            Ok(Ok(judged)) => return Some(judged),
+            Ok(Err(error)) => error,
+            Err(_) => WorkerError::TooLong,
+        };
+        tracing::info!(error = %why, "chunks are copied without knowing their owners");
+        *self.ask_again_at.lock() = self.view.runtime().monotonic() + VERDICT_PAUSE;
+        None
     }
 
     /// Copies one chunk to the members that lack it. `None` when it was deleted meanwhile.
     async fn fill_one(&self, group: &Group, targets: &[DiskId], chunk: Lacking) -> Option<Filled> {
+        let map = self.view.map();
         let mut filled = Filled {
-            held: chunk.live.len(),
+            held: chunk.live.iter().filter(|&&disk| map.is_in(disk)).count(),
             ..Filled::default()
         };
         for &disk in &chunk.tombstones {

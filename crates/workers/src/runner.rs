@@ -15,12 +15,15 @@ use granary_runtime::{Runtime, within};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::worker::TICK_TIME;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Longest time of a tick: what hangs must not keep the rest from its turn for ever.
-const TICK_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time of a tick: what hangs must not keep the rest from its turn for ever. More than a tick
+/// that ends by itself needs: its own time, one step more, and a look at every node before.
+const TICK_LIMIT: Duration = Duration::from_secs(60);
+const _: () = assert!(TICK_LIMIT.as_secs() >= 3 * TICK_TIME.as_secs());
 
 /// How a worker runs.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 
 mod evict;
 mod fsck;
+mod giving_up;
 mod growth;
 mod hanging;
 mod rescue;
@@ -938,7 +939,7 @@ fn a_tick_may_take_longer_than_the_lease_and_nobody_takes_over_meanwhile() {
         let slow = Slow(Duration::from_secs(3600), runtime.clone());
         let config = RunnerConfig::every("it", Duration::from_secs(5));
         let handle = start(&runtime, meta, world.metrics.clone(), config, slow);
-        world.runtime.sleep(Duration::from_secs(45)).await;
+        world.runtime.sleep(Duration::from_secs(75)).await;
         let state = handle.state();
         assert!(state.leads && state.ticks == 0, "{state:?}");
         assert_eq!(state.last_error, WorkerError::TooLong.to_string());

@@ -88,6 +88,9 @@ impl Pass {
         self.copies.1 += repaired.copies;
         self.seen.add_sum(pg, repaired.seen);
         (self.after, self.tries) = (repaired.next_after, 0);
+        // Nobody was asked.
+        let unknown = repaired.members == 0 && repaired.next_after.is_none();
+        self.groups_unknown += u64::from(unknown);
     }
 
     pub(super) fn is_through_the_groups(&self) -> bool {

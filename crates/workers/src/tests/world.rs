@@ -45,7 +45,7 @@ pub(super) struct World {
     pub(super) metrics: WorkerMetrics,
     pub(super) keeper: PlacementKeeper,
     pub(super) bucket: pb::state::Bucket,
-    _node: Arc<MetaNode>,
+    pub(super) node: Arc<MetaNode>,
 }
 
 /// Storage nodes by their ids.
@@ -142,7 +142,7 @@ impl World {
             metrics,
             keeper,
             bucket: pb::state::Bucket::default(),
-            _node: node,
+            node,
         };
         world.register_node(1).await;
         for disk in 1..=disks {
