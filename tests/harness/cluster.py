@@ -642,7 +642,7 @@ class Cluster:
             last["report"] = answer.data
             damage = {name: answer.data[name] for name in ("copies_missing", "copies_corrupt", "chunks_lost") if answer.data[name]}
             assert not damage, f"fsck: {damage}: {answer}"
-            left = answer.data["chunks_unreferenced"]
+            left = answer.data["chunks_unreferenced"] + answer.data.get("chunks_unswept", 0)
             assert left or (answer.code == 0 and answer.data["clean"]), f"fsck: {answer}"
             return [f"{left} chunks belong to nothing: {answer.data['damage'][:5]}"] if left else []
 

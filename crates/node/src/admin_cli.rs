@@ -2,6 +2,7 @@
 //! certificate. Tables for people, JSON for programs, exit codes for scripts.
 
 mod ca;
+mod repair;
 mod text;
 
 use std::fmt::Write as _;
@@ -26,8 +27,8 @@ use tonic::transport::Channel;
 
 use crate::cluster::pb::admin_client::AdminClient;
 use crate::cluster::pb::{
-    CreateTokenRequest, FsckRequest, RemoveDiskRequest, RemoveNodeRequest, ScrubRequest,
-    StatusRequest, TriggerRequest,
+    CreateTokenRequest, FsckRequest, ReadmitDiskRequest, RemoveDiskRequest, RemoveNodeRequest,
+    ScrubRequest, StatusRequest,
 };
 use crate::cluster::rebuild::{self, Wanted};
 use crate::cluster::status::ClusterStatus;
@@ -41,8 +42,6 @@ use text::{fsck_text, rebuilt_text, scrub_text, status_text};
 const DEGRADED: u8 = 3;
 /// Damage was found.
 const DAMAGE: u8 = 4;
-/// Between two looks at a repair.
-const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest message: the status of a large cluster.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -138,6 +137,11 @@ pub(crate) enum AdminCommand {
         #[command(subcommand)]
         what: Replaced,
     },
+    /// Takes something back that was given up.
+    Readmit {
+        #[command(subcommand)]
+        what: Readmitted,
+    },
     /// Lets repair look for work at once and shows it until nothing is left to repair.
     Repair,
     /// Reads every copy of every chunk now and has what is damaged rewritten from a good one. Exit
@@ -149,7 +153,8 @@ pub(crate) enum AdminCommand {
     /// Signs this node's certificate anew with the CA's key in --admin-dir, while the node does not
     /// run: for one that was off until its certificate had expired.
     Certify,
-    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage.
+    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage; what broken
+    /// off writes leave is none as long as the sweep has time for it.
     Fsck {
         /// Also read the bytes of every copy.
         #[arg(long)]
@@ -167,8 +172,22 @@ pub(crate) enum Replaced {
         /// Give it up even if it serves, or if a shard has no majority without it.
         #[arg(long)]
         force: bool,
+        /// Also when it answers and others are still to be filled from it.
+        #[arg(long)]
+        accept_loss: bool,
     },
     /// A disk that is lost: other disks get its chunks.
+    Disk {
+        /// Its number in `granary admin status`.
+        id: u64,
+    },
+}
+
+/// What can be taken back. A node that was given up joins as a new one, with the disks it had.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Readmitted {
+    /// A disk that `replace disk` gave up and that is there again: it gets chunks as any other. What
+    /// it has of chunks that are on no other disk is copied from it also without that.
     Disk {
         /// Its number in `granary admin status`.
         id: u64,
@@ -398,6 +417,9 @@ impl Cluster {
                 })
             }
             AdminCommand::Replace { what } => self.replace(&what, reach).await,
+            AdminCommand::Readmit {
+                what: Readmitted::Disk { id },
+            } => self.readmit_disk(id, reach).await,
             AdminCommand::Repair => self.repair(reach, runtime).await,
             AdminCommand::Fsck { deep } => self.fsck(deep, reach).await,
             AdminCommand::Scrub => self.scrub(reach).await,
@@ -413,8 +435,16 @@ impl Cluster {
 
     async fn replace(&mut self, what: &Replaced, reach: &Reach) -> anyhow::Result<ExitCode> {
         let (kind, id) = match *what {
-            Replaced::Node { id, force } => {
-                let request = RemoveNodeRequest { node: id, force };
+            Replaced::Node {
+                id,
+                force,
+                accept_loss,
+            } => {
+                let request = RemoveNodeRequest {
+                    node: id,
+                    force,
+                    accept_loss,
+                };
                 self.ask(async |client| client.remove_node(request).await.map(|_| ()))
                     .await?;
                 ("node", id)
@@ -432,48 +462,14 @@ impl Cluster {
         })
     }
 
-    /// Wakes the jobs that repair, on whichever node they run.
-    async fn wake(&mut self) {
-        for worker in ["placement-keeper", "redundancy", "member-keeper"] {
-            for (_, client) in &mut self.clients {
-                let request = TriggerRequest {
-                    worker: worker.to_owned(),
-                };
-                // Where it does not run, nothing happens.
-                let _ = client.trigger(request).await;
-            }
-        }
-    }
-
-    async fn repair(&mut self, reach: &Reach, runtime: &Runtime) -> anyhow::Result<ExitCode> {
-        self.wake().await;
-        let bar = progress_bar(reach);
-        loop {
-            let status = self.status().await?;
-            let repair = &status.repair;
-            let groups = &status.groups;
-            let waiting = groups.degraded + groups.backfilling + groups.unavailable;
-            if reach.json {
-                crate::print(&serde_json::to_string(&json!({
-                    "done": false,
-                    "chunks_below_target": status.chunks_below_target,
-                    "groups_waiting": waiting,
-                    "groups_done": repair.groups_done,
-                    "groups": repair.groups,
-                }))?);
-            }
-            bar.set_length(repair.groups);
-            bar.set_position(repair.groups_done);
-            bar.set_message(format!("{waiting} groups lack a complete member"));
-            if waiting == 0 && status.chunks_below_target == Some(0) {
-                bar.finish_and_clear();
-                let value = json!({ "done": true, "chunks_below_target": 0 });
-                return show(reach, &value, || {
-                    "Every chunk has all the copies it should have.".to_owned()
-                });
-            }
-            runtime.sleep(REPAIR_INTERVAL).await;
-        }
+    async fn readmit_disk(&mut self, id: u64, reach: &Reach) -> anyhow::Result<ExitCode> {
+        let request = ReadmitDiskRequest { disk: id };
+        self.ask(async |client| client.readmit_disk(request).await.map(|_| ()))
+            .await?;
+        let value = json!({ "disk": id, "state": "in" });
+        show(reach, &value, || {
+            format!("disk {id} is taken back: it gets chunks again (granary admin status)")
+        })
     }
 
     async fn fsck(&mut self, deep: bool, reach: &Reach) -> anyhow::Result<ExitCode> {
@@ -535,7 +531,11 @@ impl Cluster {
 }
 
 fn found_damage(report: &FsckReport) -> u64 {
-    report.copies_missing + report.copies_corrupt + report.chunks_lost + report.chunks_unreferenced
+    report.copies_missing
+        + report.copies_corrupt
+        + report.chunks_lost
+        + report.chunks_outside
+        + report.chunks_unreferenced
 }
 
 fn progress_bar(reach: &Reach) -> ProgressBar {

@@ -9,6 +9,8 @@ mod copies;
 mod strays;
 mod sums;
 
+use std::time::Duration;
+
 use granary_blob_api::ChunkEntry;
 use granary_datapath::ClusterView;
 use granary_meta_api::{Meta, pb};
@@ -16,7 +18,8 @@ use granary_types::{ChunkId, DiskId, PgId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::WorkerError;
-use sums::GroupSums;
+use crate::outsiders::Outsiders;
+pub(crate) use sums::{GroupSums, IdSum};
 
 /// Damage that a report tells one by one; more is only counted.
 const DAMAGE_MAX: usize = 100;
@@ -47,11 +50,16 @@ pub struct FsckReport {
     pub copies_corrupt: u64,
     /// Chunks that are referred to, and have no good copy anywhere.
     pub chunks_lost: u64,
-    /// Chunks on disks that nothing refers to, and that no open write or queued deletion accounts
-    /// for: the sweep frees them.
+    /// Chunks that are referred to, and whose only good copies are on disks outside of their group:
+    /// repair copies them back.
+    pub chunks_outside: u64,
+    /// Chunks on disks that nothing refers to, and that neither an open write nor a queued deletion
+    /// nor the sweep's next turns account for.
     pub chunks_unreferenced: u64,
     /// Chunks of open writes and queued deletions.
     pub chunks_pending: u64,
+    /// Chunks of writes that ended without a commit, for which the sweep still has time: no damage.
+    pub chunks_unswept: u64,
     /// The first findings.
     pub damage: Vec<Damage>,
     /// Why it is not complete.
@@ -62,7 +70,7 @@ pub struct FsckReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Damage {
-    /// `copy_missing`, `copy_corrupt`, `chunk_lost` or `chunk_unreferenced`.
+    /// `copy_missing`, `copy_corrupt`, `chunk_lost`, `chunk_outside` or `chunk_unreferenced`.
     pub kind: String,
     /// The chunk's id in hexadecimal.
     pub chunk: String,
@@ -95,12 +103,20 @@ pub struct Fsck {
     view: ClusterView,
     /// Also read every copy's bytes.
     deep: bool,
+    /// Between two looks of the sweep.
+    sweep_every: Duration,
 }
 
 impl Fsck {
-    /// A comparison; a `deep` one reads the bytes of every copy.
-    pub fn new(meta: Meta, view: ClusterView, deep: bool) -> Self {
-        Self { meta, view, deep }
+    /// A comparison; a `deep` one reads the bytes of every copy. What writes leave that are broken
+    /// off is damage only when a sweep that begins every `sweep_every` should have freed it.
+    pub fn new(meta: Meta, view: ClusterView, deep: bool, sweep_every: Duration) -> Self {
+        Self {
+            meta,
+            view,
+            deep,
+            sweep_every,
+        }
     }
 
     /// Compares everything. `progress` is told now and then how far it is.
@@ -118,6 +134,7 @@ impl Fsck {
             },
             told: FsckProgress::default(),
             progress: &progress,
+            outsiders: None,
         };
         let named = run.compare_copies().await?;
         let held = run.sum_disks().await;
@@ -132,6 +149,8 @@ struct Run<'f, P: Fn(FsckProgress)> {
     report: FsckReport,
     told: FsckProgress,
     progress: &'f P,
+    /// Once a chunk was found on no member.
+    outsiders: Option<Outsiders>,
 }
 
 impl<P: Fn(FsckProgress)> Run<'_, P> {
@@ -168,6 +187,7 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
         let damage = report.copies_missing
             + report.copies_corrupt
             + report.chunks_lost
+            + report.chunks_outside
             + report.chunks_unreferenced;
         report.clean = report.complete && damage == 0;
         self.report
@@ -198,18 +218,18 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
 
 /// A chunk as a row names it.
 #[derive(Clone, Debug)]
-struct Named {
-    id: ChunkId,
+pub(crate) struct Named {
+    pub(crate) id: ChunkId,
     length: u32,
     digest: u32,
-    bucket: u64,
-    object: bytes::Bytes,
+    pub(crate) bucket: u64,
+    pub(crate) object: bytes::Bytes,
     key: bytes::Bytes,
-    pending: bool,
+    pub(crate) pending: bool,
 }
 
 impl Named {
-    fn of(reference: &pb::Reference) -> Option<Self> {
+    pub(crate) fn of(reference: &pb::Reference) -> Option<Self> {
         let extent = reference.extent.as_ref()?;
         Some(Self {
             id: ChunkId::from_slice(&extent.chunk)?,
@@ -237,14 +257,14 @@ impl Named {
 }
 
 /// The pages of a shard's references.
-struct References {
+pub(crate) struct References {
     shard: ShardId,
     after: bytes::Bytes,
     ended: bool,
 }
 
 impl References {
-    fn new(shard: ShardId) -> Self {
+    pub(crate) fn new(shard: ShardId) -> Self {
         Self {
             shard,
             after: bytes::Bytes::new(),
@@ -252,7 +272,10 @@ impl References {
         }
     }
 
-    async fn next(&mut self, meta: &Meta) -> Result<Option<Vec<pb::Reference>>, WorkerError> {
+    pub(crate) async fn next(
+        &mut self,
+        meta: &Meta,
+    ) -> Result<Option<Vec<pb::Reference>>, WorkerError> {
         if self.ended {
             return Ok(None);
         }

@@ -1,18 +1,29 @@
 //! Brings the members of one group in step: compares their sorted listings, copies what one lacks
 //! from one that has it, and carries tombstones to where they are missing.
 //!
-//! It never copies what is tombstoned, nor what no commit can bring to life any more. It counts
-//! what stays below its redundancy, and says so rather than "done".
+//! It never copies what is tombstoned, nor what no commit can bring to life any more. What no complete
+//! member holds it asks the metadata for first: such a copy may be of a chunk that was deleted while
+//! its disk was away. What no member holds at all is copied from a disk outside of the group that has
+//! it, when a row names it. It counts what stays below its redundancy, and says so rather than "done".
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use granary_blob_api::ChunkEntry;
+use granary_blob_api::{ChunkEntry, ChunkOwner};
 use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RestoreError};
 use granary_meta_api::Meta;
+use granary_meta_api::client::OwnerFate;
+use granary_runtime::within;
 use granary_types::{ChunkId, DiskId};
+use parking_lot::Mutex;
 
 use crate::chunk_deleter::ChunkDeleter;
+use crate::fsck::IdSum;
 use crate::group_listing::{Copies, GroupListing};
-use crate::owners::expired_owners;
+use crate::outsiders::Outsiders;
+use crate::owners::{owner_fates, unnamed};
 use crate::{WorkerError, WorkerMetrics};
 
 /// Chunks compared per call.
@@ -23,6 +34,10 @@ const LACKING_PER_CALL: usize = 2000;
 const COPIED_PER_CALL: usize = 32;
 /// Chunks copied at once.
 const COPIES_AT_ONCE: usize = 4;
+/// Time all shards get to say what chunks belong to; far less than a step of filling a group has.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after one did not.
+const VERDICT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Repairs groups. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +47,8 @@ pub(crate) struct GroupRepair {
     path: DataPath,
     deleter: ChunkDeleter,
     metrics: WorkerMetrics,
+    /// When (monotonic) shards are asked again after one did not answer.
+    ask_again_at: Arc<Mutex<Duration>>,
 }
 
 /// What a call found and did.
@@ -48,6 +65,12 @@ pub(crate) struct Repaired {
     /// Chunks that a member lacks and of which no member is known to have a good copy: nobody can
     /// give them, now or as long as that is so.
     pub(crate) lost: u64,
+    /// Chunks that no member had, and that one has now.
+    pub(crate) rescued: u64,
+    /// Copies on members that were looked at.
+    pub(crate) copies: u64,
+    /// Of the chunks that should exist and that somebody has.
+    pub(crate) seen: IdSum,
     /// Members that took part.
     pub(crate) members: usize,
     /// Bytes that were copied.
@@ -64,7 +87,20 @@ struct Lacking {
     damaged: Vec<DiskId>,
     /// Members whose tombstone of it means nothing; see [`crate::group_listing::Copies::is_deleted`].
     tombstones: Vec<DiskId>,
+    /// Disks outside of the group that have it.
+    outside: Vec<DiskId>,
+    /// No complete member holds it, and it would have to be copied.
+    doubtful: bool,
 }
+
+impl Lacking {
+    fn is_on_no_member(&self) -> bool {
+        self.live.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// What has become of owners, and chunks that no row names.
+type Verdicts = (HashMap<ChunkOwner, OwnerFate>, HashSet<ChunkId>);
 
 /// What became of one chunk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +125,7 @@ impl GroupRepair {
             view,
             path,
             metrics,
+            ask_again_at: Arc::default(),
         }
     }
 
@@ -99,13 +136,31 @@ impl GroupRepair {
         group.disks().filter(serves).collect()
     }
 
+    /// Members whose copies count as sources: those in service, and where no complete one of them is
+    /// left, a complete one that was given up and answers.
+    pub(crate) fn reading(&self, group: &Group) -> Vec<DiskId> {
+        let mut reading = self.serving(group);
+        let complete = |disk: DiskId| {
+            let mut members = group.members.iter();
+            members.any(|member| member.disk == disk && member.complete)
+        };
+        if !reading.iter().any(|&disk| complete(disk)) {
+            let others = group.disks().filter(|disk| !reading.contains(disk));
+            let given_up = others.filter(|&disk| complete(disk) && self.view.is_readable(disk));
+            let given_up: Vec<DiskId> = given_up.collect();
+            reading.extend(given_up);
+        }
+        reading
+    }
+
     /// Works through a part of a group, from `after` on. `copies` is what its chunks should have. A
-    /// member that is about to leave gives what it has and gets nothing.
+    /// member that is about to leave gives what it has and gets nothing; so do `outsiders`.
     pub(crate) async fn repair(
         &self,
         group: &Group,
         copies: usize,
         after: Option<ChunkId>,
+        outsiders: &Outsiders,
     ) -> Result<Repaired, WorkerError> {
         let serving = self.serving(group);
         let staying: Vec<DiskId> = group.staying().collect();
@@ -114,7 +169,10 @@ impl GroupRepair {
             .copied()
             .filter(|disk| staying.contains(disk))
             .collect();
-        let mut listing = GroupListing::new(&self.view, group.id, &serving, after)?;
+        let reading = self.reading(group);
+        let listing = GroupListing::new(&self.view, group.id, &reading, after)?;
+        let known = (group.id, reading.as_slice());
+        let mut listing = listing.with_outsiders(&self.view, known, after, outsiders);
         let mut repaired = Repaired {
             members: serving.len(),
             ..Repaired::default()
@@ -128,18 +186,23 @@ impl GroupRepair {
             repaired.next_after = Some(found.entry.id);
             let held = found.live.iter().filter(|disk| targets.contains(disk));
             let held = held.count();
+            repaired.copies += (found.live.len() + found.damaged.len()) as u64;
             if found.is_deleted(group) {
                 tombstones.push(found.entry.id);
             } else if held < copies || !found.tombstones.is_empty() || !found.damaged.is_empty() {
                 to_copy += usize::from(held < targets.len());
+                let doubtful = held < targets.len() || found.live.is_empty();
                 lacking.push(Lacking {
+                    doubtful: doubtful && !found.is_held_for_certain(group),
                     entry: found.entry,
                     live: found.live,
                     damaged: found.damaged,
                     tombstones: found.tombstones,
+                    outside: found.outside,
                 });
             } else {
                 repaired.chunks += 1;
+                repaired.seen.add(found.entry.id);
             }
             if lacking.len() >= LACKING_PER_CALL || to_copy >= COPIED_PER_CALL {
                 break;
@@ -148,7 +211,7 @@ impl GroupRepair {
         // Deletes where a member missed it, and forgets where all have confirmed.
         self.deleter.delete(&tombstones).await;
         self.fill(group, copies, &targets, lacking, &mut repaired)
-            .await?;
+            .await;
         Ok(repaired)
     }
 
@@ -160,31 +223,93 @@ impl GroupRepair {
         targets: &[DiskId],
         lacking: Vec<Lacking>,
         repaired: &mut Repaired,
-    ) -> Result<(), WorkerError> {
-        let expired = expired_owners(&self.meta, lacking.iter().map(|chunk| &chunk.entry)).await?;
-        let wanted = lacking
-            .into_iter()
-            .filter(|chunk| !expired.contains(&chunk.entry.owner));
+    ) {
+        let (wanted, undecided) = self.wanted(lacking).await;
+        repaired.chunks += undecided;
+        repaired.below_target += undecided;
         let outcomes: Vec<_> = stream::iter(wanted)
-            .map(|chunk| self.fill_one(group, targets, chunk))
+            .map(|chunk| async move {
+                let (id, nowhere) = (chunk.entry.id, chunk.is_on_no_member());
+                Some((id, nowhere, self.fill_one(group, targets, chunk).await?))
+            })
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        for filled in outcomes.into_iter().flatten() {
+        for (id, nowhere, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
+            repaired.seen.add(id);
+            repaired.rescued += u64::from(nowhere && filled.held > 0);
             repaired.failed += u64::from(filled.failed);
             repaired.damaged += u64::from(filled.damaged);
             repaired.lost += u64::from(filled.lost);
             repaired.below_target += u64::from(filled.held < copies);
             repaired.copied_bytes += filled.copied_bytes;
         }
-        Ok(())
+    }
+
+    /// Those of some chunks that should exist, as far as anybody knows; and how many are outside of
+    /// the group alone, and nobody knows now whether they should. What certainly should not, and is on
+    /// members, is deleted there.
+    async fn wanted(&self, mut lacking: Vec<Lacking>) -> (Vec<Lacking>, u64) {
+        let Some((fates, nobodys)) = self.judged(&lacking).await else {
+            let before = lacking.len();
+            lacking.retain(|chunk| !chunk.is_on_no_member());
+            let undecided = before - lacking.len();
+            return (lacking, undecided as u64);
+        };
+        let mut garbage = Vec::new();
+        lacking.retain(|chunk| match fates.get(&chunk.entry.owner) {
+            // The sweep's.
+            Some(OwnerFate::Expired) => false,
+            Some(OwnerFate::Settled) if nobodys.contains(&chunk.entry.id) => {
+                if !chunk.is_on_no_member() {
+                    garbage.push(chunk.entry.id);
+                }
+                false
+            }
+            Some(OwnerFate::Settled) => true,
+            // A write under way reaches the members by itself; what is being deleted must not come
+            // back to them.
+            Some(OwnerFate::Open) | None => !chunk.is_on_no_member(),
+        });
+        self.deleter.delete(&garbage).await;
+        (lacking, 0)
+    }
+
+    /// What the shards say of the owners of some chunks, and which of those that are in doubt no row
+    /// names; `None` when a shard does not answer. That keeps no copy from being made: what turns out
+    /// to be nobody's is swept later. Nor is it waited for again and again.
+    async fn judged(&self, lacking: &[Lacking]) -> Option<Verdicts> {
+        let now = self.view.runtime().monotonic();
+        if lacking.is_empty() {
+            return Some(Verdicts::default());
+        }
+        if now < *self.ask_again_at.lock() {
+            return None;
+        }
+        let asked = async {
+            let owners = lacking.iter().map(|chunk| chunk.entry.owner);
+            let fates = owner_fates(&self.meta, owners).await?;
+            let doubtful = lacking.iter().filter(|chunk| chunk.doubtful);
+            let entries = doubtful.map(|chunk| &chunk.entry);
+            let nobodys = unnamed(&self.meta, entries, &fates).await?;
+            Ok::<_, WorkerError>((fates, nobodys.into_iter().collect()))
+        };
+        let why = match within(VERDICT_TIMEOUT, asked).await {
+            Ok(Ok(judged)) => return Some(judged),
+            Ok(Err(error)) => error,
+            Err(_) => WorkerError::TooLong,
+        };
+        tracing::info!(error = %why, "chunks are copied without knowing their owners");
+        *self.ask_again_at.lock() = self.view.runtime().monotonic() + VERDICT_PAUSE;
+        None
     }
 
     /// Copies one chunk to the members that lack it. `None` when it was deleted meanwhile.
     async fn fill_one(&self, group: &Group, targets: &[DiskId], chunk: Lacking) -> Option<Filled> {
+        let map = self.view.map();
         let mut filled = Filled {
-            held: chunk.live.len(),
+            held: chunk.live.iter().filter(|&&disk| map.is_in(disk)).count(),
             ..Filled::default()
         };
         for &disk in &chunk.tombstones {
@@ -193,7 +318,7 @@ impl GroupRepair {
             self.deleter.forget_on(disk, known, &[chunk.entry.id]).await;
         }
         // The damaged ones come last: a disk that could not read for a moment may be well again.
-        let sources = [chunk.live.as_slice(), &chunk.damaged].concat();
+        let sources = [chunk.live.as_slice(), &chunk.outside, &chunk.damaged].concat();
         for &disk in targets.iter().filter(|disk| !chunk.live.contains(disk)) {
             let copied = self
                 .path

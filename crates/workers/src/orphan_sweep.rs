@@ -5,7 +5,7 @@
 //! applied time, that no commit of it can be accepted any more.
 
 use bytes::Bytes;
-use granary_blob_api::ChunkEntry;
+use granary_blob_api::{BlobError, ChunkEntry};
 use granary_datapath::ClusterView;
 use granary_meta_api::Meta;
 use granary_runtime::within;
@@ -21,9 +21,9 @@ use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 /// Pages of chunks per tick.
 const PAGES_PER_TICK: usize = 16;
 
-/// Pairs of a group and a disk that is none of its members that one pass looks at. There are many
-/// of them and hardly any holds a chunk: the passes together go through all.
-const STRANGERS_PER_PASS: usize = 4096;
+/// Pages of disks that are no members of a group that one pass looks at. Disks say which groups they
+/// know; the passes together go through all.
+const STRANGERS_PER_PASS: usize = 65_536;
 
 /// The sweep. A pass goes through every disk of every group, and then through some of the disks
 /// that are no members; a tick through a few pages.
@@ -39,11 +39,24 @@ pub struct OrphanSweep {
 }
 
 /// How far the disks that are no members have been looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Strangers {
     at: Cursor,
-    /// Pairs looked at in this pass.
+    /// Groups that the disk there knows and is no member of, in order; `None` before it was asked.
+    known: Option<Vec<PgId>>,
+    /// Pages looked at in this pass.
     seen: usize,
+}
+
+impl Strangers {
+    /// Goes on with the next disk.
+    fn leave(&mut self, disk: DiskId) {
+        self.known = None;
+        self.at = Cursor {
+            disk: DiskId(disk.0.saturating_add(1)),
+            ..Cursor::default()
+        };
+    }
 }
 
 /// Where the pass is: the group, the disk in it, the last chunk seen on the disk.
@@ -114,9 +127,10 @@ impl OrphanSweep {
             return Ok(None);
         };
         let listing = node.list(disk, place.pg, place.after, PAGE);
+        let late = |_| failed(BlobError::Unreachable("no answer in time".to_owned()));
         let page = within(LIST_TIMEOUT, listing)
             .await
-            .map_err(|_| WorkerError::TooLong)?
+            .map_err(late)?
             .map_err(failed)?;
         let live: Vec<&ChunkEntry> = page.entries.iter().filter(|entry| !entry.deleted).collect();
         let expired = expired_owners(&self.meta, live.iter().copied()).await?;
@@ -135,62 +149,97 @@ impl OrphanSweep {
 }
 
 impl OrphanSweep {
-    /// A disk in service and a group that it is no member of, at or after the cursor.
-    fn stranger(&self) -> Option<Cursor> {
-        let (map, at) = (self.view.map(), self.strangers.at);
-        let mut disks: Vec<_> = map.disks().map(|disk| DiskId(disk.id)).collect();
-        disks.retain(|&disk| disk >= at.disk && map.is_in(disk) && self.view.is_readable(disk));
-        disks.sort_unstable();
-        disks.into_iter().find_map(|disk| {
-            let here = disk == at.disk;
-            let groups = map.groups().filter(|group| !here || group.id >= at.pg);
-            let foreign = groups.filter(|group| group.disks().all(|member| member != disk));
-            let pg = foreign.map(|group| group.id).min()?;
-            let after = at.after.filter(|_| here && pg == at.pg);
-            Some(Cursor { pg, disk, after })
-        })
+    /// The disk in service at or after the cursor.
+    fn strange_disk(&self) -> Option<DiskId> {
+        let (map, at) = (self.view.map(), self.strangers.at.disk);
+        let disks = map.disks().map(|disk| DiskId(disk.id));
+        let serves = |disk: &DiskId| map.is_in(*disk) && self.view.is_readable(*disk);
+        disks.filter(|disk| *disk >= at && serves(disk)).min()
     }
 
-    /// Looks at one page of one disk that is no member; true when this pass has seen enough.
+    /// The groups of the map that a disk knows and is no member of.
+    async fn foreign_groups(&self, disk: DiskId) -> Result<Vec<PgId>, WorkerError> {
+        let failed = |error| WorkerError::Disk { disk, error };
+        let Some(node) = self.view.node_of(disk) else {
+            return Ok(Vec::new());
+        };
+        let late = |_| failed(BlobError::Unreachable("no answer in time".to_owned()));
+        let known = within(LIST_TIMEOUT, node.groups(disk)).await;
+        let known = known.map_err(late)?.map_err(failed)?;
+        let map = self.view.map();
+        let is_foreign = |pg: &PgId| {
+            let group = map.group(*pg);
+            group.is_some_and(|group| group.disks().all(|member| member != disk))
+        };
+        let groups = known.into_iter().map(|(pg, _)| pg);
+        let mut foreign: Vec<PgId> = groups.filter(is_foreign).collect();
+        foreign.sort_unstable();
+        Ok(foreign)
+    }
+
+    /// Looks at one page of one disk that is no member, or for one that may have some; true when this
+    /// pass has seen enough.
     async fn sweep_strangers(&mut self) -> Result<bool, WorkerError> {
-        let Some(place) = self.stranger() else {
+        let Some(disk) = self.strange_disk() else {
             self.strangers = Strangers::default();
             return Ok(true);
         };
-        let (pg, disk) = (place.pg, place.disk);
-        let page = self
-            .eviction
-            .evict_page(pg, disk, place.after, &self.backups);
-        let page = page.await;
-        self.strangers.at = match &page {
-            Ok(evicted) if evicted.next_after.is_some() => Cursor {
-                after: evicted.next_after,
-                ..place
-            },
-            // The end of this group on the disk, or something that the next pass may find better.
-            Ok(_) => Cursor {
-                pg: PgId(pg.0.saturating_add(1)),
+        if self.strangers.at.disk != disk {
+            self.strangers.at = Cursor {
                 disk,
-                after: None,
-            },
-            Err(_) => Cursor {
-                pg: PgId::default(),
-                disk: DiskId(disk.0.saturating_add(1)),
-                after: None,
-            },
+                ..Cursor::default()
+            };
+            self.strangers.known = None;
+        }
+        let known = match self.strangers.known.take() {
+            Some(known) => Ok(known),
+            None => self.foreign_groups(disk).await,
         };
-        self.strangers.seen += 1;
+        let known = match known {
+            Ok(known) => known,
+            Err(error) => {
+                self.strangers.leave(disk);
+                return Err(error);
+            }
+        };
+        let at = self.strangers.at;
+        let Some(pg) = known.iter().copied().find(|&pg| pg >= at.pg) else {
+            self.strangers.leave(disk);
+            return Ok(self.has_seen_enough());
+        };
+        let after = at.after.filter(|_| pg == at.pg);
+        let evicting = self.eviction.evict_page(pg, disk, after, &self.backups);
+        let page = evicting.await;
+        match &page {
+            Ok(evicted) => {
+                // The end of this group on the disk, or something that the next pass may find better.
+                let next = PgId(pg.0.saturating_add(1));
+                let more = evicted.next_after.is_some();
+                self.strangers.known = Some(known);
+                self.strangers.at = Cursor {
+                    pg: if more { pg } else { next },
+                    disk,
+                    after: evicted.next_after,
+                };
+            }
+            Err(_) => self.strangers.leave(disk),
+        }
         let evicted = page?;
         if evicted.copies > 0 {
             let chunks = evicted.copies;
             tracing::info!(chunks, %pg, %disk, "freed copies on a disk that is no member");
             self.metrics.chunks_swept.inc_by(chunks);
         }
-        if self.strangers.seen >= STRANGERS_PER_PASS {
+        Ok(self.has_seen_enough())
+    }
+
+    fn has_seen_enough(&mut self) -> bool {
+        self.strangers.seen += 1;
+        let enough = self.strangers.seen >= STRANGERS_PER_PASS;
+        if enough {
             self.strangers.seen = 0;
-            return Ok(true);
         }
-        Ok(false)
+        enough
     }
 }
 

@@ -22,24 +22,51 @@ pub(crate) async fn owner_fates(
     meta: &Meta,
     owners: impl Iterator<Item = ChunkOwner>,
 ) -> Result<HashMap<ChunkOwner, OwnerFate>, WorkerError> {
+    let mut fates = HashMap::new();
+    for (bucket, objects) in batches(owners) {
+        let found = meta.owner_fates(bucket, objects).await?;
+        fates.extend(owned(bucket, found));
+    }
+    Ok(fates)
+}
+
+/// Since when, in milliseconds since the epoch, those of some owners are expired that are; 0 where
+/// that is not known.
+pub(crate) async fn expired_since(
+    meta: &Meta,
+    owners: impl Iterator<Item = ChunkOwner>,
+) -> Result<HashMap<ChunkOwner, u64>, WorkerError> {
+    let mut since = HashMap::new();
+    for (bucket, objects) in batches(owners) {
+        let found = meta.owners_expired_since(bucket, objects).await?;
+        since.extend(owned(bucket, found));
+    }
+    Ok(since)
+}
+
+/// Owners by buckets, as many as may be asked for at once.
+fn batches(owners: impl Iterator<Item = ChunkOwner>) -> Vec<(BucketId, Vec<Bytes>)> {
     let mut by_bucket: HashMap<BucketId, HashSet<Bytes>> = HashMap::new();
     // A backup's chunks belong to no shard, and are never garbage because of that.
     for owner in owners.filter(|owner| !is_backup(owner)) {
         let objects = by_bucket.entry(owner.bucket).or_default();
         objects.insert(Bytes::copy_from_slice(&owner.object.to_bytes()));
     }
-    let mut fates = HashMap::new();
+    let mut batches = Vec::new();
     for (bucket, objects) in by_bucket {
         let objects: Vec<Bytes> = objects.into_iter().collect();
-        for objects in objects.chunks(IDS_PER_QUERY) {
-            for (object, fate) in meta.owner_fates(bucket, objects.to_vec()).await? {
-                if let Some(object) = ObjectId::from_slice(&object) {
-                    fates.insert(ChunkOwner { bucket, object }, fate);
-                }
-            }
-        }
+        let parts = objects.chunks(IDS_PER_QUERY);
+        batches.extend(parts.map(|part| (bucket, part.to_vec())));
     }
-    Ok(fates)
+    batches
+}
+
+/// What was found of object ids, by owners.
+fn owned<T>(bucket: BucketId, found: HashMap<Bytes, T>) -> impl Iterator<Item = (ChunkOwner, T)> {
+    found.into_iter().filter_map(move |(object, found)| {
+        let object = ObjectId::from_slice(&object)?;
+        Some((ChunkOwner { bucket, object }, found))
+    })
 }
 
 /// The owners among those of `chunks` that no commit can ever bring to life any more.
@@ -67,23 +94,34 @@ pub(crate) async fn garbage(
     chunks: &[&ChunkEntry],
 ) -> Result<Vec<ChunkId>, WorkerError> {
     let fates = owner_fates(meta, chunks.iter().map(|chunk| chunk.owner)).await?;
-    let mut garbage = Vec::new();
+    let expired = chunks
+        .iter()
+        .filter(|chunk| fates.get(&chunk.owner) == Some(&OwnerFate::Expired));
+    let mut garbage: Vec<ChunkId> = expired.map(|chunk| chunk.id).collect();
+    garbage.extend(unnamed(meta, chunks.iter().copied(), &fates).await?);
+    Ok(garbage)
+}
+
+/// The second half of [`garbage`]: those of some chunks whose owner is an object or a part, as was
+/// asked just now, and whose rows name others.
+pub(crate) async fn unnamed<'a>(
+    meta: &Meta,
+    chunks: impl Iterator<Item = &'a ChunkEntry>,
+    fates: &HashMap<ChunkOwner, OwnerFate>,
+) -> Result<Vec<ChunkId>, WorkerError> {
     let mut settled: BTreeMap<(BucketId, ObjectId), Vec<Bytes>> = BTreeMap::new();
     for chunk in chunks {
         let owner = chunk.owner;
-        match fates.get(&owner) {
-            Some(OwnerFate::Expired) => garbage.push(chunk.id),
-            Some(OwnerFate::Settled) => {
-                let written = settled.entry((owner.bucket, owner.object)).or_default();
-                written.push(Bytes::copy_from_slice(&chunk.id.to_bytes()));
-            }
-            Some(OwnerFate::Open) | None => {}
+        if fates.get(&owner) == Some(&OwnerFate::Settled) {
+            let written = settled.entry((owner.bucket, owner.object)).or_default();
+            written.push(Bytes::copy_from_slice(&chunk.id.to_bytes()));
         }
     }
+    let mut unnamed = Vec::new();
     for ((bucket, object), written) in settled {
         let object = Bytes::copy_from_slice(&object.to_bytes());
-        let unnamed = meta.unnamed_chunks(bucket, object, written).await?;
-        garbage.extend(unnamed.iter().filter_map(|id| ChunkId::from_slice(id)));
+        let found = meta.unnamed_chunks(bucket, object, written).await?;
+        unnamed.extend(found.iter().filter_map(|id| ChunkId::from_slice(id)));
     }
-    Ok(garbage)
+    Ok(unnamed)
 }

@@ -52,6 +52,8 @@ pub struct PlacementKeeper {
     config: KeeperConfig,
     /// Since when (monotonic) a disk is away, and whether its node answers without it.
     away: HashMap<DiskId, (Duration, bool)>,
+    /// Groups up to this one have just found no disk for a lost member.
+    in_vain_until: PgId,
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
     filling: HashMap<PgId, Filling>,
@@ -98,6 +100,7 @@ impl PlacementKeeper {
             meta,
             config,
             away: HashMap::new(),
+            in_vain_until: PgId::default(),
             opened: HashMap::new(),
             filling: HashMap::new(),
             resting: HashMap::new(),
@@ -112,6 +115,8 @@ impl Worker for PlacementKeeper {
     fn resume(&mut self, _cursor: &[u8]) {
         self.filling.clear();
         self.resting.clear();
+        // Since when a disk is away is known only to who has looked all the time.
+        self.away.clear();
     }
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {

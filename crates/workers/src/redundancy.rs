@@ -2,7 +2,11 @@
 //! one true number, the chunks below their redundancy.
 //!
 //! A copy that is known to be bad is known to its disk, which lists it so: a pass counts it, also
-//! in another process and after a restart. What is remembered here only saves work.
+//! in another process and after a restart. What no member has, and a disk outside of the group that
+//! answers has, is copied back; what nobody has is counted, too. What is remembered here only saves
+//! work.
+
+mod pass;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -17,8 +21,12 @@ use granary_types::{ChunkId, DiskId, PgId};
 use parking_lot::Mutex;
 
 use crate::group_repair::GroupRepair;
+use crate::lost_chunks::Lost;
+use crate::outsiders::Outsiders;
 use crate::worker::TICK_TIME;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
+use pass::Pass;
+pub use pass::PassProgress;
 
 /// Complaints of readers looked at per tick.
 const HINTS_PER_TICK: usize = 64;
@@ -30,8 +38,6 @@ const HINTS_TIME: Duration = Duration::from_secs(5);
 const DAMAGED_MAX: usize = 1024;
 /// A pass that ended is followed by the next one no earlier than this, whatever was found since.
 const PAUSE_MIN: Duration = Duration::from_secs(30);
-/// Tries before a group whose members cannot be compared is left to the next pass.
-const TRIES_PER_GROUP: u32 = 3;
 
 /// What the last complete pass found. Shown to operators; "done" means counted, not assumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +50,10 @@ pub struct RedundancyStatus {
     pub current: bool,
     /// Chunks that should exist.
     pub chunks: u64,
-    /// Chunks with fewer good copies than they should have.
+    /// Chunks with fewer good copies than they should have, the lost ones among them.
     pub below_target: u64,
+    /// Chunks that objects refer to and of which no disk that answers has a copy.
+    pub lost: u64,
     /// Groups that could not be compared, because a member did not answer: their chunks are in
     /// none of the numbers.
     pub groups_unknown: u64,
@@ -53,13 +61,14 @@ pub struct RedundancyStatus {
     pub began_ms: u64,
     /// When it ended.
     pub finished_ms: u64,
-    /// Groups through in the pass that is under way, and how many there are.
-    pub progress: (u64, u64),
+    /// The pass that is under way, or the last one.
+    pub progress: PassProgress,
 }
 
 /// The redundancy worker.
 pub struct RedundancyWorker {
     runtime: Runtime,
+    meta: Meta,
     view: ClusterView,
     repair: GroupRepair,
     hints: RepairHints,
@@ -73,6 +82,8 @@ pub struct RedundancyWorker {
     pass: Option<Pass>,
     /// When the last pass ended (monotonic) and what the cluster looked like when it began.
     last: Option<(Duration, Situation)>,
+    /// Chunks that the last pass found nowhere.
+    lost: Lost,
 }
 
 /// What makes a new pass worth while before its time: the map or the set of lost disks changed, or
@@ -82,6 +93,10 @@ struct Situation {
     map_epoch: u64,
     lost: BTreeSet<DiskId>,
     uncounted: u64,
+    /// Disks that were given up, healthy or not.
+    gone: BTreeSet<DiskId>,
+    /// Disks that can be read, members of something or not.
+    answering: BTreeSet<DiskId>,
 }
 
 /// Groups with members that cannot be read, were taken out or are not filled yet, and how many.
@@ -94,19 +109,10 @@ struct Counted {
     gaps: Gaps,
     /// See [`RepairHints::uncounted`].
     uncounted: u64,
-}
-
-struct Pass {
-    situation: Situation,
-    gaps: Gaps,
-    began_ms: u64,
-    groups: Vec<PgId>,
-    next: usize,
-    after: Option<ChunkId>,
-    tries: u32,
-    chunks: u64,
-    below_target: u64,
-    groups_unknown: u64,
+    /// Disks that were given up when the pass began.
+    gone: BTreeSet<DiskId>,
+    /// When the pass that is under way began (monotonic).
+    running_since: Option<Duration>,
 }
 
 impl RedundancyWorker {
@@ -122,7 +128,8 @@ impl RedundancyWorker {
             runtime,
             view: path.view().clone(),
             hints: path.repair_hints(),
-            repair: GroupRepair::new(meta, path, metrics.clone()),
+            repair: GroupRepair::new(meta.clone(), path, metrics.clone()),
+            meta,
             status: Arc::default(),
             suspects: VecDeque::new(),
             damaged: BTreeSet::new(),
@@ -130,6 +137,7 @@ impl RedundancyWorker {
             every,
             pass: None,
             last: None,
+            lost: Lost::default(),
         };
         metrics.count_redundancy(worker.status());
         worker
@@ -138,15 +146,22 @@ impl RedundancyWorker {
     /// A handle on the status that stays valid while the worker runs.
     pub fn status(&self) -> impl Fn() -> RedundancyStatus + Clone + Send + Sync + 'static + use<> {
         let (counted, view) = (Arc::clone(&self.status), self.view.clone());
-        let hints = self.hints.clone();
+        let (hints, runtime) = (self.hints.clone(), self.runtime.clone());
         move || {
             let (gaps, uncounted) = (gaps(&view), hints.uncounted());
+            let now = runtime.monotonic();
             let counted = counted.lock();
+            let running = counted.running_since.map(|since| now.saturating_sub(since));
             let known = |(pg, count): (&PgId, &usize)| counted.gaps.get(pg) >= Some(count);
             RedundancyStatus {
                 current: counted.status.passes > 0
                     && gaps.iter().all(known)
+                    && given_up(&view).is_subset(&counted.gone)
                     && counted.uncounted == uncounted,
+                progress: PassProgress {
+                    running,
+                    ..counted.status.progress
+                },
                 ..counted.status
             }
         }
@@ -156,15 +171,18 @@ impl RedundancyWorker {
         let map = self.view.map();
         let lost = map.groups().flat_map(Group::disks);
         let lost = lost.filter(|&disk| !map.is_in(disk) || !self.view.is_readable(disk));
+        let all = map.disks().map(|disk| DiskId(disk.id));
         Situation {
             map_epoch: map.epoch(),
             lost: lost.collect(),
             uncounted: self.hints.uncounted(),
+            gone: given_up(&self.view),
+            answering: all.filter(|&disk| self.view.is_readable(disk)).collect(),
         }
     }
 
-    /// Begins a pass when it is time for one.
-    fn begin(&mut self) {
+    /// What the cluster looks like, when it is time for a pass.
+    fn due(&self) -> Option<Situation> {
         let situation = self.situation();
         let now = self.runtime.monotonic();
         let due = self.last.as_ref().is_none_or(|(ended, known)| {
@@ -172,86 +190,76 @@ impl RedundancyWorker {
             let lost_or_changed =
                 (known.map_epoch, &known.lost) != (situation.map_epoch, &situation.lost);
             let uncounted = known.uncounted != situation.uncounted;
-            rested >= self.every || (rested >= PAUSE_MIN && (lost_or_changed || uncounted))
+            // It may have what nobody else has.
+            let came = !situation.answering.is_subset(&known.answering);
+            rested >= self.every || (rested >= PAUSE_MIN && (lost_or_changed || uncounted || came))
         });
         // An empty map is one that was never read.
-        if !due || situation.map_epoch == 0 {
-            return;
-        }
-        let mut groups: Vec<_> = self.view.map().groups().map(|group| group.id).collect();
-        groups.sort_unstable();
-        self.pass = Some(Pass {
-            situation,
-            gaps: gaps(&self.view),
-            began_ms: self.runtime.now().as_millis(),
-            groups,
-            next: 0,
-            after: None,
-            tries: 0,
-            chunks: 0,
-            below_target: 0,
-            groups_unknown: 0,
-        });
+        (due && situation.map_epoch != 0).then_some(situation)
+    }
+
+    /// Begins a pass.
+    fn begin(&mut self, situation: Situation, outsiders: Outsiders) {
+        let pass = Pass::begin(&self.view, situation, outsiders);
+        let mut counted = self.status.lock();
+        counted.status.progress = pass.progress();
+        counted.running_since = Some(self.runtime.monotonic());
+        drop(counted);
+        self.pass = Some(pass);
     }
 
     /// One step of the pass; true when the pass is over.
-    async fn step(&self, pass: &mut Pass) -> Result<bool, WorkerError> {
-        let Some(&id) = pass.groups.get(pass.next) else {
+    async fn step(&mut self) -> Result<bool, WorkerError> {
+        let Some(pass) = &mut self.pass else {
             return Ok(true);
         };
-        let map = self.view.map();
-        if let Some(group) = map.group(id) {
-            let copies = map.target_copies(group);
-            match self.repair.repair(group, copies, pass.after).await {
-                Ok(repaired) => {
-                    pass.chunks += repaired.chunks;
-                    pass.below_target += repaired.below_target;
-                    pass.after = repaired.next_after;
-                    pass.tries = 0;
-                }
-                Err(error) if pass.tries + 1 < TRIES_PER_GROUP => {
-                    pass.tries += 1;
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::debug!(pg = %id, %error, "group not compared");
-                    pass.groups_unknown += 1;
-                    pass.after = None;
-                    pass.tries = 0;
-                }
-            }
+        let over = if !pass.is_through_the_groups() {
+            pass.compare(&self.view, &self.repair).await?;
+            false
+        } else if pass.searches() {
+            pass.search(&self.meta, &self.view).await?
         } else {
-            pass.after = None;
-        }
-        if pass.after.is_none() {
-            pass.next += 1;
-        }
-        self.status.lock().status.progress = (pass.next as u64, pass.groups.len() as u64);
-        Ok(pass.next == pass.groups.len())
+            !pass.begin_search(&self.view, &mut self.lost)
+        };
+        self.status.lock().status.progress = pass.progress();
+        Ok(over)
     }
 
     fn finish(&mut self, pass: Pass) {
-        let uncounted = pass.situation.uncounted;
+        let (uncounted, gone) = (pass.situation.uncounted, pass.situation.gone.clone());
+        let progress = pass.progress();
         self.last = Some((self.runtime.monotonic(), pass.situation));
+        if let Some(lost) = pass.lost {
+            self.lost = lost;
+        }
+        let (lost, unheard) = (self.lost.lost, self.lost.unheard);
+        let below_target = pass.below_target + lost + unheard;
         let mut counted = self.status.lock();
-        let before = counted.status;
         *counted = Counted {
             status: RedundancyStatus {
-                passes: before.passes + 1,
+                passes: counted.status.passes + 1,
                 current: true,
-                chunks: pass.chunks,
-                below_target: pass.below_target,
+                chunks: pass.chunks + lost + unheard,
+                below_target,
+                lost,
                 groups_unknown: pass.groups_unknown,
                 began_ms: pass.began_ms,
                 finished_ms: self.runtime.now().as_millis(),
-                progress: before.progress,
+                progress,
             },
             gaps: pass.gaps,
             uncounted,
+            gone,
+            running_since: None,
         };
-        if pass.below_target > 0 {
+        if pass.rescued > 0 {
+            let chunks = pass.rescued;
+            tracing::warn!(chunks, "chunks that no member had were copied back");
+        }
+        if below_target > 0 {
             tracing::warn!(
-                chunks = pass.below_target,
+                chunks = below_target,
+                lost,
                 "chunks are below their redundancy"
             );
         }
@@ -262,22 +270,20 @@ impl RedundancyWorker {
         if self.pass.is_none() {
             // What is counted is the cluster of now, not of the last time somebody looked.
             self.view.refresh().await?;
-            self.begin();
+            let Some(situation) = self.due() else {
+                return Ok(Tick::Done);
+            };
+            let outsiders = Outsiders::find(&self.view).await;
+            self.begin(situation, outsiders);
         }
         let until = self.runtime.monotonic() + TICK_TIME;
         while self.runtime.monotonic() < until {
-            // Taken out and put back: a tick that is cut off begins a new pass, because it cannot
-            // know what it had counted.
-            let Some(mut pass) = self.pass.take() else {
-                return Ok(Tick::Done);
-            };
-            match self.step(&mut pass).await {
-                Ok(true) => self.finish(pass),
-                Ok(false) => self.pass = Some(pass),
-                Err(error) => {
-                    self.pass = Some(pass);
-                    return Err(error);
+            // A step counts when it is through: one that is cut off is done again.
+            if self.step().await? {
+                if let Some(pass) = self.pass.take() {
+                    self.finish(pass);
                 }
+                return Ok(Tick::Done);
             }
         }
         Ok(if self.pass.is_some() {
@@ -372,6 +378,13 @@ fn next_in_circle(
     next
 }
 
+/// The disks that were given up, healthy or not.
+fn given_up(view: &ClusterView) -> BTreeSet<DiskId> {
+    let map = view.map();
+    let all = map.disks().map(|disk| DiskId(disk.id));
+    all.filter(|&disk| !map.is_in(disk)).collect()
+}
+
 /// Counts the members of groups that do not hold what they should, or cannot be asked for it.
 fn gaps(view: &ClusterView) -> Gaps {
     let map = view.map();
@@ -400,6 +413,7 @@ impl Worker for RedundancyWorker {
     /// Another process may have led meanwhile: what was counted here before counts no more.
     fn resume(&mut self, _cursor: &[u8]) {
         (self.pass, self.last) = (None, None);
+        self.lost = Lost::default();
         self.damaged.clear();
         self.suspects.clear();
         *self.status.lock() = Counted::default();

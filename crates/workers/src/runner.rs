@@ -1,8 +1,10 @@
 //! The one loop around every worker: lease, jitter, trigger, backoff, pause.
 //!
-//! Invariant: a tick ends before its lease does: it is cut off after half of the lease's time, and
-//! the lease is renewed before a tick once a quarter of it has passed.
+//! Invariant: a tick ends before its lease does. The lease is renewed, before a tick and while it
+//! runs, once a quarter of its time has passed; a tick is cut off when three quarters have, and when
+//! it takes too long by itself.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,15 @@ use granary_runtime::{Runtime, within};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::worker::TICK_TIME;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest time of a tick: what hangs must not keep the rest from its turn for ever. More than a tick
+/// that ends by itself needs: its own time, one step more, and a look at every node before.
+const TICK_LIMIT: Duration = Duration::from_secs(60);
+const _: () = assert!(TICK_LIMIT.as_secs() >= 3 * TICK_TIME.as_secs());
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -170,9 +177,7 @@ impl<W: Worker> Runner<W> {
             Ok(None) => return self.jittered(self.config.lease_ttl / 2),
             Err(error) => return self.failed(&error),
         };
-        let limit = self.config.lease_ttl / 2;
-        let outcome = within(limit, self.worker.tick(token)).await;
-        match outcome.unwrap_or(Err(WorkerError::TooLong)) {
+        match self.tick(token).await {
             Ok(tick) => {
                 self.pause = FIRST_PAUSE;
                 self.metrics.ticked(W::NAME, "ok");
@@ -187,6 +192,50 @@ impl<W: Worker> Runner<W> {
                 }
             }
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Runs a tick, and keeps the lease meanwhile.
+    async fn tick(&mut self, token: u64) -> Result<Tick, WorkerError> {
+        let ttl = self.config.lease_ttl;
+        // What the tick does in the end is told with the next renewal.
+        let claim = self.claim(token, false);
+        let ends = self.runtime.monotonic() + TICK_LIMIT;
+        let mut renew_at = self.lease.as_ref().map_or(ends, |lease| lease.renew_at);
+        let mut cut_at = ends.min(renew_at + ttl / 2);
+        let mut tick = pin!(self.worker.tick(token));
+        loop {
+            let now = self.runtime.monotonic();
+            if now >= cut_at {
+                return Err(WorkerError::TooLong);
+            }
+            let wait = renew_at.min(cut_at).saturating_sub(now);
+            if let Ok(ended) = within(wait, &mut tick).await {
+                return ended;
+            }
+            let asked_at = self.runtime.monotonic();
+            if asked_at >= cut_at {
+                continue;
+            }
+            let renewal = within(cut_at - asked_at, self.meta.propose(claim.clone()));
+            let renewed = tokio::select! {
+                ended = &mut tick => return ended,
+                renewed = renewal => renewed,
+            };
+            match renewed {
+                Ok(Ok(Ok(_))) => {
+                    renew_at = asked_at + ttl / 4;
+                    cut_at = ends.min(renew_at + ttl / 2);
+                    if let Some(lease) = &mut self.lease {
+                        lease.renew_at = renew_at;
+                    }
+                }
+                Ok(Ok(Err(no))) if no.reason() == Reason::Stale => {
+                    return Err(WorkerError::LeaseLost);
+                }
+                // Asked again as long as there is time.
+                Ok(_) | Err(_) => renew_at = asked_at + FIRST_PAUSE,
+            }
         }
     }
 

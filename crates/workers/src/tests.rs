@@ -3,8 +3,10 @@
 
 mod evict;
 mod fsck;
+mod giving_up;
 mod growth;
 mod hanging;
+mod rescue;
 mod scrub;
 mod world;
 
@@ -887,6 +889,60 @@ fn one_process_leads_and_another_takes_over() {
         let before = second_ticks();
         world.runtime.sleep(Duration::from_secs(60)).await;
         assert!(second_ticks() > before);
+    });
+}
+
+/// Takes its time.
+struct Slow(Duration, granary_runtime::Runtime);
+
+impl Worker for Slow {
+    const NAME: &'static str = "slow";
+
+    async fn tick(&mut self, _: u64) -> Result<Tick, WorkerError> {
+        self.1.sleep(self.0).await;
+        Ok(Tick::More)
+    }
+}
+
+#[test]
+fn a_tick_may_take_longer_than_the_lease_and_nobody_takes_over_meanwhile() {
+    simulated(async {
+        let world = World::start(1).await;
+        let begin = |holder: &str, takes: u64| {
+            let runtime = world.runtime.child();
+            let mut config = RunnerConfig::every(holder, Duration::from_secs(5));
+            config.lease_ttl = Duration::from_secs(20);
+            let slow = Slow(Duration::from_secs(takes), runtime.clone());
+            let (meta, metrics) = (world.meta.clone(), world.metrics.clone());
+            (
+                runtime.clone(),
+                start(&runtime, meta, metrics, config, slow),
+            )
+        };
+        let (_first_runtime, first) = begin("first", 25);
+        world.runtime.sleep(Duration::from_secs(1)).await;
+        let (_second_runtime, second) = begin("second", 25);
+        for _ in 0..60 {
+            world.runtime.sleep(Duration::from_secs(5)).await;
+            let (first, second) = (first.state(), second.state());
+            assert!(first.leads && !second.leads, "{first:?} {second:?}");
+        }
+        assert!(first.state().ticks >= 10, "{:?}", first.state());
+        first.pause();
+        world.runtime.sleep(Duration::from_secs(120)).await;
+        assert!(second.state().leads && second.state().ticks > 0);
+    });
+    // One that hangs is cut off.
+    simulated(async {
+        let world = World::start(1).await;
+        let (runtime, meta) = (world.runtime.child(), world.meta.clone());
+        let slow = Slow(Duration::from_secs(3600), runtime.clone());
+        let config = RunnerConfig::every("it", Duration::from_secs(5));
+        let handle = start(&runtime, meta, world.metrics.clone(), config, slow);
+        world.runtime.sleep(Duration::from_secs(75)).await;
+        let state = handle.state();
+        assert!(state.leads && state.ticks == 0, "{state:?}");
+        assert_eq!(state.last_error, WorkerError::TooLong.to_string());
     });
 }
 

@@ -47,16 +47,44 @@ impl Meta {
         bucket: BucketId,
         object_ids: Vec<Bytes>,
     ) -> Result<HashMap<Bytes, OwnerFate>, MetaError> {
+        let found = self.owners(bucket, object_ids).await?.into_iter();
+        Ok(found.map(|(object, (fate, _))| (object, fate)).collect())
+    }
+
+    /// Since when, in milliseconds since the epoch, those of `object_ids` are expired that are. 0
+    /// where a shard of an older version knows that they are, but does not tell since when.
+    ///
+    /// # Errors
+    /// As for [`Meta::owner_fates`].
+    pub async fn owners_expired_since(
+        &self,
+        bucket: BucketId,
+        object_ids: Vec<Bytes>,
+    ) -> Result<HashMap<Bytes, u64>, MetaError> {
+        let found = self.owners(bucket, object_ids).await?.into_iter();
+        let expired = found.filter(|(_, (fate, _))| *fate == OwnerFate::Expired);
+        Ok(expired
+            .map(|(object, (_, since))| (object, since))
+            .collect())
+    }
+
+    /// What has become of each, and since when those are expired that are.
+    async fn owners(
+        &self,
+        bucket: BucketId,
+        object_ids: Vec<Bytes>,
+    ) -> Result<HashMap<Bytes, (OwnerFate, u64)>, MetaError> {
         let mut backoff = Backoff::new(&self.runtime, FIRST_PAUSE, LONGEST_PAUSE, self.deadline);
         'again: loop {
             let all = object_ids.iter().cloned();
-            let mut fates: HashMap<Bytes, OwnerFate> =
-                all.map(|object| (object, OwnerFate::Expired)).collect();
+            let mut fates: HashMap<Bytes, (OwnerFate, u64)> = all
+                .map(|object| (object, (OwnerFate::Expired, 0)))
+                .collect();
             for segment in self.segments(bucket).await? {
                 // Who was found once is nobody else's.
                 let unfound = fates
                     .iter()
-                    .filter(|(_, fate)| **fate == OwnerFate::Expired);
+                    .filter(|(_, (fate, _))| *fate == OwnerFate::Expired);
                 let unfound: Vec<Bytes> = unfound.map(|(object, _)| object.clone()).collect();
                 if unfound.is_empty() {
                     break;
@@ -73,15 +101,20 @@ impl Meta {
                 };
                 for owner in answer.owners {
                     unanswered.remove(&owner.object_id);
+                    let Some((fate, since)) = fates.get_mut(&owner.object_id) else {
+                        continue;
+                    };
                     if owner.settled {
-                        fates.insert(owner.object_id, OwnerFate::Settled);
+                        *fate = OwnerFate::Settled;
                     } else if owner.known || !owner.expired {
-                        fates.insert(owner.object_id, OwnerFate::Open);
+                        *fate = OwnerFate::Open;
+                    } else {
+                        *since = (*since).max(owner.deadline_ms);
                     }
                 }
                 // Not a word is not a verdict.
                 for object in unanswered {
-                    fates.insert(object, OwnerFate::Open);
+                    fates.insert(object, (OwnerFate::Open, 0));
                 }
             }
             return Ok(fates);

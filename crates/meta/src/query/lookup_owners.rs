@@ -69,13 +69,16 @@ fn status(
         status.settled = mine && matches!(owner.state(), State::Committed | State::Part);
         status.known = !mine || !gone;
         status.expired = mine && gone;
+        status.deadline_ms = if status.expired { owner.deadline_ms } else { 0 };
         return Ok(status);
     }
     let lease_ms = shard.clock.settings.map_or(0, |s| s.write_lease_ms);
     let birth_ms = ObjectId::from_slice(&object.0)
         .unwrap_or_default()
         .birth_ms();
+    let deadline_ms = birth_ms.saturating_add(lease_ms);
     status.known = false;
-    status.expired = shard.clock.applied_ms > birth_ms.saturating_add(lease_ms);
+    status.expired = shard.clock.applied_ms > deadline_ms;
+    status.deadline_ms = if status.expired { deadline_ms } else { 0 };
     Ok(status)
 }

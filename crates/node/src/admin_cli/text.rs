@@ -1,9 +1,12 @@
 //! Reports as people read them.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use granary_workers::{FsckReport, ScrubReport};
+use granary_workers::{Damage, FsckReport, ScrubReport};
 
+use super::repair::Progress;
+use crate::cluster::progress::{grouped, left_text};
 use crate::cluster::rebuild::Rebuilt;
 use crate::cluster::status::ClusterStatus;
 
@@ -26,29 +29,24 @@ pub(super) fn fsck_text(report: &FsckReport) -> String {
             "chunks are lost: they have no good copy",
         ),
         (
-            report.chunks_unreferenced,
-            "chunks belong to nothing (the sweep frees them)",
+            report.chunks_outside,
+            "chunks have no good copy but on a disk outside of their group (repair copies them back)",
         ),
+        (report.chunks_unreferenced, "chunks belong to nothing"),
         (
             report.chunks_pending,
             "chunks wait for a commit or their deletion",
+        ),
+        (
+            report.chunks_unswept,
+            "chunks of writes that were broken off wait for the sweep",
         ),
     ] {
         if count > 0 {
             let _ = writeln!(text, "{count} {what}.");
         }
     }
-    for damage in &report.damage {
-        let disk = damage
-            .disk
-            .map(|disk| format!(", disk {disk}"))
-            .unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "  {} {} (group {}{disk}, bucket {}, key {:?}) {}",
-            damage.kind, damage.chunk, damage.group, damage.bucket, damage.key, damage.detail
-        );
-    }
+    findings(&mut text, &report.damage);
     for problem in &report.problems {
         let _ = writeln!(text, "not looked at: {problem}");
     }
@@ -76,17 +74,7 @@ pub(super) fn scrub_text(report: &ScrubReport) -> String {
             report.chunks_differing, report.chunks_settled
         );
     }
-    for damage in &report.damage {
-        let disk = damage
-            .disk
-            .map(|disk| format!(", disk {disk}"))
-            .unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "  {} {} (group {}{disk}) {}",
-            damage.kind, damage.chunk, damage.group, damage.detail
-        );
-    }
+    findings(&mut text, &report.damage);
     for problem in &report.problems {
         let _ = writeln!(text, "not read: {problem}");
     }
@@ -96,6 +84,41 @@ pub(super) fn scrub_text(report: &ScrubReport) -> String {
         (false, _) => "Not everything could be read.",
     };
     let _ = writeln!(text, "{verdict}");
+    text
+}
+
+/// A line for each finding. A scrub knows no buckets and no keys.
+fn findings(text: &mut String, damage: &[Damage]) {
+    for found in damage {
+        let disk = found
+            .disk
+            .map(|disk| format!(", disk {disk}"))
+            .unwrap_or_default();
+        let key = match (found.bucket, found.key.as_str()) {
+            (0, "") => String::new(),
+            (bucket, key) => format!(", bucket {bucket}, key {key:?}"),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "  {} {} (group {}{disk}{key}) {}",
+            found.kind, found.chunk, found.group, found.detail
+        );
+    }
+}
+
+/// How far a repair is.
+pub(super) fn repair_text(progress: &Progress) -> String {
+    let (done, all) = progress.done;
+    let mut text = match progress.waiting {
+        0 if all == 0 => "waiting for the next count of all copies".to_owned(),
+        0 => format!("{} of {} chunks", grouped(done), grouped(all)),
+        1 => "1 group lacks a complete member".to_owned(),
+        waiting => format!("{} groups lack a complete member", grouped(waiting)),
+    };
+    if let Some(left) = progress.left {
+        let _ = write!(text, ", {}", left_text(left));
+    }
     text
 }
 
@@ -238,10 +261,16 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
     let below = below.map_or_else(|| "not counted yet".to_owned(), |below| below.to_string());
     let _ = writeln!(text, "Chunks below their redundancy: {below}");
     if status.repair.running {
+        let repair = &status.repair;
+        let left = repair.eta_secs.map(Duration::from_secs).map(left_text);
+        let left = left.map(|left| format!(", {left}")).unwrap_or_default();
         let _ = writeln!(
             text,
-            "Comparing copies: {} of {} groups",
-            status.repair.groups_done, status.repair.groups
+            "Comparing copies: {} of {} chunks, {} of {} groups{left}",
+            grouped(repair.chunks_done),
+            grouped(repair.chunks),
+            grouped(repair.groups_done),
+            grouped(repair.groups),
         );
     }
     let capacity = &status.capacity;

@@ -3,9 +3,11 @@
 mod admin;
 mod follow;
 mod herald;
+mod hints;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;
+pub(crate) mod progress;
 pub(crate) mod rebuild;
 mod reports;
 mod rotate;

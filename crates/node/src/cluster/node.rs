@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use super::admin::AdminService;
 use super::follow::Follower;
 use super::herald::Herald;
+use super::hints::HintCarrier;
 use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
 use super::{join, rebuild, record};
@@ -360,7 +361,17 @@ impl Node {
             marker: rebuild::marker(&config.state_dir),
         };
         herald.start();
-        operators.set_parts(workers.clone(), map, Box::new(scrub));
+        let sweep_every = Duration::from_secs(config.workers.sweep_interval_secs);
+        let hints = datapath.repair_hints();
+        let carrier = HintCarrier {
+            runtime: runtime.clone(),
+            links: Arc::clone(&base.links),
+            map: map.clone(),
+            hints: hints.clone(),
+            workers: workers.clone(),
+        };
+        carrier.start();
+        operators.set_parts(workers.clone(), map, Box::new(scrub), sweep_every, hints);
         let gateway = match (api, &base.vault) {
             (Some(api), Some(vault)) => {
                 let mut settings = config.gateway.clone();

@@ -68,6 +68,8 @@ pub(crate) struct ClusterStatus {
     pub(crate) groups: GroupCounts,
     /// Chunks with fewer good copies than they should have.
     pub(crate) chunks_below_target: Option<u64>,
+    /// Of those, chunks of which no disk that answers has a copy.
+    pub(crate) chunks_lost: Option<u64>,
     /// When the count began that the number is from, in seconds since the epoch.
     pub(crate) chunks_below_target_counted_at: Option<f64>,
     pub(crate) repair: RepairStatus,
@@ -154,7 +156,12 @@ pub(crate) struct RepairStatus {
     /// Groups that the present comparison is through with, and all of them.
     pub(crate) groups_done: u64,
     pub(crate) groups: u64,
-    /// Seconds until the present comparison ends at its speed so far.
+    /// Chunks that it has compared, and about how many there are.
+    pub(crate) chunks_done: u64,
+    pub(crate) chunks: u64,
+    /// Milliseconds since it began; null when none runs.
+    pub(crate) running_ms: Option<u64>,
+    /// Seconds until it ends at its speed so far; null when that would be a guess.
     pub(crate) eta_secs: Option<u64>,
 }
 
@@ -191,10 +198,13 @@ pub(crate) struct WorkerReport {
 pub(crate) struct RedundancyReport {
     pub(crate) current: bool,
     pub(crate) below_target: u64,
+    pub(crate) lost: Option<u64>,
     pub(crate) groups_unknown: u64,
     pub(crate) began_ms: u64,
     pub(crate) groups_done: u64,
     pub(crate) groups: u64,
+    pub(crate) chunks_done: u64,
+    pub(crate) chunks: u64,
     /// Milliseconds since the present comparison began.
     pub(crate) running_ms: Option<u64>,
 }

@@ -11,6 +11,7 @@ use granary_types::{BucketId, ChunkId, DiskId};
 
 use super::{FsckProgress, Named, Run, unreachable};
 use crate::group_listing::LIST_TIMEOUT;
+use crate::outsiders::Outsiders;
 
 /// Requests to disks at once.
 const CALLS: usize = 32;
@@ -91,10 +92,39 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
                 }
             }
         }
-        if good == 0 && !unknown {
+        if good > 0 {
+            return;
+        }
+        if let Some(disk) = self.find_outside(chunk).await {
+            self.report.chunks_outside += 1;
+            let detail = "no good copy but on this disk, which does not serve the group";
+            self.damaged("chunk_outside", chunk, Some(disk), detail.to_owned());
+        } else if !unknown {
             self.report.chunks_lost += 1;
             self.damaged("chunk_lost", chunk, None, "no good copy".to_owned());
         }
+    }
+
+    /// A disk that does not serve the chunk's group, and has a good copy.
+    async fn find_outside(&mut self, chunk: &Named) -> Option<DiskId> {
+        let (view, deep) = (&self.fsck.view, self.fsck.deep);
+        let outsiders = match self.outsiders.take() {
+            Some(known) => known,
+            None => Outsiders::find(view).await,
+        };
+        let outsiders = self.outsiders.insert(outsiders);
+        let map = view.map();
+        let group = map.group(chunk.id.pg());
+        let members: Vec<DiskId> = group.map_or_else(Vec::new, |group| group.staying().collect());
+        for disk in outsiders.of(chunk.id.pg(), &members) {
+            let copy = look_at(view, chunk, disk, deep).await;
+            if matches!(copy, Copy::Unknown(_)) {
+                outsiders.leave_out(disk);
+            } else if is_good(chunk, &copy) {
+                return Some(disk);
+            }
+        }
+        None
     }
 
     fn corrupt(&mut self, chunk: &Named, disk: DiskId, detail: String) {

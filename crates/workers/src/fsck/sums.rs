@@ -4,30 +4,51 @@ use std::collections::BTreeMap;
 
 use granary_types::{ChunkId, PgId};
 
-/// Per group: how many ids, and their sum.
+/// How many ids of a group, and their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IdSum {
+    count: u64,
+    sum: u64,
+}
+
+impl IdSum {
+    /// Counts an id in, once.
+    pub(crate) fn add(&mut self, id: ChunkId) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(mixed(id));
+    }
+}
+
+/// The sums of groups.
 #[derive(Debug, Default)]
-pub(super) struct GroupSums(BTreeMap<PgId, (u64, u64)>);
+pub(crate) struct GroupSums(BTreeMap<PgId, IdSum>);
 
 impl GroupSums {
     /// Counts an id in, once.
-    pub(super) fn add(&mut self, id: ChunkId) {
-        let (count, sum) = self.0.entry(id.pg()).or_default();
-        *count += 1;
-        *sum = sum.wrapping_add(mixed(id));
+    pub(crate) fn add(&mut self, id: ChunkId) {
+        self.0.entry(id.pg()).or_default().add(id);
+    }
+
+    /// Counts ids of a group in that were summed elsewhere, each once.
+    pub(crate) fn add_sum(&mut self, pg: PgId, part: IdSum) {
+        let known = self.0.entry(pg).or_default();
+        known.count += part.count;
+        known.sum = known.sum.wrapping_add(part.sum);
     }
 
     /// The groups that are not the same in both.
-    pub(super) fn differing(&self, other: &Self) -> Vec<PgId> {
+    pub(crate) fn differing(&self, other: &Self) -> Vec<PgId> {
         let mut groups: Vec<PgId> = self.0.keys().chain(other.0.keys()).copied().collect();
         groups.sort_unstable();
         groups.dedup();
-        groups.retain(|pg| self.0.get(pg) != other.0.get(pg));
+        let of = |sums: &Self, pg: &PgId| sums.0.get(pg).copied().unwrap_or_default();
+        groups.retain(|pg| of(self, pg) != of(other, pg));
         groups
     }
 
     /// How many ids of a group were counted in.
     pub(super) fn count(&self, pg: PgId) -> u64 {
-        self.0.get(&pg).map_or(0, |(count, _)| *count)
+        self.0.get(&pg).map_or(0, |sum| sum.count)
     }
 }
 

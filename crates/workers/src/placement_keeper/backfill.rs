@@ -14,6 +14,7 @@ use granary_types::{DiskId, PgId};
 use super::growth::NONE;
 use super::{Filling, PlacementKeeper, Resting};
 use crate::WorkerError;
+use crate::outsiders::Outsiders;
 use crate::worker::TICK_TIME;
 
 /// Disks asked at once while groups are opened.
@@ -42,12 +43,16 @@ impl PlacementKeeper {
             map.group(pg)
                 .is_some_and(|group| group.disks().any(|member| member == disk))
         };
-        self.opened.retain(|&(pg, disk), _| known(pg, disk));
+        // A disk that was away may have lost what it was told.
+        self.opened
+            .retain(|&(pg, disk), _| known(pg, disk) && self.view.is_readable(disk));
         let mut pending: BTreeMap<DiskId, Vec<(PgId, u64)>> = BTreeMap::new();
         let unopened = map
             .groups()
             .flat_map(|group| group.disks().map(|disk| (group.id, disk, group.epoch)))
-            .filter(|&(_, disk, _)| map.is_in(disk) && self.view.is_readable(disk))
+            // Those that were given up as well, as long as they are members: a write that does not
+            // know of it must not be acknowledged by them.
+            .filter(|&(_, disk, _)| self.view.is_readable(disk))
             .filter(|&(pg, disk, epoch)| self.opened.get(&(pg, disk)) != Some(&epoch))
             .take(OPENED_PER_TICK);
         for (pg, disk, epoch) in unopened {
@@ -174,8 +179,9 @@ impl PlacementKeeper {
     /// of them, without exception, can be compared.
     fn may_be_filled(&self, group: &Group) -> bool {
         let serving = self.repair.serving(group);
+        let reading = self.repair.reading(group);
         let confirmed = |disk: &DiskId| self.opened.get(&(group.id, *disk)) == Some(&group.epoch);
-        if !serving.iter().all(confirmed) {
+        if !serving.iter().chain(&reading).all(confirmed) {
             return false;
         }
         let complete = |member: &&GroupMember| member.complete;
@@ -185,8 +191,9 @@ impl PlacementKeeper {
             return members().all(|member| serving.contains(&member.disk));
         }
         // Where no complete member is left, what the others have is all there is.
+        let gives = |member: GroupMember| reading.contains(&member.disk);
         let source = members().filter(complete).count() == 0
-            || members().filter(complete).any(|member| serves(&member));
+            || members().filter(complete).any(|member| gives(*member));
         source && members().any(|member| !member.complete && serves(&member))
     }
 
@@ -199,9 +206,11 @@ impl PlacementKeeper {
                 ..Filling::default()
             };
         }
+        // Members alone: what none of them has is looked for by the count of all copies.
+        let (copies, nobody) = (group.staying().count(), Outsiders::default());
         let repaired = self
             .repair
-            .repair(group, group.staying().count(), state.after)
+            .repair(group, copies, state.after, &nobody)
             .await?;
         let pause_us = repaired.copied_bytes.saturating_mul(1_000_000) / FILL_BYTES_PER_SEC;
         self.runtime.sleep(Duration::from_micros(pause_us)).await;

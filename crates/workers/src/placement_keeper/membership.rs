@@ -18,6 +18,8 @@ use crate::WorkerError;
 const DISK_IN: u32 = 0;
 const DISK_OUT: u32 = 1;
 const DISK_REMOVED: u32 = 2;
+/// Members per tick for which no disk is found: with a zone away that may be one of every group.
+const IN_VAIN_PER_TICK: usize = 256;
 /// Members replaced per tick: repair is spread over time as well as over disks.
 const REPLACED_PER_TICK: usize = 64;
 /// Groups looked at before other tasks have their turn.
@@ -87,16 +89,19 @@ impl PlacementKeeper {
     /// Gives the places of disks that are out to others, where there is one to give them to. A
     /// place that nobody needs is given up.
     ///
-    /// The last complete member of a group keeps its place while it may still come back: what it
-    /// holds is read only as long as it is a member.
+    /// The last complete member of a group keeps its place while it may still come back, or answers
+    /// although it was given up: what it holds is read only as long as it is a member. When all
+    /// others are lost for good as well, a member without a complete one beside it stays, too.
     pub(super) async fn replace_lost_members(&mut self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
-        let mut replaced = 0;
+        let (mut replaced, mut in_vain) = (0, 0);
         let mut lost: Vec<&Group> = map
             .groups()
             .filter(|group| group.disks().any(|disk| !map.is_in(disk)))
             .collect();
-        lost.sort_by_key(|group| group.id);
+        // Those that nobody could help last time come after all others.
+        let last = std::mem::take(&mut self.in_vain_until);
+        lost.sort_by_key(|group| (group.id <= last, group.id));
         for pool in map.pools() {
             if !lost.iter().any(|group| group.pool == pool.id) {
                 continue;
@@ -113,15 +118,21 @@ impl PlacementKeeper {
                 if replaced >= REPLACED_PER_TICK {
                     return Ok(true);
                 }
-                let Some(old) = lost_member(&map, group) else {
+                let readable = |disk| self.view.is_readable(disk);
+                let Some(old) = lost_member(&map, group, readable) else {
                     continue;
                 };
-                let new = if is_needless(&map, group, old) {
+                let new = if is_needless(&map, group, old, readable) {
                     NONE
                 } else {
                     let survivors = group.disks().filter(|&disk| map.is_in(disk));
                     let survivors: Vec<DiskId> = survivors.collect();
                     let Some(new) = places.beside(&survivors) else {
+                        in_vain += 1;
+                        if in_vain >= IN_VAIN_PER_TICK {
+                            self.in_vain_until = group.id;
+                            return Ok(replaced > 0);
+                        }
                         continue;
                     };
                     places.take(new);
@@ -161,30 +172,121 @@ impl PlacementKeeper {
 }
 
 /// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
-/// that is complete goes only while another complete one is in service, or when it is given up for
-/// good.
-fn lost_member(map: &ClusterMap, group: &Group) -> Option<DiskId> {
-    let survives = group.members.iter().any(|m| map.is_in(m.disk));
-    let complete_survives = group
-        .members
-        .iter()
-        .any(|m| m.complete && map.is_in(m.disk));
+/// that is complete goes only while another complete one is in service and answers. Given up for good
+/// and without an answer, it goes anyway; while it answers, the others are filled from it.
+fn lost_member(
+    map: &ClusterMap,
+    group: &Group,
+    readable: impl Fn(DiskId) -> bool,
+) -> Option<DiskId> {
+    let others = |of: DiskId| group.members.iter().filter(move |m| m.disk != of);
+    let is_source = |m: &GroupMember| m.complete && readable(m.disk);
     let may_go = |member: &&GroupMember| {
-        !member.complete || complete_survives || map.is_removed(member.disk)
+        let replaced = others(member.disk).any(|m| is_source(m) && map.is_in(m.disk));
+        // Of several that were given up, one after the other.
+        let given_up = map.is_removed(member.disk)
+            && (!readable(member.disk) || others(member.disk).any(is_source));
+        !member.complete || replaced || given_up
     };
     let out = group.members.iter().filter(|m| !map.is_in(m.disk));
     let first = out
         .filter(may_go)
         .min_by_key(|m| (group.leaving != Some(m.disk), m.complete, m.disk));
-    first.map(|member| member.disk).filter(|_| survives)
+    let remains = |gone: DiskId| others(gone).any(|m| map.is_in(m.disk) || is_source(m));
+    first
+        .map(|member| member.disk)
+        .filter(|&gone| remains(gone))
 }
 
-/// True when a lost member's place need not be given to anybody: those in service are complete, and
-/// as many as there should be.
-fn is_needless(map: &ClusterMap, group: &Group, lost: DiskId) -> bool {
+/// True when a lost member's place need not be given to anybody: those in service are complete and
+/// answer, and as many as there should be.
+fn is_needless(
+    map: &ClusterMap,
+    group: &Group,
+    lost: DiskId,
+    readable: impl Fn(DiskId) -> bool,
+) -> bool {
     let mut others = group.members.iter().filter(|m| m.disk != lost);
-    let in_service = group.disks().filter(|&disk| map.is_in(disk)).count();
+    let serves = |disk: &DiskId| map.is_in(*disk) && readable(*disk);
+    let in_service = group.disks().filter(serves).count();
     group.leaving.is_none_or(|leaving| leaving == lost)
         && in_service >= map.target_copies(group)
         && others.all(|member| member.complete)
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_types::PgId;
+
+    use super::*;
+
+    /// A disk in a group: whether it is complete, in service, given up, and answers.
+    type Member = (bool, bool, bool, bool);
+
+    fn lost_of(members: &[Member]) -> Option<u64> {
+        let numbered = || (1u64..).zip(members.iter().copied());
+        let map = ClusterMap::from_wire(pb::ClusterMap {
+            epoch: 1,
+            disks: numbered()
+                .map(|(id, (_, is_in, removed, _))| pb::state::Disk {
+                    id,
+                    state: match (is_in, removed) {
+                        (true, _) => DISK_IN,
+                        (false, false) => DISK_OUT,
+                        (false, true) => DISK_REMOVED,
+                    },
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        });
+        let group = Group {
+            id: PgId(1),
+            pool: 1,
+            epoch: 1,
+            members: numbered()
+                .map(|(id, (complete, ..))| GroupMember {
+                    disk: DiskId(id),
+                    complete,
+                })
+                .collect(),
+            closed: false,
+            leaving: None,
+        };
+        let readable = |disk: DiskId| members[disk.0 as usize - 1].3;
+        lost_member(&map, &group, readable).map(|disk| disk.0)
+    }
+
+    #[test]
+    fn a_member_goes_only_when_somebody_else_has_what_it_has() {
+        const WHOLE: Member = (true, true, false, true);
+        const AWAY: Member = (true, true, false, false);
+        const EMPTY: Member = (false, true, false, true);
+        const OUT: Member = (true, false, false, false);
+        const GIVEN_UP: Member = (true, false, true, true);
+        const GONE: Member = (true, false, true, false);
+        for (members, expected) in [
+            (&[WHOLE, WHOLE, WHOLE][..], None),
+            (&[WHOLE, OUT, WHOLE], Some(2)),
+            (&[WHOLE, GIVEN_UP, WHOLE], Some(2)),
+            (&[GONE, WHOLE], Some(1)),
+            // The other one was filled once and does not answer: it may be lost, too.
+            (&[OUT, AWAY], None),
+            (&[OUT, EMPTY], None),
+            (&[GIVEN_UP, AWAY, EMPTY], None),
+            // It answers: the others are filled from it first.
+            (&[GIVEN_UP, EMPTY, EMPTY], None),
+            (&[GIVEN_UP, EMPTY, WHOLE], Some(1)),
+            // Nobody waits for what is gone for good.
+            (&[GONE, EMPTY, EMPTY], Some(1)),
+            (&[GONE, GIVEN_UP, EMPTY], Some(1)),
+            // One after the other, and the last one stays.
+            (&[GIVEN_UP, GIVEN_UP, GIVEN_UP], Some(1)),
+            (&[GIVEN_UP], None),
+            (&[GONE, GONE], None),
+            (&[(false, false, false, false), WHOLE], Some(1)),
+        ] {
+            assert_eq!(lost_of(members), expected, "{members:?}");
+        }
+    }
 }

@@ -11,8 +11,12 @@ use super::world::{LEASE_MS, MIB, World, content, dir, run, simulated};
 use super::{deletion, sweep};
 use crate::{Fsck, FsckReport};
 
-async fn check(world: &World, deep: bool) -> FsckReport {
-    let fsck = Fsck::new(world.meta.clone(), world.view.clone(), deep);
+/// Between two looks of the sweep.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+pub(super) async fn check(world: &World, deep: bool) -> FsckReport {
+    let (meta, view) = (world.meta.clone(), world.view.clone());
+    let fsck = Fsck::new(meta, view, deep, SWEEP_EVERY);
     fsck.run(|_| {}).await.unwrap()
 }
 
@@ -93,5 +97,52 @@ fn what_is_gone_bad_or_nobodys_is_told() {
         world.pass(Duration::from_millis(2 * LEASE_MS)).await;
         run(&mut sweep(&world)).await;
         assert_eq!(check(&world, false).await.chunks_unreferenced, 0);
+    });
+}
+
+#[test]
+fn what_a_broken_off_write_left_is_damage_only_when_the_sweep_should_have_come() {
+    simulated(async {
+        let world = World::start(3).await;
+        world.put("kept", &content(9 * MIB, 1)).await;
+        // Died before its commit.
+        world.write("never", &content(9 * MIB, 2)).await;
+        let report = check(&world, false).await;
+        assert!(report.clean, "{report:?}");
+        assert_eq!((report.chunks_pending, report.chunks_unswept), (3, 0));
+        world.pass(Duration::from_millis(LEASE_MS + 1000)).await;
+        let report = check(&world, true).await;
+        assert!(report.clean && report.damage.is_empty(), "{report:?}");
+        assert_eq!((report.chunks_pending, report.chunks_unswept), (0, 3));
+        // Hours later it is still there: the sweep does not do its work.
+        world.pass(2 * SWEEP_EVERY + Duration::from_secs(601)).await;
+        let report = check(&world, false).await;
+        assert!(!report.clean, "{report:?}");
+        let found = (report.chunks_unswept, report.chunks_unreferenced);
+        assert_eq!(found, (0, 3));
+        assert!(report.damage.iter().all(|d| d.kind == "chunk_unreferenced"));
+        run(&mut sweep(&world)).await;
+        let report = check(&world, true).await;
+        assert!(report.clean, "{report:?}");
+        assert_eq!((report.chunks_unswept, report.chunks_unreferenced), (0, 0));
+    });
+}
+
+#[test]
+fn a_write_that_took_long_counts_from_its_end() {
+    simulated(async {
+        let world = World::start(3).await;
+        let slow = world.write("slow", &content(9 * MIB, 3)).await;
+        // It renews its lease for longer than the sweep has time after the first one.
+        let renewed = 30 * 60 * 1000 / LEASE_MS * 2;
+        for _ in 0..renewed {
+            world.pass(Duration::from_millis(LEASE_MS / 2)).await;
+            world.renew("slow", &slow).await;
+        }
+        let report = check(&world, false).await;
+        assert!(report.clean && report.chunks_pending == 3, "{report:?}");
+        world.pass(Duration::from_millis(LEASE_MS + 1000)).await;
+        let report = check(&world, false).await;
+        assert!(report.clean && report.chunks_unswept == 3, "{report:?}");
     });
 }

@@ -14,12 +14,12 @@ use super::{assert_whole, disk_in, fewest_copies, redundancy};
 use crate::{Tick, Worker};
 
 /// `state` of a disk record that an operator gave up for good.
-const REMOVED: u32 = 2;
+pub(super) const REMOVED: u32 = 2;
 /// What a command says of a disk that an operator takes back.
-const READMITTED: u32 = 3;
+pub(super) const READMITTED: u32 = 3;
 
 /// Removes a copy as if it had never reached the disk.
-async fn lose_copy(world: &World, disk: DiskId, chunk: ChunkId) {
+pub(super) async fn lose_copy(world: &World, disk: DiskId, chunk: ChunkId) {
     let pg = chunk.pg();
     for on in world.node_stores() {
         let _ = on.delete(disk, pg, u64::MAX, vec![chunk]).await;
@@ -47,7 +47,7 @@ async fn until_grown(world: &mut World, members: usize) -> Vec<Group> {
 }
 
 /// Ticks the keeper for some minutes, looking at everything after every tick.
-async fn keep_on(world: &mut World, minutes: u64) {
+pub(super) async fn keep_on(world: &mut World, minutes: u64) {
     for _ in 0..minutes * 6 {
         for _ in 0..200 {
             if matches!(world.keeper.tick(1).await, Ok(Tick::Done) | Err(_)) {
@@ -348,7 +348,7 @@ fn a_disk_that_was_removed_for_good_comes_back_by_an_operators_act_only() {
     });
 }
 
-async fn set_state(world: &World, disk: DiskId, state: u32) {
+pub(super) async fn set_state(world: &World, disk: DiskId, state: u32) {
     let map = world.view.map();
     let known = map.disks().find(|known| known.id == disk.0).unwrap();
     let record = pb::state::Disk {

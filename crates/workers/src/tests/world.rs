@@ -45,7 +45,7 @@ pub(super) struct World {
     pub(super) metrics: WorkerMetrics,
     pub(super) keeper: PlacementKeeper,
     pub(super) bucket: pb::state::Bucket,
-    _node: Arc<MetaNode>,
+    pub(super) node: Arc<MetaNode>,
 }
 
 /// Storage nodes by their ids.
@@ -142,7 +142,7 @@ impl World {
             metrics,
             keeper,
             bucket: pb::state::Bucket::default(),
-            _node: node,
+            node,
         };
         world.register_node(1).await;
         for disk in 1..=disks {
@@ -282,6 +282,16 @@ impl World {
     pub(super) async fn put(&self, key: &'static str, bytes: &Bytes) {
         let written = self.write(key, bytes).await;
         self.commit(key, written).await.unwrap();
+    }
+
+    /// Renews the lease of a write that is not committed.
+    pub(super) async fn renew(&self, key: &'static str, written: &Written) {
+        let stage = pb::StageExtents {
+            at: Some(self.at(key)),
+            write_id: written.payload.write_id.clone(),
+            ..Default::default()
+        };
+        self.meta.propose(stage).await.unwrap().unwrap();
     }
 
     pub(super) async fn delete(&self, key: &'static str) {

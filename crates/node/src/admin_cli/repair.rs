@@ -1,0 +1,179 @@
+//! `granary admin repair`: wakes the jobs that repair, and shows how far they are until nothing is left.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use granary_runtime::Runtime;
+use indicatif::ProgressStyle;
+use serde_json::json;
+
+use super::text::repair_text;
+use super::{Cluster, Reach, progress_bar, show};
+use crate::cluster::pb::TriggerRequest;
+use crate::cluster::progress::time_left;
+use crate::cluster::status::ClusterStatus;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far a repair is: first groups get the members that they lack, then every copy is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Groups that lack a complete member.
+    pub(super) waiting: u64,
+    /// Done, and all, of what it is at: groups or chunks.
+    pub(super) done: (u64, u64),
+    pub(super) left: Option<Duration>,
+}
+
+/// What is known of a repair since somebody looks.
+#[derive(Debug, Default)]
+struct Watch {
+    /// When groups were first seen to wait (monotonic), and the most of them at once.
+    waiting: Option<(Duration, u64)>,
+}
+
+impl Watch {
+    /// What a status says at a time.
+    fn look(&mut self, now: Duration, status: &ClusterStatus) -> Progress {
+        let (groups, repair) = (&status.groups, &status.repair);
+        let waiting = groups.degraded + groups.backfilling + groups.unavailable;
+        if waiting == 0 {
+            self.waiting = None;
+            return Progress {
+                waiting,
+                done: (repair.chunks_done, repair.chunks),
+                left: repair.eta_secs.map(Duration::from_secs),
+            };
+        }
+        let (since, most) = match self.waiting {
+            // More than ever: the speed so far says nothing of it.
+            Some((since, most)) if waiting <= most => (since, most),
+            _ => (now, waiting),
+        };
+        self.waiting = Some((since, most));
+        let done = most - waiting;
+        Progress {
+            waiting,
+            done: (done, most),
+            left: time_left(now.saturating_sub(since), done, most),
+        }
+    }
+}
+
+impl Cluster {
+    /// Wakes the jobs that repair, on whichever node they run.
+    async fn wake(&mut self) {
+        for worker in ["placement-keeper", "redundancy", "member-keeper"] {
+            for (_, client) in &mut self.clients {
+                let request = TriggerRequest {
+                    worker: worker.to_owned(),
+                };
+                // Where it does not run, nothing happens.
+                let _ = client.trigger(request).await;
+            }
+        }
+    }
+
+    pub(super) async fn repair(
+        &mut self,
+        reach: &Reach,
+        runtime: &Runtime,
+    ) -> anyhow::Result<ExitCode> {
+        self.wake().await;
+        let bar = progress_bar(reach);
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg}") {
+            bar.set_style(style);
+        }
+        let mut watch = Watch::default();
+        loop {
+            let status = self.status().await?;
+            let progress = watch.look(runtime.monotonic(), &status);
+            let repair = &status.repair;
+            if reach.json {
+                crate::print(&serde_json::to_string(&json!({
+                    "done": false,
+                    "chunks_below_target": status.chunks_below_target,
+                    "chunks_lost": status.chunks_lost,
+                    "groups_waiting": progress.waiting,
+                    "groups_done": repair.groups_done,
+                    "groups": repair.groups,
+                    "chunks_done": repair.chunks_done,
+                    "chunks": repair.chunks,
+                    "running_ms": repair.running_ms,
+                    "eta_secs": progress.left.map(|left| left.as_secs()),
+                }))?);
+            }
+            bar.set_length(progress.done.1);
+            bar.set_position(progress.done.0);
+            bar.set_message(repair_text(&progress));
+            if progress.waiting == 0 && status.chunks_below_target == Some(0) {
+                bar.finish_and_clear();
+                let value = json!({ "done": true, "chunks_below_target": 0 });
+                return show(reach, &value, || {
+                    "Every chunk has all the copies it should have.".to_owned()
+                });
+            }
+            runtime.sleep(INTERVAL).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::status::{GroupCounts, RepairStatus};
+
+    #[test]
+    fn a_repair_is_told_by_what_it_is_at() {
+        let secs = Duration::from_secs;
+        let mut watch = Watch::default();
+        for (at, degraded, chunks, eta, expected) in [
+            (100, 8, 0, None, "8 groups lack a complete member"),
+            (102, 6, 0, None, "6 groups lack a complete member"),
+            // Two in ten seconds.
+            (
+                110,
+                6,
+                0,
+                None,
+                "6 groups lack a complete member, less than a minute left",
+            ),
+            (
+                400,
+                4,
+                0,
+                None,
+                "4 groups lack a complete member, about 5 min left",
+            ),
+            // Another disk is lost: the speed is measured anew.
+            (401, 20, 0, None, "20 groups lack a complete member"),
+            (402, 1, 0, None, "1 group lacks a complete member"),
+            (500, 0, 0, None, "waiting for the next count of all copies"),
+            (
+                501,
+                0,
+                12_300,
+                Some(240),
+                "12,300 of 40,000 chunks, about 4 min left",
+            ),
+            (502, 0, 12_300, None, "12,300 of 40,000 chunks"),
+        ] {
+            let status = ClusterStatus {
+                groups: GroupCounts {
+                    degraded,
+                    ..GroupCounts::default()
+                },
+                repair: RepairStatus {
+                    chunks_done: chunks,
+                    chunks: if chunks > 0 { 40_000 } else { 0 },
+                    eta_secs: eta,
+                    ..RepairStatus::default()
+                },
+                ..ClusterStatus::default()
+            };
+            let progress = watch.look(secs(at), &status);
+            assert_eq!(repair_text(&progress), expected, "after {at} s");
+        }
+    }
+}

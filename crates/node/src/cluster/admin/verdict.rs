@@ -1,0 +1,141 @@
+//! What is wrong with a cluster, in sentences, and how bad that is. Pure.
+
+use std::collections::BTreeSet;
+
+use granary_types::{DiskId, NodeId};
+
+use crate::cluster::status::{ClusterStatus, DiskStatus};
+
+/// A disk that is gone is no problem any more once another one has its place and no group needs it:
+/// an empty disk in the directory of a lost one is all that an operator has to give.
+pub(super) fn mark_replaced(disks: &mut [DiskStatus], needed: impl Fn(DiskId) -> bool) {
+    let present: BTreeSet<(u64, String)> = disks
+        .iter()
+        .filter(|disk| matches!(disk.state.as_str(), "up" | "full"))
+        .map(|disk| (disk.node, disk.path.clone()))
+        .collect();
+    for disk in disks.iter_mut().filter(|disk| disk.state == "missing") {
+        if present.contains(&(disk.node, disk.path.clone())) && !needed(DiskId(disk.id)) {
+            disk.state = "replaced".to_owned();
+        }
+    }
+}
+
+/// Says what is wrong, in sentences.
+pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
+    let problems = &mut status.problems;
+    for node in &status.nodes {
+        if node.state == "down" {
+            problems.push(format!(
+                "node {} ({}) does not answer",
+                node.id, node.address
+            ));
+        }
+    }
+    for disk in &status.disks {
+        if matches!(
+            disk.state.as_str(),
+            "failed" | "missing" | "full" | "unknown" | "opening"
+        ) {
+            problems.push(format!(
+                "disk {} on node {} ({}): {}",
+                disk.id, disk.node, disk.path, disk.state
+            ));
+        }
+    }
+    let mut leaderless = 0;
+    for shard in &status.shards {
+        leaderless += usize::from(shard.leader.is_none());
+        if shard.leader.is_none() {
+            problems.push(format!("shard {} has no leader", shard.id));
+        }
+        let removed = shard.voters.iter().filter(|voter| {
+            let known = status.nodes.iter().find(|node| node.id == **voter);
+            known.is_none_or(|node| node.state == "removed")
+        });
+        if removed.count() > 0 {
+            problems.push(format!(
+                "shard {} still has a voter that was removed",
+                shard.id
+            ));
+        }
+    }
+    let groups = &status.groups;
+    if groups.unavailable > 0 {
+        problems.push(format!(
+            "{} placement groups cannot be read at all",
+            groups.unavailable
+        ));
+    }
+    if groups.degraded + groups.backfilling > 0 {
+        problems.push(format!(
+            "{} placement groups lack a member, {} are being filled",
+            groups.degraded, groups.backfilling
+        ));
+    }
+    if let Some(below) = status.chunks_below_target.filter(|below| *below > 0) {
+        problems.push(format!("{below} chunks have too few good copies"));
+    }
+    if let Some(lost) = status.chunks_lost.filter(|lost| *lost > 0) {
+        problems.push(format!(
+            "of {lost} chunks no disk that answers has a copy (granary admin fsck names them)"
+        ));
+    }
+    let unavailable = leaderless > 0 || groups.unavailable > 0 || nodes.is_empty();
+    status.health = match (unavailable, problems.is_empty()) {
+        (true, _) => "unavailable",
+        (false, false) => "degraded",
+        (false, true) => "ok",
+    }
+    .to_owned();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(id: u64, node: u64, path: &str, state: &str) -> DiskStatus {
+        DiskStatus {
+            id,
+            node,
+            path: path.to_owned(),
+            state: state.to_owned(),
+            ..DiskStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_lost_disk_is_replaced_when_another_has_its_place_and_no_group_needs_it() {
+        for (successor, needed, expected) in [
+            (disk(2, 1, "/a", "up"), false, "replaced"),
+            (disk(2, 1, "/a", "full"), false, "replaced"),
+            (disk(2, 1, "/a", "up"), true, "missing"),
+            (disk(2, 1, "/a", "failed"), false, "missing"),
+            (disk(2, 1, "/b", "up"), false, "missing"),
+            (disk(2, 2, "/a", "up"), false, "missing"),
+        ] {
+            let mut disks = [disk(1, 1, "/a", "missing"), successor];
+            mark_replaced(&mut disks, |disk| needed && disk == DiskId(1));
+            assert_eq!(disks[0].state, expected, "beside {:?}", disks[1]);
+            assert_ne!(disks[1].state, "replaced");
+        }
+    }
+
+    #[test]
+    fn only_disks_in_service_are_a_problem() {
+        for (state, health) in [
+            ("up", "ok"),
+            ("replaced", "ok"),
+            ("removed", "ok"),
+            ("missing", "degraded"),
+            ("failed", "degraded"),
+        ] {
+            let mut status = ClusterStatus {
+                disks: vec![disk(1, 1, "/a", state)],
+                ..ClusterStatus::default()
+            };
+            judge(&mut status, &[NodeId(1)]);
+            assert_eq!(status.health, health, "a disk that is {state}");
+        }
+    }
+}
