@@ -19,6 +19,7 @@ use granary_datapath::{ClusterView, DataPath};
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_types::{ChunkId, DiskId, PgId};
+use parking_lot::Mutex;
 
 use crate::group_repair::GroupRepair;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
@@ -54,9 +55,9 @@ pub struct PlacementKeeper {
     away: HashMap<DiskId, (Duration, bool)>,
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
-    filling: HashMap<PgId, Filling>,
+    filling: Mutex<HashMap<PgId, Filling>>,
     /// Groups that could not be filled lately.
-    resting: HashMap<PgId, Resting>,
+    resting: Mutex<HashMap<PgId, Resting>>,
 }
 
 /// A group that could not be filled is left alone for a while, the longer the more often.
@@ -99,8 +100,8 @@ impl PlacementKeeper {
             config,
             away: HashMap::new(),
             opened: HashMap::new(),
-            filling: HashMap::new(),
-            resting: HashMap::new(),
+            filling: Mutex::default(),
+            resting: Mutex::default(),
         }
     }
 }
@@ -110,8 +111,8 @@ impl Worker for PlacementKeeper {
 
     /// Another process may have led meanwhile: comparisons begin again.
     fn resume(&mut self, _cursor: &[u8]) {
-        self.filling.clear();
-        self.resting.clear();
+        self.filling.get_mut().clear();
+        self.resting.get_mut().clear();
     }
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {
