@@ -28,6 +28,9 @@ pub struct DataPathConfig {
     pub straggler_wait_ms: u64,
     /// A second copy is asked no earlier than this after the first, in milliseconds.
     pub hedge_min_ms: u64,
+    /// What one disk gives and takes at most while chunks are copied to make others good, in bytes
+    /// per second.
+    pub repair_bytes_per_sec: u64,
     /// Zone of this process: its copies are read first, its pools are written first. Empty: none.
     /// Set by whoever starts the process, not by its section of the configuration file.
     #[serde(skip)]
@@ -46,6 +49,7 @@ impl Default for DataPathConfig {
             chunk_read_timeout_ms: 20_000,
             straggler_wait_ms: 2_000,
             hedge_min_ms: 50,
+            repair_bytes_per_sec: 128 * 1024 * 1024,
             zone: String::new(),
         }
     }
@@ -84,6 +88,11 @@ impl DataPathConfig {
                 self.read_buffer_bytes >= chunk,
                 "at least 4 MiB",
             ),
+            (
+                "repair_bytes_per_sec",
+                self.repair_bytes_per_sec >= REPAIR_BYTES_PER_SEC_MIN,
+                "at least 32 MiB",
+            ),
         ] {
             if !holds {
                 return Err(InvalidConfig { name, wanted });
@@ -93,6 +102,8 @@ impl DataPathConfig {
     }
 }
 
+/// Slower repair would not come to an end in the time that one of its steps may take.
+const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 * 1024 * 1024;
 /// Bytes by which a request's share of the write buffer grows.
 pub(crate) const BUFFER_STEP_BYTES: usize = 256 * 1024;
 /// Chunks of one request that may be on their way to disks at once.

@@ -22,6 +22,7 @@ mod pace;
 mod part;
 mod pin;
 mod read;
+mod repair_pace;
 mod restore;
 mod session;
 mod suspects;
@@ -42,6 +43,7 @@ use prometheus_client::registry::Registry;
 use budget::BufferBudget;
 use latency::{HedgeBudget, ReadLatency};
 use metrics::Metrics;
+use repair_pace::RepairPace;
 
 pub use cluster::{ClusterView, MAP_AGE_MAX, NodeDirectory};
 pub use config::{DataPathConfig, InvalidConfig};
@@ -131,9 +133,10 @@ struct Shared {
     write_budget: BufferBudget,
     read_budget: BufferBudget,
     latency: ReadLatency,
-    hints: RepairHints,
-    metrics: Metrics,
     hedges: HedgeBudget,
+    hints: RepairHints,
+    repair_pace: RepairPace,
+    metrics: Metrics,
 }
 
 impl Shared {
@@ -167,8 +170,9 @@ impl DataPath {
                 read_budget: BufferBudget::new(config.read_buffer_bytes),
                 config,
                 latency: ReadLatency::default(),
-                hints: RepairHints::default(),
                 hedges: HedgeBudget::default(),
+                hints: RepairHints::default(),
+                repair_pace: RepairPace::default(),
                 metrics: Metrics::default(),
             }),
         }

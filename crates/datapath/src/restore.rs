@@ -30,7 +30,8 @@ pub enum RestoreError {
     Overloaded,
 }
 
-/// Copies a chunk from the first of `sources` that holds it intact to `target`.
+/// Copies a chunk from the first of `sources` that holds it intact to `target`, when it is their
+/// turn.
 pub(crate) async fn restore_chunk(
     shared: &Shared,
     entry: &ChunkEntry,
@@ -38,6 +39,11 @@ pub(crate) async fn restore_chunk(
     target: DiskId,
     pg_epoch: u64,
 ) -> Result<(), RestoreError> {
+    let pair = sources.first().copied().into_iter().chain([target]);
+    let rate = shared.config.repair_bytes_per_sec;
+    let pace = &shared.repair_pace;
+    let turn = pace.turn(&shared.runtime, pair, u64::from(entry.length), rate);
+    let _place = turn.await;
     let _share = take_write_memory(shared, entry.length as usize)
         .await
         .map_err(|_| RestoreError::Overloaded)?;

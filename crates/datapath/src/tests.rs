@@ -3,6 +3,7 @@
 mod fakes;
 mod former_members;
 mod hedging;
+mod repair;
 
 use std::time::Duration;
 

@@ -19,6 +19,7 @@ use granary_datapath::{ClusterView, DataPath};
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_types::{ChunkId, DiskId, PgId};
+use parking_lot::Mutex;
 
 use crate::group_repair::GroupRepair;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
@@ -56,9 +57,9 @@ pub struct PlacementKeeper {
     in_vain_until: PgId,
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
-    filling: HashMap<PgId, Filling>,
+    filling: Mutex<HashMap<PgId, Filling>>,
     /// Groups that could not be filled lately.
-    resting: HashMap<PgId, Resting>,
+    resting: Mutex<HashMap<PgId, Resting>>,
 }
 
 /// A group that could not be filled is left alone for a while, the longer the more often.
@@ -102,8 +103,8 @@ impl PlacementKeeper {
             away: HashMap::new(),
             in_vain_until: PgId::default(),
             opened: HashMap::new(),
-            filling: HashMap::new(),
-            resting: HashMap::new(),
+            filling: Mutex::default(),
+            resting: Mutex::default(),
         }
     }
 }
@@ -113,8 +114,8 @@ impl Worker for PlacementKeeper {
 
     /// Another process may have led meanwhile: comparisons begin again.
     fn resume(&mut self, _cursor: &[u8]) {
-        self.filling.clear();
-        self.resting.clear();
+        self.filling.get_mut().clear();
+        self.resting.get_mut().clear();
         // Since when a disk is away is known only to who has looked all the time.
         self.away.clear();
     }

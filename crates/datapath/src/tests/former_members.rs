@@ -32,6 +32,12 @@ fn replace_two(cluster: &Cluster) {
     }
 }
 
+/// A disk hears of it.
+fn tell(cluster: &Cluster, disk: DiskId) {
+    let mut disks = cluster.nodes.disks.lock();
+    disks.get_mut(&disk).unwrap().epochs.insert(PG, 3);
+}
+
 fn set_root_away(cluster: &Cluster, away: bool) {
     cluster.meta.root_is_away.store(away, Ordering::Relaxed);
 }
@@ -53,9 +59,7 @@ fn what_only_former_members_took_after_a_member_said_so_is_not_acknowledged() {
         simulated(async {
             let cluster = one_group().await;
             replace_two(&cluster);
-            let mut known = cluster.nodes.disks.lock();
-            known.get_mut(&DiskId(1)).unwrap().epochs.insert(PG, 3);
-            drop(known);
+            tell(&cluster, DiskId(1));
             set_root_away(&cluster, root_is_away);
             let bytes = content(5 * MIB, 1);
             let outcome = try_put(&cluster, &bytes).await;

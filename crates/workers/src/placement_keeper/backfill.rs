@@ -1,9 +1,10 @@
 //! Opening groups on their disks at the map's epoch, filling members that are not complete, and
 //! comparing all members before one that is leaving goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
 use granary_datapath::{Group, GroupMember};
 use granary_meta_api::pb;
@@ -30,8 +31,9 @@ const STEP_TIME: Duration = Duration::from_secs(15);
 /// Pauses of a group that could not be filled.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// Bytes per second that filling may copy: what clients do goes first.
-const FILL_BYTES_PER_SEC: u64 = 128 << 20;
+/// Groups filled at once, and those of them that one disk may be a member of.
+const GROUPS_AT_ONCE: usize = 8;
+const GROUPS_PER_DISK: usize = 2;
 /// Group and disk pairs opened per tick.
 const OPENED_PER_TICK: usize = 20_000;
 
@@ -107,27 +109,34 @@ impl PlacementKeeper {
             .collect();
         incomplete.sort_by_key(|group| group.id);
         let still = |pg: &PgId| incomplete.iter().any(|group| group.id == *pg);
-        self.filling.retain(|pg, _| still(pg));
-        self.resting.retain(|pg, _| still(pg));
-        let until = self.runtime.monotonic() + TICK_TIME;
+        self.filling.get_mut().retain(|pg, _| still(pg));
+        self.resting.get_mut().retain(|pg, _| still(pg));
+        let keeper = &*self;
+        let may_begin = |group: &&Group| keeper.may_be_filled(group) && !keeper.is_resting(group);
+        let mut waiting: VecDeque<&Group> = incomplete.into_iter().filter(may_begin).collect();
+        let until = keeper.runtime.monotonic() + TICK_TIME;
         let (mut more, mut failure) = (false, None);
-        for group in incomplete {
-            if self.runtime.monotonic() >= until {
-                more = true;
+        let (mut beside, mut running) = (Beside::default(), FuturesUnordered::new());
+        loop {
+            while keeper.runtime.monotonic() < until
+                && let Some(group) = beside.next(&mut waiting)
+            {
+                running.push(async move { (group, keeper.fill_for_a_while(group).await) });
+            }
+            let Some((group, outcome)) = running.next().await else {
                 break;
-            }
-            if !self.may_be_filled(group) || self.is_resting(group) {
-                continue;
-            }
-            match self.fill_for_a_while(group).await {
+            };
+            beside.ended(group);
+            match outcome {
                 Ok(through) => more |= !through,
                 Err(error) => {
                     tracing::info!(pg = %group.id, %error, "group not filled");
-                    self.rest(group);
+                    keeper.rest(group);
                     failure.get_or_insert(error);
                 }
             }
         }
+        more |= !waiting.is_empty();
         match failure {
             Some(error) => Err(error),
             // What was filled or compared may be ready for its next step.
@@ -136,7 +145,7 @@ impl PlacementKeeper {
     }
 
     /// Fills a group as long as it may; true when it has nothing more to do in this tick.
-    async fn fill_for_a_while(&mut self, group: &Group) -> Result<bool, WorkerError> {
+    async fn fill_for_a_while(&self, group: &Group) -> Result<bool, WorkerError> {
         let until = self.runtime.monotonic() + GROUP_TIME;
         while self.runtime.monotonic() < until {
             let step = within(STEP_TIME, self.fill(group)).await;
@@ -149,19 +158,20 @@ impl PlacementKeeper {
 
     fn is_resting(&self, group: &Group) -> bool {
         let now = self.runtime.monotonic();
-        let resting = self.resting.get(&group.id);
+        let resting = self.resting.lock().get(&group.id).copied();
         resting.is_some_and(|resting| resting.epoch == group.epoch && now < resting.until)
     }
 
     /// True when a group could not be filled at its epoch, and was not since.
     pub(super) fn has_rested(&self, group: &Group) -> bool {
-        let resting = self.resting.get(&group.id);
+        let resting = self.resting.lock().get(&group.id).copied();
         resting.is_some_and(|resting| resting.epoch == group.epoch)
     }
 
     /// Leaves a group alone for a while, twice as long as the last time.
-    fn rest(&mut self, group: &Group) {
-        let last = self.resting.get(&group.id);
+    fn rest(&self, group: &Group) {
+        let mut all = self.resting.lock();
+        let last = all.get(&group.id);
         let last = last.filter(|resting| resting.epoch == group.epoch);
         let pause = last.map_or(FIRST_PAUSE, |resting| {
             (resting.pause * 2).min(LONGEST_PAUSE)
@@ -171,7 +181,7 @@ impl PlacementKeeper {
             until: self.runtime.monotonic() + pause,
             pause,
         };
-        self.resting.insert(group.id, resting);
+        all.insert(group.id, resting);
     }
 
     /// True when every member that can be reached has confirmed the epoch, and there is something
@@ -198,8 +208,9 @@ impl PlacementKeeper {
     }
 
     /// Fills a part of a group; true when this group has nothing more to do in this tick.
-    async fn fill(&mut self, group: &Group) -> Result<bool, WorkerError> {
-        let mut state = self.filling.get(&group.id).copied().unwrap_or_default();
+    async fn fill(&self, group: &Group) -> Result<bool, WorkerError> {
+        let known = self.filling.lock().get(&group.id).copied();
+        let mut state = known.unwrap_or_default();
         if state.epoch != group.epoch {
             state = Filling {
                 epoch: group.epoch,
@@ -212,17 +223,15 @@ impl PlacementKeeper {
             .repair
             .repair(group, copies, state.after, &nobody)
             .await?;
-        let pause_us = repaired.copied_bytes.saturating_mul(1_000_000) / FILL_BYTES_PER_SEC;
-        self.runtime.sleep(Duration::from_micros(pause_us)).await;
         state.failed += repaired.failed;
         state.unsound += repaired.damaged + repaired.lost;
         state.partial |= repaired.members < group.members.len();
         state.after = repaired.next_after;
         if state.after.is_some() {
-            self.filling.insert(group.id, state);
+            self.filling.lock().insert(group.id, state);
             return Ok(false);
         }
-        self.filling.remove(&group.id);
+        self.filling.lock().remove(&group.id);
         let whole = state.failed + state.unsound == 0 && !state.partial;
         let complete = group.members.iter().all(|member| member.complete);
         match group.leaving {
@@ -240,7 +249,7 @@ impl PlacementKeeper {
                 return Ok(true);
             }
         }
-        self.resting.remove(&group.id);
+        self.resting.lock().remove(&group.id);
         Ok(true)
     }
 
@@ -264,5 +273,90 @@ impl PlacementKeeper {
         }
         self.view.refresh_map().await?;
         Ok(())
+    }
+}
+
+/// The groups that are filled beside each other: many of a large cluster, without any disk having
+/// more of them than it can do beside what clients ask of it.
+#[derive(Default)]
+struct Beside {
+    groups: usize,
+    /// Groups of each disk.
+    disks: HashMap<DiskId, usize>,
+}
+
+impl Beside {
+    /// Takes the first one of those that wait that may begin now.
+    fn next<'a>(&mut self, waiting: &mut VecDeque<&'a Group>) -> Option<&'a Group> {
+        if self.groups >= GROUPS_AT_ONCE {
+            return None;
+        }
+        let is_free = |disk: DiskId| {
+            let groups = self.disks.get(&disk);
+            groups.is_none_or(|&groups| groups < GROUPS_PER_DISK)
+        };
+        let first = waiting
+            .iter()
+            .position(|group| group.disks().all(is_free))?;
+        let group = waiting.remove(first)?;
+        self.groups += 1;
+        for disk in group.disks() {
+            *self.disks.entry(disk).or_default() += 1;
+        }
+        Some(group)
+    }
+
+    fn ended(&mut self, group: &Group) {
+        self.groups = self.groups.saturating_sub(1);
+        for disk in group.disks() {
+            if let Some(groups) = self.disks.get_mut(&disk) {
+                *groups = groups.saturating_sub(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(id: u32, disks: &[u64]) -> Group {
+        let member = |&disk: &u64| GroupMember {
+            disk: DiskId(disk),
+            complete: true,
+        };
+        Group {
+            id: PgId(id),
+            pool: 1,
+            epoch: 1,
+            members: disks.iter().map(member).collect(),
+            closed: false,
+            leaving: None,
+        }
+    }
+
+    #[test]
+    fn groups_are_filled_beside_each_other_as_far_as_their_disks_can_take_it() {
+        let shared = (1..=4).map(|id| group(id, &[1, 2, u64::from(id) + 10]));
+        let apart = (5..=20).map(|id| group(id, &[u64::from(id) * 100, u64::from(id) * 100 + 1]));
+        let groups: Vec<Group> = shared.chain(apart).collect();
+        let mut waiting: VecDeque<&Group> = groups.iter().collect();
+        let mut beside = Beside::default();
+        let mut begun = Vec::new();
+        while let Some(group) = beside.next(&mut waiting) {
+            begun.push(group.id.0);
+        }
+        assert_eq!(begun, [1, 2, 5, 6, 7, 8, 9, 10]);
+        beside.ended(&groups[6]);
+        assert_eq!(beside.next(&mut waiting).unwrap().id, PgId(11));
+        // The next one of those that share disks, as soon as one of them is through.
+        beside.ended(&groups[0]);
+        assert_eq!(beside.next(&mut waiting).unwrap().id, PgId(3));
+        assert!(beside.next(&mut waiting).is_none());
+        for ended in [1, 2, 4, 5, 7, 8, 9, 10] {
+            beside.ended(&groups[ended]);
+        }
+        let rest = std::iter::from_fn(|| beside.next(&mut waiting)).count();
+        assert_eq!(rest, 8);
     }
 }
