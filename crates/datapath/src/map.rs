@@ -1,6 +1,6 @@
 //! The root's cluster map in the form that placement and the way of bytes need. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use granary_meta_api::pb;
@@ -85,15 +85,34 @@ impl ClusterMap {
         let mut shards: Vec<_> = map.ranges.iter().map(|hint| ShardId(hint.shard)).collect();
         shards.sort_unstable();
         shards.dedup();
-        Self {
+        let mut known = Self {
             epoch: map.epoch,
             shards,
             settings: map.info.and_then(|info| info.settings).unwrap_or_default(),
             groups: groups.collect(),
             nodes: map.nodes.into_iter().map(|n| (NodeId(n.id), n)).collect(),
             disks: map.disks.into_iter().map(|d| (DiskId(d.id), d)).collect(),
-            pools: map.pools,
+            pools: Vec::new(),
+        };
+        known.pools = map.pools.into_iter().map(|p| known.at_home(p)).collect();
+        known
+    }
+
+    /// A pool in the zone that its disks lie in, when no node is in the one it was made in: a single
+    /// server gets another zone when it becomes a node of a cluster.
+    fn at_home(&self, mut pool: pb::state::Pool) -> pb::state::Pool {
+        if pool.zone.is_empty() || self.nodes.values().any(|node| node.zone == pool.zone) {
+            return pool;
         }
+        let groups = self.groups.values().filter(|group| group.pool == pool.id);
+        let zones: BTreeSet<&str> = groups
+            .flat_map(Group::disks)
+            .map(|disk| self.zone_of(disk))
+            .collect();
+        if zones.len() == 1 {
+            pool.zone = zones.into_iter().map(str::to_owned).collect();
+        }
+        pool
     }
 
     /// The root's epoch of this map; 0 when nothing is known.
@@ -222,6 +241,50 @@ impl ClusterMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_moves_with_the_only_node_it_was_made_on() {
+        let map = |zones: [&str; 2]| {
+            let node = |(n, zone): (usize, &&str)| pb::state::Node {
+                id: n as u64 + 1,
+                zone: (*zone).to_owned(),
+                ..Default::default()
+            };
+            let disk = |id| pb::state::Disk {
+                id,
+                node: id,
+                ..Default::default()
+            };
+            let pool = pb::state::Pool {
+                id: 1,
+                copies: 1,
+                zone: "default".to_owned(),
+                redundancy: Redundancy::Lrs.number(),
+                ..Default::default()
+            };
+            let group = pb::state::PlacementGroup {
+                id: 1,
+                pool: 1,
+                members: vec![pb::state::PgMember {
+                    disk: 1,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            };
+            let map = pb::ClusterMap {
+                nodes: zones.iter().enumerate().map(node).collect(),
+                disks: vec![disk(1), disk(2)],
+                pools: vec![pool],
+                groups: vec![group],
+                ..Default::default()
+            };
+            ClusterMap::from_wire(map).pools()[0].zone.clone()
+        };
+        assert_eq!(map(["z1", "z2"]), "z1");
+        assert_eq!(map(["default", "z2"]), "default");
+        // Whose zone it is now is somebody else's to say.
+        assert_eq!(map(["z1", "default"]), "default");
+    }
 
     #[test]
     fn the_best_pool_comes_first() {
