@@ -39,7 +39,7 @@ class Writer(threading.Thread):
 
     def __init__(self, bucket, address, credentials, stopping):
         super().__init__(daemon=True)
-        self.bucket, self.stopping, self.acks, self.failures = key, stopping, [], 0
+        self.bucket, self.stopping, self.acks, self.failures = bucket, stopping, [], 0
         self.raw = Once(address, GATEWAY_PORT, credentials, "v4", DEADLINE_S)
 
     def run(self):

@@ -104,7 +104,7 @@ async fn whoever_waits_for_a_leader_finds_it_soon() {
     for leader in [None, Some(2)] {
         let (service, meta) = client(led_by(leader), Duration::from_millis(1));
         let asking = meta.clone();
-        let waiting = tokio::spawn(async move { ask(&asking).await });
+        let waiting = meta.runtime.spawn(async move { ask(&asking).await });
         tokio::time::sleep(Duration::from_secs(5)).await;
         *service.fails.lock() = None;
         let elected = tokio::time::Instant::now();
@@ -120,7 +120,7 @@ async fn whoever_waits_for_a_leader_finds_it_soon() {
 async fn a_named_leader_is_asked_without_a_pause() {
     let (service, meta) = client(led_by(Some(2)), Duration::from_millis(1));
     let asking = meta.clone();
-    let waiting = tokio::spawn(async move { ask(&asking).await });
+    let waiting = meta.runtime.spawn(async move { ask(&asking).await });
     while service.asked.load(Ordering::SeqCst) < REDIRECTS_MAX as usize {
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
