@@ -34,7 +34,8 @@ pub struct BlobConfig {
     pub queue_bytes: u32,
     /// Reads of one disk, its index included, that may run at once.
     pub reads_max: u32,
-    /// How long a request waits for a place in a disk's queue before it is answered `Busy`.
+    /// How long a request waits for a place in a disk's queue before it is answered `Busy`: less
+    /// than writers wait for their last copy, so that a full queue is told from a failure.
     pub busy_after: Duration,
     /// How long the file system of a disk may owe an answer before the disk is out of service, and
     /// how long a request that has its place in a queue waits for its own.
@@ -69,7 +70,7 @@ impl BlobConfig {
             allocate_bytes: 64 << 20,
             queue_bytes: 64 << 20,
             reads_max: 32,
-            busy_after: Duration::from_secs(3),
+            busy_after: Duration::from_millis(1500),
             silent_after: Duration::from_secs(30),
             close_after: Duration::from_secs(20),
             min_free_bytes: 1 << 30,

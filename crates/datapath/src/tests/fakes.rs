@@ -47,7 +47,7 @@ pub(super) enum Fault {
 }
 
 /// How long a disk with a full queue takes to say so.
-const BUSY_AFTER: Duration = Duration::from_secs(3);
+const BUSY_AFTER: Duration = Duration::from_millis(1500);
 
 #[derive(Default)]
 pub(super) struct FakeDisk {

@@ -262,6 +262,20 @@ impl admin::admin_server::Admin for Said {
         no()
     }
 
+    async fn readmit_disk(
+        &self,
+        _: Request<admin::ReadmitDiskRequest>,
+    ) -> Result<Response<admin::Done>, Status> {
+        no()
+    }
+
+    async fn take_hints(
+        &self,
+        _: Request<admin::TakeHintsRequest>,
+    ) -> Result<Response<admin::TakeHintsReply>, Status> {
+        no()
+    }
+
     async fn trigger(
         &self,
         _: Request<admin::TriggerRequest>,
