@@ -53,7 +53,7 @@ const USED_BY_NODES: [&str; 4] = [
     "granary.admin.Admin/DescribeNode",
     "granary.admin.Admin/ListPeers",
     "granary.admin.Admin/LearnPeers",
-    "granary.admin.Admin/Trigger",
+    "granary.admin.Admin/TakeHints",
 ];
 /// What operators may ask of disks: nothing that changes them.
 const READ_BY_OPERATORS: [&str; 4] = [
