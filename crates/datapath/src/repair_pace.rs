@@ -1,8 +1,8 @@
 //! How fast chunks are copied to make others good: what clients do goes first.
 //!
-//! Invariants: no disk gives or takes more for repair than its share, however many workers and groups
-//! ask for it at once; and what is on its way takes a small part of the memory that clients write
-//! with. A process copies for all of its workers at one pace.
+//! Invariants: no disk gives or takes more for repair by this process than its share, however many
+//! workers and groups ask for it at once; and what is on its way takes a small part of the memory that
+//! clients write with. Jobs that other processes lead have a pace of their own.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -55,7 +55,8 @@ impl Copies {
     }
 }
 
-fn is_complete(group: &Group, disk: DiskId) -> bool {
+/// True when a disk is a member that holds all it should.
+pub(crate) fn is_complete(group: &Group, disk: DiskId) -> bool {
     let mut members = group.members.iter();
     members.any(|member| member.disk == disk && member.complete)
 }

@@ -19,9 +19,10 @@ use granary_runtime::within;
 use granary_types::{ChunkId, DiskId};
 use parking_lot::Mutex;
 
+use crate::backups::is_backup;
 use crate::chunk_deleter::ChunkDeleter;
 use crate::fsck::IdSum;
-use crate::group_listing::{Copies, GroupListing};
+use crate::group_listing::{Copies, GroupListing, is_complete};
 use crate::outsiders::Outsiders;
 use crate::owners::{owner_fates, unnamed};
 use crate::{WorkerError, WorkerMetrics};
@@ -31,7 +32,7 @@ const COMPARED_PER_CALL: usize = 10_000;
 /// Chunks that lack a copy, per call.
 const LACKING_PER_CALL: usize = 2000;
 /// Chunks copied per call.
-const COPIED_PER_CALL: usize = 32;
+const COPIED_PER_CALL: usize = 8;
 /// Chunks copied at once.
 const COPIES_AT_ONCE: usize = 4;
 /// Time all shards get to say what chunks belong to; far less than a step of filling a group has.
@@ -69,14 +70,21 @@ pub(crate) struct Repaired {
     pub(crate) rescued: u64,
     /// Copies on members that were looked at.
     pub(crate) copies: u64,
-    /// Of the chunks that should exist and that somebody has.
+    /// Of the chunks that should exist and that somebody has; those of the metadata's backup are
+    /// left out, because no row names them.
     pub(crate) seen: IdSum,
     /// Members that took part.
     pub(crate) members: usize,
-    /// Bytes that were copied.
-    pub(crate) copied_bytes: u64,
     /// Where the next call goes on; `None` when the group is through.
     pub(crate) next_after: Option<ChunkId>,
+}
+
+impl Repaired {
+    fn saw(&mut self, entry: &ChunkEntry) {
+        if !is_backup(&entry.owner) {
+            self.seen.add(entry.id);
+        }
+    }
 }
 
 /// A chunk some members lack.
@@ -89,7 +97,8 @@ struct Lacking {
     tombstones: Vec<DiskId>,
     /// Disks outside of the group that have it.
     outside: Vec<DiskId>,
-    /// No complete member holds it, and it would have to be copied.
+    /// It would have to be copied, and no complete member holds it, or another one says that it was
+    /// deleted.
     doubtful: bool,
 }
 
@@ -113,7 +122,6 @@ struct Filled {
     damaged: bool,
     /// A member lacks it, and nobody can give it.
     lost: bool,
-    copied_bytes: u64,
 }
 
 impl GroupRepair {
@@ -140,10 +148,7 @@ impl GroupRepair {
     /// left, a complete one that was given up and answers.
     pub(crate) fn reading(&self, group: &Group) -> Vec<DiskId> {
         let mut reading = self.serving(group);
-        let complete = |disk: DiskId| {
-            let mut members = group.members.iter();
-            members.any(|member| member.disk == disk && member.complete)
-        };
+        let complete = |disk| is_complete(group, disk);
         if !reading.iter().any(|&disk| complete(disk)) {
             let others = group.disks().filter(|disk| !reading.contains(disk));
             let given_up = others.filter(|&disk| complete(disk) && self.view.is_readable(disk));
@@ -193,7 +198,9 @@ impl GroupRepair {
                 to_copy += usize::from(held < targets.len());
                 let doubtful = held < targets.len() || found.live.is_empty();
                 lacking.push(Lacking {
-                    doubtful: doubtful && !found.is_held_for_certain(group),
+                    // A complete member that was given up is not told of deletions any more.
+                    doubtful: doubtful
+                        && (!found.is_held_for_certain(group) || !found.tombstones.is_empty()),
                     entry: found.entry,
                     live: found.live,
                     damaged: found.damaged,
@@ -202,7 +209,7 @@ impl GroupRepair {
                 });
             } else {
                 repaired.chunks += 1;
-                repaired.seen.add(found.entry.id);
+                repaired.saw(&found.entry);
             }
             if lacking.len() >= LACKING_PER_CALL || to_copy >= COPIED_PER_CALL {
                 break;
@@ -229,21 +236,20 @@ impl GroupRepair {
         repaired.below_target += undecided;
         let outcomes: Vec<_> = stream::iter(wanted)
             .map(|chunk| async move {
-                let (id, nowhere) = (chunk.entry.id, chunk.is_on_no_member());
-                Some((id, nowhere, self.fill_one(group, targets, chunk).await?))
+                let (entry, nowhere) = (chunk.entry, chunk.is_on_no_member());
+                Some((entry, nowhere, self.fill_one(group, targets, chunk).await?))
             })
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        for (id, nowhere, filled) in outcomes.into_iter().flatten() {
+        for (entry, nowhere, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
-            repaired.seen.add(id);
+            repaired.saw(&entry);
             repaired.rescued += u64::from(nowhere && filled.held > 0);
             repaired.failed += u64::from(filled.failed);
             repaired.damaged += u64::from(filled.damaged);
             repaired.lost += u64::from(filled.lost);
             repaired.below_target += u64::from(filled.held < copies);
-            repaired.copied_bytes += filled.copied_bytes;
         }
     }
 
@@ -327,7 +333,6 @@ impl GroupRepair {
             match copied {
                 Ok(()) => {
                     filled.held += 1;
-                    filled.copied_bytes += u64::from(chunk.entry.length);
                     self.metrics.chunks_restored.inc();
                 }
                 // An untrue tombstone is still there: the chunk is not gone, this copy is not made.

@@ -53,8 +53,6 @@ pub struct PlacementKeeper {
     config: KeeperConfig,
     /// Since when (monotonic) a disk is away, and whether its node answers without it.
     away: HashMap<DiskId, (Duration, bool)>,
-    /// Groups up to this one have just found no disk for a lost member.
-    in_vain_until: PgId,
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
     filling: Mutex<HashMap<PgId, Filling>>,
@@ -101,7 +99,6 @@ impl PlacementKeeper {
             meta,
             config,
             away: HashMap::new(),
-            in_vain_until: PgId::default(),
             opened: HashMap::new(),
             filling: Mutex::default(),
             resting: Mutex::default(),

@@ -18,8 +18,6 @@ use crate::WorkerError;
 const DISK_IN: u32 = 0;
 const DISK_OUT: u32 = 1;
 const DISK_REMOVED: u32 = 2;
-/// Members per tick for which no disk is found: with a zone away that may be one of every group.
-const IN_VAIN_PER_TICK: usize = 256;
 /// Members replaced per tick: repair is spread over time as well as over disks.
 const REPLACED_PER_TICK: usize = 64;
 /// Groups looked at before other tasks have their turn.
@@ -94,14 +92,12 @@ impl PlacementKeeper {
     /// others are lost for good as well, a member without a complete one beside it stays, too.
     pub(super) async fn replace_lost_members(&mut self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
-        let (mut replaced, mut in_vain) = (0, 0);
+        let mut replaced = 0;
         let mut lost: Vec<&Group> = map
             .groups()
             .filter(|group| group.disks().any(|disk| !map.is_in(disk)))
             .collect();
-        // Those that nobody could help last time come after all others.
-        let last = std::mem::take(&mut self.in_vain_until);
-        lost.sort_by_key(|group| (group.id <= last, group.id));
+        lost.sort_by_key(|group| group.id);
         for pool in map.pools() {
             if !lost.iter().any(|group| group.pool == pool.id) {
                 continue;
@@ -128,11 +124,6 @@ impl PlacementKeeper {
                     let survivors = group.disks().filter(|&disk| map.is_in(disk));
                     let survivors: Vec<DiskId> = survivors.collect();
                     let Some(new) = places.beside(&survivors) else {
-                        in_vain += 1;
-                        if in_vain >= IN_VAIN_PER_TICK {
-                            self.in_vain_until = group.id;
-                            return Ok(replaced > 0);
-                        }
                         continue;
                     };
                     places.take(new);
