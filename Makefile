@@ -1,7 +1,7 @@
 # The doors into the repository. Each target is a short script under scripts/ or a cargo command.
 #
 #   make run        build and start a server on 127.0.0.1:9000 (ARGS="--data /srv/granary" for flags)
-#   make test       unit, property and conformance suites, then real SDKs against a real server
+#   make test       unit, property and conformance suites, then real SDKs against a real server, then clusters under faults
 #   make test-all   the same and everything that takes long: upstream SDK suites, 5 GiB bodies, more crashes
 #   make soak       the nemesis on clusters of real processes, seed after seed (GRANARY_SOAK_SECONDS, 7200)
 #   make lint       formatting, clippy, house rules, dependency policy
