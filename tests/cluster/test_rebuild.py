@@ -15,11 +15,10 @@ import urllib.request
 
 import pytest
 
-from harness.cluster import ADMIN_PORT, SETTINGS, Spec, wait_for
+from harness.cluster import ADMIN_PORT, BACKED_UP, Spec, wait_for
 
 BUCKET = "rebuilt-bucket"
 NODE_ROLES = ("gateway", "meta", "worker")
-BACKED_UP = SETTINGS.replace("backup = false", "backup = true")
 
 
 def body_of(name, size):

@@ -54,6 +54,7 @@ count_interval_secs = 5
 missing_out_secs = 3
 unreachable_out_secs = 45
 """
+BACKED_UP = SETTINGS.replace("backup = false", "backup = true")
 
 
 def wait_for(what, condition, deadline_s=60, pause_s=0.1):
