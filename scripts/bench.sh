@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
-# Builds the server and the bare HTTP server and compares them. BENCH_ARGS goes to bench/compare.py.
+# Builds the server and compares its speed with a bare HTTP server; then breaks a cluster of it again and again and measures
+# how long writes wait. BENCH_ARGS goes to bench/compare.py, FAILOVER_ARGS to bench/failover.py; GRANARY_BENCH="compare" or
+# "failover" runs one of the two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release -p granary-node --bin granary -p granary-testkit --bin bare_hyper
 mkdir -p "$CARGO_TARGET_DIR/bench"
 out="$CARGO_TARGET_DIR/bench/$(date -u +%Y%m%dT%H%M%SZ)"
-# shellcheck disable=SC2086
-python3 bench/compare.py --binaries "$CARGO_TARGET_DIR/release" --out "$out.md" --json "$out.json" ${BENCH_ARGS:-}
-echo "written to $out.md"
+for part in ${GRANARY_BENCH:-compare failover}; do
+  # shellcheck disable=SC2086
+  case "$part" in
+    compare)  python3 bench/compare.py --binaries "$CARGO_TARGET_DIR/release" --out "$out.md" --json "$out.json" ${BENCH_ARGS:-} ;;
+    failover) "$GRANARY_VENV/bin/python" bench/failover.py --binary "$CARGO_TARGET_DIR/release/granary" --out "$out-failover.md" --json "$out-failover.json" ${FAILOVER_ARGS:-} ;;
+    *)        echo "GRANARY_BENCH has compare and failover, not $part" >&2; exit 2 ;;
+  esac
+done
+echo "written to $out*"
