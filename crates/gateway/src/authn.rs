@@ -60,6 +60,14 @@ pub(crate) struct Identity {
     pub(crate) signature: &'static str,
 }
 
+impl Identity {
+    /// Somebody who showed no signature.
+    pub(crate) const ANONYMOUS: Self = Self {
+        caller: Caller::Anonymous,
+        signature: "anonymous",
+    };
+}
+
 /// Verifies signatures.
 pub(crate) struct Authenticator {
     runtime: Runtime,
@@ -110,10 +118,7 @@ impl Authenticator {
     pub(crate) async fn authenticate(&self, head: &Head) -> Result<Identity, OssError> {
         let signed = head.signed();
         let Some(presented) = parse_authorization(&signed)? else {
-            return Ok(Identity {
-                caller: Caller::Anonymous,
-                signature: "anonymous",
-            });
+            return Ok(Identity::ANONYMOUS);
         };
         let id = presented.access_key_id();
         let unknown = || OssError::new(ErrorCode::InvalidAccessKeyId).extra("OSSAccessKeyId", id);

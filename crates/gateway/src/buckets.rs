@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_meta_api::{Meta, MetaError, pb};
+use granary_oss::xml::CorsConfiguration;
 use granary_runtime::Runtime;
 use granary_types::{
     AccountId, BucketAcl, BucketId, BucketName, ObjectKey, Redundancy, StorageClass, Timestamp,
@@ -45,6 +46,14 @@ pub(crate) struct Bucket {
     /// Being deleted: commits are refused until that is decided.
     pub(crate) deleting: bool,
     pub(crate) resource_group: String,
+    pub(crate) tags: Vec<(String, String)>,
+    pub(crate) cors: Option<Arc<CorsConfiguration>>,
+}
+
+/// Names of the configurations that stand in rows of their own.
+pub(crate) mod config {
+    /// Rules of [`granary_oss::xml::CorsConfiguration`].
+    pub(crate) const CORS: &str = "cors";
 }
 
 impl Bucket {
@@ -58,8 +67,11 @@ impl Bucket {
     }
 
     /// Reads a record; `None` for one that has no value of this version in a closed set, and for
-    /// a bucket whose creation is not finished.
-    pub(crate) fn from_record(record: &pb::state::Bucket) -> Option<Self> {
+    /// a bucket whose creation is not finished. Rules that cannot be read grant nothing.
+    pub(crate) fn from_record(
+        record: &pb::state::Bucket,
+        configs: &[pb::BucketConfig],
+    ) -> Option<Self> {
         use pb::state::bucket::State;
         let state = State::try_from(record.state).ok()?;
         if state == State::Creating {
@@ -81,6 +93,16 @@ impl Bucket {
             generation: record.generation,
             deleting: state == State::Deleting,
             resource_group: record.resource_group.clone(),
+            tags: record
+                .tags
+                .iter()
+                .map(|tag| (tag.key.clone(), tag.value.clone()))
+                .collect(),
+            cors: configs
+                .iter()
+                .find(|known| known.name == config::CORS)
+                .and_then(|known| CorsConfiguration::parse(&known.config).ok())
+                .map(Arc::new),
         })
     }
 }
@@ -142,11 +164,12 @@ impl BucketViews {
             .meta
             .query(pb::GetBucket {
                 name: name.as_str().to_owned(),
+                configs: vec![config::CORS.to_owned()],
             })
             .await?;
         let record = answer.bucket.filter(|_| answer.found);
         let bucket = record
-            .and_then(|record| Bucket::from_record(&record))
+            .and_then(|record| Bucket::from_record(&record, &answer.configs))
             .map(Arc::new);
         let mut views = self.views.lock();
         match &bucket {

@@ -12,6 +12,7 @@ mod authz;
 mod body;
 mod buckets;
 mod config;
+mod cors;
 mod ctx;
 mod failure;
 mod gzip;

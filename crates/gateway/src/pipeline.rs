@@ -19,12 +19,13 @@ use bytes::Bytes;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Action;
 use granary_types::{AccountId, BucketName};
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use tracing::{Instrument as _, Span, field};
 
 use crate::access_log::{Completion, Seen};
 use crate::admission::Permit;
+use crate::authn::Identity;
 use crate::body::{RequestBody, ResponseBody};
 use crate::buckets::Bucket;
 use crate::ctx::{Ctx, Shared, Subject, no_such_bucket};
@@ -33,7 +34,7 @@ use crate::ops::table::Row;
 use crate::ops::{Body, BodyKind, BucketUse, Operation};
 use crate::render::{self, Common, Output};
 use crate::server::phase::Phase;
-use crate::{authz, route};
+use crate::{authz, cors, route};
 
 /// Longest path, host or agent that a log line quotes, in bytes.
 const LOGGED_BYTES_MAX: usize = 1024;
@@ -59,6 +60,8 @@ pub(crate) struct Notes {
     account: Option<AccountId>,
     signature: &'static str,
     permit: Option<Permit>,
+    /// What the answer says to a browser of another site.
+    cors: HeaderMap,
 }
 
 /// Answers one request.
@@ -80,6 +83,7 @@ pub(crate) async fn serve(
         bucket = field::Empty,
     );
     let mut waits_for_continue = false;
+    let mut cors = HeaderMap::new();
     let outcome = match find_operation(&shared, parts) {
         Err(error) => Err(error),
         Ok((head, row)) => {
@@ -101,6 +105,7 @@ pub(crate) async fn serve(
             completion.account = notes.account;
             completion.signature = notes.signature;
             completion.permit = notes.permit;
+            cors = notes.cors;
             outcome
         }
     };
@@ -109,7 +114,12 @@ pub(crate) async fn serve(
     }
     let close = !body.settle(waits_for_continue).await;
     completion.bytes_in = body.received();
-    render(outcome, completion, &method, close)
+    let mut response = render(outcome, completion, &method, close);
+    for (name, value) in cors.iter() {
+        // An answer to OPTIONS has its own.
+        response.headers_mut().entry(name).or_insert(value.clone());
+    }
+    response
 }
 
 /// The head and the row of the table that it asks for.
@@ -163,10 +173,12 @@ fn render(
 /// One operation's whole way.
 pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
-        let (mut cx, body, notes) = admit_caller(call, Op::BUCKET).await?;
+        let (mut cx, body, notes) = admit_caller(call, Op::BUCKET, Op::SIGNED).await?;
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
-        authz::authorise(&mut cx).await?;
+        if Op::SIGNED {
+            authz::authorise(&mut cx).await?;
+        }
         if let BodyKind::Buffered { max_bytes } = Op::BODY {
             reserve(&cx, notes, max_bytes)?;
         }
@@ -203,7 +215,7 @@ fn reserve(cx: &Ctx, notes: &mut Notes, max_bytes: usize) -> Result<(), OssError
 pub(crate) fn later(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
         let operation = call.operation;
-        admit_caller(call, BucketUse::IfNamed).await?;
+        admit_caller(call, BucketUse::IfNamed, true).await?;
         Err(OssError::new(ErrorCode::NotImplemented)
             .message(format!("The operation {operation} is not implemented.")))
     })
@@ -213,6 +225,7 @@ pub(crate) fn later(call: Call<'_>) -> Answer<'_> {
 async fn admit_caller<'a>(
     call: Call<'a>,
     bucket_use: BucketUse,
+    signed: bool,
 ) -> Result<(Ctx, &'a mut RequestBody, &'a mut Notes), OssError> {
     let Call {
         shared,
@@ -231,7 +244,13 @@ async fn admit_caller<'a>(
         }
         _ => None,
     };
-    let identity = shared.authenticator.authenticate(&head).await?;
+    if let Some(bucket) = &bucket {
+        notes.cors = cors::headers(bucket, &head);
+    }
+    let identity = match signed {
+        true => shared.authenticator.authenticate(&head).await?,
+        false => Identity::ANONYMOUS,
+    };
     notes.account = identity.caller.account();
     notes.signature = identity.signature;
     name?;

@@ -66,6 +66,11 @@ pub(crate) fn route(head: &Head) -> Result<&'static Row, OssError> {
         (Plane::Vectors, Some(_), _) => Scope::VectorBucket,
         (Plane::Tables, ..) => Scope::Tables,
     };
+    if head.method == Method::OPTIONS && matches!(scope, Scope::Bucket | Scope::Object) {
+        // A browser asks about the request that follows, with that one's path and query.
+        let row = table::ROWS.iter().find(|row| row.allows("OPTIONS"));
+        return row.ok_or_else(|| OssError::new(ErrorCode::MethodNotAllowed));
+    }
     let rows = || {
         table::ROWS
             .iter()

@@ -82,10 +82,16 @@ commands! {
     ChildReported(named) -> Empty(pb::Empty);
     Tick(named) -> Empty(pb::Empty);
     ActivateFeature(named) -> Empty(pb::Empty);
+    SetObjectAcl(at) -> Version(pb::VersionReply);
+    SetObjectTags(at) -> Version(pb::VersionReply);
     InitCluster(root) -> InitCluster(pb::InitClusterReply);
     CreateBucket(root) -> Bucket(pb::state::Bucket);
     FinishCreateBucket(root) -> Empty(pb::Empty);
     SetBucketAcl(root) -> Bucket(pb::state::Bucket);
+    SetBucketTags(root) -> Bucket(pb::state::Bucket);
+    SetBucketConfig(root) -> Bucket(pb::state::Bucket);
+    SetBucketVersioning(root) -> Bucket(pb::state::Bucket);
+    FinishConfigureBucket(root) -> Empty(pb::Empty);
     BeginDeleteBucket(root) -> Bucket(pb::state::Bucket);
     EndDeleteBucket(root) -> Empty(pb::Empty);
     PutAccessKey(root) -> Empty(pb::Empty);

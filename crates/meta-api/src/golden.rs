@@ -31,7 +31,7 @@ messages! {
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
         ShardClock, Bucket, Account, AccessKey, Node, Disk, Pool, PlacementGroup, PgMember,
         RangeHint, Lease, ClusterInfo, ShardEntry, ShardAllocation,
-        NodeAllocation, ClusterTrust, JoinToken
+        NodeAllocation, ClusterTrust, JoinToken, ConfigRow
     ]
     pb "" [
         ProposeRequest, ProposeReply, QueryRequest, QueryResponse, Fault, Command, CommandReply,
@@ -52,7 +52,9 @@ messages! {
         ClusterMap, ListReplicasRequest, ListReplicasReply, Replica, Follower, OpenReplicaRequest,
         AddLearnerRequest, ChangeVotersRequest, TransferLeaderRequest, ControlReply, AllocateNode,
         RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
-        GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup
+        GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup,
+        SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
+        FinishConfigureBucket, BucketConfig
     ]
 }
 

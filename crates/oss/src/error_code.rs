@@ -60,6 +60,7 @@ error_codes! {
     InvalidPartOrder               BAD_REQUEST           "0042-00009202" "The list of parts was not in ascending order. Parts list must specified in order by part number." // own
     PartNotSequential              BAD_REQUEST           "0042-00009203" "The part is not sequential." // own
     InvalidTargetType              BAD_REQUEST           "0016-00009404" "The type of the symbolic link's target is not valid." // own
+    NotSymlink                     BAD_REQUEST           "0026-00009404" "The object is not symlink object." // own
     InvalidEncryptionAlgorithmError BAD_REQUEST          "0016-00009405" "The Encryption request you specified is not valid. Supported value: AES256/KMS/SM4." // own
     InvalidEncryptionRequest       BAD_REQUEST           "0016-00009406" "The encryption request you specified is not valid." // own
     EntityTooSmall                 BAD_REQUEST           "0042-00009204" "Your proposed upload smaller than the minimum allowed size." // own
@@ -76,6 +77,7 @@ error_codes! {
 
     // 403: we know what is asked and refuse.
     AccessDenied                   FORBIDDEN             "0003-00000001" "AccessDenied"
+    AccessForbidden                FORBIDDEN             "0041-00009401" "CORSResponse: CORS is not enabled for this bucket." // own
     InvalidAccessKeyId             FORBIDDEN             "0002-00000902" "The OSS Access Key Id you provided does not exist in our records."
     SignatureDoesNotMatch          FORBIDDEN             "0002-00000040" "The request signature we calculated does not match the signature you provided. Check your key and signing method."
     RequestTimeTooSkewed           FORBIDDEN             "0002-00000504" "The difference between the request time and the current time is too large."
@@ -92,7 +94,9 @@ error_codes! {
     NoSuchKey                      NOT_FOUND             "0026-00000001" "The specified key does not exist."
     NoSuchVersion                  NOT_FOUND             "0026-00009401" "The specified version does not exist." // own
     NoSuchUpload                   NOT_FOUND             "0042-00000002" "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."
-    SymlinkTargetNotExist          NOT_FOUND             "0026-00009402" "The symlink target object does not exist." // own
+    NoSuchCORSConfiguration        NOT_FOUND             "0015-00009402" "The CORS Configuration does not exist." // own
+    NoSuchRegion                   NOT_FOUND             "0015-00009403" "The specified region does not exist." // own
+    SymlinkTargetNotExist          NOT_FOUND             "0026-00000012" "The symlink target object does not exist."
 
     // 405 to 416.
     MethodNotAllowed               METHOD_NOT_ALLOWED    "0003-00000016" "The specified method is not allowed against this resource."

@@ -48,6 +48,23 @@ pub struct ListObjectsV2Params {
     pub encoding: Encoding,
 }
 
+/// Parameters of ListObjectVersions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListVersionsParams {
+    /// Only keys that start with this.
+    pub prefix: String,
+    /// Groups keys; empty means no grouping.
+    pub delimiter: String,
+    /// The list starts after this key or group.
+    pub key_marker: String,
+    /// With a key marker: after this version of that key.
+    pub version_id_marker: String,
+    /// Entries and groups of one page, 0 to 1000.
+    pub max_keys: u32,
+    /// How names are spelled in the answer.
+    pub encoding: Encoding,
+}
+
 /// Parameters of ListMultipartUploads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListUploadsParams {
@@ -126,6 +143,32 @@ impl ListObjectsV2Params {
             marker,
             max_keys: count(query, "max-keys", 0, LIST_PAGE_DEFAULT)?,
             fetch_owner: boolean(query, "fetch-owner")?,
+            encoding: encoding(query)?,
+        })
+    }
+}
+
+impl ListVersionsParams {
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    /// InvalidArgument, also for a version marker without a key marker.
+    pub fn parse(query: &Query) -> Result<Self, OssError> {
+        let key_marker = name(query, "key-marker")?;
+        let version_id_marker = name(query, "version-id-marker")?;
+        if key_marker.is_empty() && !version_id_marker.is_empty() {
+            return Err(OssError::invalid_argument(
+                "A version-id marker cannot be specified without a key marker.",
+                "version-id-marker",
+                version_id_marker,
+            ));
+        }
+        Ok(Self {
+            prefix: name(query, "prefix")?,
+            delimiter: name(query, "delimiter")?,
+            key_marker,
+            version_id_marker,
+            max_keys: count(query, "max-keys", 0, LIST_PAGE_DEFAULT)?,
             encoding: encoding(query)?,
         })
     }

@@ -39,6 +39,16 @@ pub const DELETE_OBJECTS_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const COMPLETE_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Body of any other request with an XML body, in bytes.
 pub const CONFIG_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one stored configuration of a bucket: a body of [`CONFIG_BODY_BYTES_MAX`] in our spelling.
+pub const BUCKET_CONFIG_BYTES_MAX: usize = 2 * CONFIG_BODY_BYTES_MAX;
+/// Bytes of the name of a configuration.
+pub const BUCKET_CONFIG_NAME_BYTES_MAX: usize = 64;
+/// Tags of a bucket (API reference, PutBucketTags).
+pub const BUCKET_TAGS_MAX: usize = 20;
+/// Bytes of the key of a bucket's tag (API reference, PutBucketTags).
+pub const BUCKET_TAG_KEY_BYTES_MAX: usize = 64;
+/// Bytes of the value of a bucket's tag (API reference, PutBucketTags).
+pub const BUCKET_TAG_VALUE_BYTES_MAX: usize = 128;
 
 /// Distance between a request's clock and ours that a signature survives, in milliseconds (15 min).
 pub const CLOCK_SKEW_MS_MAX: u64 = 15 * 60 * 1000;

@@ -60,6 +60,8 @@ pub(crate) trait Operation: Sized + Send + 'static {
     const BODY: BodyKind;
     /// What it needs to know of the bucket.
     const BUCKET: BucketUse = BucketUse::Required;
+    /// Whether it asks who the caller is and what they may do.
+    const SIGNED: bool = true;
 
     /// Reads the input from the head. Pure.
     ///

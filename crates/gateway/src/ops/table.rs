@@ -11,18 +11,21 @@
 use granary_policy::{Access, Action};
 
 use super::bucket::{
-    DeleteBucket, GetBucketInfo, GetBucketLocation, GetBucketStat, HeadBucket, ListObjects,
-    ListObjectsV2, PutBucket,
+    DeleteBucket, DeleteBucketCors, DeleteBucketTags, GetBucketAcl, GetBucketCors, GetBucketInfo,
+    GetBucketLocation, GetBucketStat, GetBucketTags, GetBucketVersioning, HeadBucket,
+    ListObjectVersions, ListObjects, ListObjectsV2, PutBucket, PutBucketAcl, PutBucketCors,
+    PutBucketTags, PutBucketVersioning,
 };
 use super::multipart::{
     AbortMultipartUpload, CompleteMultipartUpload, InitiateMultipartUpload, ListMultipartUploads,
     ListParts, UploadPart, UploadPartCopy,
 };
 use super::object::{
-    CopyObject, DeleteMultipleObjects, DeleteObject, GetObject, GetObjectMeta, HeadObject,
-    PutObject,
+    CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject, GetObjectAcl,
+    GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PutObject, PutObjectAcl,
+    PutObjectTagging, PutSymlink,
 };
-use super::service::ListBuckets;
+use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
 use When::{AnyOf, Has, Header, Is, Path};
 
@@ -201,7 +204,7 @@ operations! {
     "service" DoDataPipelineAction "POST" Service [Has("dataPipeline"), Has("action")] Account later;
 
     // region
-    "region" DescribeRegions "GET" Service [Has("regions")] Account later;
+    "region" DescribeRegions "GET" Service [Has("regions")] Account built;
 
     // bucket-basic
     "bucket-basic" PutBucket "PUT" Bucket [] Account built;
@@ -221,8 +224,8 @@ operations! {
     "worm" GetBucketWorm "GET" Bucket [Has("worm")] Owner later;
 
     // acl
-    "acl" PutBucketAcl "PUT" Bucket [Has("acl")] Owner later;
-    "acl" GetBucketAcl "GET" Bucket [Has("acl")] Owner later;
+    "acl" PutBucketAcl "PUT" Bucket [Has("acl")] Owner built;
+    "acl" GetBucketAcl "GET" Bucket [Has("acl")] Owner built;
 
     // lifecycle
     "lifecycle" PutBucketLifecycle "PUT" Bucket [Has("lifecycle")] Owner later;
@@ -235,9 +238,9 @@ operations! {
     "transfer-acceleration" DeleteBucketTransferAcceleration "DELETE" Bucket [Has("transferAcceleration")] Owner later;
 
     // versioning
-    "versioning" PutBucketVersioning "PUT" Bucket [Has("versioning")] Owner later;
-    "versioning" GetBucketVersioning "GET" Bucket [Has("versioning")] Owner later;
-    "versioning" ListObjectVersions "GET" Bucket [Has("versions")] Owner later;
+    "versioning" PutBucketVersioning "PUT" Bucket [Has("versioning")] Owner built;
+    "versioning" GetBucketVersioning "GET" Bucket [Has("versioning")] Owner built;
+    "versioning" ListObjectVersions "GET" Bucket [Has("versions")] Owner built;
 
     // replication
     "replication" PutBucketReplication "POST" Bucket [Has("replication"), Is("comp", &["add"])] Owner later;
@@ -277,9 +280,9 @@ operations! {
     "referer" GetBucketReferer "GET" Bucket [Has("referer")] Owner later;
 
     // tags
-    "tags" PutBucketTags "PUT" Bucket [Has("tagging")] Owner later;
-    "tags" GetBucketTags "GET" Bucket [Has("tagging")] Owner later;
-    "tags" DeleteBucketTags "DELETE" Bucket [Has("tagging")] Owner later;
+    "tags" PutBucketTags "PUT" Bucket [Has("tagging")] Owner built;
+    "tags" GetBucketTags "GET" Bucket [Has("tagging")] Owner built;
+    "tags" DeleteBucketTags "DELETE" Bucket [Has("tagging")] Owner built;
 
     // encryption
     "encryption" PutBucketEncryption "PUT" Bucket [Has("encryption")] Owner later;
@@ -291,10 +294,10 @@ operations! {
     "request-payment" GetBucketRequestPayment "GET" Bucket [Has("requestPayment")] Owner later;
 
     // cors
-    "cors" PutBucketCors "PUT" Bucket [Has("cors")] Owner later;
-    "cors" GetBucketCors "GET" Bucket [Has("cors")] Owner later;
-    "cors" DeleteBucketCors "DELETE" Bucket [Has("cors")] Owner later;
-    "cors" OptionObject "OPTIONS" Object [] WriteObject later;
+    "cors" PutBucketCors "PUT" Bucket [Has("cors")] Owner built;
+    "cors" GetBucketCors "GET" Bucket [Has("cors")] Owner built;
+    "cors" DeleteBucketCors "DELETE" Bucket [Has("cors")] Owner built;
+    "cors" OptionObject "OPTIONS" Object [] WriteObject built;
 
     // access-monitor
     "access-monitor" PutBucketAccessMonitor "PUT" Bucket [Has("accessmonitor")] Owner later;
@@ -491,17 +494,17 @@ operations! {
     "multipart" ListParts "GET" Object [Has("uploadId")] Owner built;
 
     // object-acl
-    "object-acl" PutObjectAcl "PUT" Object [Has("acl")] Owner later;
-    "object-acl" GetObjectAcl "GET" Object [Has("acl")] Owner later;
+    "object-acl" PutObjectAcl "PUT" Object [Has("acl")] Owner built;
+    "object-acl" GetObjectAcl "GET" Object [Has("acl")] Owner built;
 
     // symlink
-    "symlink" PutSymlink "PUT" Object [Has("symlink")] WriteObject later;
-    "symlink" GetSymlink "GET" Object [Has("symlink")] ReadObject later;
+    "symlink" PutSymlink "PUT" Object [Has("symlink")] WriteObject built;
+    "symlink" GetSymlink "GET" Object [Has("symlink")] ReadObject built;
 
     // object-tagging
-    "object-tagging" PutObjectTagging "PUT" Object [Has("tagging")] Owner later;
-    "object-tagging" GetObjectTagging "GET" Object [Has("tagging")] Owner later;
-    "object-tagging" DeleteObjectTagging "DELETE" Object [Has("tagging")] Owner later;
+    "object-tagging" PutObjectTagging "PUT" Object [Has("tagging")] Owner built;
+    "object-tagging" GetObjectTagging "GET" Object [Has("tagging")] Owner built;
+    "object-tagging" DeleteObjectTagging "DELETE" Object [Has("tagging")] Owner built;
 
     // vector-bucket
     "vector-bucket" PutVectorBucket "PUT" VectorBucket [] Owner later;

@@ -97,6 +97,7 @@ fn bucket(name: &str) -> pb::BucketResult {
     pb::BucketResult {
         found: bucket.is_some(),
         bucket,
+        configs: Vec::new(),
     }
 }
 

@@ -93,7 +93,7 @@ impl Meta {
     /// Outer: not finished; try again later. Inner: the bucket is gone.
     pub async fn finish_bucket(&self, bucket: pb::state::Bucket) -> Decision<()> {
         match bucket.state() {
-            State::Active => {}
+            State::Active => self.settle(&bucket).await?,
             State::Creating => {
                 self.finish_creation(&bucket).await?;
             }
@@ -104,6 +104,45 @@ impl Meta {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Turns versioning on (1) or off again (2). Every shard knows it when this returns.
+    ///
+    /// # Errors
+    /// Outer: not decided in time; a repeat or a worker goes on with it. Inner: the cluster said no.
+    pub async fn set_bucket_versioning(
+        &self,
+        command: pb::SetBucketVersioning,
+    ) -> Decision<pb::state::Bucket> {
+        let mut backoff = self.backoff();
+        loop {
+            match self.propose(command.clone()).await? {
+                Ok(bucket) => {
+                    self.settle(&bucket).await?;
+                    return Ok(Ok(bucket));
+                }
+                // Its deletion is being decided.
+                Err(rejection) if rejection.reason() == Reason::Stale => {}
+                Err(rejection) => return Ok(Err(rejection)),
+            }
+            let bucket = BucketId(command.bucket_id);
+            let _ = self.attempt_deletion(bucket).await?;
+            self.pause(&mut backoff, "a bucket's configuration").await?;
+        }
+    }
+
+    /// Tells every shard the bucket's generation, if they may not know it, then the root.
+    async fn settle(&self, bucket: &pb::state::Bucket) -> Result<(), MetaError> {
+        if !bucket.settling {
+            return Ok(());
+        }
+        self.configure_again(bucket).await?;
+        let finish = pb::FinishConfigureBucket {
+            bucket_id: bucket.id,
+            generation: bucket.generation,
+        };
+        // Gone meanwhile: nothing is left to settle.
+        self.propose(finish).await.map(drop)
     }
 
     /// Tells every shard of a bucket that the root knows, once more: shards that were put back from

@@ -13,6 +13,24 @@ const REROUTES_MAX: usize = 8;
 /// The first pause before such a try; it doubles with every one.
 const REROUTE_PAUSE: Duration = Duration::from_millis(5);
 
+/// The part of a bucket that one shard is asked for.
+struct Interval {
+    start_key: Bytes,
+    bounded: bool,
+    end_key: Bytes,
+    limit: u32,
+}
+
+/// A page that is put together from the answers of several shards.
+trait Page {
+    fn count(&self) -> usize;
+    /// The key or group that the page has come to.
+    fn cursor(&self) -> &Bytes;
+    /// Takes the items of a shard that go on from the cursor, and moves it.
+    fn extend(&mut self, answer: Self);
+    fn more(&mut self) -> &mut bool;
+}
+
 impl Meta {
     /// Objects and common prefixes of a bucket after `query.after`, at most `query.limit`. `more` is
     /// never false while anything is left; it may be true before nothing but delete markers.
@@ -21,58 +39,54 @@ impl Meta {
     /// # Errors
     /// No answer in time.
     pub async fn list_objects(&self, query: pb::ListObjects) -> Result<pb::ObjectsPage, MetaError> {
-        let bucket = BucketId(query.bucket_id);
-        let limit = query.limit as usize;
-        let mut page = pb::ObjectsPage {
+        let page = pb::ObjectsPage {
             resume_after: query.after.clone(),
             ..Default::default()
         };
-        let mut reroutes = 0;
-        if limit == 0 {
-            return Ok(page);
-        }
-        'route: loop {
-            for segment in self.segments(bucket).await? {
-                if segment
-                    .end_key
-                    .as_ref()
-                    .is_some_and(|end| *end <= page.resume_after)
-                {
-                    continue;
-                }
-                // A full page still has to know whether anything follows.
-                let room = limit.saturating_sub(page.items.len());
-                let part = pb::ListObjects {
-                    after: page.resume_after.clone(),
-                    limit: u32::try_from(room.max(1)).unwrap_or(u32::MAX),
-                    start_key: segment.start_key.clone(),
-                    bounded: segment.end_key.is_some(),
-                    end_key: segment.end_key.clone().unwrap_or_default(),
-                    ..query.clone()
-                };
-                let answer = match self.ask(&segment, part, &mut reroutes).await? {
-                    Some(answer) => answer,
-                    None => continue 'route,
-                };
-                if room == 0 {
-                    if answer.more || !answer.items.is_empty() {
-                        page.more = true;
-                        return Ok(page);
-                    }
-                    continue;
-                }
-                page.items.extend(answer.items);
-                if answer.more {
-                    page.more = true;
-                    page.resume_after = answer.resume_after;
-                    return Ok(page);
-                }
-                if let Some(last) = page.items.last() {
-                    page.resume_after = item_name(last);
-                }
+        let bucket = BucketId(query.bucket_id);
+        self.list(bucket, query.limit, page, |page: &pb::ObjectsPage, part| {
+            pb::ListObjects {
+                after: page.resume_after.clone(),
+                limit: part.limit,
+                start_key: part.start_key,
+                bounded: part.bounded,
+                end_key: part.end_key,
+                ..query.clone()
             }
-            return Ok(page);
-        }
+        })
+        .await
+    }
+
+    /// Versions, delete markers and common prefixes of a bucket after the markers, at most
+    /// `query.limit`. The interval fields of `query` are filled here.
+    ///
+    /// # Errors
+    /// No answer in time.
+    pub async fn list_versions(
+        &self,
+        query: pb::ListVersions,
+    ) -> Result<pb::VersionsPage, MetaError> {
+        let page = pb::VersionsPage {
+            next_key: query.key_marker.clone(),
+            next_stamp: query.stamp_marker,
+            ..Default::default()
+        };
+        let bucket = BucketId(query.bucket_id);
+        self.list(
+            bucket,
+            query.limit,
+            page,
+            |page: &pb::VersionsPage, part| pb::ListVersions {
+                key_marker: page.next_key.clone(),
+                stamp_marker: page.next_stamp,
+                limit: part.limit,
+                start_key: part.start_key,
+                bounded: part.bounded,
+                end_key: part.end_key,
+                ..query.clone()
+            },
+        )
+        .await
     }
 
     /// Uploads and common prefixes of a bucket after the markers, at most `query.limit`.
@@ -81,54 +95,69 @@ impl Meta {
     /// # Errors
     /// No answer in time.
     pub async fn list_uploads(&self, query: pb::ListUploads) -> Result<pb::UploadsPage, MetaError> {
-        let bucket = BucketId(query.bucket_id);
-        let limit = query.limit as usize;
-        let mut page = pb::UploadsPage {
+        let page = pb::UploadsPage {
             next_key: query.key_marker.clone(),
             next_upload_id: query.upload_id_marker.clone(),
             ..Default::default()
         };
+        let bucket = BucketId(query.bucket_id);
+        self.list(bucket, query.limit, page, |page: &pb::UploadsPage, part| {
+            pb::ListUploads {
+                key_marker: page.next_key.clone(),
+                upload_id_marker: page.next_upload_id.clone(),
+                limit: part.limit,
+                start_key: part.start_key,
+                bounded: part.bounded,
+                end_key: part.end_key,
+                ..query.clone()
+            }
+        })
+        .await
+    }
+
+    /// Asks the shards of a bucket in key order until the page is full, and whether more follows.
+    async fn list<Q: Query>(
+        &self,
+        bucket: BucketId,
+        limit: u32,
+        mut page: Q::Reply,
+        query: impl Fn(&Q::Reply, Interval) -> Q + Send + Sync,
+    ) -> Result<Q::Reply, MetaError>
+    where
+        Q::Reply: Page + Sync,
+    {
+        let limit = limit as usize;
         let mut reroutes = 0;
         if limit == 0 {
             return Ok(page);
         }
         'route: loop {
             for segment in self.segments(bucket).await? {
-                if segment
-                    .end_key
-                    .as_ref()
-                    .is_some_and(|end| *end <= page.next_key)
-                {
+                let end = segment.end_key.as_ref();
+                if end.is_some_and(|end| end <= page.cursor()) {
                     continue;
                 }
-                let room = limit.saturating_sub(page.items.len());
-                let part = pb::ListUploads {
-                    key_marker: page.next_key.clone(),
-                    upload_id_marker: page.next_upload_id.clone(),
-                    limit: u32::try_from(room.max(1)).unwrap_or(u32::MAX),
+                // A full page still has to know whether anything follows.
+                let room = limit.saturating_sub(page.count());
+                let part = Interval {
                     start_key: segment.start_key.clone(),
                     bounded: segment.end_key.is_some(),
                     end_key: segment.end_key.clone().unwrap_or_default(),
-                    ..query.clone()
+                    limit: u32::try_from(room.max(1)).unwrap_or(u32::MAX),
                 };
-                let answer = match self.ask(&segment, part, &mut reroutes).await? {
-                    Some(answer) => answer,
-                    None => continue 'route,
+                let part = query(&page, part);
+                let Some(mut answer) = self.ask(&segment, part, &mut reroutes).await? else {
+                    continue 'route;
                 };
-                if room == 0 {
-                    if answer.more || !answer.items.is_empty() {
-                        page.more = true;
-                        return Ok(page);
-                    }
-                    continue;
+                let more = *answer.more();
+                if room > 0 {
+                    page.extend(answer);
+                } else if answer.count() > 0 {
+                    *page.more() = true;
+                    return Ok(page);
                 }
-                page.items.extend(answer.items);
-                if !answer.next_key.is_empty() {
-                    page.next_key = answer.next_key;
-                    page.next_upload_id = answer.next_upload_id;
-                }
-                if answer.more {
-                    page.more = true;
+                if more {
+                    *page.more() = true;
                     return Ok(page);
                 }
             }
@@ -186,6 +215,73 @@ impl Meta {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Page for pb::ObjectsPage {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn cursor(&self) -> &Bytes {
+        &self.resume_after
+    }
+
+    fn extend(&mut self, answer: Self) {
+        if answer.more {
+            self.resume_after = answer.resume_after;
+        } else if let Some(last) = answer.items.last() {
+            self.resume_after = item_name(last);
+        }
+        self.items.extend(answer.items);
+    }
+
+    fn more(&mut self) -> &mut bool {
+        &mut self.more
+    }
+}
+
+impl Page for pb::VersionsPage {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn cursor(&self) -> &Bytes {
+        &self.next_key
+    }
+
+    fn extend(&mut self, answer: Self) {
+        if !answer.next_key.is_empty() {
+            self.next_key = answer.next_key;
+            self.next_stamp = answer.next_stamp;
+        }
+        self.items.extend(answer.items);
+    }
+
+    fn more(&mut self) -> &mut bool {
+        &mut self.more
+    }
+}
+
+impl Page for pb::UploadsPage {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn cursor(&self) -> &Bytes {
+        &self.next_key
+    }
+
+    fn extend(&mut self, answer: Self) {
+        if !answer.next_key.is_empty() {
+            self.next_key = answer.next_key;
+            self.next_upload_id = answer.next_upload_id;
+        }
+        self.items.extend(answer.items);
+    }
+
+    fn more(&mut self) -> &mut bool {
+        &mut self.more
     }
 }
 

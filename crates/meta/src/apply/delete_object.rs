@@ -9,12 +9,7 @@ use super::{Apply, ApplyContext, Refusal, Tx};
 
 impl Apply for pb::DeleteObject {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
-        let which = match (self.version_stamp, self.null_version) {
-            (0, true) => Some(Which::Null),
-            (0, false) => None,
-            (stamp, false) => Some(Which::Stamp(stamp)),
-            (_, true) => return Err(Refusal::invalid("two versions are named")),
-        };
+        let which = Which::named(self.version_stamp, self.null_version)?;
         let reply = match which {
             Some(which) => delete_version(tx, at, which)?,
             // One version per key: the null one.

@@ -18,6 +18,8 @@ impl Apply for pb::EndDeleteBucket {
             remove_bucket(tx, &bucket);
         } else {
             bucket.set_state(State::Active);
+            // The shards have this generation from the fence, without what was being configured.
+            bucket.generation += u64::from(bucket.settling);
             put_bucket(tx, &bucket)?;
         }
         empty()

@@ -34,6 +34,7 @@ mod create_pool;
 mod delete_object;
 mod end_delete_bucket;
 mod fence_bucket;
+mod finish_configure_bucket;
 mod finish_create_bucket;
 mod init_cluster;
 mod initiate_upload;
@@ -50,6 +51,11 @@ mod renew_root;
 mod replace_pg_member;
 mod report_range;
 mod set_bucket_acl;
+mod set_bucket_config;
+mod set_bucket_tags;
+mod set_bucket_versioning;
+mod set_object_acl;
+mod set_object_tags;
 mod split_range;
 mod stage_extents;
 mod tick;
@@ -69,7 +75,7 @@ use crate::ownership::Place;
 
 /// The newest feature level this version can apply. Raised when apply learns something that older
 /// versions would do differently.
-pub(crate) const FEATURE_LEVEL: u64 = 1;
+pub(crate) const FEATURE_LEVEL: u64 = 2;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]
@@ -117,10 +123,16 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::ChildReported(c) => c.apply(tx, at),
         Wire::Tick(c) => c.apply(tx, at),
         Wire::ActivateFeature(c) => c.apply(tx, at),
+        Wire::SetObjectAcl(c) => c.apply(tx, at),
+        Wire::SetObjectTags(c) => c.apply(tx, at),
         Wire::InitCluster(c) => c.apply(tx, at),
         Wire::CreateBucket(c) => c.apply(tx, at),
         Wire::FinishCreateBucket(c) => c.apply(tx, at),
         Wire::SetBucketAcl(c) => c.apply(tx, at),
+        Wire::SetBucketTags(c) => c.apply(tx, at),
+        Wire::SetBucketConfig(c) => c.apply(tx, at),
+        Wire::SetBucketVersioning(c) => c.apply(tx, at),
+        Wire::FinishConfigureBucket(c) => c.apply(tx, at),
         Wire::BeginDeleteBucket(c) => c.apply(tx, at),
         Wire::EndDeleteBucket(c) => c.apply(tx, at),
         Wire::PutAccessKey(c) => c.apply(tx, at),

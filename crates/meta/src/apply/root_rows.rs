@@ -9,9 +9,11 @@ use super::{Refusal, Tx};
 use crate::keyspace::bucket_by_id::BucketByIdKey;
 use crate::keyspace::bucket_by_name::BucketByNameKey;
 use crate::keyspace::bucket_by_owner::BucketByOwnerKey;
+use crate::keyspace::bucket_config::BucketConfigKey;
 use crate::keyspace::bucket_unfinished::BucketUnfinishedKey;
 use crate::keyspace::cluster_info::ClusterInfoKey;
-use crate::rows::Rows;
+use crate::keyspace::{KeyField, Kind, kind_prefix};
+use crate::rows::{Bounds, Rows};
 
 /// The cluster's counters; refused before `InitCluster`.
 pub(super) fn info(tx: &Tx<'_>) -> Result<state::ClusterInfo, Refusal> {
@@ -58,6 +60,14 @@ pub(super) fn by_owner(tx: &Tx<'_>, bucket: &state::Bucket) -> BucketByOwnerKey 
     }
 }
 
+pub(super) fn config_of(tx: &Tx<'_>, bucket: u64, name: &str) -> BucketConfigKey {
+    BucketConfigKey {
+        slab: tx.home(),
+        bucket: BucketId(bucket),
+        name: text(name),
+    }
+}
+
 /// A bucket by id; refused when there is none.
 pub(super) fn get_bucket(tx: &Tx<'_>, bucket: u64) -> Result<state::Bucket, Refusal> {
     tx.get(&by_id(tx, bucket))?
@@ -70,7 +80,7 @@ pub(super) fn put_bucket(tx: &mut Tx<'_>, bucket: &state::Bucket) -> Result<(), 
         slab: tx.home(),
         bucket: BucketId(bucket.id),
     };
-    if bucket.state() == state::bucket::State::Active {
+    if bucket.state() == state::bucket::State::Active && !bucket.settling {
         tx.delete(&unfinished);
     } else {
         tx.put(&unfinished, &())?;
@@ -79,7 +89,7 @@ pub(super) fn put_bucket(tx: &mut Tx<'_>, bucket: &state::Bucket) -> Result<(), 
     tx.put(&row, bucket)
 }
 
-/// Removes a bucket and its indexes.
+/// Removes a bucket with its indexes and configurations.
 pub(super) fn remove_bucket(tx: &mut Tx<'_>, bucket: &state::Bucket) {
     let unfinished = BucketUnfinishedKey {
         slab: tx.home(),
@@ -94,4 +104,7 @@ pub(super) fn remove_bucket(tx: &mut Tx<'_>, bucket: &state::Bucket) {
     tx.delete(&by_id);
     tx.delete(&by_name);
     tx.delete(&by_owner);
+    let mut configs = kind_prefix(tx.home(), Kind::BucketConfig);
+    BucketId(bucket.id).write(&mut configs);
+    tx.delete_range(&Bounds::prefix(configs));
 }

@@ -25,6 +25,8 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         Wire::CompleteUpload(c) => Scope::Objects(c.at.as_ref()),
         Wire::AbortUpload(c) => Scope::Objects(c.at.as_ref()),
         Wire::StageExtents(c) => Scope::Objects(c.at.as_ref()),
+        Wire::SetObjectAcl(c) => Scope::Objects(c.at.as_ref()),
+        Wire::SetObjectTags(c) => Scope::Objects(c.at.as_ref()),
         Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
         Wire::AckDeletions(_)
         | Wire::ConfigureBucket(_)
@@ -37,6 +39,10 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         | Wire::CreateBucket(_)
         | Wire::FinishCreateBucket(_)
         | Wire::SetBucketAcl(_)
+        | Wire::SetBucketTags(_)
+        | Wire::SetBucketConfig(_)
+        | Wire::SetBucketVersioning(_)
+        | Wire::FinishConfigureBucket(_)
         | Wire::BeginDeleteBucket(_)
         | Wire::EndDeleteBucket(_)
         | Wire::PutAccessKey(_)
@@ -61,6 +67,12 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
 pub(crate) fn level(command: &Wire) -> u64 {
     match command {
         Wire::ActivateFeature(_) => 0,
+        Wire::SetObjectAcl(_)
+        | Wire::SetObjectTags(_)
+        | Wire::SetBucketTags(_)
+        | Wire::SetBucketConfig(_)
+        | Wire::SetBucketVersioning(_)
+        | Wire::FinishConfigureBucket(_) => 2,
         _ => 1,
     }
 }

@@ -145,6 +145,15 @@ impl<'a> Tx<'a> {
         self.put_within(key, value, INLINE_BYTES_MAX + 16)
     }
 
+    /// Writes a configuration of a bucket, which may be larger than a record.
+    pub(crate) fn put_config<K: RowKey>(
+        &mut self,
+        key: &K,
+        value: &K::Value,
+    ) -> Result<(), Refusal> {
+        self.put_within(key, value, limits::BUCKET_CONFIG_BYTES_MAX + 16)
+    }
+
     fn put_within<K: RowKey>(
         &mut self,
         key: &K,

@@ -21,6 +21,8 @@ pub(super) mod versioning {
     pub(in crate::apply) const NEVER: u32 = 0;
     /// Every write adds a version.
     pub(in crate::apply) const ENABLED: u32 = 1;
+    /// A write replaces the null version and leaves the others.
+    pub(in crate::apply) const SUSPENDED: u32 = 2;
 }
 
 pub(super) fn head_key(at: &ApplyContext) -> HeadKey {
@@ -121,6 +123,68 @@ pub(super) enum Which {
     Stamp(u64),
     /// The null version.
     Null,
+}
+
+impl Which {
+    /// The version that a command names; `None` for the current one.
+    pub(super) fn named(stamp: u64, null: bool) -> Result<Option<Self>, Refusal> {
+        match (stamp, null) {
+            (0, true) => Ok(Some(Self::Null)),
+            (0, false) => Ok(None),
+            (stamp, false) => Ok(Some(Self::Stamp(stamp))),
+            (_, true) => Err(Refusal::invalid("two versions are named")),
+        }
+    }
+}
+
+/// Changes attributes of a version where it stands, and nothing that is counted or that orders it;
+/// what it is now. Delete markers have none.
+pub(super) fn change(
+    tx: &mut Tx<'_>,
+    at: &ApplyContext,
+    which: Option<Which>,
+    alter: impl FnOnce(&mut state::Version),
+) -> Result<state::Version, Refusal> {
+    let missing = match which {
+        None => Reason::NoSuchKey,
+        Some(_) => Reason::NoSuchVersion,
+    };
+    let row = head_key(at);
+    let head = tx.get(&row)?.ok_or(missing)?;
+    let null_stamp = head.null_stamp;
+    let mut current = head.current.ok_or(missing)?;
+    let is_current = match which {
+        None => true,
+        Some(Which::Stamp(stamp)) => current.stamp == stamp,
+        Some(Which::Null) => current.is_null,
+    };
+    if is_current {
+        if current.delete_marker {
+            return Err(missing.into());
+        }
+        alter(&mut current);
+        let head = state::Head {
+            current: Some(current.clone()),
+            null_stamp,
+        };
+        tx.put(&row, &head)?;
+        return Ok(current);
+    }
+    let row = version_key(
+        at,
+        match which {
+            Some(Which::Stamp(stamp)) => stamp,
+            // No version has the stamp 0.
+            Some(Which::Null) | None => null_stamp,
+        },
+    );
+    let mut version = tx.get(&row)?.ok_or(missing)?;
+    if version.delete_marker {
+        return Err(missing.into());
+    }
+    alter(&mut version);
+    tx.put(&row, &version)?;
+    Ok(version)
 }
 
 /// Removes a version and its bytes; what it was, or `None` when there is none.

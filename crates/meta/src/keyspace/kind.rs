@@ -38,6 +38,7 @@ pub(crate) enum Kind {
     NodeAllocation = 47,
     ClusterTrust = 48,
     JoinToken = 49,
+    BucketConfig = 50,
     // Data slab, positional.
     Head = 64,
     Version = 65,

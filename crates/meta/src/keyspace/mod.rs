@@ -30,6 +30,7 @@ pub(crate) mod account;
 pub(crate) mod bucket_by_id;
 pub(crate) mod bucket_by_name;
 pub(crate) mod bucket_by_owner;
+pub(crate) mod bucket_config;
 pub(crate) mod bucket_unfinished;
 pub(crate) mod bucket_view;
 pub(crate) mod change_log;

@@ -187,6 +187,14 @@ fn keys_keep_their_bytes() {
         "00000007260000000000000102",
     );
     golden(
+        &bucket_config::BucketConfigKey {
+            slab,
+            bucket: BucketId(0x0102),
+            name: Bytes::from_static(b"k\0y"),
+        },
+        "000000073200000000000001026b00ff790001",
+    );
+    golden(
         &meta_node::NodeKey { slab, node: 0x0304 },
         "00000007270000000000000304",
     );
@@ -379,6 +387,7 @@ proptest! {
         round_trips_in_order::<bucket_by_id::BucketByIdKey>(&a, &b);
         round_trips_in_order::<bucket_by_owner::BucketByOwnerKey>(&a, &b);
         round_trips_in_order::<bucket_unfinished::BucketUnfinishedKey>(&a, &b);
+        round_trips_in_order::<bucket_config::BucketConfigKey>(&a, &b);
         round_trips_in_order::<meta_node::NodeKey>(&a, &b);
         round_trips_in_order::<disk::DiskKey>(&a, &b);
         round_trips_in_order::<pool::PoolKey>(&a, &b);

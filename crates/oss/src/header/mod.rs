@@ -21,5 +21,5 @@ pub use object::{
     bucket_acl, content_length, content_md5, flag, object_acl, redundancy, storage_class, text,
 };
 pub use range::{RangeOutcome, resolve_range, uses_standard_range};
-pub use tagging::{format_tagging, parse_tagging, tagging};
+pub use tagging::{check_object_tags, format_tagging, parse_tagging, tagging};
 pub use traffic_limit::{TRAFFIC_LIMIT_MAX, TRAFFIC_LIMIT_MIN, traffic_limit};

@@ -33,23 +33,40 @@ pub fn parse_tagging(value: &str) -> Result<Vec<(String, String)>, OssError> {
             String::from_utf8(escape::decode_query(raw))
                 .map_err(|_| invalid("Tags must be encoded in UTF-8.".to_owned()))
         };
-        let (key, tag_value) = (decoded(key)?, decoded(tag_value)?);
-        check(&key, 1, limits::OBJECT_TAG_KEY_CHARS_MAX)
-            .and_then(|()| check(&tag_value, 0, limits::OBJECT_TAG_VALUE_CHARS_MAX))
-            .map_err(|reason| invalid(format!("The tag {key} is invalid: {reason}.")))?;
-        if tags.iter().any(|(other, _)| *other == key) {
-            return Err(invalid(format!("The tag {key} occurs more than once.")));
-        }
-        if tags.len() == limits::OBJECT_TAGS_MAX {
-            let message = format!(
-                "An object can have no more than {} tags.",
-                limits::OBJECT_TAGS_MAX
-            );
-            return Err(invalid(message));
-        }
-        tags.push((key, tag_value));
+        tags.push((decoded(key)?, decoded(tag_value)?));
     }
+    check_tags(&tags).map_err(invalid)?;
     Ok(tags)
+}
+
+/// Checks the tag set of an object; `argument` is what errors name.
+///
+/// # Errors
+/// InvalidArgument, as for the header.
+pub fn check_object_tags(
+    tags: &[(String, String)],
+    argument: &'static str,
+) -> Result<(), OssError> {
+    check_tags(tags).map_err(|message| {
+        let shown = format_tagging(tags);
+        OssError::invalid_argument(message, argument, shown)
+    })
+}
+
+fn check_tags(tags: &[(String, String)]) -> Result<(), String> {
+    if tags.len() > limits::OBJECT_TAGS_MAX {
+        let most = limits::OBJECT_TAGS_MAX;
+        return Err(format!("An object can have no more than {most} tags."));
+    }
+    for (n, (key, value)) in tags.iter().enumerate() {
+        check(key, 1, limits::OBJECT_TAG_KEY_CHARS_MAX)
+            .and_then(|()| check(value, 0, limits::OBJECT_TAG_VALUE_CHARS_MAX))
+            .map_err(|reason| format!("The tag {key} is invalid: {reason}."))?;
+        if tags.iter().take(n).any(|(other, _)| other == key) {
+            return Err(format!("The tag {key} occurs more than once."));
+        }
+    }
+    Ok(())
 }
 
 /// The header's value for a tag set.

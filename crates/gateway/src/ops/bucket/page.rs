@@ -84,7 +84,12 @@ pub(super) async fn read(cx: &mut Ctx, wanted: Wanted<'_>) -> Result<Page, OssEr
     Ok(read)
 }
 
-fn listed(cx: &Ctx, key: String, version: &pb::state::Version, with_owner: bool) -> ListedObject {
+pub(super) fn listed(
+    cx: &Ctx,
+    key: String,
+    version: &pb::state::Version,
+    with_owner: bool,
+) -> ListedObject {
     let object_type = ObjectType::from_number(version.object_type).unwrap_or(ObjectType::Normal);
     let class = StorageClass::from_number(version.storage_class);
     ListedObject {
@@ -104,6 +109,6 @@ fn listed(cx: &Ctx, key: String, version: &pb::state::Version, with_owner: bool)
 }
 
 /// Keys are UTF-8: they were checked when they came.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

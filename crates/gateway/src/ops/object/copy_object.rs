@@ -68,7 +68,7 @@ impl Operation for CopyObject {
         let same_bucket = cx.bucket()?.name == self.source.named.bucket;
         let same_class = found.version().storage_class == class.number();
         check_size(size, same_bucket, same_class)?;
-        // 1. The bytes become durable, but belong to nothing.
+        // 1. The bytes become durable, but belong to nothing. A link has none of its own.
         let target = cx.write_target(&self.key, class)?;
         let whole = ByteRange::whole(size);
         let copied = match found.copy(cx, whole, target, CopyDigests::Keep).await {
@@ -154,6 +154,14 @@ fn copy_of(
     digests: Option<([u8; 16], u64)>,
     size: u64,
 ) -> pb::state::Version {
+    if source.object_type == ObjectType::Symlink.number() {
+        return pb::state::Version {
+            object_type: source.object_type,
+            etag: source.etag.clone(),
+            symlink_target: source.symlink_target.clone(),
+            ..template
+        };
+    }
     let multipart = source.object_type == ObjectType::Multipart.number();
     let keeps_tag = multipart || source.object_type == ObjectType::Normal.number();
     let kind = if multipart {

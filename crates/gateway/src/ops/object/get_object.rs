@@ -10,7 +10,8 @@ use granary_policy::Caller;
 use granary_types::{ByteRange, ObjectKey};
 use http::{StatusCode, header};
 
-use super::version::{check_conditions, check_readable, describe, existing};
+use super::link::Read;
+use super::version::{check_conditions, check_readable, existing};
 use crate::body::Payload;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -61,23 +62,23 @@ impl Operation for GetObject {
         }
         let found = cx.find_version(&self.key, self.version, true).await?;
         let (version, inline) = existing(found, &self.key, self.version)?;
-        check_conditions(&self.conditions, &version)?;
-        check_readable(&version, cx.shared.runtime.now())?;
-        let bucket = cx.bucket()?;
-        let (status, range) = self.resolve(version.size)?;
-        let mut headers = describe(&version, bucket);
+        let read = Read::follow(cx, self.key.clone(), version, inline).await?;
+        check_conditions(&self.conditions, &read.seen())?;
+        check_readable(&read.version, cx.shared.runtime.now())?;
+        let (status, range) = self.resolve(read.version.size)?;
+        let mut headers = read.describe(cx)?;
         if status == StatusCode::PARTIAL_CONTENT {
             let last = range.end.saturating_sub(1);
-            let text = format!("bytes {}-{last}/{}", range.start, version.size);
+            let text = format!("bytes {}-{last}/{}", range.start, read.version.size);
             insert(&mut headers, header::CONTENT_RANGE, &text);
             // It is of the whole object.
             headers.remove("content-md5");
         }
         self.overrides.apply(&mut headers);
         let source = ReadSource {
-            at: bucket.position(&self.key),
-            version,
-            inline,
+            at: cx.bucket()?.position(&read.key),
+            version: read.version,
+            inline: read.inline,
         };
         let stream = Box::new(cx.shared.datapath.read(source, range));
         let payload = match status {

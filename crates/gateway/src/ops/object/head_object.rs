@@ -5,7 +5,8 @@ use granary_oss::header::Preconditions;
 use granary_types::ObjectKey;
 use http::StatusCode;
 
-use super::version::{check_conditions, describe, existing};
+use super::link::Read;
+use super::version::{check_conditions, existing};
 use crate::body::Payload;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -39,13 +40,14 @@ impl Operation for HeadObject {
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
         let found = cx.find_version(&self.key, self.version, false).await?;
-        let (version, _) = existing(found, &self.key, self.version)?;
-        check_conditions(&self.conditions, &version)?;
+        let (version, inline) = existing(found, &self.key, self.version)?;
+        let read = Read::follow(cx, self.key, version, inline).await?;
+        check_conditions(&self.conditions, &read.seen())?;
         Ok(Output {
             status: StatusCode::OK,
-            headers: describe(&version, cx.bucket()?),
+            headers: read.describe(cx)?,
             payload: Payload::Empty,
-            length: Some(version.size),
+            length: Some(read.version.size),
             traffic_limit: None,
         })
     }

@@ -65,7 +65,7 @@ impl Operation for ListBuckets {
         let buckets = page
             .buckets
             .iter()
-            .filter_map(Bucket::from_record)
+            .filter_map(|record| Bucket::from_record(record, &[]))
             .filter(in_group)
             .map(|bucket| summary(bucket, &endpoint, &cx.shared.settings.region))
             .collect();

@@ -217,7 +217,7 @@ fn what_nobody_claims_is_not_implemented() {
             NotImplemented,
         ),
         ("PATCH", "/bucket/key", MethodNotAllowed),
-        ("OPTIONS", "/bucket", MethodNotAllowed),
+        ("OPTIONS", "/", MethodNotAllowed),
         ("PUT", "/", NotImplemented),
     ] {
         let error = route(&head(method, "127.0.0.1", target, &[]))
