@@ -659,6 +659,15 @@ class Cluster:
                     found += [f"{node.name}: {line.rstrip()}" for line in log if "panicked at" in line]
         return found
 
+    def keep_evidence(self, label):
+        """Writes what the cluster says of itself to GRANARY_TEST_LOGS, when that is set."""
+        place = os.environ.get("GRANARY_TEST_LOGS")
+        if place and any(node.running for node in self.nodes.values()):
+            for line in (["status"], ["fsck", "--deep"]):
+                answer = self.admin(*line, timeout_s=120)
+                with open(os.path.join(place, f"{label}-{line[0]}.json"), "w", encoding="utf-8") as out:
+                    out.write(f"exit code {answer.code}\n{answer.err}\n{answer.out}\n")
+
     def keep_logs(self, label):
         """Copies the logs to GRANARY_TEST_LOGS, when that is set."""
         place = os.environ.get("GRANARY_TEST_LOGS")
