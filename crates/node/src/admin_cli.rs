@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use granary_cluster::{
-    CertificateFacts, Credentials, NodeKey, Peer, Security, StateDir, Trust, certificates_from_pem,
-    connect_to_address,
+    CertificateFacts, Credentials, GiveUp, NodeKey, Peer, Security, StateDir, Trust,
+    certificates_from_pem, connect_to_address,
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
@@ -109,9 +109,15 @@ pub(crate) enum AdminCommand {
             hide_env_values = true
         )]
         token: String,
-        /// A lost node that this one takes the place of.
+        /// A lost node that this one takes the place of: given up for good, as by `replace node`.
         #[arg(long, value_name = "NODE")]
         replaces: Option<u64>,
+        /// Replace it even if it serves, or if a shard has no majority without it.
+        #[arg(long, requires = "replaces")]
+        force: bool,
+        /// Also when it answers and others are still to be filled from it.
+        #[arg(long, requires = "replaces")]
+        accept_loss: bool,
     },
     /// Makes the first meta node of a cluster that has lost all of them, from the backup in the
     /// storage pool. The state directory of --config must be empty. Exit code 1 when it is refused.
@@ -220,9 +226,16 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             runtime.stop().await;
             show(reach, &made, || init_text(&made))
         }
-        AdminCommand::Join { token, replaces } => {
+        AdminCommand::Join {
+            token,
+            replaces,
+            force,
+            accept_loss,
+        } => {
             let config = reach.node()?;
-            let joined = join::join(&runtime, &config, &token, replaces.map(NodeId)).await?;
+            let replaces = replaces.map(NodeId);
+            let give_up = GiveUp { force, accept_loss };
+            let joined = join::join(&runtime, &config, &token, replaces, give_up).await?;
             let identity = joined.identity;
             let value = json!({
                 "cluster_id": identity.cluster_id,

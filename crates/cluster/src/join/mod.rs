@@ -7,8 +7,11 @@ mod server;
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use granary_meta_api::{Meta, MetaError, pb};
 use granary_runtime::Runtime;
+use granary_types::NodeId;
+use tonic::Status;
 
 pub use client::{JoinError, JoinParameters, Joined, join_cluster};
 pub use renewal::{Renewal, RenewalError};
@@ -19,8 +22,9 @@ use crate::pki::{Fingerprint, JoinToken};
 
 /// Roles a node may have.
 const ROLES: [&str; 4] = ["gateway", "meta", "storage", "worker"];
-/// Roles that need the master key; nodes with one of them can sign.
-const KEY_ROLES: [&str; 3] = ["gateway", "meta", "worker"];
+/// Roles that need the master key: nodes with one of them can sign, and read every secret. Which
+/// nodes these are is decided when they join, so an old address book is never wrong about it.
+pub const KEY_ROLES: [&str; 3] = ["gateway", "meta", "worker"];
 /// Longest token life.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -34,6 +38,26 @@ pub trait KeySealer: Send + Sync + 'static {
 
     /// The master key itself, for a node that joins and needs it.
     fn master_key(&self) -> Vec<u8>;
+}
+
+/// Whether a node may be given up for good, because another one takes its place.
+#[async_trait]
+pub trait GiveUpCheck: Send + Sync + 'static {
+    /// Refuses to give up a node that serves or that others need, as far as the operator has not
+    /// said that it is to go all the same.
+    ///
+    /// # Errors
+    /// It may not go now, and why; or nobody knows.
+    async fn may_go(&self, node: NodeId, meant: GiveUp) -> Result<(), Status>;
+}
+
+/// What an operator has said of a node that is to be given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GiveUp {
+    /// It goes even if it serves, or if a shard has no majority without it.
+    pub force: bool,
+    /// It goes even if it has what no other node has.
+    pub accept_loss: bool,
 }
 
 fn needs_master_key(roles: &[String]) -> bool {

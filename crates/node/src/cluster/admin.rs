@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use granary_cluster::{Identity, KeySealer, Links, new_token};
+use granary_cluster::{GiveUp, GiveUpCheck, Identity, KeySealer, Links, new_token};
 use granary_datapath::{ClusterView, Group, GroupMember, RepairHints};
 use granary_meta_api::{Meta, MetaError, pb as meta};
 use granary_runtime::Runtime;
@@ -235,6 +235,19 @@ fn decided<R>(decision: Result<Result<R, meta::Rejection>, MetaError>) -> Result
 }
 
 #[async_trait]
+impl GiveUpCheck for AdminService {
+    async fn may_go(&self, node: NodeId, meant: GiveUp) -> Result<(), Status> {
+        if !meant.force {
+            self.shared.check_may_go(node).await?;
+        }
+        if !meant.accept_loss {
+            self.shared.keep_what_only_it_has(node).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl Admin for AdminService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<Report>, Status> {
         let status = self.shared.status().await.map_err(unavailable)?;
@@ -272,12 +285,8 @@ impl Admin for AdminService {
             force,
             accept_loss,
         } = request.into_inner();
-        if !force {
-            self.shared.check_may_go(NodeId(node)).await?;
-        }
-        if !accept_loss {
-            self.shared.keep_what_only_it_has(NodeId(node)).await?;
-        }
+        let meant = GiveUp { force, accept_loss };
+        self.may_go(NodeId(node), meant).await?;
         decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
         tracing::warn!(node, "node is given up for good");
         Ok(Response::new(Done {}))

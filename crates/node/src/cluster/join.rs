@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use granary_cluster::{
-    Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir, join_cluster,
+    GiveUp, Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir, join_cluster,
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
@@ -30,7 +30,7 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
         );
     };
     loop {
-        match join(runtime, config, token, None).await {
+        match join(runtime, config, token, None, GiveUp::default()).await {
             Ok(joined) => return Ok(joined.identity),
             Err(error) if matches!(error.downcast_ref(), Some(JoinError::NoAnswer(_))) => {
                 tracing::warn!(%error, "not joined yet");
@@ -40,7 +40,8 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
     }
 }
 
-/// Joins the cluster that a token is for. Repeating it is harmless.
+/// Joins the cluster that a token is for, in the place of a node that is lost, if one is named.
+/// Repeating it is harmless.
 ///
 /// # Errors
 /// Refused, or nobody answered within a minute.
@@ -49,6 +50,7 @@ pub(crate) async fn join(
     config: &StartConfig,
     token: &str,
     replaces: Option<NodeId>,
+    give_up: GiveUp,
 ) -> anyhow::Result<Joined> {
     let state = StateDir::open(&config.state_dir)?;
     let parameters = JoinParameters {
@@ -56,6 +58,7 @@ pub(crate) async fn join(
         seeds: config.join.clone(),
         node: record(config, NodeId(0)),
         replaces,
+        give_up,
         plaintext: config.plaintext,
     };
     if parameters.seeds.is_empty() {

@@ -200,12 +200,6 @@ impl Node {
         let client = client.with_patience(config.meta.patience());
         let meta = meta.map(|(role, _)| role);
         let disks = Arc::new(LateDisks::default());
-        let joins = JoinServer::new(
-            runtime.clone(),
-            client.clone(),
-            base.sealer(runtime),
-            base.security.clone(),
-        );
         let local_disks: Option<Arc<dyn BlobNode>> = match config.has(Role::Storage) {
             true => Some(disks.clone()),
             false => None,
@@ -231,6 +225,13 @@ impl Node {
             metadata_nodes.clone(),
             base.identity.clone(),
             base.sealer(runtime),
+        );
+        let joins = JoinServer::new(
+            runtime.clone(),
+            client.clone(),
+            base.sealer(runtime),
+            base.security.clone(),
+            Arc::new(operators.clone()),
         );
         let mut services = vec![joins.routes(), operators.routes()];
         if let Some(role) = &meta {
