@@ -64,22 +64,26 @@ fn needs_master_key(roles: &[String]) -> bool {
     roles.iter().any(|role| KEY_ROLES.contains(&role.as_str()))
 }
 
-/// Makes a join token that counts for `life` (at most a year).
+/// Makes a join token that counts for `life`.
 ///
 /// # Errors
-/// The root gave no answer in time, refused it, or knows no authority yet.
+/// Longer than a year; or the root gave no answer in time, refused it, or knows no authority yet.
 pub async fn new_token(
     runtime: &Runtime,
     meta: &Meta,
     life: Duration,
 ) -> Result<JoinToken, MetaError> {
+    if life > TOKEN_LIFE_MAX {
+        return Err(MetaError::Invalid(
+            "a join token counts for 365 days at most".to_owned(),
+        ));
+    }
     let trust = meta.query(pb::GetTrust {}).await?;
     let signer = trust.ca_certificates.first();
     let signer =
         signer.ok_or_else(|| MetaError::Invalid("the cluster has no CA yet".to_owned()))?;
     let token = JoinToken::make(runtime, Fingerprint::of(signer));
-    let life = life.min(TOKEN_LIFE_MAX).as_millis();
-    let life_ms = u64::try_from(life).unwrap_or(u64::MAX);
+    let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
     let expires = runtime.now().plus_millis(life_ms);
     let kept = pb::PutJoinToken {
         token: Some(token.record(expires)),

@@ -193,6 +193,8 @@ async fn only_a_token_that_counts_lets_a_node_in() {
         matches!(outcome, Err(JoinError::NoAnswer(_))),
         "{outcome:?}"
     );
+    let endless = new_token(&world.runtime, &world.meta(), 366 * DAY).await;
+    assert!(endless.unwrap_err().to_string().contains("365 days"));
     world.pass(DAY + Duration::from_secs(1));
     let outcome = join(
         &world,
