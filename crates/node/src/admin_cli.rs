@@ -157,7 +157,8 @@ pub(crate) enum AdminCommand {
     /// where it was; every run that ends is one change.
     RotateCa,
     /// Signs this node's certificate anew with the CA's key in --admin-dir, while the node does not
-    /// run: for one that was off until its certificate had expired.
+    /// run: for one that was off until its certificate had expired. The operator's certificate in
+    /// --admin-dir is made anew too, once two thirds of its five years are over.
     Certify,
     /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage; what broken
     /// off writes leave is none as long as the sweep has time for it.
@@ -255,10 +256,15 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
         AdminCommand::Certify => {
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
-            let node = ca::certify(&runtime, &config, &admin_dir)?;
-            let value = json!({ "node_id": node.0, "certified": true });
+            let (node, renewed) = ca::certify(&runtime, &config, &admin_dir)?;
+            let value =
+                json!({ "node_id": node.0, "certified": true, "operator_certified": renewed });
             show(reach, &value, || {
-                format!("Node {node} has a new certificate: run granary start")
+                let own = match renewed {
+                    true => format!(", and so has {}", admin_dir.display()),
+                    false => String::new(),
+                };
+                format!("Node {node} has a new certificate{own}: run granary start")
             })
         }
         AdminCommand::RotateCa => ca::rotate(&runtime, reach).await,
@@ -590,8 +596,16 @@ fn security(
     let bundle = certificates_from_pem(read("ca.pem")?.as_bytes())?;
     let mut own = certificates_from_pem(read("admin.pem")?.as_bytes())?;
     let certificate = own.swap_remove(0);
-    let names = CertificateFacts::read(&certificate)?.names;
-    let cluster_id = names
+    let facts = CertificateFacts::read(&certificate)?;
+    if facts.not_after <= runtime.now() {
+        bail!(
+            "the operator's certificate in {} has expired: granary admin certify makes a new one, on the \
+             machine of a node that was stopped for it",
+            admin_dir.display()
+        );
+    }
+    let cluster_id = facts
+        .names
         .iter()
         .find_map(|name| Peer::of_name(name))
         .map(|(_, cluster)| cluster.to_owned());
