@@ -70,6 +70,8 @@ pub struct Links {
 struct Open {
     /// Of the book by which the channels were last looked through.
     epoch: u64,
+    /// Who had signed what the channels show: peers cut those of an authority that is trusted no more.
+    issuer: Option<Fingerprint>,
     /// Bounded by the nodes of the book.
     channels: BTreeMap<(NodeId, Lane), (String, Channel)>,
 }
@@ -115,6 +117,15 @@ impl Links {
             open.epoch = epoch;
             open.channels
                 .retain(|(node, _), (at, _)| book.address(*node).as_ref() == Some(at));
+        }
+        let issuer = match &self.dialer.security {
+            Security::Tls(trust) => Some(trust.issuer()),
+            Security::Plain { .. } => None,
+        };
+        if open.issuer != issuer {
+            // What is under way on them ends as it would have.
+            open.issuer = issuer;
+            open.channels.clear();
         }
         if let Some((at, channel)) = open.channels.get(&(node, lane))
             && *at == address

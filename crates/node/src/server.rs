@@ -166,12 +166,17 @@ impl process::Running for Running {
         self.meta.failed().await
     }
 
-    async fn stop(self, runtime: &Runtime) {
+    async fn stop(self, runtime: &Runtime, step: &process::Step) {
         self.readiness.set(false);
+        step.set("what the gateway has in hand");
         self.gateway.drain().await;
+        step.set("background work");
         self.workers.stop().await;
+        step.set("closing the disks");
         self.storage.stop().await;
+        step.set("closing the metadata");
         self.meta.stop().await;
+        step.set("what was left to do");
         self.admin.cancel();
         runtime.stop().await;
         tracing::info!("stopped");

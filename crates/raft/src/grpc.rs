@@ -151,6 +151,8 @@ impl Raft for Service {
         &self,
         envelope: Request<proto::Envelope>,
     ) -> Result<Response<proto::Reply>, Status> {
+        // What the listener knows of the sender; a process without one has no other nodes.
+        let sender = envelope.extensions().get::<NodeId>().copied();
         let proto::Envelope { shard, to, request } = envelope.into_inner();
         if NodeId(to) != self.host.node() {
             // A reused address: whoever the sender means, it is not this node.
@@ -161,10 +163,23 @@ impl Raft for Service {
         }
         let body = request.and_then(|request| request.body);
         let body = body.ok_or_else(|| Status::invalid_argument("the request is empty"))?;
-        match self.host.handle(ShardId(shard), RaftRequest(body)).await {
+        let request = RaftRequest(body);
+        check_sender(sender, &request)?;
+        match self.host.handle(ShardId(shard), request).await {
             Ok(RaftReply(body)) => Ok(Response::new(proto::Reply { body: Some(body) })),
             Err(error) => Err(status(&error)),
         }
+    }
+}
+
+/// A node speaks for itself only: nobody leads, or asks for votes, under another's name.
+fn check_sender(sender: Option<NodeId>, request: &RaftRequest) -> Result<(), Status> {
+    match (sender, request.claims()) {
+        (Some(sender), Some(claimed)) if sender != claimed => {
+            let said = format!("node {sender} may not speak for node {claimed}");
+            Err(Status::permission_denied(said))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -176,5 +191,56 @@ fn status(error: &RaftError) -> Status {
         RaftError::NotNow(_) => Status::failed_precondition(message),
         RaftError::Stopped(_) => Status::aborted(message),
         _ => Status::internal(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::proto::request::Body;
+    use super::*;
+
+    #[test]
+    fn a_node_speaks_for_itself_only() {
+        let vote = Some(proto::Vote {
+            term: 7,
+            node: 2,
+            committed: true,
+        });
+        let begin = proto::SnapshotBegin {
+            vote,
+            ..Default::default()
+        };
+        let finish = proto::SnapshotFinish {
+            vote,
+            ..Default::default()
+        };
+        let transfer = proto::TransferLeader {
+            from: vote,
+            to: 3,
+            last: None,
+        };
+        let append = proto::Append {
+            vote,
+            ..Default::default()
+        };
+        let call = proto::VoteCall {
+            vote,
+            ..Default::default()
+        };
+        for body in [
+            Body::Append(append),
+            Body::Vote(call),
+            Body::SnapshotBegin(begin),
+            Body::SnapshotFinish(finish),
+            Body::TransferLeader(transfer),
+        ] {
+            let request = RaftRequest(body);
+            assert!(check_sender(Some(NodeId(2)), &request).is_ok());
+            assert!(check_sender(None, &request).is_ok());
+            let refused = check_sender(Some(NodeId(3)), &request).unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{request:?}");
+        }
+        let chunk = RaftRequest(Body::SnapshotChunk(proto::SnapshotChunk::default()));
+        assert!(check_sender(Some(NodeId(3)), &chunk).is_ok());
     }
 }

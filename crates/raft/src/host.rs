@@ -351,7 +351,6 @@ impl Inner {
             runtime: self.runtime.clone(),
             transport: Arc::clone(&self.transport),
             message_timeout: Duration::from_millis(self.config.message_timeout_ms),
-            heartbeat_timeout: Duration::from_millis(self.config.election_max_ms / 3),
             lease: self.config.lease(),
             promise,
             snapshots: Arc::clone(&self.snapshots),

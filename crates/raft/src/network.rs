@@ -41,8 +41,6 @@ pub(crate) struct Sender {
     pub(crate) runtime: Runtime,
     pub(crate) transport: Arc<dyn RaftTransport>,
     pub(crate) message_timeout: Duration,
-    /// Shorter: a lost heartbeat must not hold up the next one until an election.
-    pub(crate) heartbeat_timeout: Duration,
     /// How long this node relies on an acknowledgement when it leads.
     pub(crate) lease: Duration,
     pub(crate) promise: Promise,
@@ -255,12 +253,10 @@ impl RaftNetworkV2<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
-        // The library's limit is one heartbeat, too short for a large batch's sync at the peer.
-        let limit = if rpc.entries.is_empty() {
-            self.sender.heartbeat_timeout
-        } else {
-            self.sender.message_timeout
-        };
+        // The library's limit is one heartbeat, too short for a large batch's sync at the peer. A
+        // heartbeat it cuts there itself, and votes at the shortest election timeout, which must leave
+        // time for the sync of a vote.
+        let limit = self.sender.message_timeout;
         let request = request::Body::Append(proto::Append {
             vote: Some(vote_to_proto(&rpc.vote)),
             previous: rpc.prev_log_id.as_ref().map(log_id_to_proto),

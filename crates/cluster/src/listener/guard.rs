@@ -27,6 +27,8 @@ pub enum Access {
     Admin,
     /// Operators, and nodes.
     AdminOrNodes,
+    /// Operators, and nodes that have one of these roles, as far as is known here.
+    AdminOrNodesWith(&'static [&'static str]),
     /// Anybody; the service looks at the [`Peer`] in the request's extensions.
     Anybody,
 }
@@ -96,6 +98,7 @@ impl Guard {
             Access::AdminOrNodes => peer != Peer::Anonymous,
             Access::Nodes => matches!(peer, Peer::Node(_)),
             Access::NodesWith(roles) => self.has_one_of(peer, roles),
+            Access::AdminOrNodesWith(roles) => peer == Peer::Admin || self.has_one_of(peer, roles),
             Access::Admin => peer == Peer::Admin,
         };
         if may {
@@ -107,16 +110,11 @@ impl Guard {
         }
     }
 
-    /// Whether a node has a role. One that the book does not know yet may have any, and one without
-    /// any in its record has all.
     fn has_one_of(&self, peer: Peer, roles: &[&str]) -> bool {
         let Peer::Node(node) = peer else {
             return false;
         };
-        let known = self.book.node(node);
-        known.is_none_or(|known| {
-            known.roles.is_empty() || roles.iter().any(|role| known.serves(role))
-        })
+        self.book.may_have_one_of(node, roles)
     }
 
     /// A request that names the node it means is for that node only: an address may have gone over
@@ -188,6 +186,10 @@ where
         match self.guard.admit(&request) {
             Ok(peer) => {
                 request.extensions_mut().insert(peer);
+                if let Peer::Node(node) = peer {
+                    // For services that do not know this crate.
+                    request.extensions_mut().insert(node);
+                }
                 Either::Right(self.inner.call(request))
             }
             Err(status) => Either::Left(ready(Ok(status.into_http()))),

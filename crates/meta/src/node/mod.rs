@@ -237,6 +237,18 @@ impl MetaNode {
         self.shard(shard).ok_or(MetaError::WrongShard(shard))
     }
 
+    /// The shard's replica here, for whoever asks something of the shard: without one this node only
+    /// knows that it is not the one to ask. That the shard owns something else, the shard itself says.
+    fn find_to_ask(&self, shard: ShardId) -> Result<Arc<Shard>, MetaError> {
+        self.find(shard).map_err(|error| match error {
+            MetaError::WrongShard(shard) => MetaError::NotLeader {
+                shard,
+                leader: None,
+            },
+            error => error,
+        })
+    }
+
     /// True when the shard's replica has no state, and waits for a snapshot.
     async fn is_blank(&self, shard: ShardId) -> Result<bool, MetaNodeError> {
         let Some(open) = self.shard(shard) else {

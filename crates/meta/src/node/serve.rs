@@ -72,7 +72,7 @@ impl MetaNode {
         id: ShardId,
         mut command: pb::Command,
     ) -> Result<pb::CommandReply, MetaError> {
-        let shard = self.find(id)?;
+        let shard = self.find_to_ask(id)?;
         if self.growth_refused() && command.command.as_ref().is_some_and(grows) {
             return Err(MetaError::NoSpace(
                 "the metadata directory is nearly full".to_owned(),
@@ -137,7 +137,7 @@ impl MetaNode {
     async fn read(&self, id: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
         let query = query.query;
         let query = query.ok_or_else(|| MetaError::Invalid("an unknown query".to_owned()))?;
-        let shard = self.find(id)?;
+        let shard = self.find_to_ask(id)?;
         let _admitted = self
             .admitted
             .try_acquire()

@@ -8,6 +8,7 @@ pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;
 pub(crate) mod progress;
+mod proposers;
 pub(crate) mod rebuild;
 mod reports;
 mod rotate;

@@ -28,7 +28,7 @@ pub(crate) const REGION_DEFAULT: &str = "cn-granary-1";
 /// Layout of the metadata directory that this version writes and reads.
 const FORMAT: u32 = 1;
 /// Beside the database: the stamp that the database must have.
-const STAMP_FILE: &str = "db.stamp";
+pub(crate) const STAMP_FILE: &str = "db.stamp";
 
 /// How often the room under the metadata is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -194,10 +194,10 @@ impl MetaRole {
     pub(crate) async fn failed(&self) -> String {
         let failure = self.node.raft().failed().await;
         format!(
-            "the metadata in {} can no longer be written or read ({failure}); Granary stops, and \
-             nothing that was acknowledged is lost by that: look at the disk and the file system \
-             under it (full, read-only, I/O errors in the kernel's log), repair them or move the \
-             directory to a sound disk, then start Granary again",
+            "the metadata service failed: {failure}. Granary stops, and nothing that was \
+             acknowledged is lost by that. If {} can no longer be written or read (the disk or the \
+             file system under it is full, read-only, or has I/O errors in the kernel's log), repair \
+             it or move the directory to a sound disk; then start Granary again",
             self.dir.display()
         )
     }

@@ -23,7 +23,7 @@ use crate::cluster::status::{
 };
 
 /// Longest time for one node's answer, so that a status never waits for those that are away.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// Format of the reports.
 const FORMAT: u32 = 1;
 

@@ -712,6 +712,8 @@ async fn two_rebuilds_do_not_share_a_state_directory() {
         let kept = std::fs::read(world.admin_dir().join(name)).unwrap();
         assert_eq!(std::fs::read(state.join("admin").join(name)).unwrap(), kept);
     }
+    // An empty database in place of this one is missed from the first start on.
+    assert!(state.join("db.stamp").exists());
     // Run again, it tells the others once more.
     let again = world.rebuild("state", false).await.unwrap();
     assert_eq!(again.node_id, rebuilt.node_id);
