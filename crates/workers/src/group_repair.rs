@@ -422,3 +422,30 @@ impl GroupRepair {
         Ok(found.filter(of_it))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use granary_types::{BACKUP_BUCKET, BucketId, ObjectId, PgId};
+
+    use super::*;
+
+    #[test]
+    fn parts_of_a_backup_are_in_no_sum_that_rows_are_compared_with() {
+        let entry = |bucket| ChunkEntry {
+            id: ChunkId::new(PgId(1), 2),
+            owner: ChunkOwner {
+                bucket,
+                object: ObjectId(1),
+            },
+            length: 1,
+            digest: 1,
+            deleted: false,
+            damaged: false,
+        };
+        let mut repaired = Repaired::default();
+        repaired.saw(&entry(BACKUP_BUCKET));
+        assert_eq!(repaired.seen, IdSum::default());
+        repaired.saw(&entry(BucketId(7)));
+        assert_ne!(repaired.seen, IdSum::default());
+    }
+}
