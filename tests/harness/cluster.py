@@ -52,6 +52,7 @@ deletion_interval_secs = 1
 sweep_interval_secs = 5
 count_interval_secs = 5
 missing_out_secs = 3
+replace_after_secs = 1
 unreachable_out_secs = 45
 """
 BACKED_UP = SETTINGS.replace("backup = false", "backup = true")

@@ -3,14 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use granary_meta_api::pb;
+use granary_meta_api::{disk_state, pb};
 use granary_placement::{Disk, Topology};
 use granary_types::{DiskId, NodeId, PgId, Redundancy, ShardId};
-
-/// `state` of a disk record that may hold chunks and get new ones.
-const DISK_IN: u32 = 0;
-/// `state` of a disk record that an operator gave up for good.
-const DISK_REMOVED: u32 = 2;
 
 /// Nodes of a zone over which LRS spreads the copies of a chunk.
 const NODES_OF_LRS: usize = 3;
@@ -174,7 +169,7 @@ impl ClusterMap {
     /// True when the disk, or the node it sits in, was given up for good.
     pub fn is_removed(&self, disk: DiskId) -> bool {
         let known = self.disks.get(&disk);
-        if known.is_some_and(|known| known.state == DISK_REMOVED) {
+        if known.is_some_and(|known| known.state == disk_state::REMOVED) {
             return true;
         }
         let node = self.node_of(disk).and_then(|node| self.nodes.get(&node));
@@ -195,7 +190,7 @@ impl ClusterMap {
     /// True when the disk is known and neither it nor its node was taken out.
     pub fn is_in(&self, disk: DiskId) -> bool {
         let known = self.disks.get(&disk);
-        known.is_some_and(|known| known.state == DISK_IN) && !self.is_removed(disk)
+        known.is_some_and(|known| known.state == disk_state::IN) && !self.is_removed(disk)
     }
 
     /// Copies that chunks of a group should have: those of the best pool of its class and zone. A

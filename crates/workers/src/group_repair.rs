@@ -443,3 +443,30 @@ fn tell(group: &Group, chunk: &Lacking, disk: DiskId, why: &RestoreError) {
         "a copy of a chunk was not made",
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use granary_types::{BACKUP_BUCKET, BucketId, ObjectId, PgId};
+
+    use super::*;
+
+    #[test]
+    fn parts_of_a_backup_are_in_no_sum_that_rows_are_compared_with() {
+        let entry = |bucket| ChunkEntry {
+            id: ChunkId::new(PgId(1), 2),
+            owner: ChunkOwner {
+                bucket,
+                object: ObjectId(1),
+            },
+            length: 1,
+            digest: 1,
+            deleted: false,
+            damaged: false,
+        };
+        let mut repaired = Repaired::default();
+        repaired.saw(&entry(BACKUP_BUCKET));
+        assert_eq!(repaired.seen, IdSum::default());
+        repaired.saw(&entry(BucketId(7)));
+        assert_ne!(repaired.seen, IdSum::default());
+    }
+}

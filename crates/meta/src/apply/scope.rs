@@ -3,6 +3,8 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 
+use super::{FIRST_LEVEL, NODES_TELL};
+
 /// Where a command acts.
 pub(super) enum Scope<'c> {
     /// Changes objects at a position: owned, and the bucket's generation as the sender saw it.
@@ -61,6 +63,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
 pub(crate) fn level(command: &Wire) -> u64 {
     match command {
         Wire::ActivateFeature(_) => 0,
-        _ => 1,
+        Wire::RenewRoot(_) => NODES_TELL,
+        _ => FIRST_LEVEL,
     }
 }

@@ -11,6 +11,7 @@ use granary_raft::{GroupMetrics, RaftError};
 use granary_types::{NodeId, ShardId, SlabId};
 
 use super::{MetaNode, MetaNodeError, Shard};
+use crate::apply::FEATURE_LEVEL;
 
 /// Longest wait for the entry that adds a learner, and for a change of voters.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -29,6 +30,11 @@ impl MetaControl for MetaNode {
         }
         let shards: Vec<Arc<Shard>> = self.shards.read().values().cloned().collect();
         Ok(shards.iter().map(|shard| replica(shard)).collect())
+    }
+
+    async fn feature_level(&self) -> Result<u64, MetaError> {
+        self.serving()?;
+        Ok(FEATURE_LEVEL)
     }
 
     async fn open_replica(&self, shard: ShardId, home: SlabId) -> Result<(), MetaError> {
@@ -57,9 +63,9 @@ impl MetaControl for MetaNode {
             MetaNodeError::Raft(error) => raft_error(shard, error),
             MetaNodeError::Meta(error) => error,
             MetaNodeError::Cancelled | MetaNodeError::NotReady(_) => stopping(),
-            MetaNodeError::State(_) | MetaNodeError::NotFormed(_) => {
-                MetaError::Internal(error.to_string())
-            }
+            MetaNodeError::State(_)
+            | MetaNodeError::NotFormed(_)
+            | MetaNodeError::TooOld { .. } => MetaError::Internal(error.to_string()),
         })
     }
 

@@ -15,7 +15,7 @@ use prost::Message;
 
 use super::metrics::increment;
 use super::{MetaNode, Shard};
-use crate::apply::level;
+use crate::apply::{FEATURE_LEVEL, FIRST_LEVEL, level};
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, kind_prefix};
@@ -30,8 +30,6 @@ pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
 const SWEEP_LAG_MS: u64 = 1000;
 /// Shortest wait for a command, in milliseconds: clocks of clients may differ.
 const WAIT_MS_MIN: u64 = 1000;
-/// The feature level of every shard from its beginning.
-const FIRST_LEVEL: u64 = 1;
 /// Elections that a command waits for at most. A shard whose quorum is gone tells its clients after
 /// that, long before they give up by themselves; one that was only busy is asked again.
 const WAIT_ELECTIONS: u64 = 3;
@@ -83,7 +81,7 @@ impl MetaNode {
             None => return Err(MetaError::Invalid("an unknown command".to_owned())),
             Some(WireCommand::SplitRange(split)) => stamp_voters(&shard, split)?,
             Some(WireCommand::ActivateFeature(activate)) => {
-                if activate.level > crate::apply::FEATURE_LEVEL {
+                if activate.level > FEATURE_LEVEL {
                     return Err(MetaError::Invalid("an unknown feature level".to_owned()));
                 }
             }

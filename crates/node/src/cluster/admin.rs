@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use granary_cluster::{GiveUp, GiveUpCheck, Identity, KeySealer, Lane, Links, Peer, new_token};
 use granary_datapath::{ClusterView, Group, GroupMember, RepairHints};
-use granary_meta_api::{Meta, MetaError, pb as meta};
+use granary_meta_api::{Meta, MetaError, disk_state, pb as meta};
 use granary_runtime::{Runtime, within};
 use granary_types::NodeId;
 use granary_workers::{Fsck, MetaNodes, Scrub};
@@ -33,11 +33,6 @@ use super::pb::{
 use super::reports::{Reports, Tell, follow, json};
 use super::status::{Peers, ShardStatus};
 use crate::roles::worker::WorkerRole;
-
-/// `state` of a disk record that is given up for good.
-const DISK_REMOVED: u32 = 2;
-/// What is said of a disk that was given up and is taken back; never stored.
-const DISK_READMITTED: u32 = 3;
 
 /// Answers operators.
 #[derive(Clone)]
@@ -121,8 +116,12 @@ impl AdminService {
 impl Shared {
     async fn remove_disk(&self, disk: u64) -> Result<(), Status> {
         let (mut record, _) = self.disk_record(disk).await?;
-        record.state = DISK_REMOVED;
-        let command = meta::RegisterDisk { disk: Some(record) };
+        record.state = disk_state::REMOVED;
+        let command = meta::RegisterDisk {
+            disk: Some(record),
+            state_only: true,
+            ..Default::default()
+        };
         decided(self.meta.propose(command).await)
     }
 
@@ -139,11 +138,15 @@ impl Shared {
                 record.node
             )));
         }
-        if record.state != DISK_REMOVED {
+        if record.state != disk_state::REMOVED {
             return Ok(false);
         }
-        record.state = DISK_READMITTED;
-        let command = meta::RegisterDisk { disk: Some(record) };
+        record.state = disk_state::READMITTED;
+        let command = meta::RegisterDisk {
+            disk: Some(record),
+            state_only: true,
+            ..Default::default()
+        };
         decided(self.meta.propose(command).await)?;
         Ok(true)
     }

@@ -15,6 +15,7 @@ use granary_cluster::{
 };
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
+use granary_meta::FEATURE_LEVEL;
 use granary_meta_api::wire::{checked_routes, control_routes};
 use granary_meta_api::{ErrorKind, Meta, MetaControl, MetaError, MetaService, pb};
 use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
@@ -351,6 +352,7 @@ impl Node {
         let first = follower.first_map().await;
         let info = first.info.clone().unwrap_or_default();
         refuse_removed(&first, &base.identity)?;
+        refuse_too_old(info.feature_level, config)?;
         announce(runtime, client, &first, config, &base.identity).await?;
         let map = follower.start(first);
         if let Security::Tls(trust) = &base.security {
@@ -390,20 +392,14 @@ impl Node {
         let workers = config.has(Role::Worker).then(|| {
             let members = Members {
                 nodes: self.metadata_nodes.clone(),
-                config: MemberKeeperConfig {
+                config: Some(MemberKeeperConfig {
                     voters: config.meta.voters,
-                },
+                }),
             };
             let node = base.identity.node;
             let client = client.clone();
-            let role = WorkerRole::start(
-                runtime,
-                node,
-                &datapath,
-                client,
-                &config.workers,
-                Some(members),
-            );
+            let role =
+                WorkerRole::start(runtime, node, &datapath, client, &config.workers, members);
             role.metrics().register(&mut registry);
             Arc::clone(self.workers.get_or_init(|| Arc::new(role)))
         });
@@ -555,6 +551,17 @@ fn refuse_removed(map: &pb::ClusterMap, identity: &Identity) -> anyhow::Result<(
             "node {} was given up for good (granary admin replace): empty its state directory and its \
              data directories, and join it as a new node",
             identity.node
+        );
+    }
+    Ok(())
+}
+
+/// A version that cannot apply what the cluster does must not have its metadata.
+fn refuse_too_old(active: u64, config: &StartConfig) -> anyhow::Result<()> {
+    if config.has(Role::Meta) && active > FEATURE_LEVEL {
+        bail!(
+            "the cluster is at feature level {active}, and this version of Granary applies levels up \
+             to {FEATURE_LEVEL}: start the version that the other nodes run, or a newer one"
         );
     }
     Ok(())

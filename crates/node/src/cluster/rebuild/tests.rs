@@ -459,8 +459,10 @@ impl World {
     /// The cluster as it was before everything was lost.
     async fn back_up(&self) {
         let runtime = self.runtime.child();
+        // Made by a version that knew no other level.
         let config = MetaConfig {
             data_shards: 2,
+            first_feature_level: 1,
             ..MetaConfig::default()
         };
         let kv: Arc<dyn Kv> = Arc::new(MemoryKv::new());
@@ -495,7 +497,10 @@ impl World {
                 state: 0,
                 path: format!("/{disk}"),
             };
-            let register = pb::RegisterDisk { disk: Some(disk) };
+            let register = pb::RegisterDisk {
+                disk: Some(disk),
+                ..Default::default()
+            };
             meta.propose(register).await.unwrap().unwrap();
         }
         let pool = state::Pool {
