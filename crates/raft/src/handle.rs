@@ -169,6 +169,7 @@ impl Receiver {
         };
         Ok(proto::AppendReply {
             outcome: Some(outcome),
+            wall_ms: self.runtime.now().as_millis(),
         })
     }
 
@@ -201,6 +202,7 @@ impl Receiver {
             vote: Some(vote_to_proto(&response.vote)),
             granted: response.vote_granted,
             last: response.last_log_id.as_ref().map(log_id_to_proto),
+            wall_ms: self.runtime.now().as_millis(),
         })
     }
 

@@ -16,6 +16,7 @@ use granary_types::{NodeId, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::clocks::Clocks;
 use crate::group::{CALLS_MAX, Group, Parts};
 use crate::handle::Receiver;
 use crate::health::{Health, HostHealth, RaftFailure};
@@ -51,6 +52,7 @@ struct Inner {
     transport: Arc<dyn RaftTransport>,
     syncs: GroupCommit<KvError>,
     snapshots: Arc<Semaphore>,
+    clocks: Clocks,
     health: HostHealth,
     groups: Mutex<Groups>,
 }
@@ -90,6 +92,7 @@ impl RaftHost {
         });
         let openings = runtime.child();
         let inner = Inner {
+            clocks: Clocks::new(runtime.clone()),
             runtime,
             node,
             config,
@@ -354,6 +357,7 @@ impl Inner {
             heartbeat_timeout: Duration::from_millis(self.config.election_max_ms / 3),
             lease: self.config.lease(),
             promise,
+            clocks: self.clocks.clone(),
             snapshots: Arc::clone(&self.snapshots),
             sending,
         }
@@ -387,7 +391,13 @@ impl Inner {
         );
         let raft = Box::pin(seeded(seed, starting)).await;
         let raft = raft.map_err(|error| RaftError::Stopped(error.to_string()))?;
-        let standing = Standing::new(self.node, raft.clone(), view.applied, health);
+        let standing = Standing::new(
+            self.node,
+            raft.clone(),
+            view.applied,
+            health,
+            self.clocks.clone(),
+        );
         let quarantine = promised.then(|| self.runtime.monotonic() + lease_most);
         let patience = Duration::from_millis(self.config.snapshot_timeout_ms / 5);
         let receiver = Receiver::new(

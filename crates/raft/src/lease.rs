@@ -13,6 +13,7 @@
 //! it is compared with the runtime's clock that does not: after a sleep the lease is not trusted
 //! until it must have been renewed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use granary_runtime::Runtime;
@@ -27,6 +28,7 @@ use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::NotLeader;
+use crate::clocks::Clocks;
 use crate::health::{Health, State};
 use crate::machine::Applied;
 use crate::types::{Raft, Types};
@@ -55,6 +57,7 @@ pub(crate) struct Standing {
     applied: watch::Receiver<Applied>,
     health: Health,
     state: watch::Receiver<State>,
+    clocks: Clocks,
 }
 
 impl Standing {
@@ -63,9 +66,11 @@ impl Standing {
         raft: Raft,
         applied: watch::Receiver<Applied>,
         health: Health,
+        clocks: Clocks,
     ) -> Self {
         Self {
             node,
+            clocks,
             metrics: raft.server_metrics(),
             raft,
             applied,
@@ -109,6 +114,26 @@ impl Standing {
             Some(id) if id.leader_id.term == term => Role::Leading(term),
             _ => Role::Starting,
         }
+    }
+
+    /// How far the clocks of the voters are from their median; see [`Clocks::off`].
+    pub(crate) fn clocks_off(&self) -> Option<BTreeMap<NodeId, i64>> {
+        let voters: Vec<NodeId> = {
+            let metrics = self.metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids();
+            voters
+                .collect::<BTreeSet<u64>>()
+                .into_iter()
+                .map(NodeId)
+                .collect()
+        };
+        let stamped_ms = self.applied().time_ms;
+        self.clocks.off(self.node, &voters, stamped_ms)
+    }
+
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
     }
 
     /// What a caller is told when this node can't serve it.

@@ -21,6 +21,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, StorageError};
 use tokio::sync::Semaphore;
 
+use crate::clocks::Clocks;
 use crate::format::{
     entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
 };
@@ -46,6 +47,7 @@ pub(crate) struct Sender {
     /// How long this node relies on an acknowledgement when it leads.
     pub(crate) lease: Duration,
     pub(crate) promise: Promise,
+    pub(crate) clocks: Clocks,
     /// Snapshots that this node sends at once, over all groups.
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) sending: Sending,
@@ -93,12 +95,21 @@ enum Failure {
 
 impl Peer {
     async fn ask(&self, request: request::Body, limit: Duration) -> Result<reply::Body, Failure> {
+        let sent = self.sender.runtime.monotonic();
         let sending = self
             .sender
             .transport
             .send(self.to, self.sender.shard, RaftRequest(request));
         match within(limit, sending).await {
-            Ok(Ok(RaftReply(reply))) => Ok(reply),
+            Ok(Ok(RaftReply(reply))) => {
+                let wall_ms = match &reply {
+                    reply::Body::Append(reply) => reply.wall_ms,
+                    reply::Body::Vote(reply) => reply.wall_ms,
+                    reply::Body::Snapshot(_) | reply::Body::TransferLeader(_) => 0,
+                };
+                self.sender.clocks.heard(self.to, wall_ms, sent);
+                Ok(reply)
+            }
             Ok(Err(error)) => Err(Failure::Transport(error)),
             Err(_) => Err(Failure::TimedOut),
         }
@@ -144,6 +155,7 @@ impl Peer {
                 vote: Some(vote),
                 granted,
                 last,
+                ..
             })) => Ok((vote, granted, last)),
             Ok(_) => Err(Failure::Malformed),
             Err(failure) => Err(failure),

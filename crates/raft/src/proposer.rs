@@ -8,18 +8,22 @@
 //! is still answered while [`Proposer::drained`] waits for it.
 //!
 //! The leader stamps each entry with a time that never goes backwards, across leaders too: before
-//! it stamps, it has applied everything earlier leaders stamped.
+//! it stamps, it has applied everything earlier leaders stamped. One whose clock is far from its
+//! quorum's (`clocks`) stamps nothing: it refuses what is queued and hands over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use granary_runtime::{Runtime, within};
 use granary_types::{NodeId, limits};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::clocks::{is_right, is_wrong};
 use crate::health::State;
 use crate::lease::{Role, Standing};
 use crate::types::{Batch, Callback, Clid, Types};
@@ -29,6 +33,11 @@ use crate::{NotLeader, ProposeError, RaftConfig};
 const ENTRY_COMMANDS_MAX: usize = 512;
 /// What a command costs in an entry beside its bytes, rounded up.
 const COMMAND_OVERHEAD_BYTES: usize = 8;
+/// Pause between two attempts to hand over because of the clock: as long as an election may take
+/// that such an attempt leads to when the other voter does not take over.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
+/// Entries that a voter may lack which is asked to take over: it has them within a moment.
+const LAG_ENTRIES_MAX: u64 = 1000;
 
 struct Pending {
     command: Bytes,
@@ -61,6 +70,8 @@ impl Proposer {
             in_flight: Arc::clone(&in_flight),
             carried: None,
             stamped_ms: 0,
+            clock_is_wrong: false,
+            hand_over_from: Duration::ZERO,
         };
         runtime.spawn(entries.run());
         let room = Arc::new(Semaphore::new(config.queue_bytes));
@@ -144,6 +155,10 @@ struct Entries {
     /// A command that did not fit into the last entry.
     carried: Option<Pending>,
     stamped_ms: u64,
+    /// As of the last look; for the log.
+    clock_is_wrong: bool,
+    /// When to try it again (monotonic).
+    hand_over_from: Duration,
 }
 
 impl Entries {
@@ -180,6 +195,11 @@ impl Entries {
                 self.carried = Some(first);
             }
             match self.leading().await {
+                Ok(Some(_)) if self.may_not_stamp().await => {
+                    // Not this node, whoever it will be.
+                    let refused = ProposeError::NotLeader(NotLeader { leader: None });
+                    refuse(self.collect(), &refused);
+                }
                 Ok(Some(term)) => {
                     let batch = self.collect();
                     if !batch.is_empty() && self.propose(batch, term, permit).await.is_err() {
@@ -210,6 +230,56 @@ impl Entries {
                     }
                 }
             }
+        }
+    }
+
+    /// True when this node's clock is too far from what a majority's clocks show. It then hands
+    /// over: nobody else may lead, and it stamps nothing itself.
+    async fn may_not_stamp(&mut self) -> bool {
+        let off = self.standing.clocks_off().unwrap_or_default();
+        let own = off.get(&self.standing.node()).copied().unwrap_or(0);
+        let wrong = is_wrong(own);
+        if wrong && !self.clock_is_wrong {
+            let shard = self.standing.health().shard().0;
+            tracing::warn!(
+                shard,
+                ahead_ms = own,
+                "this node's clock is far from those of the other voters: it hands the shard over;                  check its time synchronisation"
+            );
+        }
+        self.clock_is_wrong = wrong;
+        let now = self.runtime.monotonic();
+        if wrong && now >= self.hand_over_from {
+            self.hand_over_from = now + HAND_OVER_PAUSE;
+            self.hand_over(&off).await;
+        }
+        wrong
+    }
+
+    /// Asks the voter to take over that has most of the log, of those whose clocks are right. It is
+    /// elected at once. Should it not be, the library's leader is silent from here on, and another
+    /// voter is elected: this node does not campaign, since it takes itself for the leader until it
+    /// hears of another one.
+    async fn hand_over(&self, off: &BTreeMap<NodeId, i64>) {
+        let raft = self.standing.raft();
+        let heir = {
+            let watched = raft.metrics();
+            let metrics = watched.borrow_watched();
+            let matched = |node: &NodeId| {
+                let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?;
+                Some(matched.index)
+            };
+            let last = metrics.last_log_index.unwrap_or_default();
+            off.iter()
+                .filter(|(node, off)| **node != self.standing.node() && is_right(**off))
+                .filter_map(|(node, _)| Some((matched(node)?, *node)))
+                .filter(|(matched, _)| matched + LAG_ENTRIES_MAX >= last)
+                .max()
+        };
+        if let Some((_, heir)) = heir
+            && raft.trigger().transfer_leader(heir.0).await.is_err()
+        {
+            tracing::debug!(%heir, "not handed over: the group stops");
         }
     }
 
