@@ -148,7 +148,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_majority_is_right() {
         // Voters, what the others show (node 1 is right on time), the shard's time; who is off.
-        let cases: [(u64, &[i64], i64, Option<&[i64]>); 12] = [
+        type Case = (u64, &'static [i64], i64, Option<&'static [i64]>);
+        let cases: [Case; 12] = [
             (1, &[], 0, Some(&[0])),
             (3, &[], 0, None),
             (5, &[0], 0, None),

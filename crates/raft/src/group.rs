@@ -432,6 +432,15 @@ impl Group {
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
     }
 
+    /// Asks another voter to take over, if this node leads and one has nearly all of the log.
+    pub(crate) async fn give_away(&self) {
+        if let Some(_call) = self.call()
+            && self.leads()
+        {
+            self.parts.standing.hand_over(|_| true).await;
+        }
+    }
+
     /// From now on this node does not try to lead, and refuses to take over: it is about to stop.
     pub fn leave(&self) {
         self.parts.receiver.leave();

@@ -33,6 +33,8 @@ use crate::health::{Health, State};
 use crate::machine::Applied;
 use crate::types::{Raft, Types};
 
+/// Entries that a voter may lack which is asked to take over: it has them within a moment.
+const LAG_ENTRIES_MAX: u64 = 1000;
 /// Difference between the two clocks that is not taken for a sleep.
 const SLEEP_MIN: Duration = Duration::from_millis(20);
 
@@ -129,6 +131,31 @@ impl Standing {
         };
         let stamped_ms = self.applied().time_ms;
         self.clocks.off(self.node, &voters, stamped_ms)
+    }
+
+    /// Asks the voter to take over that has most of the log, of those that are `able`. It is elected at
+    /// once. Should it not be, the library's leader is silent from here on, and another voter is
+    /// elected: this node does not campaign, since it takes itself for the leader until it hears of
+    /// another one.
+    pub(crate) async fn hand_over(&self, able: impl Fn(NodeId) -> bool) {
+        let heir = {
+            let watched = self.raft.metrics();
+            let metrics = watched.borrow_watched();
+            let last = metrics.last_log_index.unwrap_or_default();
+            let matched = metrics.replication.iter().flatten();
+            let known = matched.filter_map(|(node, id)| Some((id.as_ref()?.index, *node)));
+            let voters = metrics.membership_config.membership();
+            let near = known.filter(|(index, node)| {
+                let votes = voters.voter_ids().any(|voter| voter == *node);
+                votes && *node != self.node.0 && index + LAG_ENTRIES_MAX >= last
+            });
+            near.filter(|(_, node)| able(NodeId(*node))).max()
+        };
+        if let Some((_, heir)) = heir
+            && self.raft.trigger().transfer_leader(heir).await.is_err()
+        {
+            tracing::debug!(heir, "not handed over: the group stops");
+        }
     }
 
     /// This node.

@@ -11,14 +11,12 @@
 //! it stamps, it has applied everything earlier leaders stamped. One whose clock is far from its
 //! quorum's (`clocks`) stamps nothing: it refuses what is queued and hands over.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use granary_runtime::{Runtime, within};
 use granary_types::{NodeId, limits};
-use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -36,8 +34,6 @@ const COMMAND_OVERHEAD_BYTES: usize = 8;
 /// Pause between two attempts to hand over because of the clock: as long as an election may take
 /// that such an attempt leads to when the other voter does not take over.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
-/// Entries that a voter may lack which is asked to take over: it has them within a moment.
-const LAG_ENTRIES_MAX: u64 = 1000;
 
 struct Pending {
     command: Bytes,
@@ -251,36 +247,10 @@ impl Entries {
         let now = self.runtime.monotonic();
         if wrong && now >= self.hand_over_from {
             self.hand_over_from = now + HAND_OVER_PAUSE;
-            self.hand_over(&off).await;
+            let right = |node: NodeId| off.get(&node).is_some_and(|off_ms| is_right(*off_ms));
+            self.standing.hand_over(right).await;
         }
         wrong
-    }
-
-    /// Asks the voter to take over that has most of the log, of those whose clocks are right. It is
-    /// elected at once. Should it not be, the library's leader is silent from here on, and another
-    /// voter is elected: this node does not campaign, since it takes itself for the leader until it
-    /// hears of another one.
-    async fn hand_over(&self, off: &BTreeMap<NodeId, i64>) {
-        let raft = self.standing.raft();
-        let heir = {
-            let watched = raft.metrics();
-            let metrics = watched.borrow_watched();
-            let matched = |node: &NodeId| {
-                let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?;
-                Some(matched.index)
-            };
-            let last = metrics.last_log_index.unwrap_or_default();
-            off.iter()
-                .filter(|(node, off)| **node != self.standing.node() && is_right(**off))
-                .filter_map(|(node, _)| Some((matched(node)?, *node)))
-                .filter(|(matched, _)| matched + LAG_ENTRIES_MAX >= last)
-                .max()
-        };
-        if let Some((_, heir)) = heir
-            && raft.trigger().transfer_leader(heir.0).await.is_err()
-        {
-            tracing::debug!(%heir, "not handed over: the group stops");
-        }
     }
 
     /// Takes what is queued, up to the limits of one entry. Callers that gave up are left out.

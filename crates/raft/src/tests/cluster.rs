@@ -1,7 +1,7 @@
 //! Nodes in one process over a transport that can lose, delay and cut.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub(crate) struct Network {
     pub(crate) sent: Mutex<BTreeMap<RequestKind, u64>>,
     /// As between nodes that do not tell what their clocks show.
     pub(crate) clocks_untold: AtomicBool,
+    /// Nodes that are told that they were removed.
+    pub(crate) removed: Mutex<BTreeSet<NodeId>>,
+    /// How long each step of a snapshot takes, in milliseconds.
+    pub(crate) snapshot_step_ms: AtomicU64,
 }
 
 impl Network {
@@ -70,7 +74,10 @@ impl RaftTransport for Link {
         request: RaftRequest,
     ) -> Result<RaftReply, TransportError> {
         *self.network.sent.lock().entry(request.kind()).or_default() += 1;
-        let delay = 1 + self.network.entropy.below(5);
+        let mut delay = 1 + self.network.entropy.below(5);
+        if request.kind() == RequestKind::Snapshot {
+            delay += self.network.snapshot_step_ms.load(Ordering::Relaxed);
+        }
         tokio::time::sleep(Duration::from_millis(delay)).await;
         let lost = || TransportError::NoAnswer {
             peer: to,
@@ -91,6 +98,13 @@ impl RaftTransport for Link {
                 peer: to,
                 reason: error.to_string(),
             })?;
+        let reply = match (reply, self.network.removed.lock().contains(&self.from)) {
+            (RaftReply(reply::Body::Append(mut reply)), true) => {
+                reply.sender_removed = true;
+                RaftReply(reply::Body::Append(reply))
+            }
+            (reply, _) => reply,
+        };
         let reply = match self.network.clocks_untold.load(Ordering::Relaxed) {
             true => without_clock(reply),
             false => reply,
@@ -179,6 +193,8 @@ impl Cluster {
             loss: Mutex::new(0),
             sent: Mutex::default(),
             clocks_untold: AtomicBool::new(false),
+            removed: Mutex::default(),
+            snapshot_step_ms: AtomicU64::new(0),
         };
         let nodes = BTreeMap::new();
         let mut cluster = Self {
