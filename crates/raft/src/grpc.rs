@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::wire::proto::raft_client::RaftClient;
 use crate::wire::proto::raft_server::{Raft, RaftServer};
-use crate::wire::proto::{self};
+use crate::wire::proto::{self, reply, request};
 use crate::wire::{RaftReply, RaftRequest, RequestKind};
 use crate::{RaftError, RaftHost, RaftTransport, TransportError};
 
@@ -132,6 +132,11 @@ impl RaftTransport for GrpcTransport {
     }
 }
 
+/// In a request's extensions: this node sent it, which was removed from the cluster. It is heard only
+/// about shards of which it is a member still: without it they may have no majority to let it go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedSender(pub NodeId);
+
 /// The receiving side, to be served by the node's internal listener.
 pub fn routes(host: Arc<RaftHost>) -> Routes {
     Routes::new(
@@ -141,8 +146,8 @@ pub fn routes(host: Arc<RaftHost>) -> Routes {
     )
 }
 
-struct Service {
-    host: Arc<RaftHost>,
+pub(crate) struct Service {
+    pub(crate) host: Arc<RaftHost>,
 }
 
 #[async_trait]
@@ -153,7 +158,14 @@ impl Raft for Service {
     ) -> Result<Response<proto::Reply>, Status> {
         // What the listener knows of the sender; a process without one has no other nodes.
         let sender = envelope.extensions().get::<NodeId>().copied();
+        let removed = envelope.extensions().get::<RemovedSender>().copied();
         let proto::Envelope { shard, to, request } = envelope.into_inner();
+        if let Some(RemovedSender(node)) = removed
+            && !self.host.has_member(Some(ShardId(shard)), node)
+        {
+            let said = format!("node {node} was removed from the cluster and from shard {shard}");
+            return Err(Status::permission_denied(said));
+        }
         if NodeId(to) != self.host.node() {
             // A reused address: whoever the sender means, it is not this node.
             let node = self.host.node();
@@ -163,10 +175,22 @@ impl Raft for Service {
         }
         let body = request.and_then(|request| request.body);
         let body = body.ok_or_else(|| Status::invalid_argument("the request is empty"))?;
+        if let (Some(RemovedSender(node)), request::Body::Append(append)) = (removed, &body)
+            && !append.hands_over
+        {
+            // It would lead for ever, and nobody would find it.
+            let said = format!("node {node} was removed from the cluster");
+            return Err(Status::permission_denied(said));
+        }
         let request = RaftRequest(body);
         check_sender(sender, &request)?;
         match self.host.handle(ShardId(shard), request).await {
-            Ok(RaftReply(body)) => Ok(Response::new(proto::Reply { body: Some(body) })),
+            Ok(RaftReply(mut body)) => {
+                if let reply::Body::Append(reply) = &mut body {
+                    reply.sender_removed = removed.is_some();
+                }
+                Ok(Response::new(proto::Reply { body: Some(body) }))
+            }
             Err(error) => Err(status(&error)),
         }
     }

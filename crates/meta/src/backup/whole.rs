@@ -100,11 +100,16 @@ fn disks_in_use(view: &View<'_>) -> Result<Vec<(DiskId, NodeId)>, StateMachineEr
 }
 
 /// A shard of which no checkpoint can be used: what its parent's history gave it, which is there once
-/// that was put back, or nothing but its place in the root. Blocks.
+/// that was put back, or nothing but its place in the root. `seen_term`: the highest that its backup names
+/// ([`Catalog::newest_term`](super::Catalog::newest_term)). Blocks.
 ///
 /// # Errors
 /// The root does not say what it owned, or another shard owns that; the store failed.
-pub fn without_backup(kv: Arc<dyn Kv>, shard: ShardId) -> Result<RestoredShard, RestoreError> {
+pub fn without_backup(
+    kv: Arc<dyn Kv>,
+    shard: ShardId,
+    seen_term: u64,
+) -> Result<RestoredShard, RestoreError> {
     let found = local_shards(kv.as_ref())?.into_iter();
     let given = found
         .filter(|(found, _)| *found == shard)
@@ -122,7 +127,7 @@ pub fn without_backup(kv: Arc<dyn Kv>, shard: ShardId) -> Result<RestoredShard, 
             (home, "nothing of it is there: it begins anew, empty")
         }
     };
-    RestoredShard::without_history(kv, shard, home, lacks)
+    RestoredShard::without_history(kv, (shard, home), seen_term, lacks)
 }
 
 /// Removes what a checkpoint that could not be read to its end has left.

@@ -112,6 +112,11 @@ impl MetaControl for MetaNode {
         if !led.group.members().voters.contains(&to) {
             return Err(MetaError::Invalid(format!("node {to} does not vote")));
         }
+        if led.group.has_wrong_clock(to) {
+            // It would hand over itself at once.
+            let why = format!("the clock of node {to} is far from those of the others");
+            return Err(MetaError::Unavailable(why));
+        }
         let handed = led.group.hand_over(to, TRANSFER_LIMIT).await;
         handed.map_err(|error| raft_error(shard, error))?;
         // Its outcome is who leads, which is asked for next.
@@ -209,7 +214,7 @@ fn may_vote(metrics: &GroupMetrics, voters: &BTreeSet<NodeId>) -> Result<(), Met
 fn replica(shard: &Shard) -> pb::Replica {
     let metrics = shard.group.metrics();
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
-    let matched = metrics.matched.iter();
+    let (matched, wrong) = (metrics.matched.iter(), metrics.wrong_clocks.iter());
     pb::Replica {
         shard: metrics.shard.0,
         home_slab: shard.machine.home().0,
@@ -232,6 +237,12 @@ fn replica(shard: &Shard) -> pb::Replica {
             .collect(),
         healthy: metrics.healthy,
         without_quorum: metrics.without_quorum,
+        wrong_clocks: wrong
+            .map(|(node, ahead_ms)| pb::WrongClock {
+                node: node.0,
+                ahead_ms: *ahead_ms,
+            })
+            .collect(),
     }
 }
 

@@ -18,7 +18,7 @@ use granary_kv_rocks::RocksBudget;
 use granary_meta::FEATURE_LEVEL;
 use granary_meta_api::wire::{checked_routes, control_routes};
 use granary_meta_api::{ErrorKind, Meta, MetaControl, MetaError, MetaService, pb};
-use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
+use granary_raft::grpc::{GrpcTransport, RemovedSender, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime, Task};
 use granary_vfs::DirLock;
 use granary_workers::{MemberKeeperConfig, Scrub};
@@ -280,6 +280,18 @@ impl Node {
             )
             // Any node answers an operator who asks for the status.
             .with("granary.meta.MetaNode/ListReplicas", Access::Nodes);
+        // A shard may need a node that was removed until it has let it go.
+        let access = match &meta {
+            Some(role) => {
+                let raft = Arc::clone(role.node.raft());
+                let heard = move |node, extensions: &mut http::Extensions| {
+                    extensions.insert(RemovedSender(node));
+                    raft.has_member(None, node)
+                };
+                access.with_removed("granary.raft.v1.Raft", Arc::new(heard))
+            }
+            None => access,
+        };
         // Nodes tell each other what they know; an operator who rebuilds the metadata reads its backup.
         let access = USED_BY_NODES
             .into_iter()

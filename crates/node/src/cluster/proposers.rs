@@ -5,11 +5,9 @@
 //! change after it has joined, so a book that is behind refuses nobody who may.
 
 use granary_cluster::{AddressBook, KEY_ROLES, Peer};
+use granary_meta_api::disk_state::IN;
 use granary_meta_api::pb::command::Command;
 use granary_meta_api::{MetaError, pb};
-
-/// `state` of a disk record that serves.
-const IN_SERVICE: u32 = 0;
 
 /// Refuses what a node may not propose.
 ///
@@ -37,11 +35,13 @@ pub(super) fn check(
             }
             Ok(())
         }
-        Some(Command::RegisterDisk(pb::RegisterDisk { disk: Some(disk) }))
-            if disk.node == node.0 && disk.state == IN_SERVICE =>
-        {
-            Ok(())
-        }
+        // A disk of its own, and no word about the groups that the disk is a member of.
+        Some(Command::RegisterDisk(pb::RegisterDisk {
+            disk: Some(disk),
+            state_only: false,
+            groups,
+            keep_state: _,
+        })) if groups.is_empty() && disk.node == node.0 && disk.state == IN => Ok(()),
         _ if trusted => Ok(()),
         _ => refused(format!(
             "{peer} has the role storage alone and may not change that: ask a gateway, meta or \
@@ -84,6 +84,7 @@ mod tests {
                 state,
                 ..Default::default()
             }),
+            ..Default::default()
         })
     }
 

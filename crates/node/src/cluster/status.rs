@@ -139,6 +139,10 @@ pub(crate) struct ShardStatus {
     pub(crate) applied: u64,
     /// Entries that a member is behind its leader.
     pub(crate) lag: BTreeMap<u64, Option<u64>>,
+    /// Voters whose clocks are far from those of the majority, and by how many milliseconds they are
+    /// ahead: they lead nothing.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) wrong_clocks: BTreeMap<u64, i64>,
 }
 
 /// Placement groups by how they do.

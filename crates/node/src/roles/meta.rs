@@ -32,6 +32,8 @@ pub(crate) const STAMP_FILE: &str = "db.stamp";
 
 /// How often the room under the metadata is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// The share of what is free there that one shard's log may have while a peer is sent its snapshot.
+const LOG_SHARE: u64 = 8;
 
 /// The running metadata service of this process.
 pub(crate) struct MetaRole {
@@ -214,6 +216,8 @@ impl MetaRole {
                 if let Ok(Ok(space)) = space {
                     refusing = too_little(space.free_bytes, min_free_bytes, refusing);
                     role.refuse_growth(refusing, space.free_bytes);
+                    let room = space.free_bytes.saturating_sub(min_free_bytes) / LOG_SHARE;
+                    role.node.raft().set_log_room(room);
                 }
                 tokio::select! {
                     () = watching.sleep(SPACE_INTERVAL) => {}

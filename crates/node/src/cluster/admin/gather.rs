@@ -400,5 +400,10 @@ fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStat
         learners: replica.learners.clone(),
         applied: replica.last_applied,
         lag: members.map(|&member| (member, lag(member))).collect(),
+        wrong_clocks: replica
+            .wrong_clocks
+            .iter()
+            .map(|clock| (clock.node, clock.ahead_ms))
+            .collect(),
     }
 }

@@ -397,7 +397,10 @@ impl Build<'_> {
         }
         for shard in whole.missing {
             let store = Arc::clone(kv);
-            let begun = self.runtime.blocking(move || without_backup(store, shard));
+            let seen = self.sources.catalog.newest_term(shard);
+            let begun = self
+                .runtime
+                .blocking(move || without_backup(store, shard, seen));
             let begun = match begun.await? {
                 Ok(begun) => begun,
                 Err(RestoreError::NoCheckpoint { shard, reason }) => {
