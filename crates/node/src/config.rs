@@ -557,10 +557,10 @@ mod tests {
         let block = |n: usize| blocks[n].split("```").next().unwrap();
         let flags: toml::Table = toml::from_str(block(0)).unwrap();
         parse_file(block(0)).unwrap();
-        let documented = parse_file(block(1)).unwrap();
+        let documented = parse_file(block(2)).unwrap();
         assert_eq!(format!("{documented:?}"), format!("{:?}", File::default()));
         // Deserialising fills in what is left out, so that every key is looked for as well.
-        let sections: toml::Table = toml::from_str(block(1)).unwrap();
+        let sections: toml::Table = toml::from_str(block(2)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
         assert_eq!((flags.len(), counts), (12, [14, 10, 6, 9, 7]));
