@@ -56,7 +56,9 @@ def pytest_runtest_makereport(item, call):
         for cluster in item.config.stash.get(_CLUSTERS, []):
             for node in cluster.nodes.values():
                 report.sections.append((f"log of {node.name} ({'running' if node.running else 'not running'})", node.log_tail(25)))
-            cluster.keep_logs(item.name.replace("/", "_"))
+            label = item.name.replace("/", "_")
+            cluster.keep_logs(label)
+            cluster.keep_evidence(label)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,10 @@ def test_the_ca_changes_while_everything_runs(make_cluster, seed, say):
         file.write(text)
     refused = cluster.on("z3a", "admin", "join", "--config", empty, "--token", old_token, "--json")
     assert refused.code == 1, f"a token of the old CA counted: {refused}"
+    # One that counts does not give a node up that serves.
+    other = str(cluster["z1a"].node_id)
+    refused = cluster.on("z3a", "admin", "join", "--config", empty, "--token", cluster.token(), "--replaces", other, "--json")
+    assert refused.code == 1 and "answers" in refused.err and "--force" in refused.err, str(refused)
 
     # Its certificate is lost, or has expired while it was off.
     for name in glob.glob(os.path.join(fresh.state_dir, "node.pem")):

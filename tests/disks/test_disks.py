@@ -26,6 +26,7 @@ reader_grace_secs = 2
 [workers]
 deletion_interval_secs = 1
 missing_out_secs = 2
+replace_after_secs = 1
 """
 
 

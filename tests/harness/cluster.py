@@ -52,6 +52,7 @@ deletion_interval_secs = 1
 sweep_interval_secs = 5
 count_interval_secs = 5
 missing_out_secs = 3
+replace_after_secs = 1
 unreachable_out_secs = 45
 """
 BACKED_UP = SETTINGS.replace("backup = false", "backup = true")
@@ -658,6 +659,15 @@ class Cluster:
                 with open(node.log_path, errors="replace", encoding="utf-8") as log:
                     found += [f"{node.name}: {line.rstrip()}" for line in log if "panicked at" in line]
         return found
+
+    def keep_evidence(self, label):
+        """Writes what the cluster says of itself to GRANARY_TEST_LOGS, when that is set."""
+        place = os.environ.get("GRANARY_TEST_LOGS")
+        if place and any(node.running for node in self.nodes.values()):
+            for line in (["status"], ["fsck", "--deep"]):
+                answer = self.admin(*line, timeout_s=120)
+                with open(os.path.join(place, f"{label}-{line[0]}.json"), "w", encoding="utf-8") as out:
+                    out.write(f"exit code {answer.code}\n{answer.err}\n{answer.out}\n")
 
     def keep_logs(self, label):
         """Copies the logs to GRANARY_TEST_LOGS, when that is set."""

@@ -1,7 +1,8 @@
 //! Where the nodes of the cluster are, from the newest cluster map seen, kept over restarts.
 //!
 //! It must not know how to connect. A node that was removed stays in the book, marked so: its
-//! certificate still looks valid.
+//! certificate still looks valid. What the root says replaces what anybody else told, whatever its
+//! epoch: so nothing that was told wrongly outlives the next answer of the root.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{StateDir, StateError};
+
+/// How much newer than what is known a map may be that is not from the root.
+const LEAP_MAX: u64 = 1 << 32;
 
 /// What the book knows of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,10 @@ impl PeerNode {
 #[derive(Default)]
 struct Pages {
     epoch: u64,
+    /// Every book in memory has a greater one than the one before.
+    serial: u64,
+    /// The root has not said it since the process runs: a node or an operator did, or a file.
+    hearsay: bool,
     nodes: BTreeMap<NodeId, PeerNode>,
     /// Where nodes were met that the map has elsewhere. In memory only.
     met: BTreeMap<NodeId, String>,
@@ -70,7 +78,8 @@ pub struct AddressBook {
     pages: ArcSwap<Pages>,
     /// Held while a newer map is compared and taken.
     taking: Mutex<()>,
-    /// Held while the file is written: an older book never replaces a newer one in it.
+    /// Held while the file is written: an older book never replaces a newer one in it. The serial of
+    /// the one in it.
     saving: tokio::sync::Mutex<u64>,
     kept_in: Option<(StateDir, String)>,
     seeds: Vec<String>,
@@ -110,15 +119,19 @@ impl AddressBook {
         let mut book = Self::in_memory(seeds);
         if let Some((epoch, nodes)) = state.peers(cluster_id)? {
             let nodes = nodes.into_iter().map(|node| (node.id(), node)).collect();
-            let met = BTreeMap::new();
-            book.pages = ArcSwap::from_pointee(Pages { epoch, nodes, met });
+            book.pages = ArcSwap::from_pointee(Pages {
+                epoch,
+                hearsay: true,
+                nodes,
+                ..Pages::default()
+            });
         }
         book.kept_in = Some((state.clone(), cluster_id.to_owned()));
         Ok(book)
     }
 
-    /// Takes over a cluster map, unless a newer one is known, and keeps it when it says anything
-    /// new about the nodes. Returns whether it did.
+    /// Takes over a cluster map that the root gave, unless it gave a newer one before, and keeps it
+    /// when it says anything new about the nodes. Returns whether it did.
     ///
     /// # Errors
     /// The file cannot be written; the book in memory is new all the same.
@@ -130,11 +143,41 @@ impl AddressBook {
         Ok(true)
     }
 
-    /// True when the nodes are other than before.
+    /// Takes over a cluster map that somebody else told, if it is newer than what is known, until
+    /// the root says what is so. Returns whether the nodes are other than before.
+    ///
+    /// # Errors
+    /// The file cannot be written; the book in memory is new all the same.
+    pub async fn learn_told(
+        &self,
+        runtime: &Runtime,
+        map: &pb::ClusterMap,
+    ) -> Result<bool, StateError> {
+        if map.nodes.is_empty() || !self.take_told(map.epoch, &map.nodes) {
+            return Ok(false);
+        }
+        self.save(runtime).await?;
+        Ok(true)
+    }
+
+    /// What the root says. True when the nodes are other than before.
     pub(crate) fn take(&self, epoch: u64, nodes: &[pb::state::Node]) -> bool {
+        self.replace(epoch, nodes, false)
+    }
+
+    /// What somebody else says. True when the nodes are other than before.
+    pub(crate) fn take_told(&self, epoch: u64, nodes: &[pb::state::Node]) -> bool {
+        self.replace(epoch, nodes, true)
+    }
+
+    fn replace(&self, epoch: u64, nodes: &[pb::state::Node], hearsay: bool) -> bool {
         let _taking = self.taking.lock();
         let known = self.pages.load();
-        if epoch < known.epoch {
+        let counts = match hearsay {
+            true => epoch > known.epoch && epoch - known.epoch <= LEAP_MAX,
+            false => epoch >= known.epoch || known.hearsay,
+        };
+        if !counts {
             return false;
         }
         let nodes: BTreeMap<_, _> = nodes
@@ -150,7 +193,13 @@ impl AddressBook {
             };
             address(&nodes) == address(&known.nodes)
         });
-        self.pages.store(Arc::new(Pages { epoch, nodes, met }));
+        self.pages.store(Arc::new(Pages {
+            epoch,
+            serial: known.serial + 1,
+            hearsay,
+            nodes,
+            met,
+        }));
         news
     }
 
@@ -170,6 +219,8 @@ impl AddressBook {
         met.insert(node, address.to_owned());
         self.pages.store(Arc::new(Pages {
             epoch: known.epoch,
+            serial: known.serial + 1,
+            hearsay: known.hearsay,
             nodes: known.nodes.clone(),
             met,
         }));
@@ -182,10 +233,10 @@ impl AddressBook {
         };
         let mut saved = self.saving.lock().await;
         let pages = self.pages.load_full();
-        if *saved > pages.epoch {
+        if *saved > pages.serial {
             return Ok(());
         }
-        let epoch = pages.epoch;
+        let (epoch, serial) = (pages.epoch, pages.serial);
         let path = state.path().to_owned();
         let write = move || {
             let nodes = pages.nodes.values().cloned().collect();
@@ -201,13 +252,18 @@ impl AddressBook {
                 });
             }
         }
-        *saved = epoch;
+        *saved = serial;
         Ok(())
     }
 
     /// The epoch of the newest map seen; 0 before the first one.
     pub fn epoch(&self) -> u64 {
         self.pages.load().epoch
+    }
+
+    /// True until the root has said what is in the book.
+    pub fn is_hearsay(&self) -> bool {
+        self.pages.load().hearsay
     }
 
     /// What is known of a node.
@@ -227,6 +283,19 @@ impl AddressBook {
     pub fn is_removed(&self, node: NodeId) -> bool {
         let pages = self.pages.load();
         pages.nodes.get(&node).is_some_and(|known| known.removed)
+    }
+
+    /// Whether a node has one of some roles, removed or not. One that the book does not know yet may
+    /// have any, and one without any in its record has all.
+    pub fn may_have_one_of(&self, node: NodeId, roles: &[&str]) -> bool {
+        let pages = self.pages.load();
+        pages.nodes.get(&node).is_none_or(|known| {
+            known.roles.is_empty()
+                || known
+                    .roles
+                    .iter()
+                    .any(|role| roles.contains(&role.as_str()))
+        })
     }
 
     /// The nodes with a role that were not removed, by id.
@@ -286,6 +355,34 @@ mod tests {
         let fourth = map(4, &[(1, "a:2", false), (2, "b:2", true)]);
         book.take(fourth.epoch, &fourth.nodes);
         assert_eq!(book.address(NodeId(2)), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_told_wrongly_ends_when_the_root_answers() {
+        let runtime = Runtime::system();
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let book = AddressBook::open(&state, "c1", Vec::new()).unwrap();
+        let real = map(7, &[(1, "a:1", false)]);
+        assert!(book.learn(&runtime, &real).await.unwrap() && !book.is_hearsay());
+        // Not newer, or from nowhere.
+        for epoch in [6, 7, u64::MAX] {
+            let told = map(epoch, &[(1, "evil:1", false)]);
+            assert!(!book.learn_told(&runtime, &told).await.unwrap(), "{epoch}");
+        }
+        let told = map(1_000_000, &[(1, "evil:1", true)]);
+        assert!(book.learn_told(&runtime, &told).await.unwrap() && book.is_hearsay());
+        assert!(book.is_removed(NodeId(1)));
+        // Also by a process that has it from the file.
+        let again = AddressBook::open(&state, "c1", Vec::new()).unwrap();
+        assert!(again.is_hearsay() && again.is_removed(NodeId(1)));
+        for book in [&again, &book] {
+            book.learn(&runtime, &real).await.unwrap();
+            assert_eq!((book.epoch(), book.is_hearsay()), (7, false));
+            assert_eq!(book.address(NodeId(1)).as_deref(), Some("a:1"));
+        }
+        let kept = AddressBook::open(&state, "c1", Vec::new()).unwrap();
+        assert_eq!(kept.epoch(), 7, "the file has it too");
     }
 
     #[tokio::test]

@@ -38,8 +38,8 @@ pub(crate) mod pb {
 pub use addresses::{AddressBook, PeerNode};
 pub use blob_nodes::BlobNodes;
 pub use join::{
-    CaRotation, JoinError, JoinParameters, JoinServer, Joined, KeySealer, Renewal, RenewalError,
-    RotationError, RotationStep, join_cluster, new_token,
+    CaRotation, GiveUp, GiveUpCheck, JoinError, JoinParameters, JoinServer, Joined, KEY_ROLES,
+    KeySealer, Renewal, RenewalError, RotationError, RotationStep, join_cluster, new_token,
 };
 pub use links::{CONNECT_LIMIT, Lane, Links, connect_to_address};
 pub use listener::{Access, AccessTable, Listener, ListenerConfig};

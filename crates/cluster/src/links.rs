@@ -45,6 +45,18 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// Where a node is for this lane. One that was removed is asked about consensus only, where it is:
+    /// a shard of which it is a member still may have no majority without it.
+    fn address(self, book: &AddressBook, node: NodeId) -> Option<String> {
+        match self {
+            Self::Control | Self::Log | Self::Snapshot => {
+                let removed = || book.node(node).map(|known| known.address);
+                book.address(node).or_else(removed)
+            }
+            Self::Meta | Self::Bulk => book.address(node),
+        }
+    }
+
     /// After how much silence the other side is asked, and how long its answer may take.
     fn keep_alive(self) -> (Duration, Duration) {
         let (silence_ms, answer_ms) = match self {
@@ -70,6 +82,8 @@ pub struct Links {
 struct Open {
     /// Of the book by which the channels were last looked through.
     epoch: u64,
+    /// Who had signed what the channels show: peers cut those of an authority that is trusted no more.
+    issuer: Option<Fingerprint>,
     /// Bounded by the nodes of the book.
     channels: BTreeMap<(NodeId, Lane), (String, Channel)>,
 }
@@ -105,16 +119,26 @@ impl Links {
     }
 
     /// A channel to a node that connects when it is used; `None` when the book does not know the
-    /// node or says it was removed. It stays usable when the connection is lost or the node moves.
+    /// node or says it was removed (but for the lanes of consensus: whoever asks for those knows
+    /// whether the node is a member). It stays usable when the connection is lost or the node moves.
     pub fn channel(&self, node: NodeId, lane: Lane) -> Option<Channel> {
         let book = &self.dialer.book;
-        let address = book.address(node)?;
+        let address = lane.address(book, node)?;
         let mut open = self.open.lock();
         let epoch = book.epoch();
         if open.epoch != epoch {
             open.epoch = epoch;
             open.channels
-                .retain(|(node, _), (at, _)| book.address(*node).as_ref() == Some(at));
+                .retain(|(node, lane), (at, _)| lane.address(book, *node).as_ref() == Some(at));
+        }
+        let issuer = match &self.dialer.security {
+            Security::Tls(trust) => Some(trust.issuer()),
+            Security::Plain { .. } => None,
+        };
+        if open.issuer != issuer {
+            // What is under way on them ends as it would have.
+            open.issuer = issuer;
+            open.channels.clear();
         }
         if let Some((at, channel)) = open.channels.get(&(node, lane))
             && *at == address
@@ -135,12 +159,12 @@ impl Dialer {
         let dialer = Arc::clone(self);
         Some(channel(endpoint, move || {
             let dialer = Arc::clone(&dialer);
-            async move { dialer.connect(node).await }
+            async move { dialer.connect(node, lane).await }
         }))
     }
 
-    async fn connect(&self, node: NodeId) -> io::Result<Wire> {
-        let address = self.book.address(node);
+    async fn connect(&self, node: NodeId, lane: Lane) -> io::Result<Wire> {
+        let address = lane.address(&self.book, node);
         let address = address.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, "the node's address is unknown")
         })?;

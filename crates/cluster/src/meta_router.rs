@@ -127,10 +127,8 @@ impl MetaRouter {
         }
         let turn = known.turns.get(&shard).copied().unwrap_or(0) % candidates.len();
         candidates.rotate_left(turn);
-        let answers = |node: &&NodeId| !known.suspects.contains_key(node);
-        if let Some(node) = candidates.iter().find(answers) {
-            return Some(*node);
-        }
+        // Suspects come to their turn as well when they have rested: those that answer may not have
+        // the shard, this process least of all.
         let mut tried = candidates.iter().copied();
         tried
             .find(|node| known.may_ask(*node, now, self.attempt))

@@ -16,11 +16,12 @@ use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
 use granary_types::{NodeId, ShardId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tonic::Status;
 use tonic::service::Routes;
 
 use crate::{
-    AccessTable, AddressBook, Authority, Credentials, JoinServer, KeySealer, Links, Listener,
-    ListenerConfig, NodeKey, Peer, Security, Trust,
+    AccessTable, AddressBook, Authority, Credentials, GiveUp, GiveUpCheck, JoinServer, KeySealer,
+    Links, Listener, ListenerConfig, NodeKey, Peer, Security, Trust,
 };
 
 pub(crate) const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
@@ -42,6 +43,26 @@ impl KeySealer for FakeSealer {
 
     fn master_key(&self) -> Vec<u8> {
         MASTER_KEY.to_vec()
+    }
+}
+
+/// Takes some nodes for ones that serve, and some for ones that have what others lack.
+#[derive(Default)]
+pub(crate) struct FakeCheck {
+    pub(crate) serve: Mutex<Vec<NodeId>>,
+    pub(crate) last_copies: Mutex<Vec<NodeId>>,
+}
+
+#[async_trait]
+impl GiveUpCheck for FakeCheck {
+    async fn may_go(&self, node: NodeId, meant: GiveUp) -> Result<(), Status> {
+        if !meant.force && self.serve.lock().contains(&node) {
+            return Err(Status::failed_precondition("it answers"));
+        }
+        if !meant.accept_loss && self.last_copies.lock().contains(&node) {
+            return Err(Status::failed_precondition("it has the last copies"));
+        }
+        Ok(())
     }
 }
 
@@ -174,6 +195,7 @@ pub(crate) struct World {
     pub(crate) clock: Arc<SimulatedClock>,
     pub(crate) root: Arc<FakeRoot>,
     pub(crate) authority: Authority,
+    pub(crate) check: Arc<FakeCheck>,
 }
 
 impl World {
@@ -201,6 +223,7 @@ impl World {
             clock,
             root,
             authority,
+            check: Arc::default(),
         }
     }
 
@@ -261,7 +284,13 @@ impl World {
         self.root.put_node(record(id, &address, roles));
         let book = Arc::new(AddressBook::in_memory(Vec::new()));
         let sealer = (roles != ["storage"]).then(|| Arc::new(FakeSealer) as _);
-        let server = JoinServer::new(self.runtime.clone(), self.meta(), sealer, security.clone());
+        let server = JoinServer::new(
+            self.runtime.clone(),
+            self.meta(),
+            sealer,
+            security.clone(),
+            Arc::clone(&self.check) as _,
+        );
         services.push(server.routes());
         let listener = Listener::start(
             &self.runtime,

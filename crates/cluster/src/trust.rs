@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::server::WebPkiClientVerifier;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::sync::watch;
 
 use crate::pki::{CertificateFacts, Fingerprint, NodeKey, PkiError};
 use crate::{Identity, Peer};
@@ -136,6 +137,7 @@ struct Current {
 pub struct Trust {
     runtime: Runtime,
     current: ArcSwap<Current>,
+    swapped: watch::Sender<()>,
 }
 
 impl fmt::Debug for Trust {
@@ -158,6 +160,7 @@ impl Trust {
         Ok(Self {
             runtime,
             current: ArcSwap::from_pointee(current),
+            swapped: watch::Sender::new(()),
         })
     }
 
@@ -168,7 +171,23 @@ impl Trust {
     pub fn swap(&self, credentials: Credentials) -> Result<(), TrustError> {
         let current = Current::build(&self.runtime, credentials)?;
         self.current.store(Arc::new(current));
+        self.swapped.send_replace(());
         Ok(())
+    }
+
+    /// Waits until whoever signed a certificate (its issuer's name) is trusted no more.
+    pub(crate) async fn until_distrusted(self: Arc<Self>, issuer: Vec<u8>) {
+        let mut swaps = self.swapped.subscribe();
+        // `self` holds the sender: it can't be dropped meanwhile.
+        while self.trusts(&issuer) && swaps.changed().await.is_ok() {}
+    }
+
+    fn trusts(&self, issuer: &[u8]) -> bool {
+        let current = self.current.load();
+        let mut bundle = current.credentials.bundle.iter();
+        bundle.any(|authority| {
+            CertificateFacts::read(authority).is_ok_and(|facts| facts.subject == issuer)
+        })
     }
 
     /// What is in use.
@@ -221,16 +240,27 @@ impl Trust {
     /// # Errors
     /// They show nobody of this cluster.
     pub fn peer(&self, shown: Option<&[CertificateDer<'_>]>) -> Result<Peer, TrustError> {
+        Ok(self.peer_and_issuer(shown)?.0)
+    }
+
+    /// The same, and the name of who signed the certificate, if one was shown.
+    pub(crate) fn peer_and_issuer(
+        &self,
+        shown: Option<&[CertificateDer<'_>]>,
+    ) -> Result<(Peer, Option<Vec<u8>>), TrustError> {
         let Some(certificate) = shown.and_then(<[_]>::first) else {
-            return Ok(Peer::Anonymous);
+            return Ok((Peer::Anonymous, None));
         };
         let current = self.current.load();
         let cluster_id = &current.credentials.cluster_id;
         let facts = CertificateFacts::read(certificate)?;
-        facts.peer(cluster_id).ok_or_else(|| TrustError::OtherName {
-            expected: Peer::Anonymous,
-            cluster_id: cluster_id.clone(),
-        })
+        match facts.peer(cluster_id) {
+            Some(peer) => Ok((peer, Some(facts.issuer))),
+            None => Err(TrustError::OtherName {
+                expected: Peer::Anonymous,
+                cluster_id: cluster_id.clone(),
+            }),
+        }
     }
 }
 

@@ -155,9 +155,6 @@ impl Shared {
     }
 }
 
-/// Nodes of a zone over which LRS spreads the copies of a chunk.
-const NODES_OF_LRS: usize = 3;
-
 impl DataPath {
     /// A data path that finds disks and places chunks by `view`.
     pub fn new(runtime: Runtime, meta: Meta, view: ClusterView, config: DataPathConfig) -> Self {
@@ -205,12 +202,9 @@ impl DataPath {
     /// Whether the nodes there are can keep what a redundancy promises: LRS three nodes of one zone,
     /// ZRS three zones. A store of one node promises nothing but what its disks allow.
     pub fn honours(&self, redundancy: Redundancy) -> bool {
-        let topology = self.shared.view.map().topology(|_| true);
-        let (nodes, zones) = (topology.nodes().len(), topology.zones());
-        let full = |zone: &str| topology.in_zone(zone).nodes().len() >= NODES_OF_LRS;
         match redundancy {
             Redundancy::Zrs => self.copies(redundancy).is_some(),
-            Redundancy::Lrs => nodes <= 1 || zones.into_iter().any(full),
+            Redundancy::Lrs => self.shared.view.map().honours_lrs(),
         }
     }
 

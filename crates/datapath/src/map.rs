@@ -3,14 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use granary_meta_api::pb;
+use granary_meta_api::{disk_state, pb};
 use granary_placement::{Disk, Topology};
 use granary_types::{DiskId, NodeId, PgId, Redundancy, ShardId};
 
-/// `state` of a disk record that may hold chunks and get new ones.
-const DISK_IN: u32 = 0;
-/// `state` of a disk record that an operator gave up for good.
-const DISK_REMOVED: u32 = 2;
+/// Nodes of a zone over which LRS spreads the copies of a chunk.
+const NODES_OF_LRS: usize = 3;
 
 /// One member of a placement group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +59,8 @@ pub struct ClusterMap {
     groups: HashMap<PgId, Group>,
     shards: Vec<ShardId>,
     settings: pb::state::ShardSettings,
+    /// Zones in which LRS has a node for every copy.
+    lrs_zones: BTreeSet<String>,
 }
 
 impl ClusterMap {
@@ -93,7 +93,12 @@ impl ClusterMap {
             nodes: map.nodes.into_iter().map(|n| (NodeId(n.id), n)).collect(),
             disks: map.disks.into_iter().map(|d| (DiskId(d.id), d)).collect(),
             pools: Vec::new(),
+            lrs_zones: BTreeSet::new(),
         };
+        let topology = known.topology(|_| true);
+        let zones = topology.zones().into_iter();
+        let full = |zone: &&str| topology.in_zone(zone).nodes().len() >= NODES_OF_LRS;
+        known.lrs_zones = zones.filter(full).map(str::to_owned).collect();
         known.pools = map.pools.into_iter().map(|p| known.at_home(p)).collect();
         known
     }
@@ -164,7 +169,7 @@ impl ClusterMap {
     /// True when the disk, or the node it sits in, was given up for good.
     pub fn is_removed(&self, disk: DiskId) -> bool {
         let known = self.disks.get(&disk);
-        if known.is_some_and(|known| known.state == DISK_REMOVED) {
+        if known.is_some_and(|known| known.state == disk_state::REMOVED) {
             return true;
         }
         let node = self.node_of(disk).and_then(|node| self.nodes.get(&node));
@@ -185,7 +190,7 @@ impl ClusterMap {
     /// True when the disk is known and neither it nor its node was taken out.
     pub fn is_in(&self, disk: DiskId) -> bool {
         let known = self.disks.get(&disk);
-        known.is_some_and(|known| known.state == DISK_IN) && !self.is_removed(disk)
+        known.is_some_and(|known| known.state == disk_state::IN) && !self.is_removed(disk)
     }
 
     /// Copies that chunks of a group should have: those of the best pool of its class and zone. A
@@ -228,12 +233,22 @@ impl ClusterMap {
         }))
     }
 
-    /// Pools that serve a redundancy, best first: most copies, then the preferred zone, then the
-    /// oldest.
+    /// True when some zone has a node for every copy of a chunk, or when there is no more than one
+    /// node, whose owner knows that it may be lost.
+    pub fn honours_lrs(&self) -> bool {
+        !self.lrs_zones.is_empty() || self.topology(|_| true).nodes().len() <= 1
+    }
+
+    /// Pools that serve a redundancy, best first: of LRS those with a node for every copy, then most
+    /// copies, then the preferred zone, then the oldest.
     pub fn pools_for(&self, redundancy: Redundancy, zone: &str) -> Vec<&pb::state::Pool> {
         let serving = |pool: &&pb::state::Pool| pool.redundancy == redundancy.number();
         let mut pools: Vec<_> = self.pools.iter().filter(serving).collect();
-        pools.sort_by_key(|pool| (std::cmp::Reverse(pool.copies), pool.zone != zone, pool.id));
+        pools.sort_by_key(|pool| {
+            let narrow = redundancy == Redundancy::Lrs && !self.lrs_zones.contains(&pool.zone);
+            let copies = std::cmp::Reverse(pool.copies);
+            (narrow, copies, pool.zone != zone, pool.id)
+        });
         pools
     }
 }
@@ -311,5 +326,42 @@ mod tests {
             .collect();
         assert_eq!(ids, [3, 4, 2, 1]);
         assert!(map.pools_for(Redundancy::Zrs, "b").is_empty());
+    }
+
+    #[test]
+    fn lrs_goes_where_every_copy_has_a_node() {
+        let nodes = [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "b")];
+        let node = |(id, zone): &(u64, &str)| pb::state::Node {
+            id: *id,
+            zone: (*zone).to_owned(),
+            ..Default::default()
+        };
+        // Zone a has as many disks, on fewer nodes.
+        let disk = |(id, node): (u64, u64)| pb::state::Disk {
+            id,
+            node,
+            ..Default::default()
+        };
+        let disks = [(11, 1), (12, 1), (13, 2), (14, 3), (15, 4), (16, 5)];
+        let pool = |id, zone: &str| pb::state::Pool {
+            id,
+            copies: 3,
+            zone: zone.to_owned(),
+            redundancy: Redundancy::Lrs.number(),
+            ..Default::default()
+        };
+        let map = |nodes: &[(u64, &str)]| {
+            ClusterMap::from_wire(pb::ClusterMap {
+                nodes: nodes.iter().map(node).collect(),
+                disks: disks.into_iter().map(disk).collect(),
+                pools: vec![pool(1, "a"), pool(2, "b")],
+                ..Default::default()
+            })
+        };
+        let first = |map: &ClusterMap| map.pools_for(Redundancy::Lrs, "a")[0].id;
+        let full = map(&nodes);
+        assert_eq!((first(&full), full.honours_lrs()), (2, true));
+        let few = map(&nodes[..4]);
+        assert_eq!((first(&few), few.honours_lrs()), (1, false));
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use granary_types::ByteRange;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,13 +23,20 @@ use crate::pin::ReadPin;
 use crate::{ReadSource, Shared};
 
 /// Bytes of an object, in order. Ends after the last byte or after one error.
-pub struct ReadStream(Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send>>);
+pub struct ReadStream {
+    pieces: Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send>>,
+    /// Fetched, and not yet taken.
+    first: Option<Bytes>,
+}
 
 impl Stream for ReadStream {
     type Item = Result<Bytes, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(cx)
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.pieces.as_mut().poll_next(cx),
+        }
     }
 }
 
@@ -40,14 +47,29 @@ impl ReadStream {
             source,
             range,
         };
-        let first = State::Start(Box::new(start));
-        Self(Box::pin(stream::unfold(first, |state| async move {
+        let begin = State::Start(Box::new(start));
+        let pieces = stream::unfold(begin, |state| async move {
             match advance(state).await {
                 Ok(Some((bytes, reading))) => Some((Ok(bytes), State::Reading(reading))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), State::Ended)),
             }
-        })))
+        });
+        Self {
+            pieces: Box::pin(pieces),
+            first: None,
+        }
+    }
+
+    /// Fetches the first bytes: whoever promises an object knows then that it can be read.
+    ///
+    /// # Errors
+    /// No copy of the first bytes can be read.
+    pub async fn begin(&mut self) -> Result<(), ReadError> {
+        if self.first.is_none() {
+            self.first = self.pieces.next().await.transpose()?;
+        }
+        Ok(())
     }
 }
 

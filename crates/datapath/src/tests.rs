@@ -82,6 +82,7 @@ fn source(cluster: &Cluster, payload: &pb::Payload) -> ReadSource {
 
 async fn get(cluster: &Cluster, source: &ReadSource, range: ByteRange) -> Result<Bytes, ReadError> {
     let mut stream = cluster.path.read(source.clone(), range);
+    stream.begin().await?;
     let mut all = Vec::new();
     while let Some(bytes) = stream.next().await {
         all.extend_from_slice(&bytes?);

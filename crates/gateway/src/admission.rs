@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use granary_oss::{ErrorCode, OssError};
+use granary_oss::OssError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::failure;
 use crate::metrics::{Metrics, Tracked};
 
 /// Bytes of one unit of the memory semaphore.
@@ -69,11 +70,13 @@ impl Admission {
 
 fn refused(metrics: &Metrics) -> OssError {
     metrics.requests_refused.inc();
-    OssError::new(ErrorCode::ServiceUnavailable)
+    failure::overloaded()
 }
 
 #[cfg(test)]
 mod tests {
+    use granary_oss::ErrorCode;
+
     use super::*;
 
     #[test]

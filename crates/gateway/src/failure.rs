@@ -10,6 +10,13 @@ use crate::body;
 
 /// What a shard says of a list of parts that does not ascend.
 const PART_ORDER: &str = "InvalidPartOrder";
+/// What is said when there is more to do than is done at once.
+const OVERLOADED: &str = "Please reduce your request rate.";
+
+/// More is asked for than can be done at once: fewer requests help, which nothing else says.
+pub(crate) fn overloaded() -> OssError {
+    OssError::new(ErrorCode::ServiceUnavailable).message(OVERLOADED)
+}
 
 /// The metadata service gave no answer.
 pub(crate) fn of_meta(error: MetaError) -> OssError {
@@ -82,8 +89,8 @@ pub(crate) fn of_write(error: WriteError) -> OssError {
         WriteError::Meta(error) => of_meta(error),
         WriteError::Refused(rejection) => of_rejection(&rejection),
         WriteError::Source(error) => of_read(error),
-        error
-        @ (WriteError::Unavailable(_) | WriteError::Overloaded | WriteError::ShuttingDown) => {
+        error @ WriteError::Overloaded => overloaded().source(error),
+        error @ (WriteError::Unavailable(_) | WriteError::ShuttingDown) => {
             OssError::new(ErrorCode::ServiceUnavailable).source(error)
         }
     }
@@ -102,6 +109,8 @@ pub(crate) fn of_read(error: ReadError) -> OssError {
 
 #[cfg(test)]
 mod tests {
+    use granary_types::ShardId;
+
     use super::*;
 
     #[test]
@@ -120,6 +129,22 @@ mod tests {
         );
         for error in [WriteError::Overloaded, WriteError::ShuttingDown] {
             assert_eq!(of_write(error).code(), ErrorCode::ServiceUnavailable);
+        }
+    }
+
+    #[test]
+    fn only_overload_asks_for_fewer_requests() {
+        let rate = |error: OssError| error.message_text() == OVERLOADED;
+        assert!(rate(of_write(WriteError::Overloaded)));
+        for error in [
+            of_meta(MetaError::Unavailable(String::new())),
+            // A shard that has lost its majority says so too, once its queue is full.
+            of_meta(MetaError::Busy(ShardId(3))),
+            of_meta(MetaError::Expired(String::new())),
+            of_meta(MetaError::UnknownOutcome(String::new())),
+            of_write(WriteError::ShuttingDown),
+        ] {
+            assert!(!rate(error));
         }
     }
 

@@ -25,7 +25,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_oss::{ErrorCode, OssError, render_error};
+use granary_oss::render_error;
 use granary_runtime::{CancellationToken, Runtime, within};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -34,8 +34,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::ctx::Shared;
-use crate::pipeline;
 use crate::throttle::Throttle;
+use crate::{failure, pipeline};
 use phase::Phase;
 use socket::Socket;
 
@@ -208,7 +208,7 @@ async fn close(runtime: &Runtime, mut stream: TcpStream, phase: &Phase) {
 /// Answers 503 without reading a request.
 async fn refuse(shared: &Shared, mut stream: TcpStream) {
     let request_id = shared.new_request_id();
-    let error = OssError::new(ErrorCode::ServiceUnavailable);
+    let error = failure::overloaded();
     let body = render_error(&error, &request_id, "");
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\nServer: {}\r\nx-oss-request-id: {request_id}\r\n\

@@ -15,6 +15,12 @@ pub trait MetaControl: Send + Sync + 'static {
     /// See [`MetaError`].
     async fn list_replicas(&self) -> Result<Vec<pb::Replica>, MetaError>;
 
+    /// The newest feature level that the node's binary applies.
+    ///
+    /// # Errors
+    /// See [`MetaError`].
+    async fn feature_level(&self) -> Result<u64, MetaError>;
+
     /// Opens a replica of a shard that exists elsewhere. It is empty, and neither leads nor forms
     /// anything: the shard's leader sends it a snapshot once it is a member.
     ///

@@ -52,7 +52,7 @@ messages! {
         ClusterMap, ListReplicasRequest, ListReplicasReply, Replica, Follower, OpenReplicaRequest,
         AddLearnerRequest, ChangeVotersRequest, TransferLeaderRequest, ControlReply, AllocateNode,
         RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
-        GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup,
+        GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup, WrongClock,
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
         FinishConfigureBucket, BucketConfig
     ]

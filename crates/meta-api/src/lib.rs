@@ -7,6 +7,7 @@
 pub mod client;
 mod command;
 mod control;
+pub mod disk_state;
 mod error;
 #[cfg(test)]
 mod golden;

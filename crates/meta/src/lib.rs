@@ -28,6 +28,7 @@ mod rows;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod testsuite;
 
+pub use apply::FEATURE_LEVEL;
 pub use backup::{
     BackupError, BackupSink, BackupSource, Catalog, Renewal, RestoreError, RestoredShard, Seen,
     ShardSummary, Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, verify_whole,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use granary_kv::MemoryKv;
 use granary_meta::{MetaConfig, MetaNode, NewCluster};
 use granary_meta_api::wire::{GrpcMetaControl, control_routes};
-use granary_meta_api::{MetaControl, MetaError, pb};
+use granary_meta_api::{MetaControl, MetaError, MetaService, pb};
 use granary_raft::NoPeers;
 use granary_runtime::{Runtime, SeededEntropy, SimulatedClock};
 use granary_types::{NodeId, ShardId, SlabId};
@@ -125,4 +125,29 @@ async fn a_node_answers_for_its_replicas_here_and_remotely() {
         assert!(learners().await.is_empty());
         node.stop().await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_replica_is_not_the_one_to_ask() {
+    let clock = Arc::new(SimulatedClock::starting_at(1_800_000_000_000));
+    let runtime = Runtime::simulated(clock, Arc::new(SeededEntropy::new(5)));
+    let node = node(&runtime).await;
+    let elsewhere = ShardId(77);
+    let query = pb::Query {
+        query: Some(pb::query::Query::DescribeShard(pb::DescribeShard {})),
+    };
+    // Not that the shard does not own what is asked for: only the shard can say that.
+    let not_here = MetaError::NotLeader {
+        shard: elsewhere,
+        leader: None,
+    };
+    let asked = node.query(elsewhere, query).await;
+    assert_eq!(asked, Err(not_here.clone()));
+    let command = pb::Command {
+        command: Some(pb::command::Command::Tick(pb::Tick::default())),
+        ..Default::default()
+    };
+    let asked = node.propose(elsewhere, command).await;
+    assert_eq!(asked, Err(not_here));
+    node.stop().await.unwrap();
 }

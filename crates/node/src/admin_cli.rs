@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use granary_cluster::{
-    CertificateFacts, Credentials, NodeKey, Peer, Security, StateDir, Trust, certificates_from_pem,
-    connect_to_address,
+    CertificateFacts, Credentials, GiveUp, NodeKey, Peer, Security, StateDir, Trust,
+    certificates_from_pem, connect_to_address,
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
@@ -109,9 +109,15 @@ pub(crate) enum AdminCommand {
             hide_env_values = true
         )]
         token: String,
-        /// A lost node that this one takes the place of.
+        /// A lost node that this one takes the place of: given up for good, as by `replace node`.
         #[arg(long, value_name = "NODE")]
         replaces: Option<u64>,
+        /// Replace it even if it serves, or if a shard has no majority without it.
+        #[arg(long, requires = "replaces")]
+        force: bool,
+        /// Also when it answers and others are still to be filled from it.
+        #[arg(long, requires = "replaces")]
+        accept_loss: bool,
     },
     /// Makes the first meta node of a cluster that has lost all of them, from the backup in the
     /// storage pool. The state directory of --config must be empty. Exit code 1 when it is refused.
@@ -151,7 +157,8 @@ pub(crate) enum AdminCommand {
     /// where it was; every run that ends is one change.
     RotateCa,
     /// Signs this node's certificate anew with the CA's key in --admin-dir, while the node does not
-    /// run: for one that was off until its certificate had expired.
+    /// run: for one that was off until its certificate had expired. The operator's certificate in
+    /// --admin-dir is made anew too, once two thirds of its five years are over.
     Certify,
     /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage; what broken
     /// off writes leave is none as long as the sweep has time for it.
@@ -220,9 +227,16 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             runtime.stop().await;
             show(reach, &made, || init_text(&made))
         }
-        AdminCommand::Join { token, replaces } => {
+        AdminCommand::Join {
+            token,
+            replaces,
+            force,
+            accept_loss,
+        } => {
             let config = reach.node()?;
-            let joined = join::join(&runtime, &config, &token, replaces.map(NodeId)).await?;
+            let replaces = replaces.map(NodeId);
+            let give_up = GiveUp { force, accept_loss };
+            let joined = join::join(&runtime, &config, &token, replaces, give_up).await?;
             let identity = joined.identity;
             let value = json!({
                 "cluster_id": identity.cluster_id,
@@ -242,10 +256,15 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
         AdminCommand::Certify => {
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
-            let node = ca::certify(&runtime, &config, &admin_dir)?;
-            let value = json!({ "node_id": node.0, "certified": true });
+            let (node, renewed) = ca::certify(&runtime, &config, &admin_dir)?;
+            let value =
+                json!({ "node_id": node.0, "certified": true, "operator_certified": renewed });
             show(reach, &value, || {
-                format!("Node {node} has a new certificate: run granary start")
+                let own = match renewed {
+                    true => format!(", and so has {}", admin_dir.display()),
+                    false => String::new(),
+                };
+                format!("Node {node} has a new certificate{own}: run granary start")
             })
         }
         AdminCommand::RotateCa => ca::rotate(&runtime, reach).await,
@@ -577,8 +596,16 @@ fn security(
     let bundle = certificates_from_pem(read("ca.pem")?.as_bytes())?;
     let mut own = certificates_from_pem(read("admin.pem")?.as_bytes())?;
     let certificate = own.swap_remove(0);
-    let names = CertificateFacts::read(&certificate)?.names;
-    let cluster_id = names
+    let facts = CertificateFacts::read(&certificate)?;
+    if facts.not_after <= runtime.now() {
+        bail!(
+            "the operator's certificate in {} has expired: granary admin certify makes a new one, on the \
+             machine of a node that was stopped for it",
+            admin_dir.display()
+        );
+    }
+    let cluster_id = facts
+        .names
         .iter()
         .find_map(|name| Peer::of_name(name))
         .map(|(_, cluster)| cluster.to_owned());

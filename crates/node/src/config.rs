@@ -211,6 +211,9 @@ pub(crate) struct WorkersSection {
     pub(crate) unreachable_out_secs: u64,
     /// A disk that its node does not have any more is given up after this long.
     pub(crate) missing_out_secs: u64,
+    /// A disk that was given up keeps its places this long before others get them: until no gateway
+    /// counts it by an old map. Shorter is for tests.
+    pub(crate) replace_after_secs: u64,
     /// In so many days every copy of every chunk is read once.
     pub(crate) scrub_period_days: u32,
     /// What one disk reads for that per second at most.
@@ -227,6 +230,7 @@ impl Default for WorkersSection {
             count_interval_secs: 6 * 3600,
             unreachable_out_secs: keeper.unreachable_out_ms / 1000,
             missing_out_secs: keeper.missing_out_ms / 1000,
+            replace_after_secs: keeper.replace_after_ms / 1000,
             scrub_period_days: scrub.period_days,
             scrub_bytes_per_sec: scrub.bytes_per_second,
         }
@@ -239,6 +243,7 @@ impl WorkersSection {
         KeeperConfig {
             unreachable_out_ms: self.unreachable_out_secs * 1000,
             missing_out_ms: self.missing_out_secs * 1000,
+            replace_after_ms: self.replace_after_secs * 1000,
         }
     }
 
@@ -263,6 +268,7 @@ impl WorkersSection {
             ("count_interval_secs", self.count_interval_secs),
             ("unreachable_out_secs", self.unreachable_out_secs),
             ("missing_out_secs", self.missing_out_secs),
+            ("replace_after_secs", self.replace_after_secs),
         ];
         for (name, seconds) in all {
             check_seconds("workers", name, seconds)?;
@@ -551,10 +557,10 @@ mod tests {
         let block = |n: usize| blocks[n].split("```").next().unwrap();
         let flags: toml::Table = toml::from_str(block(0)).unwrap();
         parse_file(block(0)).unwrap();
-        let documented = parse_file(block(1)).unwrap();
+        let documented = parse_file(block(2)).unwrap();
         assert_eq!(format!("{documented:?}"), format!("{:?}", File::default()));
         // Deserialising fills in what is left out, so that every key is looked for as well.
-        let sections: toml::Table = toml::from_str(block(1)).unwrap();
+        let sections: toml::Table = toml::from_str(block(2)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
         assert_eq!((flags.len(), counts), (12, [14, 10, 6, 9, 7]));

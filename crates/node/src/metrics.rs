@@ -237,7 +237,7 @@ impl Process {
 fn shards(role: &MetaRole, page: &mut Page<'_, '_>) -> fmt::Result {
     let meta = role.node.metrics();
     type Reader = fn(&GroupMetrics) -> u64;
-    let gauges: [(&str, &str, Reader); 6] = [
+    let gauges: [(&str, &str, Reader); 7] = [
         ("granary_raft_term", "Current term", |g| g.term),
         ("granary_raft_last_index", "Newest log entry", |g| {
             g.last_index.unwrap_or(0)
@@ -257,6 +257,11 @@ fn shards(role: &MetaRole, page: &mut Page<'_, '_>) -> fmt::Result {
             "granary_raft_healthy",
             "0 when the shard stopped after an error",
             |g| u64::from(g.healthy),
+        ),
+        (
+            "granary_raft_wrong_clocks",
+            "At the leader: voters whose clocks are far from those of the majority",
+            |g| g.wrong_clocks.len() as u64,
         ),
     ];
     for (name, help, read) in gauges {

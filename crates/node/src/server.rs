@@ -13,8 +13,11 @@ use anyhow::bail;
 use granary_blob::BlobConfig;
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
-use granary_meta_api::pb;
+use granary_meta::MetaNode;
+use granary_meta_api::{MetaControl, pb};
 use granary_runtime::{CancellationToken, Runtime};
+use granary_types::NodeId;
+use granary_workers::MetaNodes;
 use prometheus_client::registry::Registry;
 
 use crate::admin::{Admin, Readiness};
@@ -28,7 +31,7 @@ use crate::process;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, found_elsewhere};
 use crate::roles::storage::{self, StorageRole};
-use crate::roles::worker::{WorkerRole, wait_for_placement};
+use crate::roles::worker::{Members, WorkerRole, wait_for_placement};
 use crate::telemetry::Telemetry;
 
 /// How old the gateway's view of disks and placement may be.
@@ -104,7 +107,10 @@ impl Running {
             &datapath,
             meta.client.clone(),
             &config.workers,
-            None,
+            Members {
+                nodes: Arc::new(OnlyNode(Arc::clone(&meta.node))),
+                config: None,
+            },
         );
         wait_for_placement(runtime, &view).await?;
         let mut registry = Registry::default();
@@ -166,12 +172,17 @@ impl process::Running for Running {
         self.meta.failed().await
     }
 
-    async fn stop(self, runtime: &Runtime) {
+    async fn stop(self, runtime: &Runtime, step: &process::Step) {
         self.readiness.set(false);
+        step.set("what the gateway has in hand");
         self.gateway.drain().await;
+        step.set("background work");
         self.workers.stop().await;
+        step.set("closing the disks");
         self.storage.stop().await;
+        step.set("closing the metadata");
         self.meta.stop().await;
+        step.set("what was left to do");
         self.admin.cancel();
         runtime.stop().await;
         tracing::info!("stopped");
@@ -254,6 +265,15 @@ async fn start_storage(
     Ok(storage)
 }
 
+/// The metadata of a single server: in this process, and nowhere else.
+struct OnlyNode(Arc<MetaNode>);
+
+impl MetaNodes for OnlyNode {
+    fn node(&self, node: NodeId) -> Option<Arc<dyn MetaControl>> {
+        (node == FIRST_NODE).then(|| Arc::clone(&self.0) as Arc<dyn MetaControl>)
+    }
+}
+
 async fn register_node(meta: &MetaRole, config: &ServerConfig) -> anyhow::Result<()> {
     let roles = ["gateway", "meta", "storage", "worker"]
         .map(str::to_owned)
@@ -263,6 +283,7 @@ async fn register_node(meta: &MetaRole, config: &ServerConfig) -> anyhow::Result
         zone: "default".to_owned(),
         address: config.listen.to_string(),
         roles,
+        feature_level: granary_meta::FEATURE_LEVEL,
         ..Default::default()
     };
     let decision = meta

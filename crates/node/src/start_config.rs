@@ -310,3 +310,21 @@ fn check_reachable(address: &str) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_is_the_real_one() {
+        let page = include_str!("../../../docs/configuration.md");
+        let block = page.split("```toml\n").nth(2).unwrap();
+        let block = block.split("```").next().unwrap();
+        let file: File = toml::from_str(block).unwrap();
+        assert_eq!(file.roles.len(), 4);
+        // All keys but the sections, and the token's second form, which excludes the first.
+        let keys: toml::Table = toml::from_str(block).unwrap();
+        assert_eq!(keys.len(), 17);
+        assert!(block.contains("join_token_file"));
+    }
+}

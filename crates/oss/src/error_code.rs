@@ -114,7 +114,7 @@ error_codes! {
     // 5xx: not the client's doing. SDKs retry all of these.
     InternalError                  INTERNAL_SERVER_ERROR "0005-00009500" "We encountered an internal error. Please try again." // own
     NotImplemented                 NOT_IMPLEMENTED       "0016-00009501" "A header or query you provided implies functionality that is not implemented." // own
-    ServiceUnavailable             SERVICE_UNAVAILABLE   "0005-00009503" "Please reduce your request rate." // own
+    ServiceUnavailable             SERVICE_UNAVAILABLE   "0005-00009503" "The service is temporarily unavailable. Please try again." // own
 }
 
 #[cfg(test)]

@@ -17,9 +17,17 @@ use crate::snapshot::decode_books;
 use crate::types::{Entry, LogId, Membership, StoredMembership, Vote};
 use crate::{Committed, StateMachineError};
 
-/// By how much the term of a history that goes on alone is raised. Terms that were used after the
-/// last entry that is known are lost with the votes: this many elections are never held meanwhile.
+/// The term of a history that goes on alone is raised by a multiple of this. Terms that were used after
+/// the last entry that is known are lost with the votes: this many elections are never held meanwhile.
 const TERMS_SKIPPED: u64 = 1024;
+
+/// The term in which a history goes on alone that ends in `term`, where something else is known of the
+/// same shard, which ends in `seen` (of an earlier life, and not usable any more): above both, or it
+/// would be taken for older than that.
+fn alone(term: u64, seen: u64) -> u64 {
+    let between = seen.saturating_sub(term).div_ceil(TERMS_SKIPPED);
+    term.saturating_add((between + 1).saturating_mul(TERMS_SKIPPED))
+}
 
 /// A position in a shard's log. A later one of the same history is larger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,11 +111,9 @@ impl Replay {
     /// or what [`Replay::go_on_alone`] made of that.
     pub fn goes_on_from(&self, previous: LogPosition) -> bool {
         self.position().is_some_and(|end| {
-            let alone = LogPosition {
-                term: end.term + TERMS_SKIPPED,
-                index: end.index,
-            };
-            previous == end || previous == alone
+            let raised = previous.term.checked_sub(end.term);
+            let follows = raised.is_some_and(|by| by.is_multiple_of(TERMS_SKIPPED));
+            previous.index == end.index && follows
         })
     }
 
@@ -136,7 +142,8 @@ impl Replay {
     }
 
     /// Lets the history go on in a store without a log, with `node` as the only voter; the
-    /// bookkeeping that the state machine has to keep from now on. Blocks.
+    /// bookkeeping that the state machine has to keep from now on. `seen_term`: the highest term of
+    /// which anything is known elsewhere. Blocks.
     ///
     /// # Errors
     /// The store failed.
@@ -145,9 +152,10 @@ impl Replay {
         kv: &dyn Kv,
         shard: ShardId,
         node: NodeId,
+        seen_term: u64,
     ) -> Result<Bytes, KvError> {
         let at = self.position().unwrap_or_default();
-        let term = at.term + TERMS_SKIPPED;
+        let term = alone(at.term, seen_term);
         let id = LogId::new_term_index(term, at.index);
         let alone = Membership::new_with_defaults(vec![[node.0].into_iter().collect()], []);
         self.books.applied = Some(id);
@@ -165,5 +173,26 @@ impl Replay {
         batch.put(Space::Log, key(shard, Kind::Committed, 0), position);
         kv.write(batch)?;
         Ok(self.books.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_alone_is_newer_than_anything_seen() {
+        for (term, seen, expected) in [
+            (0, 0, 1024),
+            (3, 3, 1027),
+            (3, 1, 1027),
+            (3, 5, 2051),
+            (0, 1026, 3072),
+            (1026, 1027, 3074),
+        ] {
+            let found = alone(term, seen);
+            assert_eq!(found, expected, "{term} {seen}");
+            assert!(found >= seen.max(term) + TERMS_SKIPPED);
+        }
     }
 }

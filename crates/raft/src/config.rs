@@ -25,7 +25,8 @@ pub struct RaftConfig {
     /// How many entries more than `keep_entries` the log may have before it is cut.
     pub snapshot_every_entries: u64,
     /// Applied entries kept in the log, so that a restarted peer catches up from it. A group
-    /// without peers keeps none. While a peer is sent a snapshot, eight times as much is kept.
+    /// without peers keeps none. While a peer is sent a snapshot, and until it has caught up, what
+    /// it needs is kept as long as there is room (`RaftHost::set_log_room`).
     pub keep_entries: u64,
     /// Bytes of applied entries kept in the log for peers, per group; a sixteenth more before it is
     /// cut. Counts together with `keep_entries`: what exceeds either is cut.
@@ -33,7 +34,8 @@ pub struct RaftConfig {
     /// Entries a new learner may lag when [`Group::add_learner`](crate::Group::add_learner)
     /// takes it for caught up.
     pub lag_entries: u64,
-    /// Longest transfer of one snapshot, in milliseconds; a single chunk has a tenth of it.
+    /// Longest wait for one answer while a received snapshot is installed, in milliseconds; a single
+    /// chunk has a tenth of it. The whole transfer has no limit.
     pub snapshot_timeout_ms: u64,
     /// Longest wait for the answer to a message, in milliseconds (one batch's sync at the peer).
     pub message_timeout_ms: u64,

@@ -13,6 +13,7 @@ use openraft::errors::{ClientWriteError, RaftError as ApiError};
 use openraft::raft::ClientWriteResponse;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use crate::clocks::{is_right, is_wrong};
 use crate::handle::Receiver;
 use crate::health::State;
 use crate::lease::{LeaseRead, Role, SleepDetector, Standing, by_quorum};
@@ -80,6 +81,9 @@ pub struct GroupMetrics {
     pub queued_commands: usize,
     /// At the leader: each peer's newest entry known to be durable there.
     pub matched: BTreeMap<NodeId, Option<u64>>,
+    /// At the leader: voters whose clocks are too far from what a majority's show, and by how much,
+    /// in milliseconds (above 0: ahead). None of them stamps.
+    pub wrong_clocks: BTreeMap<NodeId, i64>,
     /// False when the group stopped on this node because of an error.
     pub healthy: bool,
     /// True at a leader that no majority has answered for two leases: it can decide nothing.
@@ -324,6 +328,13 @@ impl Group {
         self.parts.standing.health().state() != State::Failed
     }
 
+    /// True when, as far as this node knows as the leader, the clock of `voter` is too far from those
+    /// of a majority: it would have to hand over itself if it were asked to lead.
+    pub fn has_wrong_clock(&self, voter: NodeId) -> bool {
+        let off = self.parts.standing.clocks_off().unwrap_or_default();
+        off.get(&voter).is_some_and(|off_ms| !is_right(*off_ms))
+    }
+
     /// The group's numbers now.
     pub fn metrics(&self) -> GroupMetrics {
         let watched = self.raft().metrics();
@@ -335,8 +346,14 @@ impl Group {
             && members.voters.len() > 1
             && silent.is_some_and(|silent| silent > self.parts.lease * 2);
         let matched = metrics.replication.unwrap_or_default().into_iter();
+        let mut wrong_clocks = BTreeMap::new();
+        if self.leads() {
+            wrong_clocks = self.parts.standing.clocks_off().unwrap_or_default();
+            wrong_clocks.retain(|_, off_ms| is_wrong(*off_ms));
+        }
         GroupMetrics {
             without_quorum,
+            wrong_clocks,
             shard: self.parts.shard,
             term: metrics.current_term,
             leader: self.leader(),
@@ -413,6 +430,15 @@ impl Group {
         }
         let asked = self.raft().trigger().transfer_leader(to.0).await;
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
+    }
+
+    /// Asks another voter to take over, if this node leads and one has nearly all of the log.
+    pub(crate) async fn give_away(&self) {
+        if let Some(_call) = self.call()
+            && self.leads()
+        {
+            self.parts.standing.hand_over(|_| true).await;
+        }
     }
 
     /// From now on this node does not try to lead, and refuses to take over: it is about to stop.

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::wire::proto::raft_client::RaftClient;
 use crate::wire::proto::raft_server::{Raft, RaftServer};
-use crate::wire::proto::{self};
+use crate::wire::proto::{self, reply, request};
 use crate::wire::{RaftReply, RaftRequest, RequestKind};
 use crate::{RaftError, RaftHost, RaftTransport, TransportError};
 
@@ -132,6 +132,11 @@ impl RaftTransport for GrpcTransport {
     }
 }
 
+/// In a request's extensions: this node sent it, which was removed from the cluster. It is heard only
+/// about shards of which it is a member still: without it they may have no majority to let it go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedSender(pub NodeId);
+
 /// The receiving side, to be served by the node's internal listener.
 pub fn routes(host: Arc<RaftHost>) -> Routes {
     Routes::new(
@@ -141,8 +146,8 @@ pub fn routes(host: Arc<RaftHost>) -> Routes {
     )
 }
 
-struct Service {
-    host: Arc<RaftHost>,
+pub(crate) struct Service {
+    pub(crate) host: Arc<RaftHost>,
 }
 
 #[async_trait]
@@ -151,7 +156,16 @@ impl Raft for Service {
         &self,
         envelope: Request<proto::Envelope>,
     ) -> Result<Response<proto::Reply>, Status> {
+        // What the listener knows of the sender; a process without one has no other nodes.
+        let sender = envelope.extensions().get::<NodeId>().copied();
+        let removed = envelope.extensions().get::<RemovedSender>().copied();
         let proto::Envelope { shard, to, request } = envelope.into_inner();
+        if let Some(RemovedSender(node)) = removed
+            && !self.host.has_member(Some(ShardId(shard)), node)
+        {
+            let said = format!("node {node} was removed from the cluster and from shard {shard}");
+            return Err(Status::permission_denied(said));
+        }
         if NodeId(to) != self.host.node() {
             // A reused address: whoever the sender means, it is not this node.
             let node = self.host.node();
@@ -161,10 +175,35 @@ impl Raft for Service {
         }
         let body = request.and_then(|request| request.body);
         let body = body.ok_or_else(|| Status::invalid_argument("the request is empty"))?;
-        match self.host.handle(ShardId(shard), RaftRequest(body)).await {
-            Ok(RaftReply(body)) => Ok(Response::new(proto::Reply { body: Some(body) })),
+        if let (Some(RemovedSender(node)), request::Body::Append(append)) = (removed, &body)
+            && !append.hands_over
+        {
+            // It would lead for ever, and nobody would find it.
+            let said = format!("node {node} was removed from the cluster");
+            return Err(Status::permission_denied(said));
+        }
+        let request = RaftRequest(body);
+        check_sender(sender, &request)?;
+        match self.host.handle(ShardId(shard), request).await {
+            Ok(RaftReply(mut body)) => {
+                if let reply::Body::Append(reply) = &mut body {
+                    reply.sender_removed = removed.is_some();
+                }
+                Ok(Response::new(proto::Reply { body: Some(body) }))
+            }
             Err(error) => Err(status(&error)),
         }
+    }
+}
+
+/// A node speaks for itself only: nobody leads, or asks for votes, under another's name.
+fn check_sender(sender: Option<NodeId>, request: &RaftRequest) -> Result<(), Status> {
+    match (sender, request.claims()) {
+        (Some(sender), Some(claimed)) if sender != claimed => {
+            let said = format!("node {sender} may not speak for node {claimed}");
+            Err(Status::permission_denied(said))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -176,5 +215,56 @@ fn status(error: &RaftError) -> Status {
         RaftError::NotNow(_) => Status::failed_precondition(message),
         RaftError::Stopped(_) => Status::aborted(message),
         _ => Status::internal(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::proto::request::Body;
+    use super::*;
+
+    #[test]
+    fn a_node_speaks_for_itself_only() {
+        let vote = Some(proto::Vote {
+            term: 7,
+            node: 2,
+            committed: true,
+        });
+        let begin = proto::SnapshotBegin {
+            vote,
+            ..Default::default()
+        };
+        let finish = proto::SnapshotFinish {
+            vote,
+            ..Default::default()
+        };
+        let transfer = proto::TransferLeader {
+            from: vote,
+            to: 3,
+            last: None,
+        };
+        let append = proto::Append {
+            vote,
+            ..Default::default()
+        };
+        let call = proto::VoteCall {
+            vote,
+            ..Default::default()
+        };
+        for body in [
+            Body::Append(append),
+            Body::Vote(call),
+            Body::SnapshotBegin(begin),
+            Body::SnapshotFinish(finish),
+            Body::TransferLeader(transfer),
+        ] {
+            let request = RaftRequest(body);
+            assert!(check_sender(Some(NodeId(2)), &request).is_ok());
+            assert!(check_sender(None, &request).is_ok());
+            let refused = check_sender(Some(NodeId(3)), &request).unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{request:?}");
+        }
+        let chunk = RaftRequest(Body::SnapshotChunk(proto::SnapshotChunk::default()));
+        assert!(check_sender(Some(NodeId(3)), &chunk).is_ok());
     }
 }

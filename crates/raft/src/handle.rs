@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use granary_kv::KvError;
 use granary_runtime::Runtime;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
     VoteRequest,
@@ -28,7 +29,7 @@ use crate::format::{
 };
 use crate::promise::Promise;
 use crate::snapshot::{Claim, SnapshotData, Stage, decode_books, meta};
-use crate::types::{Raft, Snapshot, Vote, seeded};
+use crate::types::{LogId, Raft, Snapshot, Vote, seeded};
 use crate::wire::proto::{self, reply, request};
 use crate::wire::{RaftReply, RaftRequest};
 use crate::{RaftError, StateMachine, StateMachineError};
@@ -38,6 +39,11 @@ impl From<Malformed> for RaftError {
         RaftError::Malformed(error.0)
     }
 }
+
+/// How often whoever asks for the outcome of an installation looks.
+const POLL: Duration = Duration::from_millis(20);
+/// How long the library may take to note that an installation is over.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A snapshot being received.
 struct Incoming {
@@ -59,6 +65,8 @@ pub(crate) struct Receiver {
     quarantine: Option<Duration>,
     promise: Promise,
     incoming: Mutex<Option<Incoming>>,
+    /// The transfer that was handed over to be installed last, and its position.
+    finishing: Mutex<Option<(u64, Option<LogId>)>>,
     /// Set when this node is about to stop: it takes no shard over.
     leaving: AtomicBool,
     /// After this long without a step a transfer is taken for abandoned.
@@ -89,6 +97,7 @@ impl Receiver {
             quarantine,
             promise,
             incoming: Mutex::new(None),
+            finishing: Mutex::new(None),
             leaving: AtomicBool::new(false),
             patience,
         }
@@ -147,15 +156,20 @@ impl Receiver {
             entries,
             leader_commit: call.committed.map(log_id_from_proto),
         };
-        let lease_ms = match call.lease_ms {
+        let lease = Duration::from_millis(match call.lease_ms {
             0 => LEASE_MOST_MS,
             lease_ms => lease_ms,
-        };
+        });
+        // The leader counts from before it sent this, and storing it may take longer than the
+        // library's own promise holds. An older leader than the known one is promised nothing.
+        let known = self.raft.metrics().borrow_watched().vote;
+        if request.vote >= known {
+            self.promise.give(self.runtime.monotonic(), lease);
+        }
         let response = self.raft.append_entries(request).await.map_err(stopped)?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-            // Before the leader hears of it; until here the library's own promise is fresh.
-            let now = self.runtime.monotonic();
-            self.promise.give(now, Duration::from_millis(lease_ms));
+            // What was not the newest vote above may be by now.
+            self.promise.give(self.runtime.monotonic(), lease);
         }
         let outcome = match response {
             AppendEntriesResponse::Success => Outcome::Success(proto::Blank {}),
@@ -169,6 +183,9 @@ impl Receiver {
         };
         Ok(proto::AppendReply {
             outcome: Some(outcome),
+            wall_ms: self.runtime.now().as_millis(),
+            // Only whoever knows the sender's certificate can say.
+            sender_removed: false,
         })
     }
 
@@ -201,6 +218,7 @@ impl Receiver {
             vote: Some(vote_to_proto(&response.vote)),
             granted: response.vote_granted,
             last: response.last_log_id.as_ref().map(log_id_to_proto),
+            wall_ms: self.runtime.now().as_millis(),
         })
     }
 
@@ -300,6 +318,12 @@ impl Receiver {
 
     async fn finish(&self, call: proto::SnapshotFinish) -> Result<Option<Vote>, RaftError> {
         let vote = vote_from_proto(required(call.vote)?);
+        let finishing = *self.finishing.lock();
+        if let Some((transfer, position)) = finishing
+            && transfer == call.transfer
+        {
+            return self.installed(position).await.map(Some);
+        }
         let incoming = self.take(call.transfer)?;
         if call.chunks != incoming.next {
             return Err(RaftError::Malformed(
@@ -315,6 +339,7 @@ impl Receiver {
                 claim: incoming.claim,
             },
         };
+        *self.finishing.lock() = Some((call.transfer, books.applied));
         let installing = self.raft.install_full_snapshot(vote, snapshot);
         let response = seeded(0, installing).await.map_err(stopped)?;
         // The leader may count it as an acknowledgement.
@@ -328,6 +353,29 @@ impl Receiver {
                 .map(drop)?;
         }
         Ok(Some(response.vote))
+    }
+
+    /// Waits until a snapshot up to a position is installed, which was begun by an earlier call: its
+    /// sender asks again when that takes longer than it waits for one answer.
+    async fn installed(&self, position: Option<LogId>) -> Result<Vote, RaftError> {
+        let mut idle_since = None;
+        loop {
+            let (applied, vote) = {
+                let watched = self.raft.metrics();
+                let metrics = watched.borrow_watched();
+                (metrics.last_applied, metrics.vote)
+            };
+            if applied >= position {
+                return Ok(vote);
+            }
+            let now = self.runtime.monotonic();
+            if self.stage.claim().is_none() {
+                idle_since = None;
+            } else if now.saturating_sub(*idle_since.get_or_insert(now)) > SETTLE_LIMIT {
+                return Err(RaftError::NotNow("the snapshot was not installed"));
+            }
+            self.runtime.sleep(POLL).await;
+        }
     }
 
     /// Takes the transfer out of its slot, so that no two steps of it run at once.

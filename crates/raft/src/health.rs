@@ -82,6 +82,10 @@ impl Health {
         Self { shard, state, host }
     }
 
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
     pub(crate) fn state(&self) -> State {
         *self.state.borrow()
     }

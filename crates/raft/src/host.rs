@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,14 +15,15 @@ use granary_kv::{Kv, KvError, Space, WriteBatch};
 use granary_runtime::{GroupCommit, Runtime};
 use granary_types::{NodeId, ShardId};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::clocks::Clocks;
 use crate::group::{CALLS_MAX, Group, Parts};
 use crate::handle::Receiver;
 use crate::health::{Health, HostHealth, RaftFailure};
 use crate::lease::{SleepDetector, Standing};
 use crate::log_key::{shard_end, shard_start};
-use crate::log_store::{Keep, LogEnvironment, LogStore};
+use crate::log_store::{Keep, LogEnvironment, LogStore, ROOM_BYTES};
 use crate::machine::{Machine, MachineView};
 use crate::network::{Sender, Sending};
 use crate::promise::Promise;
@@ -34,6 +36,10 @@ use crate::{
 
 /// Snapshots that a node sends at once, over all its groups.
 const SNAPSHOTS_SENT_MAX: usize = 2;
+
+/// How often a node that was removed looks whether it leads something; an election that an attempt to
+/// hand over may end in is over by then.
+const GIVE_AWAY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One per node: owns the stream of syncs over the store and the node's groups.
 pub struct RaftHost {
@@ -51,6 +57,9 @@ struct Inner {
     transport: Arc<dyn RaftTransport>,
     syncs: GroupCommit<KvError>,
     snapshots: Arc<Semaphore>,
+    clocks: Clocks,
+    log_room: Arc<AtomicU64>,
+    removed: watch::Sender<bool>,
     health: HostHealth,
     groups: Mutex<Groups>,
 }
@@ -90,6 +99,9 @@ impl RaftHost {
         });
         let openings = runtime.child();
         let inner = Inner {
+            clocks: Clocks::new(runtime.clone()),
+            log_room: Arc::new(AtomicU64::new(ROOM_BYTES)),
+            removed: watch::Sender::new(false),
             runtime,
             node,
             config,
@@ -100,10 +112,9 @@ impl RaftHost {
             health,
             groups: Mutex::default(),
         };
-        Arc::new(Self {
-            inner: Arc::new(inner),
-            openings,
-        })
+        let inner = Arc::new(inner);
+        inner.runtime.spawn(when_removed(Arc::clone(&inner)));
+        Arc::new(Self { inner, openings })
     }
 
     /// This node.
@@ -124,6 +135,12 @@ impl RaftHost {
     /// should say so and end.
     pub async fn failed(&self) -> RaftFailure {
         self.inner.health.failed().await
+    }
+
+    /// How many bytes each shard's log may have while a peer is being sent a snapshot, which needs
+    /// everything since then: a share of what is free under the store. A gibibyte until it is said.
+    pub fn set_log_room(&self, bytes: u64) {
+        self.inner.log_room.store(bytes, Ordering::Relaxed);
     }
 
     /// The first failure, if there was one; see [`RaftHost::failed`].
@@ -205,6 +222,23 @@ impl RaftHost {
         self.get(shard)?.handle(request).await
     }
 
+    /// True while the shard's replica here takes no requests of peers; see [`RaftHost::seal`].
+    pub fn is_sealed(&self, shard: ShardId) -> bool {
+        self.inner.groups.lock().sealed.contains(&shard)
+    }
+
+    /// Whether a node is a member of a shard (`None`: of any), as far as the replicas here know.
+    pub fn has_member(&self, shard: Option<ShardId>, node: NodeId) -> bool {
+        let groups = match shard {
+            Some(shard) => self.group(shard).into_iter().collect(),
+            None => self.groups(),
+        };
+        groups.iter().any(|group| {
+            let members = group.members();
+            members.voters.contains(&node) || members.learners.contains(&node)
+        })
+    }
+
     /// Takes no request of a peer for a shard until the seal is dropped: what other members know of
     /// this replica stays as it is. Whoever wants to close a replica seals it first, and asks then
     /// whether it is still a member.
@@ -284,6 +318,29 @@ impl RaftHost {
     }
 }
 
+/// Once this node is told that it was removed from the cluster: gives away what it leads, since clients
+/// do not find it any more. As a member it votes and stores until it is let go.
+async fn when_removed(inner: Arc<Inner>) {
+    let giving_away = async {
+        let mut removed = inner.removed.subscribe();
+        // An error: cannot be, `inner` has the sender.
+        let _ = removed.wait_for(|removed| *removed).await;
+        tracing::warn!("this node was removed from the cluster: it hands over what it leads");
+        loop {
+            let open: Vec<Group> = {
+                let groups = inner.groups.lock();
+                groups.open.values().flatten().cloned().collect()
+            };
+            for group in open {
+                group.give_away().await;
+            }
+            inner.runtime.sleep(GIVE_AWAY_INTERVAL).await;
+        }
+    };
+    let shutdown = inner.runtime.shutdown().clone();
+    shutdown.run_until_cancelled(giving_away).await;
+}
+
 /// Keeps requests of peers away from one replica until it is dropped.
 pub struct Seal {
     inner: Arc<Inner>,
@@ -329,6 +386,7 @@ impl Inner {
             syncs: self.syncs.clone(),
             health,
             page_bytes: self.config.message_bytes,
+            room: Arc::clone(&self.log_room),
             keep: Keep {
                 bytes: self.config.keep_bytes,
                 entries: self.config.keep_entries,
@@ -351,9 +409,10 @@ impl Inner {
             runtime: self.runtime.clone(),
             transport: Arc::clone(&self.transport),
             message_timeout: Duration::from_millis(self.config.message_timeout_ms),
-            heartbeat_timeout: Duration::from_millis(self.config.election_max_ms / 3),
             lease: self.config.lease(),
             promise,
+            clocks: self.clocks.clone(),
+            removed: self.removed.clone(),
             snapshots: Arc::clone(&self.snapshots),
             sending,
         }
@@ -387,7 +446,13 @@ impl Inner {
         );
         let raft = Box::pin(seeded(seed, starting)).await;
         let raft = raft.map_err(|error| RaftError::Stopped(error.to_string()))?;
-        let standing = Standing::new(self.node, raft.clone(), view.applied, health);
+        let standing = Standing::new(
+            self.node,
+            raft.clone(),
+            view.applied,
+            health,
+            self.clocks.clone(),
+        );
         let quarantine = promised.then(|| self.runtime.monotonic() + lease_most);
         let patience = Duration::from_millis(self.config.snapshot_timeout_ms / 5);
         let receiver = Receiver::new(

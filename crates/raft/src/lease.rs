@@ -13,6 +13,7 @@
 //! it is compared with the runtime's clock that does not: after a sleep the lease is not trusted
 //! until it must have been renewed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use granary_runtime::Runtime;
@@ -27,10 +28,13 @@ use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::NotLeader;
+use crate::clocks::Clocks;
 use crate::health::{Health, State};
 use crate::machine::Applied;
 use crate::types::{Raft, Types};
 
+/// Entries that a voter may lack which is asked to take over: it has them within a moment.
+const LAG_ENTRIES_MAX: u64 = 1000;
 /// Difference between the two clocks that is not taken for a sleep.
 const SLEEP_MIN: Duration = Duration::from_millis(20);
 
@@ -55,6 +59,7 @@ pub(crate) struct Standing {
     applied: watch::Receiver<Applied>,
     health: Health,
     state: watch::Receiver<State>,
+    clocks: Clocks,
 }
 
 impl Standing {
@@ -63,9 +68,11 @@ impl Standing {
         raft: Raft,
         applied: watch::Receiver<Applied>,
         health: Health,
+        clocks: Clocks,
     ) -> Self {
         Self {
             node,
+            clocks,
             metrics: raft.server_metrics(),
             raft,
             applied,
@@ -109,6 +116,51 @@ impl Standing {
             Some(id) if id.leader_id.term == term => Role::Leading(term),
             _ => Role::Starting,
         }
+    }
+
+    /// How far the clocks of the voters are from their median; see [`Clocks::off`].
+    pub(crate) fn clocks_off(&self) -> Option<BTreeMap<NodeId, i64>> {
+        let voters: Vec<NodeId> = {
+            let metrics = self.metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids();
+            voters
+                .collect::<BTreeSet<u64>>()
+                .into_iter()
+                .map(NodeId)
+                .collect()
+        };
+        let stamped_ms = self.applied().time_ms;
+        self.clocks.off(self.node, &voters, stamped_ms)
+    }
+
+    /// Asks the voter to take over that has most of the log, of those that are `able`. It is elected at
+    /// once. Should it not be, the library's leader is silent from here on, and another voter is
+    /// elected: this node does not campaign, since it takes itself for the leader until it hears of
+    /// another one.
+    pub(crate) async fn hand_over(&self, able: impl Fn(NodeId) -> bool) {
+        let heir = {
+            let watched = self.raft.metrics();
+            let metrics = watched.borrow_watched();
+            let last = metrics.last_log_index.unwrap_or_default();
+            let matched = metrics.replication.iter().flatten();
+            let known = matched.filter_map(|(node, id)| Some((id.as_ref()?.index, *node)));
+            let voters = metrics.membership_config.membership();
+            let near = known.filter(|(index, node)| {
+                let votes = voters.voter_ids().any(|voter| voter == *node);
+                votes && *node != self.node.0 && index + LAG_ENTRIES_MAX >= last
+            });
+            near.filter(|(_, node)| able(NodeId(*node))).max()
+        };
+        if let Some((_, heir)) = heir
+            && self.raft.trigger().transfer_leader(heir).await.is_err()
+        {
+            tracing::debug!(heir, "not handed over: the group stops");
+        }
+    }
+
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
     }
 
     /// What a caller is told when this node can't serve it.

@@ -19,6 +19,7 @@
 //! * a group forms only by an explicit [`RaftHost::bootstrap`], never because nobody answered.
 
 mod backup;
+mod clocks;
 mod config;
 mod error;
 mod format;

@@ -64,6 +64,8 @@ struct Shared {
     page_bytes: usize,
     /// The first index that somebody still wants to read; `u64::MAX` when nobody does.
     wanted: AtomicU64,
+    /// Bytes that this log may have for peers that are sent snapshots.
+    room: Arc<AtomicU64>,
 }
 
 /// One shard's log. Clones share it.
@@ -80,6 +82,7 @@ pub(crate) struct LogEnvironment {
     pub(crate) health: Health,
     pub(crate) page_bytes: usize,
     pub(crate) keep: Keep,
+    pub(crate) room: Arc<AtomicU64>,
 }
 
 /// How much of an applied log is kept for peers.
@@ -98,13 +101,11 @@ pub(crate) enum Peers {
     None,
     /// They follow by the log.
     Following,
-    /// One is being sent a snapshot, and needs the log since then.
-    SentSnapshot,
 }
 
-/// How many times as much is kept while a snapshot is being sent: were the log cut above it
-/// meanwhile, the peer would need another one.
-const SNAPSHOT_FACTOR: u64 = 8;
+/// What the logs may keep for peers that are sent snapshots, before it is known how much room the
+/// store has.
+pub(crate) const ROOM_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// How many times as much is kept at most for whoever reads the log to keep it elsewhere.
 const WANTED_FACTOR: u64 = 2;
@@ -142,6 +143,7 @@ impl LogStore {
             health,
             page_bytes,
             keep,
+            room,
         } = environment;
         let Stored {
             bounds,
@@ -167,6 +169,7 @@ impl LogStore {
             committed: Mutex::new(committed),
             page_bytes,
             wanted: AtomicU64::new(u64::MAX),
+            room,
         };
         let store = Self {
             shared: Arc::new(shared),
@@ -204,7 +207,7 @@ impl LogStore {
     }
 
     fn notice_growth(&self) {
-        if self.first_to_keep(Peers::None).is_some() {
+        if self.first_to_keep(Peers::None, None).is_some() {
             self.shared.grown.notify_one();
         }
     }
@@ -214,14 +217,14 @@ impl LogStore {
         self.shared.grown.notified().await;
     }
 
-    /// The first index to keep, when the log is so long that it should be cut below it.
-    pub(crate) fn first_to_keep(&self, peers: Peers) -> Option<u64> {
+    /// The first index to keep, when the log is so long that it should be cut below it. From `needed`
+    /// on it is kept as long as there is room.
+    pub(crate) fn first_to_keep(&self, peers: Peers, needed: Option<u64>) -> Option<u64> {
         let keep = self.shared.keep;
         let slack_bytes = keep.bytes / ALONE_SHARE;
         let factor = match peers {
             Peers::None => 0,
             Peers::Following => 1,
-            Peers::SentSnapshot => SNAPSHOT_FACTOR,
         };
         let (bytes, entries) = (keep.bytes * factor, keep.entries * factor);
         let tail = self.shared.tail.lock();
@@ -241,7 +244,12 @@ impl LogStore {
             true => self.shared.wanted.load(Ordering::Relaxed),
             false => u64::MAX,
         };
-        by_entries.max(by_bytes).map(|keep| keep.min(wanted))
+        let room = self.shared.room.load(Ordering::Relaxed);
+        let needed = needed.filter(|_| tail.weight.bytes() <= room);
+        let kept_for_others = wanted.min(needed.unwrap_or(u64::MAX));
+        by_entries
+            .max(by_bytes)
+            .map(|keep| keep.min(kept_for_others))
     }
 
     /// Says what stops the group, and passes it on as the consensus library takes it.

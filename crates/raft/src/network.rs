@@ -1,11 +1,14 @@
 //! The sending half of the protocol: the consensus library's calls as messages over a
 //! [`RaftTransport`].
 //!
-//! Every wait ends: messages have a time limit, a snapshot has one for the whole transfer and one
-//! for each step. A snapshot is sent chunk by chunk, the next one only after the last was stored.
+//! Every wait ends: messages have a time limit, and so has each step of a snapshot's transfer; the
+//! whole of it takes as long as it takes. A snapshot is sent chunk by chunk, the next one only after
+//! the last was stored. While it waits for its turn no view of the state machine is held, which
+//! would keep the store from forgetting what is replaced.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use granary_runtime::{Runtime, within};
@@ -19,8 +22,10 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, StorageError};
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::clocks::Clocks;
 use crate::format::{
     entry_to_proto, log_id_from_proto, log_id_to_proto, vote_from_proto, vote_to_proto,
 };
@@ -41,28 +46,73 @@ pub(crate) struct Sender {
     pub(crate) runtime: Runtime,
     pub(crate) transport: Arc<dyn RaftTransport>,
     pub(crate) message_timeout: Duration,
-    /// Shorter: a lost heartbeat must not hold up the next one until an election.
-    pub(crate) heartbeat_timeout: Duration,
     /// How long this node relies on an acknowledgement when it leads.
     pub(crate) lease: Duration,
     pub(crate) promise: Promise,
+    pub(crate) clocks: Clocks,
+    /// Set when this node is told that it was removed from the cluster.
+    pub(crate) removed: watch::Sender<bool>,
     /// Snapshots that this node sends at once, over all groups.
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) sending: Sending,
 }
 
-/// The snapshots that a group is sending or about to send. Clones share it.
+/// How often the end of a transfer is asked for: a large state takes long to install.
+const FINISH_ATTEMPTS: u32 = 12;
+
+/// The snapshots that a group sends, and those of which the receivers have not caught up since: from
+/// where on each still needs the log. Clones share it; one row per peer at most.
 #[derive(Clone, Default)]
-pub(crate) struct Sending(Arc<()>);
+pub(crate) struct Sending(Arc<Mutex<BTreeMap<NodeId, Sent>>>);
+
+/// One peer's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// What the peer has, or will have with the snapshot.
+    pub(crate) index: u64,
+    /// It is on its way.
+    pub(crate) active: bool,
+    /// When the peer last got any further (monotonic).
+    pub(crate) progress: Duration,
+}
 
 impl Sending {
-    pub(crate) fn any(&self) -> bool {
-        Arc::weak_count(&self.0) > 0
+    /// A snapshot with everything up to `index` is being sent until what this returns is dropped.
+    fn begin(&self, to: NodeId, index: u64, runtime: &Runtime) -> OnItsWay {
+        let sent = Sent {
+            index,
+            active: true,
+            progress: runtime.monotonic(),
+        };
+        self.0.lock().insert(to, sent);
+        OnItsWay {
+            sending: self.clone(),
+            to,
+            runtime: runtime.clone(),
+        }
     }
 
-    /// Counts as a snapshot until it is dropped.
-    fn one(&self) -> Weak<()> {
-        Arc::downgrade(&self.0)
+    /// Lets `keep` judge every one, and change it; the lowest index that those have which are kept.
+    pub(crate) fn lowest(&self, mut keep: impl FnMut(NodeId, &mut Sent) -> bool) -> Option<u64> {
+        let mut all = self.0.lock();
+        all.retain(|to, sent| keep(*to, sent));
+        all.values().map(|sent| sent.index).min()
+    }
+}
+
+/// A snapshot on its way.
+struct OnItsWay {
+    sending: Sending,
+    to: NodeId,
+    runtime: Runtime,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let now = self.runtime.monotonic();
+        if let Some(sent) = self.sending.0.lock().get_mut(&self.to) {
+            (sent.active, sent.progress) = (false, now);
+        }
     }
 }
 
@@ -73,6 +123,7 @@ impl RaftNetworkFactory<Types> for Sender {
         Peer {
             to: NodeId(target),
             sender: self.clone(),
+            turn: None,
         }
     }
 }
@@ -81,6 +132,8 @@ impl RaftNetworkFactory<Types> for Sender {
 pub(crate) struct Peer {
     to: NodeId,
     sender: Sender,
+    /// The right to send a snapshot, once it was waited for.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a request to a peer failed.
@@ -93,12 +146,26 @@ enum Failure {
 
 impl Peer {
     async fn ask(&self, request: request::Body, limit: Duration) -> Result<reply::Body, Failure> {
+        let sent = self.sender.runtime.monotonic();
         let sending = self
             .sender
             .transport
             .send(self.to, self.sender.shard, RaftRequest(request));
         match within(limit, sending).await {
-            Ok(Ok(RaftReply(reply))) => Ok(reply),
+            Ok(Ok(RaftReply(reply))) => {
+                let wall_ms = match &reply {
+                    reply::Body::Append(reply) => {
+                        if reply.sender_removed {
+                            self.sender.removed.send_replace(true);
+                        }
+                        reply.wall_ms
+                    }
+                    reply::Body::Vote(reply) => reply.wall_ms,
+                    reply::Body::Snapshot(_) | reply::Body::TransferLeader(_) => 0,
+                };
+                self.sender.clocks.heard(self.to, wall_ms, sent);
+                Ok(reply)
+            }
             Ok(Err(error)) => Err(Failure::Transport(error)),
             Err(_) => Err(Failure::TimedOut),
         }
@@ -144,6 +211,7 @@ impl Peer {
                 vote: Some(vote),
                 granted,
                 last,
+                ..
             })) => Ok((vote, granted, last)),
             Ok(_) => Err(Failure::Malformed),
             Err(failure) => Err(failure),
@@ -177,14 +245,6 @@ impl Peer {
         snapshot: Snapshot,
         limit: Duration,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let _sending = self.sender.sending.one();
-        // Few at once: each occupies a disk and a connection at either end.
-        let _permit = self
-            .sender
-            .snapshots
-            .acquire()
-            .await
-            .map_err(|_| closed("node stops"))?;
         let SnapshotData::View(mut reader) = snapshot.snapshot else {
             return Err(closed("a received snapshot is not sent on").into());
         };
@@ -229,12 +289,40 @@ impl Peer {
             transfer,
             chunks: sequence,
         });
-        match self.step(finish, limit).await? {
+        for _ in 1..FINISH_ATTEMPTS {
+            match self.step(finish.clone(), limit).await {
+                // It is being installed still. Begun anew, all of it would be sent once more.
+                Err(StreamingError::Timeout(_)) => {}
+                outcome => return self.finished(outcome, limit),
+            }
+        }
+        let outcome = self.step(finish, limit).await;
+        self.finished(outcome, limit)
+    }
+
+    fn finished(
+        &self,
+        outcome: Result<Option<Vote>, StreamingError<Types>>,
+        limit: Duration,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        match outcome? {
             Some(vote) => Ok(SnapshotResponse::new(vote)),
             None => Err(self
                 .error(Failure::Malformed, RPCTypes::InstallSnapshot, limit)
                 .into()),
         }
+    }
+
+    /// Waits for this peer's turn, holding nothing. The library then fetches a snapshot anew.
+    async fn take_turn(&mut self, limit: Duration) -> StreamingError<Types> {
+        let waited = Arc::clone(&self.sender.snapshots).acquire_owned().await;
+        let Ok(turn) = waited else {
+            return closed("node stops").into();
+        };
+        self.turn = Some(turn);
+        // After a timeout it does so at once.
+        self.error(Failure::TimedOut, RPCTypes::InstallSnapshot, limit)
+            .into()
     }
 }
 
@@ -255,18 +343,17 @@ impl RaftNetworkV2<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
-        // The library's limit is one heartbeat, too short for a large batch's sync at the peer.
-        let limit = if rpc.entries.is_empty() {
-            self.sender.heartbeat_timeout
-        } else {
-            self.sender.message_timeout
-        };
+        // The library's limit is one heartbeat, too short for a large batch's sync at the peer. A
+        // heartbeat it cuts there itself, and votes at the shortest election timeout, which must leave
+        // time for the sync of a vote.
+        let limit = self.sender.message_timeout;
         let request = request::Body::Append(proto::Append {
             vote: Some(vote_to_proto(&rpc.vote)),
             previous: rpc.prev_log_id.as_ref().map(log_id_to_proto),
             entries: rpc.entries.iter().map(entry_to_proto).collect(),
             committed: rpc.leader_commit.as_ref().map(log_id_to_proto),
             lease_ms: u64::try_from(self.sender.lease.as_millis()).unwrap_or(u64::MAX),
+            hands_over: true,
         });
         let reply = match self.ask(request, limit).await {
             Ok(reply::Body::Append(reply)) => append_reply(reply).ok_or(Failure::Malformed),
@@ -300,14 +387,23 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let limit = option.hard_ttl();
-        let sending = within(limit, self.send_snapshot(vote, snapshot, limit));
+        // Few at once: each occupies a disk and a connection at either end.
+        let free = Arc::clone(&self.sender.snapshots).try_acquire_owned().ok();
+        let Some(_turn) = self.turn.take().or(free) else {
+            drop(snapshot);
+            return tokio::select! {
+                biased;
+                closed = cancel => Err(closed.into()),
+                error = self.take_turn(limit) => Err(error),
+            };
+        };
+        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        let (sending, runtime) = (&self.sender.sending, &self.sender.runtime);
+        let _on_its_way = sending.begin(self.to, index, runtime);
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),
-            sent = sending => sent.unwrap_or_else(|_| {
-                let failure = Failure::TimedOut;
-                Err(self.error(failure, RPCTypes::InstallSnapshot, limit).into())
-            }),
+            sent = self.send_snapshot(vote, snapshot, limit) => sent,
         }
     }
 

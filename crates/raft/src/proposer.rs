@@ -8,7 +8,8 @@
 //! is still answered while [`Proposer::drained`] waits for it.
 //!
 //! The leader stamps each entry with a time that never goes backwards, across leaders too: before
-//! it stamps, it has applied everything earlier leaders stamped.
+//! it stamps, it has applied everything earlier leaders stamped. One whose clock is far from its
+//! quorum's (`clocks`) stamps nothing: it refuses what is queued and hands over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::clocks::{is_right, is_wrong};
 use crate::health::State;
 use crate::lease::{Role, Standing};
 use crate::types::{Batch, Callback, Clid, Types};
@@ -29,6 +31,9 @@ use crate::{NotLeader, ProposeError, RaftConfig};
 const ENTRY_COMMANDS_MAX: usize = 512;
 /// What a command costs in an entry beside its bytes, rounded up.
 const COMMAND_OVERHEAD_BYTES: usize = 8;
+/// Pause between two attempts to hand over because of the clock: as long as an election may take
+/// that such an attempt leads to when the other voter does not take over.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 
 struct Pending {
     command: Bytes,
@@ -61,6 +66,8 @@ impl Proposer {
             in_flight: Arc::clone(&in_flight),
             carried: None,
             stamped_ms: 0,
+            clock_is_wrong: false,
+            hand_over_from: Duration::ZERO,
         };
         runtime.spawn(entries.run());
         let room = Arc::new(Semaphore::new(config.queue_bytes));
@@ -144,6 +151,10 @@ struct Entries {
     /// A command that did not fit into the last entry.
     carried: Option<Pending>,
     stamped_ms: u64,
+    /// As of the last look; for the log.
+    clock_is_wrong: bool,
+    /// When to try it again (monotonic).
+    hand_over_from: Duration,
 }
 
 impl Entries {
@@ -180,6 +191,11 @@ impl Entries {
                 self.carried = Some(first);
             }
             match self.leading().await {
+                Ok(Some(_)) if self.may_not_stamp().await => {
+                    // Not this node, whoever it will be.
+                    let refused = ProposeError::NotLeader(NotLeader { leader: None });
+                    refuse(self.collect(), &refused);
+                }
                 Ok(Some(term)) => {
                     let batch = self.collect();
                     if !batch.is_empty() && self.propose(batch, term, permit).await.is_err() {
@@ -211,6 +227,30 @@ impl Entries {
                 }
             }
         }
+    }
+
+    /// True when this node's clock is too far from what a majority's clocks show. It then hands
+    /// over: nobody else may lead, and it stamps nothing itself.
+    async fn may_not_stamp(&mut self) -> bool {
+        let off = self.standing.clocks_off().unwrap_or_default();
+        let own = off.get(&self.standing.node()).copied().unwrap_or(0);
+        let wrong = is_wrong(own);
+        if wrong && !self.clock_is_wrong {
+            let shard = self.standing.health().shard().0;
+            tracing::warn!(
+                shard,
+                ahead_ms = own,
+                "this node's clock is far from those of the other voters: it hands the shard over;                  check its time synchronisation"
+            );
+        }
+        self.clock_is_wrong = wrong;
+        let now = self.runtime.monotonic();
+        if wrong && now >= self.hand_over_from {
+            self.hand_over_from = now + HAND_OVER_PAUSE;
+            let right = |node: NodeId| off.get(&node).is_some_and(|off_ms| is_right(*off_ms));
+            self.standing.hand_over(right).await;
+        }
+        wrong
     }
 
     /// Takes what is queued, up to the limits of one entry. Callers that gave up are left out.

@@ -1,9 +1,12 @@
 //! Cuts a group's log when it has too many entries or bytes.
 //!
 //! The library could count entries, but those may be a megabyte each. Here they are weighed too: a
-//! group with peers keeps some applied entries for those that catch up, and more while one of them
-//! is sent a snapshot; a group of one keeps only what came since the last cut. As ever, only what
-//! is durably applied is cut.
+//! group with peers keeps some applied entries for those that catch up; a group of one keeps only
+//! what came since the last cut. As ever, only what is durably applied is cut.
+//!
+//! A peer that is sent a snapshot needs every entry since then, until it has caught up: were one
+//! cut, it would have to be sent another snapshot, and under load so for ever. That is kept however
+//! long it takes, as long as the store has room and the peer gets any further.
 //!
 //! The group's first entry is cut as soon as it is applied. A replica without any state is then
 //! never sent the log from its beginning: the state that the group began with is not in it.
@@ -16,12 +19,18 @@ use openraft::async_runtime::watch::WatchReceiver;
 use crate::health::State;
 use crate::lease::Standing;
 use crate::log_store::{LogStore, Peers};
-use crate::network::Sending;
+use crate::network::{Sending, Sent};
 
 /// Longest wait for the library to note how far the state machine is.
 const NOTED_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a cut that could not be made yet: a peer is being sent those entries.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a peer may get no further, between two attempts to send it a snapshot and while it
+/// catches up after one, before nothing is kept for it any more.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// Entries that a peer may lack which has caught up.
+const CAUGHT_UP: u64 = 64;
 
 /// Runs until the group stops.
 pub(crate) async fn run(runtime: Runtime, standing: Standing, log: LogStore, sending: Sending) {
@@ -62,7 +71,10 @@ async fn cut_as_it_grows(
 ) {
     loop {
         log.grown().await;
-        while let Some(keep) = log.first_to_keep(peers(standing, sending)) {
+        while let Some(keep) = log.first_to_keep(
+            peers(standing),
+            needed_from(standing, sending, runtime.monotonic()),
+        ) {
             if !cut_below(standing, log, keep).await {
                 runtime.sleep(PAUSE).await;
             }
@@ -70,14 +82,35 @@ async fn cut_as_it_grows(
     }
 }
 
-fn peers(standing: &Standing, sending: &Sending) -> Peers {
+/// The first entry that a peer needs which is sent a snapshot, or has been and is not caught up yet.
+fn needed_from(standing: &Standing, sending: &Sending, now: Duration) -> Option<u64> {
+    let watched = standing.raft().metrics();
+    let metrics = watched.borrow_watched();
+    // `None` where this node does not lead: whoever does sends another one.
+    let matched = metrics.replication.as_ref();
+    let last = metrics.last_log_index.unwrap_or_default();
+    let lowest = sending.lowest(|peer, sent: &mut Sent| {
+        let Some(matched) = matched.and_then(|matched| matched.get(&peer.0)) else {
+            return false;
+        };
+        let matched = matched.as_ref().map_or(0, |id| id.index);
+        if matched > sent.index && !sent.active {
+            (sent.index, sent.progress) = (matched, now);
+        }
+        let stalled = now.saturating_sub(sent.progress) > STALLED_AFTER;
+        let caught_up = matched.saturating_add(CAUGHT_UP) >= last;
+        sent.active || !(stalled || caught_up)
+    });
+    lowest.map(|index| index + 1)
+}
+
+fn peers(standing: &Standing) -> Peers {
     let metrics = standing.raft().server_metrics();
     let members = {
         let metrics = metrics.borrow_watched();
         metrics.membership_config.membership().nodes().count()
     };
     match members {
-        _ if sending.any() => Peers::SentSnapshot,
         0 | 1 => Peers::None,
         _ => Peers::Following,
     }

@@ -2,6 +2,7 @@
 //! key-value store, and a small state machine to replicate.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use granary_kv::{Direction, Kv, KvError, KvRead, Space, WriteBatch};
@@ -11,7 +12,7 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use crate::health::{Health, HostHealth};
-use crate::log_store::{Keep, LogEnvironment, LogStore};
+use crate::log_store::{Keep, LogEnvironment, LogStore, ROOM_BYTES};
 use crate::machine::Machine;
 use crate::snapshot::Stage;
 use crate::types::{Types, seeded};
@@ -51,6 +52,7 @@ impl StoreBuilder<Types, LogStore, Machine, ()> for Stores {
             syncs,
             health: Health::new(shard, HostHealth::default()),
             page_bytes: 1 << 20,
+            room: Arc::new(AtomicU64::new(ROOM_BYTES)),
             keep: Keep {
                 bytes: 64 << 20,
                 entries: 1000,

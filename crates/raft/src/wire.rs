@@ -13,6 +13,8 @@ pub(crate) mod proto {
     tonic::include_proto!("granary.raft.v1");
 }
 
+use granary_types::NodeId;
+
 /// A message to a peer's shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RaftRequest(pub(crate) proto::request::Body);
@@ -49,6 +51,20 @@ impl RaftRequest {
             }
             Body::TransferLeader(_) => RequestKind::TransferLeader,
         }
+    }
+
+    /// The node that the request says it is from; `None` when it says nothing of that.
+    pub(crate) fn claims(&self) -> Option<NodeId> {
+        use proto::request::Body;
+        let vote = match &self.0 {
+            Body::Append(append) => append.vote,
+            Body::Vote(call) => call.vote,
+            Body::SnapshotBegin(begin) => begin.vote,
+            Body::SnapshotFinish(finish) => finish.vote,
+            Body::TransferLeader(transfer) => transfer.from,
+            Body::SnapshotChunk(_) => None,
+        };
+        vote.map(|vote| NodeId(vote.node))
     }
 
     /// True for an append without entries: a heartbeat, or a commit position.

@@ -357,6 +357,7 @@ async fn register(client: &Meta, node: NodeId, blob: &BlobStore) -> Result<(), S
         zone: "zone-a".to_owned(),
         address: format!("node-{node}"),
         roles: Vec::new(),
+        feature_level: granary_meta::FEATURE_LEVEL,
         ..Default::default()
     };
     decided(
@@ -373,7 +374,11 @@ async fn register(client: &Meta, node: NodeId, blob: &BlobStore) -> Result<(), S
         };
         decided(
             client
-                .propose(pb::RegisterDisk { disk: Some(record) })
+                .propose(pb::RegisterDisk {
+                    disk: Some(record),
+                    keep_state: true,
+                    ..Default::default()
+                })
                 .await,
         )?;
     }

@@ -112,7 +112,7 @@ impl Lacking {
 type Verdicts = (HashMap<ChunkOwner, OwnerFate>, HashSet<ChunkId>);
 
 /// What became of one chunk.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Filled {
     /// Copies it has now.
     held: usize,
@@ -122,6 +122,8 @@ struct Filled {
     damaged: bool,
     /// A member lacks it, and nobody can give it.
     lost: bool,
+    /// Which member did not get it, and why.
+    why: Option<(DiskId, RestoreError)>,
 }
 
 impl GroupRepair {
@@ -236,16 +238,24 @@ impl GroupRepair {
         repaired.below_target += undecided;
         let outcomes: Vec<_> = stream::iter(wanted)
             .map(|chunk| async move {
-                let (entry, nowhere) = (chunk.entry, chunk.is_on_no_member());
-                Some((entry, nowhere, self.fill_one(group, targets, chunk).await?))
+                let filled = self.fill_one(group, targets, &chunk).await?;
+                Some((chunk, filled))
             })
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        for (entry, nowhere, filled) in outcomes.into_iter().flatten() {
+        let mut told = false;
+        for (chunk, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
-            repaired.saw(&entry);
-            repaired.rescued += u64::from(nowhere && filled.held > 0);
+            repaired.saw(&chunk.entry);
+            if let Some((disk, why)) = &filled.why
+                && !told
+            {
+                // One line per call: where one chunk fails, others do for the same reason.
+                told = true;
+                tell(group, &chunk, *disk, why);
+            }
+            repaired.rescued += u64::from(chunk.is_on_no_member() && filled.held > 0);
             repaired.failed += u64::from(filled.failed);
             repaired.damaged += u64::from(filled.damaged);
             repaired.lost += u64::from(filled.lost);
@@ -312,7 +322,7 @@ impl GroupRepair {
     }
 
     /// Copies one chunk to the members that lack it. `None` when it was deleted meanwhile.
-    async fn fill_one(&self, group: &Group, targets: &[DiskId], chunk: Lacking) -> Option<Filled> {
+    async fn fill_one(&self, group: &Group, targets: &[DiskId], chunk: &Lacking) -> Option<Filled> {
         let map = self.view.map();
         let mut filled = Filled {
             held: chunk.live.iter().filter(|&&disk| map.is_in(disk)).count(),
@@ -336,12 +346,12 @@ impl GroupRepair {
                     self.metrics.chunks_restored.inc();
                 }
                 // An untrue tombstone is still there: the chunk is not gone, this copy is not made.
-                Err(RestoreError::Gone) if chunk.tombstones.contains(&disk) => {
+                Err(error @ RestoreError::Gone) if chunk.tombstones.contains(&disk) => {
                     filled.failed = true;
+                    filled.why = Some((disk, error));
                 }
                 Err(RestoreError::Gone) => return None,
                 Err(error) => {
-                    tracing::debug!(chunk = %chunk.entry.id, %disk, %error, "chunk not restored");
                     let nobody =
                         matches!(error, RestoreError::NoSource(_)) && chunk.live.is_empty();
                     // A member whose own bytes are bad does not lack the chunk.
@@ -352,6 +362,7 @@ impl GroupRepair {
                     } else {
                         filled.failed = true;
                     }
+                    filled.why = Some((disk, error));
                 }
             }
         }
@@ -420,5 +431,42 @@ impl GroupRepair {
             found.entry.id == chunk && held && !found.is_deleted(group)
         };
         Ok(found.filter(of_it))
+    }
+}
+
+/// Says of a chunk that a member did not get where it is, for whoever has to look after it.
+fn tell(group: &Group, chunk: &Lacking, disk: DiskId, why: &RestoreError) {
+    let owner = chunk.entry.owner;
+    tracing::info!(
+        pg = %group.id, chunk = %chunk.entry.id, bucket = owner.bucket.0, owner = %owner.object, %disk, error = %why,
+        live = ?chunk.live, damaged = ?chunk.damaged, deleted = ?chunk.tombstones, outside = ?chunk.outside,
+        "a copy of a chunk was not made",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_types::{BACKUP_BUCKET, BucketId, ObjectId, PgId};
+
+    use super::*;
+
+    #[test]
+    fn parts_of_a_backup_are_in_no_sum_that_rows_are_compared_with() {
+        let entry = |bucket| ChunkEntry {
+            id: ChunkId::new(PgId(1), 2),
+            owner: ChunkOwner {
+                bucket,
+                object: ObjectId(1),
+            },
+            length: 1,
+            digest: 1,
+            deleted: false,
+            damaged: false,
+        };
+        let mut repaired = Repaired::default();
+        repaired.saw(&entry(BACKUP_BUCKET));
+        assert_eq!(repaired.seen, IdSum::default());
+        repaired.saw(&entry(BucketId(7)));
+        assert_ne!(repaired.seen, IdSum::default());
     }
 }

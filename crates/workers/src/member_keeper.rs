@@ -51,6 +51,11 @@ impl Default for MemberKeeperConfig {
     }
 }
 
+/// True for a node that may have replicas.
+pub(crate) fn is_meta(node: &pb::state::Node) -> bool {
+    node.roles.is_empty() || node.roles.iter().any(|role| role == META_ROLE)
+}
+
 /// The member keeper.
 pub struct MemberKeeper {
     meta: Meta,
@@ -136,9 +141,6 @@ impl Worker for MemberKeeper {
             .meta
             .query(pb::GetClusterMap { known_epoch: 0 })
             .await?;
-        let is_meta = |node: &pb::state::Node| {
-            node.roles.is_empty() || node.roles.iter().any(|r| r == META_ROLE)
-        };
         let known: Vec<_> = map.nodes.iter().filter(|node| is_meta(node)).collect();
         let in_service = known.iter().filter(|node| !node.removed);
         let replicas = self.replicas(in_service.map(|node| NodeId(node.id)).collect());

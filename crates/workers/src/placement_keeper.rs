@@ -15,7 +15,7 @@ mod membership;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use granary_datapath::{ClusterView, DataPath};
+use granary_datapath::{ClusterView, DataPath, MAP_AGE_MAX};
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_types::{ChunkId, DiskId, PgId};
@@ -33,13 +33,20 @@ pub struct KeeperConfig {
     /// A disk that its node answers without this long is taken out and replaced, in milliseconds:
     /// it was exchanged, or its directory is no longer given.
     pub missing_out_ms: u64,
+    /// A disk that is out, or was given up for good, keeps its places this long, in milliseconds. Less
+    /// than a gateway believes its map ([`MAP_AGE_MAX`]) is for tests.
+    pub replace_after_ms: u64,
 }
+
+/// What clocks may differ in while a gateway believes its map.
+const MAP_AGE_MARGIN: Duration = Duration::from_secs(5);
 
 impl Default for KeeperConfig {
     fn default() -> Self {
         Self {
             unreachable_out_ms: 15 * 60 * 1000,
             missing_out_ms: 30 * 1000,
+            replace_after_ms: (MAP_AGE_MAX + MAP_AGE_MARGIN).as_millis() as u64,
         }
     }
 }
@@ -53,8 +60,12 @@ pub struct PlacementKeeper {
     config: KeeperConfig,
     /// Since when (monotonic) a disk is away, and whether its node answers without it.
     away: HashMap<DiskId, (Duration, bool)>,
+    /// Since when (monotonic) at the latest the root says that a disk is not in service.
+    out: HashMap<DiskId, Duration>,
     /// Epochs that disks have confirmed to this process.
     opened: HashMap<(PgId, DiskId), u64>,
+    /// When (monotonic) disks were asked last which epochs they know.
+    asked: HashMap<DiskId, Duration>,
     filling: Mutex<HashMap<PgId, Filling>>,
     /// Groups that could not be filled lately.
     resting: Mutex<HashMap<PgId, Resting>>,
@@ -99,7 +110,9 @@ impl PlacementKeeper {
             meta,
             config,
             away: HashMap::new(),
+            out: HashMap::new(),
             opened: HashMap::new(),
+            asked: HashMap::new(),
             filling: Mutex::default(),
             resting: Mutex::default(),
         }
@@ -113,8 +126,9 @@ impl Worker for PlacementKeeper {
     fn resume(&mut self, _cursor: &[u8]) {
         self.filling.get_mut().clear();
         self.resting.get_mut().clear();
-        // Since when a disk is away is known only to who has looked all the time.
+        // Since when a disk is away, or out, is known only to who has looked all the time.
         self.away.clear();
+        self.out.clear();
     }
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {

@@ -66,12 +66,15 @@ pub struct WorkerState {
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     name: &'static str,
+    runtime: Runtime,
     control: Arc<Control>,
 }
 
 #[derive(Debug, Default)]
 struct Control {
     state: Mutex<WorkerState>,
+    /// When (monotonic) the lease ends unless it is renewed: another process may lead from then on.
+    leads_until: Mutex<Duration>,
     wake: Notify,
 }
 
@@ -99,7 +102,9 @@ impl WorkerHandle {
 
     /// How it does.
     pub fn state(&self) -> WorkerState {
-        self.control.state.lock().clone()
+        let mut state = self.control.state.lock().clone();
+        state.leads &= self.runtime.monotonic() < *self.control.leads_until.lock();
+        state
     }
 }
 
@@ -114,6 +119,7 @@ pub fn start<W: Worker>(
     let control = Arc::new(Control::default());
     let handle = WorkerHandle {
         name: W::NAME,
+        runtime: runtime.clone(),
         control: Arc::clone(&control),
     };
     let runner = Runner {
@@ -229,6 +235,7 @@ impl<W: Worker> Runner<W> {
                     if let Some(lease) = &mut self.lease {
                         lease.renew_at = renew_at;
                     }
+                    *self.control.leads_until.lock() = asked_at + ttl;
                 }
                 Ok(Ok(Err(no))) if no.reason() == Reason::Stale => {
                     return Err(WorkerError::LeaseLost);
@@ -284,6 +291,7 @@ impl<W: Worker> Runner<W> {
             // Measured from before the request, so that this clock's lease ends first.
             renew_at: now + self.config.lease_ttl / 4,
         });
+        *self.control.leads_until.lock() = now + self.config.lease_ttl;
         self.control.state.lock().leads = true;
         self.metrics.lead(W::NAME, true);
         Ok(Some(granted.token))

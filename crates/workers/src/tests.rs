@@ -879,7 +879,9 @@ fn one_process_leads_and_another_takes_over() {
         let paused = first_ticks();
         world.runtime.sleep(Duration::from_secs(300)).await;
         assert_eq!(first_ticks(), paused);
-        // A paused worker gives its lease up by not renewing it.
+        // A paused worker gives its lease up by not renewing it, and does not call itself a leader
+        // although nobody has told it who is one now.
+        assert!(!first.state().leads);
         assert!(second.state().leads && second_ticks() > 0);
         first.unpause();
         world.runtime.sleep(Duration::from_secs(60)).await;

@@ -10,7 +10,7 @@ use granary_runtime::{Backoff, Runtime, within};
 use granary_types::NodeId;
 use tonic::{Code, Status};
 
-use super::needs_master_key;
+use super::{GiveUp, needs_master_key};
 use crate::links::connect_as_stranger;
 use crate::pb;
 use crate::pb::join_client::JoinClient;
@@ -37,6 +37,8 @@ pub struct JoinParameters {
     pub node: state::Node,
     /// The node it replaces.
     pub replaces: Option<NodeId>,
+    /// What counts against giving that one up, and does not matter.
+    pub give_up: GiveUp,
     /// Whether the cluster goes without TLS between nodes.
     pub plaintext: bool,
 }
@@ -185,6 +187,8 @@ async fn ask(
         csr: csr.into(),
         node: Some(parameters.node.clone()),
         replaces: parameters.replaces.unwrap_or_default().0,
+        force: parameters.give_up.force,
+        accept_loss: parameters.give_up.accept_loss,
     };
     let pinned = (!parameters.plaintext).then(|| parameters.token.fingerprint());
     if parameters.seeds.is_empty() {

@@ -17,6 +17,7 @@ use super::KeySealer;
 use super::client::sentence;
 use crate::pb::join_client::JoinClient;
 use crate::pki::{Authority, Fingerprint};
+use crate::trust::BUNDLE_MAX;
 use crate::{Lane, Links, pb};
 
 /// Longest time for one node's answer.
@@ -53,6 +54,12 @@ pub enum RotationError {
     /// The cluster has no authority yet.
     #[error("the cluster has no CA yet")]
     NoAuthority,
+    /// One more could not be trusted by any node.
+    #[error(
+        "{0} CAs are trusted already, of changes that were begun and never finished: finish one of them \
+         from the admin directory it was begun from"
+    )]
+    TooMany(usize),
 }
 
 /// Changes the cluster's authority to a new one.
@@ -101,7 +108,18 @@ impl CaRotation {
             return Err(RotationError::NoAuthority);
         }
         match place {
+            None if trust.ca_certificates.len() >= BUNDLE_MAX => {
+                Err(RotationError::TooMany(trust.ca_certificates.len()))
+            }
             None => {
+                let others = trust.ca_certificates.len() - 1;
+                if others > 0 {
+                    tracing::warn!(
+                        others,
+                        "another change of the CA begins before those before it were finished: they \
+                         end with it"
+                    );
+                }
                 trust.ca_certificates.push(next.to_vec().into());
                 self.put(trust).await?;
                 Ok(RotationStep::Added)

@@ -14,9 +14,9 @@ use granary_runtime::Runtime;
 use granary_types::NodeId;
 use tokio::sync::Semaphore;
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use super::{KeySealer, ROLES, needs_master_key};
+use super::{GiveUp, GiveUpCheck, KeySealer, ROLES, needs_master_key};
 use crate::pb::join_server::{Join, JoinServer as Grpc};
 use crate::pki::{Authority, Fingerprint, secret_matches};
 use crate::{Peer, Security, pb};
@@ -35,6 +35,7 @@ pub struct JoinServer {
     meta: Meta,
     sealer: Option<Arc<dyn KeySealer>>,
     security: Security,
+    check: Arc<dyn GiveUpCheck>,
     strangers: Semaphore,
 }
 
@@ -45,18 +46,21 @@ impl std::fmt::Debug for JoinServer {
 }
 
 impl JoinServer {
-    /// A server over the metadata service; `sealer` on nodes that have the master key.
+    /// A server over the metadata service; `sealer` on nodes that have the master key. `check` is
+    /// asked before a node is given up for another one.
     pub fn new(
         runtime: Runtime,
         meta: Meta,
         sealer: Option<Arc<dyn KeySealer>>,
         security: Security,
+        check: Arc<dyn GiveUpCheck>,
     ) -> Arc<Self> {
         Arc::new(Self {
             runtime,
             meta,
             sealer,
             security,
+            check,
             strangers: Semaphore::new(STRANGERS_AT_ONCE),
         })
     }
@@ -80,6 +84,8 @@ impl JoinServer {
             let said = format!("there is no node {replaces} to replace");
             return Err(Status::invalid_argument(said));
         }
+        // Before anything is decided: a node that is refused leaves no trace.
+        self.check_replaced(replaces, &request).await?;
         let allocate = meta::AllocateNode {
             nonce: request.nonce.clone(),
             node: Some(node.clone()),
@@ -131,6 +137,26 @@ impl JoinServer {
         Err(Status::permission_denied(
             "the join token is not known, or has expired: `granary admin token` makes a new one",
         ))
+    }
+
+    async fn check_replaced(
+        &self,
+        replaces: NodeId,
+        request: &pb::JoinRequest,
+    ) -> Result<(), Status> {
+        if replaces.0 == 0 {
+            return Ok(());
+        }
+        let meant = GiveUp {
+            force: request.force,
+            accept_loss: request.accept_loss,
+        };
+        let outcome = self.check.may_go(replaces, meant).await;
+        outcome.map_err(|status| match status.code() {
+            // For the joining side that would mean to ask another node.
+            Code::FailedPrecondition => Status::permission_denied(status.message()),
+            _ => status,
+        })
     }
 
     /// A new certificate for a node, and the CA certificates to trust.

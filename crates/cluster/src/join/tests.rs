@@ -24,6 +24,7 @@ fn parameters(token: &JoinToken, seeds: &[&str], roles: &[&str]) -> JoinParamete
         seeds: seeds.iter().map(|seed| (*seed).to_owned()).collect(),
         node: record(0, "127.0.0.1:9100", roles),
         replaces: None,
+        give_up: GiveUp::default(),
         plaintext: false,
     }
 }
@@ -117,6 +118,44 @@ async fn a_node_without_a_role_that_needs_it_gets_no_master_key_and_replaces_ano
 }
 
 #[tokio::test]
+async fn a_node_that_is_needed_is_replaced_only_by_somebody_who_says_so() {
+    let world = World::new();
+    let first = world.node(1, &["meta"]).await;
+    world.root.put_node(record(2, "127.0.0.1:1", &["storage"]));
+    world.check.serve.lock().push(NodeId(2));
+    world.check.last_copies.lock().push(NodeId(2));
+    let mut wanted = parameters(&token(&world).await, &[&first.address], &["storage"]);
+    wanted.replaces = Some(NodeId(2));
+    let folder = tempfile::tempdir().unwrap();
+    for (force, accept_loss, said) in [
+        (false, false, "it answers"),
+        (false, true, "it answers"),
+        (true, false, "it has the last copies"),
+    ] {
+        wanted.give_up = GiveUp { force, accept_loss };
+        let refused = join(&world, folder.path(), &wanted, LIMIT)
+            .await
+            .unwrap_err();
+        let refused_at_once = matches!(refused, JoinError::Refused { .. });
+        assert!(
+            refused_at_once && refused.to_string().contains(said),
+            "{refused}"
+        );
+        let nodes = world.root.map().nodes;
+        assert_eq!(nodes.len(), 2, "nobody was let in");
+        assert!(nodes.iter().all(|node| !node.removed));
+    }
+    wanted.give_up = GiveUp {
+        force: true,
+        accept_loss: true,
+    };
+    let joined = join(&world, folder.path(), &wanted, LIMIT).await.unwrap();
+    assert_eq!(joined.identity, identity(3));
+    assert!(world.root.map().nodes.iter().any(|node| node.removed));
+    world.runtime.stop().await;
+}
+
+#[tokio::test]
 async fn only_a_token_that_counts_lets_a_node_in() {
     let world = World::new();
     let first = world.node(1, &["meta"]).await;
@@ -154,6 +193,8 @@ async fn only_a_token_that_counts_lets_a_node_in() {
         matches!(outcome, Err(JoinError::NoAnswer(_))),
         "{outcome:?}"
     );
+    let endless = new_token(&world.runtime, &world.meta(), 366 * DAY).await;
+    assert!(endless.unwrap_err().to_string().contains("365 days"));
     world.pass(DAY + Duration::from_secs(1));
     let outcome = join(
         &world,

@@ -30,6 +30,36 @@ async fn a_client_notices_that_another_node_answers() {
 }
 
 #[tokio::test]
+async fn a_removed_node_is_reached_for_consensus_only() {
+    let world = World::new();
+    let node = world.node(1, &["meta"]).await;
+    let links = world.links(world.tls(Peer::Node(NodeId(2))));
+    let lanes = [
+        Lane::Control,
+        Lane::Log,
+        Lane::Snapshot,
+        Lane::Meta,
+        Lane::Bulk,
+    ];
+    for lane in lanes {
+        assert!(links.channel(NodeId(1), lane).is_some());
+    }
+    let mut removed = record(1, &node.address, &["meta"]);
+    removed.removed = true;
+    world.root.put_node(removed);
+    let map = world.root.map();
+    links.book().take(map.epoch, &map.nodes);
+    for (lane, reached) in lanes.into_iter().zip([true, true, true, false, false]) {
+        let channel = links.channel(NodeId(1), lane);
+        assert_eq!(channel.is_some(), reached, "{lane:?}");
+        if let Some(channel) = channel {
+            ask_map(channel).await.unwrap();
+        }
+    }
+    world.runtime.stop().await;
+}
+
+#[tokio::test]
 async fn a_channel_that_is_kept_follows_a_node_that_moved() {
     let world = World::new();
     let before = world.node(1, &["meta"]).await;

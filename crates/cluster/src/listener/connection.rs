@@ -5,9 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use granary_runtime::CancellationToken;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::Connected;
@@ -35,18 +33,8 @@ impl Accepted {
         wire: Wire,
         caller: Caller,
         places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
-        cut: CancellationToken,
-        life: Option<Duration>,
+        ends: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let ends = async move {
-            match life {
-                None => cut.cancelled().await,
-                // Over or cut, whichever is first.
-                Some(life) => {
-                    let _ = granary_runtime::within(life, cut.cancelled()).await;
-                }
-            }
-        };
         Self {
             wire,
             caller,

@@ -1,5 +1,8 @@
 //! Who may use which service. Looked at with every request, since a node may be removed while it
 //! is connected.
+//!
+//! A node that was removed is heard no more, but where it is still needed: a shard of which it is a
+//! member may have no majority without it, and could then not even let it go.
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
@@ -7,7 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::{Request, Response};
+use granary_types::NodeId;
+use http::{Extensions, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -27,19 +31,37 @@ pub enum Access {
     Admin,
     /// Operators, and nodes.
     AdminOrNodes,
+    /// Operators, and nodes that have one of these roles, as far as is known here.
+    AdminOrNodesWith(&'static [&'static str]),
     /// Anybody; the service looks at the [`Peer`] in the request's extensions.
     Anybody,
 }
 
+/// Says whether a node that was removed is heard all the same, and may mark its request so that the
+/// service knows.
+type StillHeard = dyn Fn(NodeId, &mut Extensions) -> bool + Send + Sync;
+
 /// Who may use which service, by its full name, or which method of one (`SERVICE/Method`), which wins.
 /// What is not named is for nodes.
-#[derive(Clone, Debug)]
-pub struct AccessTable(BTreeMap<&'static str, Access>);
+#[derive(Clone)]
+pub struct AccessTable {
+    rows: BTreeMap<&'static str, Access>,
+    still_heard: BTreeMap<&'static str, Arc<StillHeard>>,
+}
+
+impl std::fmt::Debug for AccessTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AccessTable").field(&self.rows).finish()
+    }
+}
 
 impl Default for AccessTable {
     fn default() -> Self {
         let join = crate::pb::join_server::SERVICE_NAME;
-        Self(BTreeMap::from([(join, Access::Anybody)]))
+        Self {
+            rows: BTreeMap::from([(join, Access::Anybody)]),
+            still_heard: BTreeMap::new(),
+        }
     }
 }
 
@@ -47,19 +69,36 @@ impl AccessTable {
     /// The table with one more row: a service or a method.
     #[must_use]
     pub fn with(mut self, service: &'static str, access: Access) -> Self {
-        self.0.insert(service, access);
+        self.rows.insert(service, access);
+        self
+    }
+
+    /// The table with a service that nodes may use which were removed, where `heard` says so.
+    #[must_use]
+    pub fn with_removed(mut self, service: &'static str, heard: Arc<StillHeard>) -> Self {
+        self.still_heard.insert(service, heard);
         self
     }
 
     fn of(&self, path: &str) -> Access {
         let method = path.strip_prefix('/').unwrap_or_default();
-        let service = method.split('/').next().unwrap_or_default();
-        self.0
+        self.rows
             .get(method)
-            .or_else(|| self.0.get(service))
+            .or_else(|| self.rows.get(service(path)))
             .copied()
             .unwrap_or(Access::Nodes)
     }
+
+    /// Whether a node that was removed may use what the path names.
+    fn hears<B>(&self, removed: NodeId, request: &mut Request<B>) -> bool {
+        let heard = self.still_heard.get(service(request.uri().path()));
+        heard.is_some_and(|heard| heard(removed, request.extensions_mut()))
+    }
+}
+
+fn service(path: &str) -> &str {
+    let method = path.strip_prefix('/').unwrap_or_default();
+    method.split('/').next().unwrap_or_default()
 }
 
 pub(super) struct Guard {
@@ -77,7 +116,7 @@ impl Guard {
         }
     }
 
-    fn admit<B>(&self, request: &Request<B>) -> Result<Peer, Status> {
+    fn admit<B>(&self, request: &mut Request<B>) -> Result<Peer, Status> {
         self.check_meant(request)?;
         let caller = request.extensions().get::<Caller>();
         let peer = match caller.and_then(|caller| caller.peer) {
@@ -86,6 +125,7 @@ impl Guard {
         };
         if let Peer::Node(node) = peer
             && self.book.is_removed(node)
+            && !self.access.hears(node, request)
         {
             let said = format!("node {node} was removed from the cluster");
             return Err(Status::permission_denied(said));
@@ -96,6 +136,7 @@ impl Guard {
             Access::AdminOrNodes => peer != Peer::Anonymous,
             Access::Nodes => matches!(peer, Peer::Node(_)),
             Access::NodesWith(roles) => self.has_one_of(peer, roles),
+            Access::AdminOrNodesWith(roles) => peer == Peer::Admin || self.has_one_of(peer, roles),
             Access::Admin => peer == Peer::Admin,
         };
         if may {
@@ -107,16 +148,11 @@ impl Guard {
         }
     }
 
-    /// Whether a node has a role. One that the book does not know yet may have any, and one without
-    /// any in its record has all.
     fn has_one_of(&self, peer: Peer, roles: &[&str]) -> bool {
         let Peer::Node(node) = peer else {
             return false;
         };
-        let known = self.book.node(node);
-        known.is_none_or(|known| {
-            known.roles.is_empty() || roles.iter().any(|role| known.serves(role))
-        })
+        self.book.may_have_one_of(node, roles)
     }
 
     /// A request that names the node it means is for that node only: an address may have gone over
@@ -185,9 +221,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.guard.admit(&request) {
+        match self.guard.admit(&mut request) {
             Ok(peer) => {
                 request.extensions_mut().insert(peer);
+                if let Peer::Node(node) = peer {
+                    // For services that do not know this crate.
+                    request.extensions_mut().insert(node);
+                }
                 Either::Right(self.inner.call(request))
             }
             Err(status) => Either::Left(ready(Ok(status.into_http()))),
@@ -198,7 +238,6 @@ where
 #[cfg(test)]
 mod tests {
     use granary_meta_api::pb::state;
-    use granary_types::NodeId;
 
     use super::*;
 
@@ -224,9 +263,8 @@ mod tests {
         let may = |peer, path: &str| {
             let request = Request::builder().uri(format!("http://somebody/{path}"));
             let caller = Caller { peer: Some(peer) };
-            guard
-                .admit(&request.extension(caller).body(()).unwrap())
-                .is_ok()
+            let mut request = request.extension(caller).body(()).unwrap();
+            guard.admit(&mut request).is_ok()
         };
         let peer = |id| Peer::Node(NodeId(id));
         for (who, raft, removing, listing, other) in [
@@ -246,6 +284,51 @@ mod tests {
             ];
             let found = found.map(|path| may(who, path));
             assert_eq!(found, [raft, removing, listing, other], "{who}");
+        }
+    }
+
+    #[test]
+    fn a_removed_node_is_heard_where_it_is_still_needed() {
+        #[derive(Clone, PartialEq, Debug)]
+        struct Mark(NodeId);
+        let book = Arc::new(AddressBook::in_memory(Vec::new()));
+        let removed = |id| state::Node {
+            id,
+            roles: vec!["meta".to_owned()],
+            removed: true,
+            ..Default::default()
+        };
+        book.take(1, &[removed(2), removed(3)]);
+        // Node 2 is still a voter of something, node 3 is not.
+        let needed = |node: NodeId, extensions: &mut Extensions| {
+            extensions.insert(Mark(node));
+            node == NodeId(2)
+        };
+        let table = AccessTable::default()
+            .with("raft", Access::NodesWith(&["meta"]))
+            .with_removed("raft", Arc::new(needed));
+        let security = Security::Plain {
+            cluster_id: "c".to_owned(),
+            local: Peer::Node(NodeId(1)),
+        };
+        let guard = Guard::new(security, book, table);
+        for (id, path, expected) in [
+            (2, "raft/Send", true),
+            (2, "other/Get", false),
+            (3, "raft/Send", false),
+            (3, "other/Get", false),
+        ] {
+            let request = Request::builder().uri(format!("http://somebody/{path}"));
+            let caller = Caller {
+                peer: Some(Peer::Node(NodeId(id))),
+            };
+            let mut request = request.extension(caller).body(()).unwrap();
+            let admitted = guard.admit(&mut request).is_ok();
+            assert_eq!(admitted, expected, "node {id}, {path}");
+            if admitted {
+                let mark = request.extensions().get::<Mark>();
+                assert_eq!(mark, Some(&Mark(NodeId(id))), "the service is not told");
+            }
         }
     }
 }

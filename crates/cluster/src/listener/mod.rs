@@ -2,18 +2,21 @@
 //! use what it may, and stops in bounded time.
 //!
 //! It must not know what the services do. Invariants: handshakes under way, connections, and
-//! connections of strangers are each bounded in number; a handshake ends by its deadline, a
-//! stranger's connection after its life; nobody waits for a stranger who does not go on.
+//! connections of strangers are each bounded in number; a handshake ends by its deadline, or when too
+//! many newer ones have begun, a stranger's connection after its life, and any other when whoever
+//! signed its certificate is trusted no more; nobody waits for a stranger who does not go on.
 
 mod connection;
 mod guard;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use granary_runtime::{CancellationToken, Runtime, Task, within};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::{TlsAcceptor, TlsStream};
@@ -33,6 +36,8 @@ use crate::{AddressBook, Peer, Security};
 const QUEUE: usize = 64;
 /// A connection is made anew after this time, so that certificates are looked at again.
 const CONNECTION_AGE: Duration = Duration::from_secs(12 * 60 * 60);
+/// Bytes of a stranger's connection that may be under way unread: it has one small request.
+const STRANGER_WINDOW_BYTES: u32 = 64 * 1024;
 /// Silence after which a peer is asked whether it is there, and how long it may take to say so.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 /// Requests of one connection at once.
@@ -47,7 +52,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ListenerConfig {
     /// Longest time for a handshake.
     pub handshake: Duration,
-    /// Handshakes under way at once.
+    /// Handshakes under way at once: then the oldest gives way.
     pub handshakes_max: usize,
     /// Connections at once, those still shaking hands among them.
     pub connections_max: usize,
@@ -102,17 +107,33 @@ impl Listener {
         let cut = CancellationToken::new();
         let guard = Arc::new(Guard::new(security.clone(), Arc::clone(&book), access));
         let (accepted, queue) = mpsc::channel(QUEUE);
+        let (strange, strangers) = mpsc::channel(QUEUE);
         let front = Arc::new(Front {
             runtime: runtime.clone(),
             security,
             book,
             strangers: Arc::new(Semaphore::new(config.strangers_max)),
+            handshakes: Arc::new(Handshakes::new(config.handshakes_max)),
             config: config.clone(),
             cut: cut.clone(),
             accepted,
+            strange,
         });
         runtime.spawn(front.accept_all(socket, stopping.clone()));
-        let serving = serve(queue, guard, merged(services), stopping.clone());
+        let routes = merged(services);
+        let windows = (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES);
+        let known = serve(
+            queue,
+            windows,
+            Arc::clone(&guard),
+            routes.clone(),
+            stopping.clone(),
+        );
+        let windows = (STRANGER_WINDOW_BYTES, STRANGER_WINDOW_BYTES);
+        let unknown = serve(strangers, windows, guard, routes, stopping.clone());
+        let serving = async {
+            tokio::join!(known, unknown);
+        };
         let serving = runtime.spawn(until_drained(
             runtime.clone(),
             Box::pin(serving),
@@ -155,14 +176,15 @@ fn merged(services: Vec<Routes>) -> Routes {
 
 async fn serve(
     queue: mpsc::Receiver<io::Result<Accepted>>,
+    (stream_bytes, connection_bytes): (u32, u32),
     guard: Arc<Guard>,
     routes: Routes,
     stopping: CancellationToken,
 ) {
     let served = Server::builder()
         .layer(GuardLayer(guard))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(stream_bytes)
+        .initial_connection_window_size(connection_bytes)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
@@ -202,42 +224,90 @@ struct Front {
     security: Security,
     book: Arc<AddressBook>,
     strangers: Arc<Semaphore>,
+    handshakes: Arc<Handshakes>,
     config: ListenerConfig,
     cut: CancellationToken,
     accepted: mpsc::Sender<io::Result<Accepted>>,
+    /// The same for clients without a certificate.
+    strange: mpsc::Sender<io::Result<Accepted>>,
 }
 
-/// What a connection holds while it is there.
-struct Places {
-    connection: OwnedSemaphorePermit,
-    handshake: OwnedSemaphorePermit,
+/// Handshakes under way. Whoever is silent, or slow, gives way to those that come later: so a node
+/// gets in however many strangers hold on.
+struct Handshakes {
+    max: usize,
+    under_way: Mutex<(u64, VecDeque<(u64, CancellationToken)>)>,
+}
+
+/// One of them; gone when it is dropped.
+struct Handshake {
+    all: Arc<Handshakes>,
+    number: u64,
+    gives_way: CancellationToken,
+}
+
+impl Handshakes {
+    fn new(max: usize) -> Self {
+        Self {
+            max: max.max(1),
+            under_way: Mutex::default(),
+        }
+    }
+
+    /// One more; the oldest gives way when there are too many.
+    fn begin(self: &Arc<Self>) -> Handshake {
+        let mut under_way = self.under_way.lock();
+        let (last, queue) = &mut *under_way;
+        while queue.len() >= self.max {
+            if let Some((_, oldest)) = queue.pop_front() {
+                oldest.cancel();
+            }
+        }
+        *last += 1;
+        let (number, gives_way) = (*last, CancellationToken::new());
+        queue.push_back((number, gives_way.clone()));
+        let all = Arc::clone(self);
+        Handshake {
+            all,
+            number,
+            gives_way,
+        }
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut under_way = self.all.under_way.lock();
+        under_way.1.retain(|(number, _)| *number != self.number);
+    }
+}
+
+/// A connection that has shaken hands.
+struct Greeted {
+    wire: Wire,
+    /// `None` without TLS, where every request says so.
+    peer: Option<Peer>,
+    /// Who signed the certificate that was shown.
+    issuer: Option<Vec<u8>>,
 }
 
 impl Front {
     async fn accept_all(self: Arc<Self>, socket: TcpListener, stopping: CancellationToken) {
         let connections = Arc::new(Semaphore::new(self.config.connections_max));
-        let handshakes = Arc::new(Semaphore::new(self.config.handshakes_max));
         loop {
             let next = async {
-                let connection = Arc::clone(&connections).acquire_owned().await;
-                let handshake = Arc::clone(&handshakes).acquire_owned().await;
-                let (Ok(connection), Ok(handshake)) = (connection, handshake) else {
-                    return Err(io::Error::other("the listener has ended"));
-                };
-                let places = Places {
-                    connection,
-                    handshake,
-                };
-                Ok((socket.accept().await?, places))
+                let place = Arc::clone(&connections).acquire_owned().await;
+                let place = place.map_err(|_| io::Error::other("the listener has ended"))?;
+                Ok::<_, io::Error>((socket.accept().await?, place))
             };
             let next = tokio::select! {
                 next = next => next,
                 () = stopping.cancelled() => return,
             };
             match next {
-                Ok(((tcp, remote), places)) => {
+                Ok(((tcp, remote), place)) => {
                     let front = Arc::clone(&self);
-                    self.runtime.spawn(front.welcome(tcp, remote, places));
+                    self.runtime.spawn(front.welcome(tcp, remote, place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections of other nodes");
@@ -247,22 +317,34 @@ impl Front {
         }
     }
 
-    async fn welcome(self: Arc<Self>, tcp: TcpStream, remote: SocketAddr, places: Places) {
+    async fn welcome(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) {
+        let handshake = self.handshakes.begin();
         let greeting = async {
-            let (wire, peer) = self.shake_hands(tcp).await?;
-            let stranger = self.place_of_stranger(peer)?;
-            let caller = Caller { peer };
-            let life = stranger.is_some().then_some(self.config.stranger_life);
-            let held = (places.connection, stranger);
-            let accepted = Accepted::new(wire, caller, held, self.cut.clone(), life);
-            let sent = self.accepted.send(Ok(accepted)).await;
+            let greeted = self.shake_hands(tcp).await?;
+            let stranger = self.place_of_stranger(greeted.peer)?;
+            let queue = match &stranger {
+                Some(_) => &self.strange,
+                None => &self.accepted,
+            };
+            let ends = self.end_of(&greeted);
+            let caller = Caller { peer: greeted.peer };
+            let accepted = Accepted::new(greeted.wire, caller, (place, stranger), ends);
+            let sent = queue.send(Ok(accepted)).await;
             sent.map_err(|_| io::Error::other("the listener has stopped"))
         };
         let outcome = tokio::select! {
             outcome = within(self.config.handshake, greeting) => outcome,
+            () = handshake.gives_way.cancelled() => {
+                Ok(Err(io::Error::other("too many newer connections")))
+            }
             () = self.runtime.shutdown().cancelled() => return,
         };
-        drop(places.handshake);
+        drop(handshake);
         let error = match outcome {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,
@@ -272,27 +354,59 @@ impl Front {
         tracing::debug!(%remote, %error, "refused a connection");
     }
 
-    /// Who is there; `None` without TLS, where every request says so.
-    async fn shake_hands(&self, tcp: TcpStream) -> io::Result<(Wire, Option<Peer>)> {
+    /// When a connection is cut: at the latest when the listener stops.
+    fn end_of(&self, greeted: &Greeted) -> impl Future<Output = ()> + Send + 'static {
+        let cut = self.cut.clone();
+        let life = self.config.stranger_life;
+        let stranger = greeted.peer == Some(Peer::Anonymous);
+        let signed = match &self.security {
+            Security::Tls(trust) => greeted.issuer.clone().map(|by| (Arc::clone(trust), by)),
+            Security::Plain { .. } => None,
+        };
+        async move {
+            let over = async {
+                match signed {
+                    Some((trust, issuer)) => trust.until_distrusted(issuer).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = over => {}
+                _ = within(life, std::future::pending::<()>()), if stranger => {}
+            }
+        }
+    }
+
+    /// Who is there.
+    async fn shake_hands(&self, tcp: TcpStream) -> io::Result<Greeted> {
         tcp.set_nodelay(true)?;
         let Security::Tls(trust) = &self.security else {
             // A client speaks first: one that doesn't is not let in.
             if tcp.peek(&mut [0]).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            return Ok((Wire::Plain(tcp), None));
+            return Ok(Greeted {
+                wire: Wire::Plain(tcp),
+                peer: None,
+                issuer: None,
+            });
         };
         let config = trust.server_config();
         let config = config.ok_or_else(|| io::Error::other("only a node can be connected to"))?;
         let stream = TlsAcceptor::from(config).accept(tcp).await?;
         let shown = stream.get_ref().1.peer_certificates();
-        let peer = trust.peer(shown).map_err(io::Error::other)?;
+        let (peer, issuer) = trust.peer_and_issuer(shown).map_err(io::Error::other)?;
         if let Peer::Node(node) = peer
             && self.book.is_removed(node)
         {
             return Err(io::Error::other(format!("node {node} was removed")));
         }
-        Ok((Wire::Tls(Box::new(TlsStream::Server(stream))), Some(peer)))
+        Ok(Greeted {
+            wire: Wire::Tls(Box::new(TlsStream::Server(stream))),
+            peer: Some(peer),
+            issuer,
+        })
     }
 
     fn place_of_stranger(&self, peer: Option<Peer>) -> io::Result<Option<OwnedSemaphorePermit>> {

@@ -206,6 +206,32 @@ async fn this_process_is_asked_without_a_network_between() {
     world.runtime.stop().await;
 }
 
+/// A node that starts before the others asks itself first, and the others before they listen.
+#[tokio::test]
+async fn nodes_that_did_not_answer_are_asked_again_while_those_that_do_cannot_help() {
+    let world = World::new();
+    let scripts = [Does::Hangs, Does::Hangs].map(Scripted::new);
+    let _one = node(&world, 1, &scripts[0]).await;
+    let _two = node(&world, 2, &scripts[1]).await;
+    let own = Scripted::new(Does::Names(None));
+    world.root.put_node(record(9, "127.0.0.1:1", &["meta"]));
+    // Nobody has told it who has the shard.
+    let links = world.links(plain(9));
+    let router = MetaRouter::new(world.runtime.clone(), links, Some(Arc::clone(&own) as _))
+        .with_attempt(ATTEMPT);
+    while scripts.iter().any(|script| script.asked() == 0) {
+        assert!(router.query(SHARD, question()).await.is_err());
+    }
+    *scripts[1].does.lock() = Does::Leads;
+    let found = granary_runtime::within(REST * 3, async {
+        while router.query(SHARD, question()).await.is_err() {
+            world.runtime.sleep(Duration::from_millis(50)).await;
+        }
+    });
+    found.await.expect("the leader is found");
+    world.runtime.stop().await;
+}
+
 #[tokio::test]
 async fn a_node_that_is_cut_off_holds_up_nobody_elses_call() {
     let world = World::new();

@@ -204,6 +204,7 @@ async fn real_disk(runtime: &Runtime, meta: &Meta) -> Arc<dyn BlobNode> {
     let node = pb::state::Node {
         id: 1,
         zone: "a".to_owned(),
+        feature_level: granary_meta::FEATURE_LEVEL,
         ..Default::default()
     };
     meta.propose(pb::RegisterNode { node: Some(node) })
@@ -216,10 +217,13 @@ async fn real_disk(runtime: &Runtime, meta: &Meta) -> Arc<dyn BlobNode> {
         total_bytes: 1 << 40,
         ..Default::default()
     };
-    meta.propose(pb::RegisterDisk { disk: Some(disk) })
-        .await
-        .unwrap()
-        .unwrap();
+    meta.propose(pb::RegisterDisk {
+        disk: Some(disk),
+        ..Default::default()
+    })
+    .await
+    .unwrap()
+    .unwrap();
     let pool = pb::state::Pool {
         name: "LRS@a/1".to_owned(),
         redundancy: Redundancy::Lrs.number(),

@@ -3,9 +3,13 @@
 use bytes::Bytes;
 
 use super::{OWNER, Suite};
+use crate::disk_state;
 use crate::pb;
 use crate::pb::rejection::Reason;
 use crate::pb::state;
+
+/// What a node applies that applies everything.
+const NEWEST: u64 = 1000;
 
 /// A lease has one holder at a time; tokens grow, cursors stay.
 pub async fn leases_have_growing_tokens(suite: Suite) {
@@ -39,6 +43,7 @@ pub async fn the_map_has_epochs(suite: Suite) {
     let node = state::Node {
         id: 5,
         zone: "z".to_owned(),
+        feature_level: NEWEST,
         ..Default::default()
     };
     let register = pb::RegisterNode { node: Some(node) };
@@ -54,7 +59,12 @@ pub async fn the_map_has_epochs(suite: Suite) {
             node: 5,
             ..Default::default()
         };
-        suite.accepted(pb::RegisterDisk { disk: Some(disk) }).await;
+        suite
+            .accepted(pb::RegisterDisk {
+                disk: Some(disk),
+                ..Default::default()
+            })
+            .await;
     }
     let pool = state::Pool {
         name: "lrs".to_owned(),
@@ -105,6 +115,41 @@ pub async fn the_map_has_epochs(suite: Suite) {
     suite.accepted(complete(2)).await;
     let groups = suite.meta.query(map(0)).await.unwrap().groups;
     assert_eq!(members(&groups), [(1, true), (3, true)]);
+
+    // A disk that comes back counts as filled no more where another one does, and only the state is
+    // changed by who knows nothing else.
+    let say = |disk: u64, state: u32| pb::RegisterDisk {
+        disk: Some(state::Disk {
+            id: disk,
+            node: 77,
+            state,
+            ..Default::default()
+        }),
+        state_only: true,
+        groups: vec![first + 1, first + 9],
+        keep_state: false,
+    };
+    for (disk, expected) in [(3, [(1, true), (3, false)]), (1, [(1, true), (3, false)])] {
+        suite.accepted(say(disk, disk_state::OUT)).await;
+        let mut again = say(disk, disk_state::IN);
+        again.keep_state = true;
+        suite.accepted(again).await;
+        let told = suite.meta.query(map(0)).await.unwrap();
+        let known = told.disks.iter().find(|known| known.id == disk).unwrap();
+        assert_eq!((known.node, known.state), (5, disk_state::OUT));
+        suite.accepted(say(disk, disk_state::IN)).await;
+        let told = suite.meta.query(map(0)).await.unwrap();
+        let known = told.disks.iter().find(|known| known.id == disk).unwrap();
+        assert_eq!((known.node, known.state), (5, disk_state::IN));
+        assert_eq!(
+            (members(&told.groups), told.groups[1].epoch),
+            (expected.to_vec(), 3)
+        );
+    }
+    assert_eq!(
+        suite.rejected(say(9, disk_state::OUT)).await,
+        Reason::Invalid
+    );
 }
 
 /// A nonce gets one shard id and home slab, others get others.
@@ -157,6 +202,7 @@ pub async fn nodes_are_allocated_once(suite: Suite) {
             removed: true,
             zone: zone.to_owned(),
             address: format!("n{byte}.example:9100"),
+            feature_level: NEWEST,
             ..Default::default()
         }),
     };
@@ -195,6 +241,7 @@ pub async fn nodes_are_allocated_once(suite: Suite) {
         node: Some(state::Node {
             id,
             zone: "b".to_owned(),
+            feature_level: NEWEST,
             ..Default::default()
         }),
     };

@@ -43,16 +43,29 @@ fn done(
     }
 }
 
-#[async_trait]
-impl MetaControl for GrpcMetaControl {
-    async fn list_replicas(&self) -> Result<Vec<pb::Replica>, MetaError> {
+/// What nodes of versions that tell no feature level apply.
+const FIRST_LEVEL: u64 = 1;
+
+impl GrpcMetaControl {
+    async fn ask(&self) -> Result<pb::ListReplicasReply, MetaError> {
         let mut client = self.client.clone();
         let asked = client.list_replicas(pb::ListReplicasRequest {}).await;
         let reply = asked.map_err(|status| lost(&status))?.into_inner();
         match reply.fault {
             Some(fault) => Err(MetaError::from_fault(ShardId::ROOT, fault)),
-            None => Ok(reply.replicas),
+            None => Ok(reply),
         }
+    }
+}
+
+#[async_trait]
+impl MetaControl for GrpcMetaControl {
+    async fn list_replicas(&self) -> Result<Vec<pb::Replica>, MetaError> {
+        Ok(self.ask().await?.replicas)
+    }
+
+    async fn feature_level(&self) -> Result<u64, MetaError> {
+        Ok(self.ask().await?.feature_level.max(FIRST_LEVEL))
     }
 
     async fn open_replica(&self, shard: ShardId, home: SlabId) -> Result<(), MetaError> {
@@ -109,14 +122,17 @@ impl MetaNode for Adapter {
         &self,
         _: Request<pb::ListReplicasRequest>,
     ) -> Result<Response<pb::ListReplicasReply>, Status> {
-        let reply = match self.control.list_replicas().await {
-            Ok(replicas) => pb::ListReplicasReply {
+        let (replicas, level) =
+            futures_util::join!(self.control.list_replicas(), self.control.feature_level());
+        let reply = match (replicas, level) {
+            (Ok(replicas), Ok(feature_level)) => pb::ListReplicasReply {
                 replicas,
                 fault: None,
+                feature_level,
             },
-            Err(error) => pb::ListReplicasReply {
-                replicas: Vec::new(),
+            (Err(error), _) | (_, Err(error)) => pb::ListReplicasReply {
                 fault: Some(error.into()),
+                ..Default::default()
             },
         };
         Ok(Response::new(reply))

@@ -8,7 +8,7 @@ mod server;
 
 pub use client::GrpcMeta;
 pub use control::{GrpcMetaControl, control_routes};
-pub use server::routes;
+pub use server::{ProposeCheck, checked_routes, routes};
 
 /// Longest message, in bytes: a full log entry or a full page of a listing, with room to spare.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -9,12 +9,21 @@ use tonic::{Request, Response, Status};
 
 use super::MESSAGE_BYTES_MAX;
 use crate::pb::meta_server::{Meta, MetaServer};
-use crate::{MetaService, pb};
+use crate::{MetaError, MetaService, pb};
+
+/// Whether a command may be proposed by whom the listener noted in the request's extensions.
+pub type ProposeCheck =
+    Arc<dyn Fn(&tonic::Extensions, &pb::Command) -> Result<(), MetaError> + Send + Sync>;
 
 /// What the node's internal listener serves.
 pub fn routes(service: Arc<dyn MetaService>) -> Routes {
+    checked_routes(service, Arc::new(|_, _| Ok(())))
+}
+
+/// The same, for a listener that does not let everybody propose everything.
+pub fn checked_routes(service: Arc<dyn MetaService>, check: ProposeCheck) -> Routes {
     Routes::new(
-        MetaServer::new(Adapter { service })
+        MetaServer::new(Adapter { service, check })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
     )
@@ -22,6 +31,7 @@ pub fn routes(service: Arc<dyn MetaService>) -> Routes {
 
 struct Adapter {
     service: Arc<dyn MetaService>,
+    check: ProposeCheck,
 }
 
 #[async_trait]
@@ -30,10 +40,14 @@ impl Meta for Adapter {
         &self,
         request: Request<pb::ProposeRequest>,
     ) -> Result<Response<pb::ProposeReply>, Status> {
-        let request = request.into_inner();
+        let (_, sender, request) = request.into_parts();
         let command = request.command;
         let command = command.ok_or_else(|| Status::invalid_argument("no command"))?;
-        let reply = match self.service.propose(ShardId(request.shard), command).await {
+        let decision = match (self.check)(&sender, &command) {
+            Ok(()) => self.service.propose(ShardId(request.shard), command).await,
+            Err(refused) => Err(refused),
+        };
+        let reply = match decision {
             Ok(reply) => pb::ProposeReply {
                 reply: Some(reply),
                 fault: None,

@@ -5,7 +5,7 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::state;
 
-use super::root_rows::{info, put_info};
+use super::root_rows::{info, let_in, put_info};
 use super::{Apply, ApplyContext, Refusal, Tx};
 use crate::keyspace::Id;
 use crate::keyspace::meta_node::NodeKey;
@@ -25,6 +25,7 @@ impl Apply for pb::AllocateNode {
         if let Some(known) = tx.get(&row)? {
             return Ok(allocated(known.node, false));
         }
+        let_in(tx, &mut node)?;
         let mut info = info(tx)?;
         node.id = info.next_node.max(FIRST_JOINED);
         node.removed = false;

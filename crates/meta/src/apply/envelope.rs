@@ -15,7 +15,7 @@ use granary_types::{BucketId, limits};
 use prost::Message;
 
 use super::scope::{Scope, level, scope};
-use super::{ApplyContext, Refusal, Tx, dispatch, expiry};
+use super::{ApplyContext, FEATURE_LEVEL, Refusal, Tx, dispatch, expiry};
 use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::command_reply::CommandReplyKey;
 use crate::keyspace::{Id, minute_of};
@@ -36,6 +36,10 @@ pub(crate) fn decide(
     let command = pb::Command::decode(bytes).map_err(|error| unknown(error.to_string()))?;
     if command.command.is_none() {
         return Err(unknown("no known command in the envelope".to_owned()));
+    }
+    // By a snapshot, or by whoever ran here before: what comes now may mean something else.
+    if tx.clock.feature_level > FEATURE_LEVEL {
+        return Err(unknown(format!("feature level {}", tx.clock.feature_level)));
     }
     match decide_known(command, time_ms, tx) {
         Ok(reply) => Ok(reply),

@@ -7,7 +7,7 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::state;
 
-use super::{Apply, ApplyContext, FEATURE_LEVEL, Refusal, Tx};
+use super::{Apply, ApplyContext, NODES_TELL, Refusal, Tx};
 use crate::keyspace::ROOT_HOME_SLAB;
 use crate::keyspace::account::AccountKey;
 use crate::keyspace::cluster_info::ClusterInfoKey;
@@ -44,6 +44,7 @@ impl Apply for pb::InitCluster {
             },
             &account,
         )?;
+        let level = tx.clock.feature_level;
         let info = state::ClusterInfo {
             cluster_id: self.cluster_id.clone(),
             region: self.region,
@@ -52,13 +53,16 @@ impl Apply for pb::InitCluster {
             next_slab: ROOT_HOME_SLAB.0 + 1 + 2 * self.shards,
             next_pg: 1,
             map_epoch: 1,
-            feature_level: FEATURE_LEVEL,
+            // The root's: who applies this again may be newer than who made the cluster.
+            feature_level: level,
             next_lease_token: 1,
             next_pool: 1,
             settings: Some(settings),
             first_shards: self.shards,
             first_voters: self.voters.clone(),
             next_node: self.voters.iter().max().map_or(0, |node| node + 1),
+            // A version that knows no other level does not keep it.
+            first_feature_level: if level < NODES_TELL { 0 } else { level },
         };
         tx.put(&row, &info)?;
         for (shard, home_slab, range) in first_ranges(self.shards) {

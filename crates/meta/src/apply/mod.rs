@@ -74,8 +74,18 @@ use granary_meta_api::pb::state;
 use crate::ownership::Place;
 
 /// The newest feature level this version can apply. Raised when apply learns something that older
-/// versions would do differently.
-pub(crate) const FEATURE_LEVEL: u64 = 2;
+/// versions would do differently. New clusters begin at it; others get there when every metadata node
+/// applies it.
+pub const FEATURE_LEVEL: u64 = SETTINGS;
+/// The level from which on the root is put back by a command (`RenewRoot`), keeps what level nodes
+/// tell and lets in nobody who applies less, changes the state of a disk alone, and takes the word of
+/// a disk that was out for nothing.
+pub(crate) const NODES_TELL: u64 = 2;
+/// The level of every shard of a version that tells none.
+pub(crate) const FIRST_LEVEL: u64 = 1;
+/// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
+/// configurations.
+pub(crate) const SETTINGS: u64 = 3;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]

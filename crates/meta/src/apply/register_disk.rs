@@ -1,51 +1,104 @@
 //! RegisterDisk: a disk of a known node, its size and whether it is in use.
 //!
-//! Invariant: a disk that was removed for good stays removed, whatever its node or the keeper of
-//! placement says of it; only a command that names the taking back ends that.
+//! Invariants: a disk that was removed for good stays removed, whatever its node or the keeper of
+//! placement says of it; only a command that names the taking back ends that. A disk that comes back
+//! is complete in no group in which another one is that answers: it may have missed what was written
+//! and deleted while it was out. A group that has a complete member keeps one.
 
+use granary_meta_api::disk_state::{IN, OUT, READMITTED, REMOVED};
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 
 use super::root_rows::raise_map_epoch;
-use super::{Apply, ApplyContext, Refusal, Tx, empty};
+use super::{Apply, ApplyContext, NODES_TELL, Refusal, Tx, empty};
 use crate::keyspace::disk::DiskKey;
 use crate::keyspace::meta_node::NodeKey;
+use crate::keyspace::placement_group::PlacementGroupKey;
 use crate::rows::Rows;
-
-/// `state` of a disk that is in use.
-const IN: u32 = 0;
-/// Given up for good by an operator.
-const REMOVED: u32 = 2;
-/// Never stored: an operator takes the disk back.
-const READMITTED: u32 = 3;
 
 impl Apply for pb::RegisterDisk {
     fn apply(self, tx: &mut Tx<'_>, _: &ApplyContext) -> Result<Reply, Refusal> {
         let disk = self.disk.filter(|disk| disk.id != 0);
         let mut disk = disk.ok_or_else(|| Refusal::invalid("no disk id"))?;
         let slab = tx.home();
+        let row = DiskKey {
+            slab,
+            disk: disk.id,
+        };
+        let known = tx.get(&row)?;
+        let before = known.as_ref().map(|known| known.state);
+        let state = if tx.clock.feature_level < NODES_TELL {
+            state_at_first(before, disk.state)
+        } else {
+            if self.state_only {
+                // The rest may have changed since the sender has read it.
+                let state = disk.state;
+                disk = known
+                    .clone()
+                    .ok_or_else(|| Refusal::invalid("no such disk"))?;
+                disk.state = state;
+            }
+            state_after(before, disk.state, self.keep_state)
+        };
+        disk.state = state;
         if !tx.exists(&NodeKey {
             slab,
             node: disk.node,
         })? {
             return Err(Refusal::invalid("no such node"));
         }
-        let row = DiskKey {
-            slab,
-            disk: disk.id,
-        };
-        let known = tx.get(&row)?;
-        disk.state = state_after(known.as_ref().map(|known| known.state), disk.state);
         if known.as_ref() != Some(&disk) {
             tx.put(&row, &disk)?;
             raise_map_epoch(tx)?;
+        }
+        if (before, state) == (Some(OUT), IN) && tx.clock.feature_level >= NODES_TELL {
+            for pg in self.groups {
+                comes_back(tx, pg, disk.id)?;
+            }
         }
         empty()
     }
 }
 
-/// The state a disk has when `asked` is said of one in state `known`.
-fn state_after(known: Option<u32>, asked: u32) -> u32 {
+/// Takes the word of a disk for nothing that comes back into one of its groups, if somebody else is
+/// complete there. Whether that one answers, the sender knows.
+fn comes_back(tx: &mut Tx<'_>, pg: u32, disk: u64) -> Result<(), Refusal> {
+    let row = PlacementGroupKey {
+        slab: tx.home(),
+        pg,
+    };
+    let Some(mut group) = tx.get(&row)? else {
+        return Ok(());
+    };
+    let (own, others): (Vec<_>, Vec<_>) = group
+        .members
+        .iter_mut()
+        .partition(|member| member.disk == disk);
+    let relied_on = others.iter().any(|member| member.complete);
+    // One that is leaving counts for nothing already.
+    let own = own.into_iter().find(|member| member.complete);
+    let Some(own) = own.filter(|_| relied_on && group.leaving != disk) else {
+        return Ok(());
+    };
+    own.complete = false;
+    group.epoch += 1;
+    tx.put(&row, &group)
+}
+
+/// The state a disk has when `asked` is said of one in state `known`, as new or (`keep`) only if it is
+/// not known yet. One that is taken back is out until whoever keeps the groups says more.
+fn state_after(known: Option<u32>, asked: u32, keep: bool) -> u32 {
+    match (known, asked) {
+        (Some(known), _) if keep => known,
+        (Some(REMOVED | OUT), READMITTED) => OUT,
+        (_, READMITTED) => IN,
+        (Some(REMOVED), _) => REMOVED,
+        (_, asked) => asked,
+    }
+}
+
+/// The same at the first feature level.
+fn state_at_first(known: Option<u32>, asked: u32) -> u32 {
     match (known, asked) {
         (_, READMITTED) => IN,
         (Some(REMOVED), _) => REMOVED,
@@ -59,21 +112,27 @@ mod tests {
 
     #[test]
     fn removed_is_for_good_until_it_is_taken_back() {
-        for (known, asked, after) in [
-            (None, 0, 0),
-            (None, 1, 1),
-            (Some(0), 1, 1),
-            (Some(1), 0, 0),
-            (Some(0), REMOVED, REMOVED),
-            (Some(1), REMOVED, REMOVED),
-            (Some(REMOVED), 0, REMOVED),
-            (Some(REMOVED), 1, REMOVED),
-            (Some(REMOVED), REMOVED, REMOVED),
-            (Some(REMOVED), READMITTED, IN),
-            (Some(1), READMITTED, IN),
-            (None, READMITTED, IN),
+        for (known, asked, first, after, kept) in [
+            (None, IN, IN, IN, IN),
+            (None, OUT, OUT, OUT, OUT),
+            (Some(IN), OUT, OUT, OUT, IN),
+            (Some(IN), REMOVED, REMOVED, REMOVED, IN),
+            (Some(OUT), IN, IN, IN, OUT),
+            (Some(OUT), REMOVED, REMOVED, REMOVED, OUT),
+            (Some(REMOVED), IN, REMOVED, REMOVED, REMOVED),
+            (Some(REMOVED), OUT, REMOVED, REMOVED, REMOVED),
+            (Some(REMOVED), REMOVED, REMOVED, REMOVED, REMOVED),
+            (Some(REMOVED), READMITTED, IN, OUT, REMOVED),
+            (Some(OUT), READMITTED, IN, OUT, OUT),
+            (Some(IN), READMITTED, IN, IN, IN),
+            (None, READMITTED, IN, IN, IN),
         ] {
-            assert_eq!(state_after(known, asked), after, "{known:?}, {asked}");
+            let found = (
+                state_at_first(known, asked),
+                state_after(known, asked, false),
+                state_after(known, asked, true),
+            );
+            assert_eq!(found, (first, after, kept), "{known:?}, {asked}");
         }
     }
 }

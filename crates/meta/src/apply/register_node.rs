@@ -4,7 +4,7 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 
-use super::root_rows::{info, put_info};
+use super::root_rows::{info, let_in, put_info};
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::keyspace::meta_node::NodeKey;
 use crate::rows::Rows;
@@ -23,6 +23,7 @@ impl Apply for pb::RegisterNode {
         }
         // Only RemoveNode says so.
         node.removed = false;
+        let_in(tx, &mut node)?;
         if known.as_ref() != Some(&node) {
             tx.put(&row, &node)?;
             let mut info = info(tx)?;

@@ -5,7 +5,7 @@ use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
 use granary_types::BucketId;
 
-use super::{Refusal, Tx};
+use super::{FIRST_LEVEL, NODES_TELL, Refusal, Tx};
 use crate::keyspace::bucket_by_id::BucketByIdKey;
 use crate::keyspace::bucket_by_name::BucketByNameKey;
 use crate::keyspace::bucket_by_owner::BucketByOwnerKey;
@@ -14,6 +14,9 @@ use crate::keyspace::bucket_unfinished::BucketUnfinishedKey;
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::{KeyField, Kind, kind_prefix};
 use crate::rows::{Bounds, Rows};
+
+/// The role of nodes with replicas, as their records name it.
+const META_ROLE: &str = "meta";
 
 /// The cluster's counters; refused before `InitCluster`.
 pub(super) fn info(tx: &Tx<'_>) -> Result<state::ClusterInfo, Refusal> {
@@ -32,6 +35,29 @@ pub(super) fn raise_map_epoch(tx: &mut Tx<'_>) -> Result<(), Refusal> {
     let mut info = info(tx)?;
     info.map_epoch += 1;
     put_info(tx, &info)
+}
+
+/// True for a node that may have replicas; a record without roles has all.
+pub(super) fn is_meta(node: &state::Node) -> bool {
+    node.roles.is_empty() || node.roles.iter().any(|role| role == META_ROLE)
+}
+
+/// Whether a node may be in the cluster with what it applies; what is kept of that. Versions that
+/// apply only the first level keep nothing, so nothing is kept as long as one of them may be there.
+pub(super) fn let_in(tx: &Tx<'_>, node: &mut state::Node) -> Result<(), Refusal> {
+    let active = tx.clock.feature_level;
+    if active < NODES_TELL {
+        node.feature_level = 0;
+        return Ok(());
+    }
+    let applies = node.feature_level.max(FIRST_LEVEL);
+    if is_meta(node) && applies < active {
+        return Err(Refusal::invalid(format!(
+            "this node's version of Granary applies feature levels up to {applies}, and the cluster is \
+             at level {active}: install the version that the other nodes run"
+        )));
+    }
+    Ok(())
 }
 
 fn text(name: &str) -> Bytes {

@@ -3,6 +3,8 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 
+use super::{FIRST_LEVEL, NODES_TELL, SETTINGS};
+
 /// Where a command acts.
 pub(super) enum Scope<'c> {
     /// Changes objects at a position: owned, and the bucket's generation as the sender saw it.
@@ -72,7 +74,8 @@ pub(crate) fn level(command: &Wire) -> u64 {
         | Wire::SetBucketTags(_)
         | Wire::SetBucketConfig(_)
         | Wire::SetBucketVersioning(_)
-        | Wire::FinishConfigureBucket(_) => 2,
-        _ => 1,
+        | Wire::FinishConfigureBucket(_) => SETTINGS,
+        Wire::RenewRoot(_) => NODES_TELL,
+        _ => FIRST_LEVEL,
     }
 }

@@ -71,6 +71,12 @@ impl Catalog {
         }
     }
 
+    /// The highest term that any part of a shard names, whether it can be used or not; 0 for none.
+    pub fn newest_term(&self, shard: ShardId) -> u64 {
+        let terms = self.of(shard).map(|(part, _)| part.position.0);
+        terms.max().unwrap_or(0)
+    }
+
     fn of(&self, shard: ShardId) -> impl Iterator<Item = (&BackupObject, &Chunks)> {
         let first = BackupObject {
             shard,

@@ -54,6 +54,9 @@ pub struct RestoredShard {
     pub time_ms: u64,
     /// What is there, newer than that, and could not be used, in sentences.
     pub problems: Vec<String>,
+    /// The highest term of which anything is left in the backup. What goes on must be newer: it
+    /// would be taken for superseded, and freed.
+    seen_term: u64,
     machine: Arc<ShardMachine>,
     replay: Replay,
     kv: Arc<dyn Kv>,
@@ -72,12 +75,13 @@ impl RestoredShard {
     /// One whose rows, if any, are in the store.
     pub(super) fn without_history(
         kv: Arc<dyn Kv>,
-        shard: ShardId,
-        home: SlabId,
+        (shard, home): (ShardId, SlabId),
+        seen_term: u64,
         lacks: &str,
     ) -> Result<Self, RestoreError> {
         Ok(Self {
             shard,
+            seen_term,
             checkpoint: LogPosition::default(),
             reached: LogPosition::default(),
             time_ms: 0,
@@ -95,7 +99,7 @@ impl RestoredShard {
     pub fn go_on_alone(self, node: NodeId) -> Result<(), RestoreError> {
         let books = self
             .replay
-            .go_on_alone(self.kv.as_ref(), self.shard, node)?;
+            .go_on_alone(self.kv.as_ref(), self.shard, node, self.seen_term)?;
         self.machine.apply(Vec::new(), books)?;
         Ok(())
     }
@@ -192,6 +196,7 @@ pub async fn restore_shard(
                 let replay = Replay::begin(&bookkeeping)?;
                 let mut restored = RestoredShard {
                     shard,
+                    seen_term: catalog.newest_term(shard),
                     checkpoint: found.position,
                     reached: found.position,
                     time_ms: 0,

@@ -805,7 +805,9 @@ async fn a_shard_of_which_nothing_is_left_begins_anew_and_serves() {
         let (kv, mut restored) = put_back(&runtime, &pool).await;
         let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
         assert_eq!(verify_whole(&kv, &there).unwrap().missing, [shard]);
-        let anew = without_backup(Arc::new(kv.clone()), shard).unwrap();
+        let seen_term = pool.catalog().newest_term(shard);
+        assert_eq!(seen_term > 0, half);
+        let anew = without_backup(Arc::new(kv.clone()), shard, seen_term).unwrap();
         assert_eq!(anew.problems.len(), 1);
         restored.push(anew);
         let plan = go_on(&kv, restored);
@@ -827,6 +829,55 @@ async fn a_shard_of_which_nothing_is_left_begins_anew_and_serves() {
         let (_, found, _) = rebuilt(&runtime, &pool).await;
         assert_eq!(difference(&expected, &found), None, "half: {half}");
     }
+}
+
+/// What an earlier life of the cluster left, and nobody can use, must not make the new backup look
+/// superseded: the sweep would free it.
+#[tokio::test(start_paused = true)]
+async fn what_begins_anew_after_an_earlier_rebuild_is_newer_than_what_is_left() {
+    let (world, bucket) = first(80).await;
+    let (shard, _) = large(&world, &bucket).await;
+    world.back_up();
+    world.settled().await;
+    let runtime = world.runtime.clone();
+    let pool = world.lose().await;
+    let world = reopened(&runtime, &pool).await;
+    world.back_up();
+    world.settled().await;
+    let pool = world.lose().await;
+    let positions = |pool: &Arc<Pool>| {
+        let chunks = pool.chunks.lock();
+        let parts = chunks
+            .values()
+            .map(|(object, _)| BackupObject::of_object_id(*object).unwrap());
+        let own = parts.filter(|part| part.shard == shard);
+        own.map(|part| part.position).collect::<BTreeSet<_>>()
+    };
+    for (object, bytes) in pool.chunks.lock().values_mut() {
+        let part = BackupObject::of_object_id(*object).unwrap();
+        if part.shard == shard && part.kind != BackupKind::Log {
+            *bytes = Bytes::from_static(b"damaged");
+        }
+    }
+    let old = positions(&pool);
+    assert!(old.last().unwrap().0 > 1024, "no earlier rebuild: {old:?}");
+    let (kv, mut restored) = put_back(&runtime, &pool).await;
+    let seen_term = pool.catalog().newest_term(shard);
+    let anew = without_backup(Arc::new(kv.clone()), shard, seen_term).unwrap();
+    restored.push(anew);
+    let plan = go_on(&kv, restored);
+    let world = World::renewed(&runtime, kv, plan, &pool).await;
+    let bucket = world.known(&bucket).await;
+    world.put(&bucket, 1, "again").await;
+    world.back_up();
+    world.settled().await;
+    let pool = world.lose().await;
+    let new: Vec<_> = positions(&pool).difference(&old).copied().collect();
+    assert!(!new.is_empty());
+    let superseded = new
+        .iter()
+        .filter(|position| **position <= *old.last().unwrap());
+    assert_eq!(superseded.count(), 0, "old {old:?}, new {new:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use granary_kv::{Kv, Space, WriteBatch};
+use granary_meta_api::disk_state;
 use granary_meta_api::pb::state;
 use granary_raft::{StateMachine, StateMachineError};
 use granary_types::{DiskId, NodeId, ShardId, SlabId};
 
 use super::restore::{RestoreError, RestoredShard};
+use crate::apply::FIRST_LEVEL;
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::disk::DiskKey;
 use crate::keyspace::meta_node::NodeKey;
@@ -24,9 +26,6 @@ use crate::keyspace::{Kind, ROOT_HOME_SLAB, RowKey, kind_prefix};
 use crate::machine::{Claims, ShardMachine, create_shard, local_shards};
 use crate::ownership::overlap;
 use crate::rows::{Bounds, Rows, View};
-
-/// `state` of a disk record that is given up for good.
-const DISK_REMOVED: u32 = 2;
 
 /// What a restored store lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +90,9 @@ fn disks_in_use(view: &View<'_>) -> Result<Vec<(DiskId, NodeId)>, StateMachineEr
         .list::<DiskKey>(&all(Kind::Disk), usize::MAX)?
         .into_iter();
     let in_use = disks.map(|(_, disk)| disk).filter(|disk| {
-        disk.state != DISK_REMOVED && !removed.contains(&disk.node) && members.contains(&disk.id)
+        disk.state != disk_state::REMOVED
+            && !removed.contains(&disk.node)
+            && members.contains(&disk.id)
     });
     Ok(in_use
         .map(|disk| (DiskId(disk.id), NodeId(disk.node)))
@@ -99,11 +100,16 @@ fn disks_in_use(view: &View<'_>) -> Result<Vec<(DiskId, NodeId)>, StateMachineEr
 }
 
 /// A shard of which no checkpoint can be used: what its parent's history gave it, which is there once
-/// that was put back, or nothing but its place in the root. Blocks.
+/// that was put back, or nothing but its place in the root. `seen_term`: the highest that its backup names
+/// ([`Catalog::newest_term`](super::Catalog::newest_term)). Blocks.
 ///
 /// # Errors
 /// The root does not say what it owned, or another shard owns that; the store failed.
-pub fn without_backup(kv: Arc<dyn Kv>, shard: ShardId) -> Result<RestoredShard, RestoreError> {
+pub fn without_backup(
+    kv: Arc<dyn Kv>,
+    shard: ShardId,
+    seen_term: u64,
+) -> Result<RestoredShard, RestoreError> {
     let found = local_shards(kv.as_ref())?.into_iter();
     let given = found
         .filter(|(found, _)| *found == shard)
@@ -121,7 +127,7 @@ pub fn without_backup(kv: Arc<dyn Kv>, shard: ShardId) -> Result<RestoredShard, 
             (home, "nothing of it is there: it begins anew, empty")
         }
     };
-    RestoredShard::without_history(kv, shard, home, lacks)
+    RestoredShard::without_history(kv, (shard, home), seen_term, lacks)
 }
 
 /// Removes what a checkpoint that could not be read to its end has left.
@@ -174,7 +180,8 @@ fn begin_anew(kv: &dyn Kv, shard: ShardId) -> Result<SlabId, RestoreError> {
         epoch,
         ..Default::default()
     };
-    create_shard(kv, &descriptor, info.settings.unwrap_or_default())?;
+    let level = info.feature_level.max(FIRST_LEVEL);
+    create_shard(kv, &descriptor, info.settings.unwrap_or_default(), level)?;
     Ok(SlabId(entry.home_slab))
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 pub(crate) use claims::Claims;
 pub(crate) use closing::{clear_all_closed, clear_closed, closing_batch};
 
-use crate::apply::{FEATURE_LEVEL, Tx, decide};
+use crate::apply::{Tx, decide};
 use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;
 use crate::keyspace::restore_marker::RestoreMarkerKey;
 use crate::keyspace::shard_clock::ShardClockKey;
@@ -171,8 +171,8 @@ pub(crate) fn touches_many_rows(command: &pb::command::Command) -> bool {
     )
 }
 
-/// Writes the first state of a shard that exists from the cluster's beginning. A shard that has a
-/// state keeps it.
+/// Writes the first state of a shard that exists from the cluster's beginning, at a feature level. A
+/// shard that has a state keeps it.
 ///
 /// # Errors
 /// The store failed.
@@ -180,6 +180,7 @@ pub(crate) fn create_shard(
     kv: &dyn Kv,
     descriptor: &state::ShardDescriptor,
     settings: state::ShardSettings,
+    feature_level: u64,
 ) -> Result<(), StateMachineError> {
     let slab = SlabId(descriptor.home_slab);
     let view = View(kv);
@@ -187,7 +188,7 @@ pub(crate) fn create_shard(
         return Ok(());
     }
     let clock = state::ShardClock {
-        feature_level: FEATURE_LEVEL,
+        feature_level,
         settings: Some(settings),
         ..Default::default()
     };
@@ -210,6 +211,22 @@ pub(crate) fn root_descriptor() -> state::ShardDescriptor {
         epoch: 1,
         ..Default::default()
     }
+}
+
+/// The highest feature level that one of some shards has here; 0 when none has a state.
+///
+/// # Errors
+/// The store failed.
+pub(crate) fn highest_level(
+    kv: &dyn Kv,
+    shards: &[(ShardId, SlabId)],
+) -> Result<u64, StateMachineError> {
+    let mut highest = 0;
+    for &(_, slab) in shards {
+        let clock = View(kv).get(&ShardClockKey { slab })?;
+        highest = highest.max(clock.map_or(0, |clock| clock.feature_level));
+    }
+    Ok(highest)
 }
 
 /// The replicas on this node: shard and home slab of each. Looks once at every slab.

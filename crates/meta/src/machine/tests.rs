@@ -137,7 +137,7 @@ fn first_state(kv: &MemoryKv) {
         reader_grace_ms: GRACE_MS,
         write_lease_ms: LEASE_MS,
     };
-    create_shard(kv, &descriptor, settings).unwrap();
+    create_shard(kv, &descriptor, settings, crate::FEATURE_LEVEL).unwrap();
 }
 
 fn open(kv: &MemoryKv, shard: usize) -> Arc<ShardMachine> {

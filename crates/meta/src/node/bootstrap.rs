@@ -17,7 +17,7 @@ use granary_runtime::Backoff;
 use granary_types::{NodeId, ShardId, SlabId};
 
 use super::{MetaNode, MetaNodeError, Shard};
-use crate::apply::first_ranges;
+use crate::apply::{FIRST_LEVEL, first_ranges};
 use crate::database::{has_adopted, note_adopted};
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::range_hint::RangeHintKey;
@@ -63,7 +63,8 @@ impl MetaNode {
             reader_grace_ms: self.config.reader_grace_ms,
             write_lease_ms: self.config.write_lease_ms,
         };
-        self.create(root_descriptor(), settings).await?;
+        let level = self.config.first_feature_level;
+        self.create(root_descriptor(), settings, level).await?;
         self.open_shard(ShardId::ROOT, ROOT_HOME_SLAB).await?;
         self.host.bootstrap(ShardId::ROOT, &cluster.voters).await?;
         let reply = self.init_cluster(&cluster, settings).await?;
@@ -75,9 +76,10 @@ impl MetaNode {
         &self,
         descriptor: state::ShardDescriptor,
         settings: state::ShardSettings,
+        level: u64,
     ) -> Result<(), MetaNodeError> {
         let kv = Arc::clone(&self.kv);
-        let create = move || create_shard(kv.as_ref(), &descriptor, settings);
+        let create = move || create_shard(kv.as_ref(), &descriptor, settings, level);
         Ok(self.runtime.blocking(create).await??)
     }
 
@@ -144,14 +146,16 @@ impl MetaNode {
             return Ok(());
         };
         let (kv, node) = (Arc::clone(&self.kv), self.node);
+        let settings = info.settings.unwrap_or_default();
+        let level = info.first_feature_level.max(FIRST_LEVEL);
         let read = move || first_shards(kv.as_ref(), &info, node);
-        let (shards, settings) = self.runtime.blocking(read).await??;
+        let shards = self.runtime.blocking(read).await??;
         let missing = shards.into_iter().filter(|first| {
             let shard = ShardId(first.descriptor.shard);
             let formed = |open: Arc<Shard>| !open.group.members().voters.is_empty();
             first.voters.contains(&self.node) && !self.shard(shard).is_some_and(formed)
         });
-        let adopted = missing.map(|first| self.adopt(first, settings));
+        let adopted = missing.map(|first| self.adopt(first, settings, level));
         try_join_all(adopted).await?;
         self.adopts_no_more().await
     }
@@ -170,10 +174,11 @@ impl MetaNode {
         self: &Arc<Self>,
         first: FirstShard,
         settings: state::ShardSettings,
+        level: u64,
     ) -> Result<(), MetaNodeError> {
         let shard = ShardId(first.descriptor.shard);
         let home = SlabId(first.descriptor.home_slab);
-        self.create(first.descriptor, settings).await?;
+        self.create(first.descriptor, settings, level).await?;
         self.open_shard(shard, home).await?;
         Ok(self.host.bootstrap(shard, &first.voters).await?)
     }
@@ -238,7 +243,7 @@ fn first_shards(
     kv: &dyn Kv,
     info: &state::ClusterInfo,
     node: NodeId,
-) -> Result<(Vec<FirstShard>, state::ShardSettings), StateMachineError> {
+) -> Result<Vec<FirstShard>, StateMachineError> {
     let bounds = Bounds::prefix(kind_prefix(ROOT_HOME_SLAB, Kind::RangeHint));
     let hints = View(kv).list::<RangeHintKey>(&bounds, usize::MAX)?;
     let hints = hints.into_iter().map(|(_, hint)| (hint.shard, hint.voters));
@@ -270,5 +275,5 @@ fn first_shards(
             },
         })
     });
-    Ok((first.collect(), info.settings.unwrap_or_default()))
+    Ok(first.collect())
 }

@@ -2,6 +2,8 @@
 
 use granary_raft::RaftConfig;
 
+use crate::FEATURE_LEVEL;
+
 /// Settings of a node's metadata service. Those of a new cluster count only when it is made.
 #[derive(Clone, Debug)]
 pub struct MetaConfig {
@@ -11,6 +13,9 @@ pub struct MetaConfig {
     pub reader_grace_ms: u64,
     /// New cluster: how long a write id lives unless it is renewed, in milliseconds.
     pub write_lease_ms: u64,
+    /// New cluster: the feature level it begins at; lower than the newest one only where upgrades are
+    /// tested.
+    pub first_feature_level: u64,
     /// How often an idle shard with something to expire is ticked, in milliseconds.
     pub tick_ms: u64,
     /// Queries that read the store at once.
@@ -27,6 +32,7 @@ impl Default for MetaConfig {
             data_shards: 16,
             reader_grace_ms: 15 * 60 * 1000,
             write_lease_ms: 60 * 60 * 1000,
+            first_feature_level: FEATURE_LEVEL,
             tick_ms: 10_000,
             queries_running_max: 64,
             queries_waiting_max: 4096,

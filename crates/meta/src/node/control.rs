@@ -11,6 +11,7 @@ use granary_raft::{GroupMetrics, RaftError};
 use granary_types::{NodeId, ShardId, SlabId};
 
 use super::{MetaNode, MetaNodeError, Shard};
+use crate::apply::FEATURE_LEVEL;
 
 /// Longest wait for the entry that adds a learner, and for a change of voters.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -29,6 +30,11 @@ impl MetaControl for MetaNode {
         }
         let shards: Vec<Arc<Shard>> = self.shards.read().values().cloned().collect();
         Ok(shards.iter().map(|shard| replica(shard)).collect())
+    }
+
+    async fn feature_level(&self) -> Result<u64, MetaError> {
+        self.serving()?;
+        Ok(FEATURE_LEVEL)
     }
 
     async fn open_replica(&self, shard: ShardId, home: SlabId) -> Result<(), MetaError> {
@@ -57,9 +63,9 @@ impl MetaControl for MetaNode {
             MetaNodeError::Raft(error) => raft_error(shard, error),
             MetaNodeError::Meta(error) => error,
             MetaNodeError::Cancelled | MetaNodeError::NotReady(_) => stopping(),
-            MetaNodeError::State(_) | MetaNodeError::NotFormed(_) => {
-                MetaError::Internal(error.to_string())
-            }
+            MetaNodeError::State(_)
+            | MetaNodeError::NotFormed(_)
+            | MetaNodeError::TooOld { .. } => MetaError::Internal(error.to_string()),
         })
     }
 
@@ -105,6 +111,11 @@ impl MetaControl for MetaNode {
         }
         if !led.group.members().voters.contains(&to) {
             return Err(MetaError::Invalid(format!("node {to} does not vote")));
+        }
+        if led.group.has_wrong_clock(to) {
+            // It would hand over itself at once.
+            let why = format!("the clock of node {to} is far from those of the others");
+            return Err(MetaError::Unavailable(why));
         }
         let handed = led.group.hand_over(to, TRANSFER_LIMIT).await;
         handed.map_err(|error| raft_error(shard, error))?;
@@ -203,7 +214,7 @@ fn may_vote(metrics: &GroupMetrics, voters: &BTreeSet<NodeId>) -> Result<(), Met
 fn replica(shard: &Shard) -> pb::Replica {
     let metrics = shard.group.metrics();
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
-    let matched = metrics.matched.iter();
+    let (matched, wrong) = (metrics.matched.iter(), metrics.wrong_clocks.iter());
     pb::Replica {
         shard: metrics.shard.0,
         home_slab: shard.machine.home().0,
@@ -226,6 +237,12 @@ fn replica(shard: &Shard) -> pb::Replica {
             .collect(),
         healthy: metrics.healthy,
         without_quorum: metrics.without_quorum,
+        wrong_clocks: wrong
+            .map(|(node, ahead_ms)| pb::WrongClock {
+                node: node.0,
+                ahead_ms: *ahead_ms,
+            })
+            .collect(),
     }
 }
 

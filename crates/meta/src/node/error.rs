@@ -20,6 +20,17 @@ pub enum MetaNodeError {
     /// The cluster could not be formed.
     #[error("the cluster was not formed: {0}")]
     NotFormed(String),
+    /// The metadata is newer than this version.
+    #[error(
+        "the metadata is at feature level {active}, and this version of Granary applies levels up to \
+         {known}: start the version that the other nodes of the cluster run, or a newer one"
+    )]
+    TooOld {
+        /// The level of the metadata.
+        active: u64,
+        /// The newest one that this version applies.
+        known: u64,
+    },
     /// A shard has no leader.
     #[error("shard {0} has no leader yet")]
     NotReady(ShardId),

@@ -36,13 +36,14 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use granary_kv::Kv;
 use granary_meta_api::{MetaError, MetaService};
-use granary_raft::{Group, RaftError, RaftHost, RaftTransport, StateMachine};
+use granary_raft::{Group, RaftError, RaftHost, RaftTransport, StateMachine, StateMachineError};
 use granary_runtime::{CancellationToken, Runtime};
 use granary_types::{NodeId, ShardId, SlabId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use crate::machine::{Claims, ShardMachine, clear_all_closed, local_shards};
+use crate::apply::FEATURE_LEVEL;
+use crate::machine::{Claims, ShardMachine, clear_all_closed, highest_level, local_shards};
 use metrics::Counts;
 
 /// A shard's replica on this node.
@@ -140,9 +141,15 @@ impl MetaNode {
         let store = Arc::clone(&meta.kv);
         let look = move || {
             clear_all_closed(&store)?;
-            local_shards(store.as_ref())
+            let found = local_shards(store.as_ref())?;
+            let level = highest_level(store.as_ref(), &found)?;
+            Ok::<_, StateMachineError>((found, level))
         };
-        let found = meta.runtime.blocking(look).await??;
+        let (found, active) = meta.runtime.blocking(look).await??;
+        if active > FEATURE_LEVEL {
+            let known = FEATURE_LEVEL;
+            return Err(MetaNodeError::TooOld { active, known });
+        }
         let opened = found
             .into_iter()
             .map(|(shard, home)| meta.open_shard(shard, home));
@@ -235,6 +242,18 @@ impl MetaNode {
     fn find(&self, shard: ShardId) -> Result<Arc<Shard>, MetaError> {
         self.serving()?;
         self.shard(shard).ok_or(MetaError::WrongShard(shard))
+    }
+
+    /// The shard's replica here, for whoever asks something of the shard: without one this node only
+    /// knows that it is not the one to ask. That the shard owns something else, the shard itself says.
+    fn find_to_ask(&self, shard: ShardId) -> Result<Arc<Shard>, MetaError> {
+        self.find(shard).map_err(|error| match error {
+            MetaError::WrongShard(shard) => MetaError::NotLeader {
+                shard,
+                leader: None,
+            },
+            error => error,
+        })
     }
 
     /// True when the shard's replica has no state, and waits for a snapshot.

@@ -15,7 +15,7 @@ use prost::Message;
 
 use super::metrics::increment;
 use super::{MetaNode, Shard};
-use crate::apply::level;
+use crate::apply::{FEATURE_LEVEL, FIRST_LEVEL, level};
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, kind_prefix};
@@ -30,8 +30,6 @@ pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
 const SWEEP_LAG_MS: u64 = 1000;
 /// Shortest wait for a command, in milliseconds: clocks of clients may differ.
 const WAIT_MS_MIN: u64 = 1000;
-/// The feature level of every shard from its beginning.
-const FIRST_LEVEL: u64 = 1;
 /// Elections that a command waits for at most. A shard whose quorum is gone tells its clients after
 /// that, long before they give up by themselves; one that was only busy is asked again.
 const WAIT_ELECTIONS: u64 = 3;
@@ -72,7 +70,7 @@ impl MetaNode {
         id: ShardId,
         mut command: pb::Command,
     ) -> Result<pb::CommandReply, MetaError> {
-        let shard = self.find(id)?;
+        let shard = self.find_to_ask(id)?;
         if self.growth_refused() && command.command.as_ref().is_some_and(grows) {
             return Err(MetaError::NoSpace(
                 "the metadata directory is nearly full".to_owned(),
@@ -83,7 +81,7 @@ impl MetaNode {
             None => return Err(MetaError::Invalid("an unknown command".to_owned())),
             Some(WireCommand::SplitRange(split)) => stamp_voters(&shard, split)?,
             Some(WireCommand::ActivateFeature(activate)) => {
-                if activate.level > crate::apply::FEATURE_LEVEL {
+                if activate.level > FEATURE_LEVEL {
                     return Err(MetaError::Invalid("an unknown feature level".to_owned()));
                 }
             }
@@ -137,7 +135,7 @@ impl MetaNode {
     async fn read(&self, id: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
         let query = query.query;
         let query = query.ok_or_else(|| MetaError::Invalid("an unknown query".to_owned()))?;
-        let shard = self.find(id)?;
+        let shard = self.find_to_ask(id)?;
         let _admitted = self
             .admitted
             .try_acquire()

@@ -4,7 +4,10 @@
 //! left. So a replica that takes no part for a while asks the shard itself, and only the word of its
 //! leader counts, given under a lease.
 //!
-//! Why nothing is lost: the replica is sealed before it asks, so it acknowledges nothing more. If a
+//! A replica of which the shard says that it is no member is sealed and asks once more; before that it
+//! is not sealed, since while a shard has no leader nobody answers for it, and its vote is needed.
+//!
+//! Why nothing is lost: the replica is sealed before it asks again, so it acknowledges nothing more. If a
 //! majority has agreed by then that the node is no member, nobody counts on what the replica has
 //! acknowledged or voted: the members' own logs hold everything. If the node becomes a member again
 //! in between, its leader knows nothing of the old replica's log and begins at nothing, and the new
@@ -92,10 +95,11 @@ async fn close_if_stray(meta: &Arc<MetaNode>, shard: &Arc<Shard>) -> Result<bool
     let Some(_closing) = Opening::begin(meta, id) else {
         return Ok(false);
     };
+    if !is_left_out(meta, shard).await? {
+        return Ok(false);
+    }
     let seal = meta.host.seal(id);
-    let members = ask(meta, shard).await?;
-    let mut all = members.voters.iter().chain(&members.learners);
-    if members.voters.is_empty() || all.any(|member| *member == meta.node.0) {
+    if !is_left_out(meta, shard).await? {
         return Ok(false);
     }
     meta.adopts_no_more().await?;
@@ -109,6 +113,13 @@ async fn close_if_stray(meta: &Arc<MetaNode>, shard: &Arc<Shard>) -> Result<bool
         .blocking(move || clear_closed(&kv, home))
         .await??;
     Ok(true)
+}
+
+/// True when the shard's leader says that this node is no member.
+async fn is_left_out(meta: &MetaNode, shard: &Shard) -> Result<bool, MetaNodeError> {
+    let members = ask(meta, shard).await?;
+    let mut all = members.voters.iter().chain(&members.learners);
+    Ok(!members.voters.is_empty() && !all.any(|member| *member == meta.node.0))
 }
 
 /// Who is a member of the shard, by its leader.

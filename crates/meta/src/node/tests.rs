@@ -13,7 +13,13 @@ use granary_raft::NoPeers;
 use granary_runtime::{Clock, Runtime, SeededEntropy, SimulatedClock, within};
 use granary_types::{NodeId, Redundancy, ShardId, StorageClass, Timestamp};
 
+use prost::Message;
+
 use super::{MetaConfig, MetaNode, NewCluster};
+use crate::FEATURE_LEVEL;
+use crate::keyspace::RowKey;
+use crate::keyspace::shard_clock::ShardClockKey;
+use crate::rows::{Rows, View};
 
 const NODE: NodeId = NodeId(1);
 
@@ -115,6 +121,28 @@ async fn split(meta: &Meta, bucket: &pb::state::Bucket, key: String, nonce: u8) 
 fn runtime(seed: u64) -> Runtime {
     let clock = Arc::new(SimulatedClock::starting_at(1_800_000_000_000));
     Runtime::simulated(clock, Arc::new(SeededEntropy::new(seed)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_does_not_open_what_a_newer_one_has_activated() {
+    let runtime = runtime(8);
+    let kv = MemoryKv::new();
+    let node = open(&kv, &runtime).await;
+    node.bootstrap(cluster()).await.unwrap();
+    node.stop().await.unwrap();
+    let slab = granary_types::SlabId(2);
+    let mut clock = View(&kv).get(&ShardClockKey { slab }).unwrap().unwrap();
+    clock.feature_level = FEATURE_LEVEL + 1;
+    let mut batch = WriteBatch::new();
+    let key = ShardClockKey { slab }.encode();
+    batch.put(Space::State, key, clock.encode_to_vec());
+    kv.write(batch).unwrap();
+    let refused = open_on(Arc::new(kv), &runtime).await.unwrap_err();
+    let said = refused.to_string();
+    let (active, known) = (FEATURE_LEVEL + 1, FEATURE_LEVEL);
+    let levels =
+        said.contains(&format!("level {active},")) && said.contains(&format!("to {known}:"));
+    assert!(levels, "{said}");
 }
 
 #[tokio::test(start_paused = true)]

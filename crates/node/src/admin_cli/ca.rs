@@ -12,6 +12,7 @@ use granary_cluster::{
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
+use granary_vfs::{RealVfs, Vfs as _};
 use serde_json::json;
 
 use super::{Cluster, Reach, show};
@@ -90,6 +91,17 @@ impl AdminDir {
         let signed = next.issue_admin(runtime, &self.cluster_id()?, &key)?;
         self.write("admin.pem", &certificate_pem(&signed))?;
         self.write("admin-ca.pem", &marker)
+    }
+
+    /// A new certificate for the operator, if it is time for one.
+    fn renew_own(&self, runtime: &Runtime, authority: &Authority) -> anyhow::Result<bool> {
+        if runtime.now() < CertificateFacts::read(&self.own_certificate()?)?.renew_at() {
+            return Ok(false);
+        }
+        let key = NodeKey::from_pem(&self.needed("admin.key")?)?;
+        let signed = authority.issue_admin(runtime, &self.cluster_id()?, &key)?;
+        self.write("admin.pem", &certificate_pem(&signed))?;
+        Ok(true)
     }
 
     /// Only the new one is left.
@@ -175,17 +187,19 @@ fn behind(nodes: &[NodeBehind]) -> Vec<String> {
         .collect()
 }
 
-/// Signs the certificate of a node that does not run.
+/// Signs the certificate of a node that does not run, and the operator's own once two thirds of its life
+/// are over; whether it did.
 ///
 /// # Errors
-/// The directories are no node's and no operator's, or belong to different clusters.
+/// The node runs, or the directories are no node's and no operator's, or belong to different clusters.
 pub(super) fn certify(
     runtime: &Runtime,
     config: &StartConfig,
     admin_dir: &Path,
-) -> anyhow::Result<NodeId> {
+) -> anyhow::Result<(NodeId, bool)> {
     let dir = AdminDir(admin_dir.to_owned());
     let state = StateDir::open(&config.state_dir)?;
+    let _lock = RealVfs.lock(&config.state_dir)?;
     let identity = state.identity()?.with_context(|| {
         format!(
             "{} is no node's state directory: join it (granary admin join)",
@@ -205,5 +219,49 @@ pub(super) fn certify(
     let certificate = authority.issue_node(runtime, &cluster_id, identity.node, &request)?;
     state.put_bundle(&dir.bundle()?)?;
     state.put_certificate(&certificate)?;
-    Ok(identity.node)
+    let renewed = dir.renew_own(runtime, &authority)?;
+    Ok((identity.node, renewed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use granary_cluster::Credentials;
+    use granary_runtime::{SeededEntropy, SimulatedClock};
+
+    use super::*;
+
+    #[test]
+    fn the_operators_certificate_is_renewed_before_it_ends() {
+        let clock = Arc::new(SimulatedClock::starting_at(1_800_000_000_000));
+        let entropy = Arc::new(SeededEntropy::new(20_261_121));
+        let runtime = Runtime::simulated(Arc::clone(&clock) as _, entropy);
+        let folder = tempfile::tempdir().unwrap();
+        let dir = AdminDir(folder.path().to_owned());
+        let authority = Authority::generate(&runtime, "c1").unwrap();
+        let key = NodeKey::generate().unwrap();
+        let first = authority.issue_admin(&runtime, "c1", &key).unwrap();
+        dir.write("admin.key", &key.to_pem()).unwrap();
+        dir.write("admin.pem", &certificate_pem(&first)).unwrap();
+        assert!(!dir.renew_own(&runtime, &authority).unwrap(), "too early");
+        let facts = CertificateFacts::read(&first).unwrap();
+        let ends = facts.not_after.as_millis() - runtime.now().as_millis();
+        clock.advance_wall_clock(ends - 1000);
+        assert!(dir.renew_own(&runtime, &authority).unwrap());
+        let renewed = CertificateFacts::read(&dir.own_certificate().unwrap()).unwrap();
+        assert!(renewed.not_after > facts.not_after);
+        let credentials = Credentials {
+            cluster_id: "c1".to_owned(),
+            local: Peer::Admin,
+            key: Arc::new(key),
+            certificate: dir.own_certificate().unwrap(),
+            bundle: vec![authority.certificate().to_vec()],
+        };
+        credentials.check().unwrap();
+        assert!(
+            !dir.renew_own(&runtime, &authority).unwrap(),
+            "once is enough"
+        );
+    }
 }

@@ -69,7 +69,7 @@ impl Cluster {
                 let request = TriggerRequest {
                     worker: worker.to_owned(),
                 };
-                // Where it does not run, nothing happens.
+                // Whoever answers tells the others; without an answer they look by themselves, later.
                 let _ = client.trigger(request).await;
             }
         }

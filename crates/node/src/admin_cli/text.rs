@@ -8,7 +8,7 @@ use granary_workers::{Damage, FsckReport, ScrubReport};
 use super::repair::Progress;
 use crate::cluster::progress::{grouped, left_text};
 use crate::cluster::rebuild::Rebuilt;
-use crate::cluster::status::ClusterStatus;
+use crate::cluster::status::{ClusterStatus, NodeStatus};
 
 pub(super) fn fsck_text(report: &FsckReport) -> String {
     let mut text = String::new();
@@ -200,6 +200,9 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
     }
+    if let Some(waiting) = level_text(status) {
+        let _ = writeln!(text, "{waiting}");
+    }
     let nodes = status.nodes.iter().map(|node| {
         vec![
             node.id.to_string(),
@@ -291,6 +294,32 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
     text
 }
 
+/// What the feature level waits for, when it is below what some node applies. From a node of a version
+/// that does not tell it comes as 0.
+fn level_text(status: &ClusterStatus) -> Option<String> {
+    let nodes = status.nodes.iter().filter(|node| node.state != "removed");
+    let is_meta =
+        |node: &&NodeStatus| node.roles.is_empty() || node.roles.iter().any(|role| role == "meta");
+    let meta: Vec<&NodeStatus> = nodes.filter(is_meta).collect();
+    let newest = meta.iter().map(|node| node.feature_level).max()?;
+    if status.feature_level == 0 || status.feature_level >= newest {
+        return None;
+    }
+    let older = meta.iter().filter(|node| node.feature_level < newest);
+    let older: Vec<u64> = older.map(|node| node.id).collect();
+    let waits = match older.as_slice() {
+        [] => "it rises in a moment".to_owned(),
+        older => format!(
+            "it rises when these metadata nodes run it, too: {}",
+            ids(older)
+        ),
+    };
+    Some(format!(
+        "Feature level {} of {newest}, which a newer version applies: {waits}",
+        status.feature_level
+    ))
+}
+
 fn ids(ids: &[u64]) -> String {
     let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
     ids.join(",")
@@ -331,5 +360,43 @@ fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<Strin
     );
     for row in &rows {
         line(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_what_the_feature_level_waits_for() {
+        let node = |id: u64, role: &str, state: &str, feature_level: u64| NodeStatus {
+            id,
+            roles: vec![role.to_owned()],
+            state: state.to_owned(),
+            feature_level,
+            ..NodeStatus::default()
+        };
+        let status = |feature_level: u64, nodes: &[NodeStatus]| ClusterStatus {
+            feature_level,
+            nodes: nodes.to_vec(),
+            ..ClusterStatus::default()
+        };
+        let (new, old) = (node(1, "meta", "up", 2), node(3, "meta", "down", 1));
+        let (gone, bytes) = (node(4, "meta", "removed", 1), node(5, "storage", "up", 1));
+        let waits = level_text(&status(1, &[new.clone(), old.clone(), gone.clone()])).unwrap();
+        assert!(
+            waits.contains("level 1 of 2") && waits.ends_with("too: 3"),
+            "{waits}"
+        );
+        let risen = level_text(&status(1, &[new.clone(), gone.clone(), bytes.clone()])).unwrap();
+        assert!(risen.ends_with("in a moment"), "{risen}");
+        for (level, nodes) in [
+            (2, vec![new.clone(), bytes]),
+            (1, vec![old]),
+            // Told by a node of a version that does not know it.
+            (0, vec![new]),
+        ] {
+            assert_eq!(level_text(&status(level, &nodes)), None);
+        }
     }
 }

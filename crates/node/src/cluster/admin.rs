@@ -9,18 +9,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use granary_cluster::{Identity, KeySealer, Links, new_token};
+use futures_util::future::join_all;
+use granary_cluster::{GiveUp, GiveUpCheck, Identity, KeySealer, Lane, Links, Peer, new_token};
 use granary_datapath::{ClusterView, Group, GroupMember, RepairHints};
-use granary_meta_api::{Meta, MetaError, pb as meta};
-use granary_runtime::Runtime;
+use granary_meta_api::{Meta, MetaError, disk_state, pb as meta};
+use granary_runtime::{Runtime, within};
 use granary_types::NodeId;
 use granary_workers::{Fsck, MetaNodes, Scrub};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use self::gather::{Replicas, shard_statuses};
+use self::gather::{ANSWER_LIMIT, Replicas, shard_statuses};
 use super::hints::counts_here;
+use super::pb::admin_client::AdminClient;
 use super::pb::admin_server::{Admin, AdminServer};
 use super::pb::{
     CreateTokenReply, CreateTokenRequest, DescribeNodeRequest, Done, FsckRequest,
@@ -31,11 +33,6 @@ use super::pb::{
 use super::reports::{Reports, Tell, follow, json};
 use super::status::{Peers, ShardStatus};
 use crate::roles::worker::WorkerRole;
-
-/// `state` of a disk record that is given up for good.
-const DISK_REMOVED: u32 = 2;
-/// What is said of a disk that was given up and is taken back; never stored.
-const DISK_READMITTED: u32 = 3;
 
 /// Answers operators.
 #[derive(Clone)]
@@ -119,8 +116,12 @@ impl AdminService {
 impl Shared {
     async fn remove_disk(&self, disk: u64) -> Result<(), Status> {
         let (mut record, _) = self.disk_record(disk).await?;
-        record.state = DISK_REMOVED;
-        let command = meta::RegisterDisk { disk: Some(record) };
+        record.state = disk_state::REMOVED;
+        let command = meta::RegisterDisk {
+            disk: Some(record),
+            state_only: true,
+            ..Default::default()
+        };
         decided(self.meta.propose(command).await)
     }
 
@@ -137,11 +138,15 @@ impl Shared {
                 record.node
             )));
         }
-        if record.state != DISK_REMOVED {
+        if record.state != disk_state::REMOVED {
             return Ok(false);
         }
-        record.state = DISK_READMITTED;
-        let command = meta::RegisterDisk { disk: Some(record) };
+        record.state = disk_state::READMITTED;
+        let command = meta::RegisterDisk {
+            disk: Some(record),
+            state_only: true,
+            ..Default::default()
+        };
         decided(self.meta.propose(command).await)?;
         Ok(true)
     }
@@ -194,6 +199,34 @@ impl Shared {
         }
     }
 
+    /// Wakes a job of this process.
+    fn trigger_here(&self, name: &str) {
+        let workers = self.parts.get().and_then(|parts| parts.workers.as_ref());
+        let handles = workers.map_or(&[][..], |role| role.handles());
+        for handle in handles.iter().filter(|handle| handle.name() == name) {
+            handle.trigger();
+        }
+    }
+
+    /// Has every other node wake it that may run it: whoever leads it is one of them.
+    async fn trigger_elsewhere(&self, name: &str) {
+        let book = self.links.book();
+        let others = book.nodes().into_iter().filter(|node| {
+            let may_run = node.roles.is_empty() || node.serves("worker");
+            may_run && !node.removed && node.id() != self.identity.node
+        });
+        let told = others.map(|node| async move {
+            let channel = self.links.channel(node.id(), Lane::Meta)?;
+            let request = TriggerRequest {
+                worker: name.to_owned(),
+            };
+            let mut client = AdminClient::new(channel);
+            // One that does not answer, or is of an older version, looks for work by itself later.
+            within(ANSWER_LIMIT, client.trigger(request)).await.ok()
+        });
+        join_all(told).await;
+    }
+
     /// What the root says of a disk, and of the rest.
     async fn disk_record(
         &self,
@@ -235,6 +268,19 @@ fn decided<R>(decision: Result<Result<R, meta::Rejection>, MetaError>) -> Result
 }
 
 #[async_trait]
+impl GiveUpCheck for AdminService {
+    async fn may_go(&self, node: NodeId, meant: GiveUp) -> Result<(), Status> {
+        if !meant.force {
+            self.shared.check_may_go(node).await?;
+        }
+        if !meant.accept_loss {
+            self.shared.keep_what_only_it_has(node).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl Admin for AdminService {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<Report>, Status> {
         let status = self.shared.status().await.map_err(unavailable)?;
@@ -272,12 +318,8 @@ impl Admin for AdminService {
             force,
             accept_loss,
         } = request.into_inner();
-        if !force {
-            self.shared.check_may_go(NodeId(node)).await?;
-        }
-        if !accept_loss {
-            self.shared.keep_what_only_it_has(NodeId(node)).await?;
-        }
+        let meant = GiveUp { force, accept_loss };
+        self.may_go(NodeId(node), meant).await?;
         decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
         tracing::warn!(node, "node is given up for good");
         Ok(Response::new(Done {}))
@@ -305,15 +347,11 @@ impl Admin for AdminService {
     }
 
     async fn trigger(&self, request: Request<TriggerRequest>) -> Result<Response<Done>, Status> {
+        let from_node = matches!(request.extensions().get(), Some(Peer::Node(_)));
         let name = request.into_inner().worker;
-        let workers = self
-            .shared
-            .parts
-            .get()
-            .and_then(|parts| parts.workers.as_ref());
-        let handles = workers.map_or(&[][..], |role| role.handles());
-        for handle in handles.iter().filter(|handle| handle.name() == name) {
-            handle.trigger();
+        self.shared.trigger_here(&name);
+        if !from_node {
+            self.shared.trigger_elsewhere(&name).await;
         }
         Ok(Response::new(Done {}))
     }
@@ -348,7 +386,7 @@ impl Admin for AdminService {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (shared, epoch) = (&self.shared, peers.epoch);
         let learnt = shared.links.book();
-        let learnt = learnt.learn(&shared.runtime, &peers.into_map()).await;
+        let learnt = learnt.learn_told(&shared.runtime, &peers.into_map()).await;
         if learnt.map_err(|error| Status::internal(error.to_string()))? {
             tracing::warn!(
                 epoch,

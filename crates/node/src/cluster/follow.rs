@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_cluster::{AddressBook, MetaRouter};
+use granary_cluster::{AddressBook, MetaRouter, Security};
 use granary_meta_api::{Meta, MetaError, pb};
 use granary_runtime::Runtime;
 use tokio::sync::watch;
@@ -44,11 +44,25 @@ impl Follower {
                     let now = self.runtime.monotonic();
                     if now.saturating_sub(complained) >= COMPLAIN_EVERY {
                         complained = now;
+                        self.complain_of_certificate();
                         tracing::warn!(%error, "the cluster's metadata does not answer yet: waiting for a quorum of the meta nodes");
                     }
                 }
             }
             self.runtime.sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// An expired certificate looks like a cluster that does not answer.
+    fn complain_of_certificate(&self) {
+        if let Security::Tls(trust) = self.seeds.links.security()
+            && trust.not_after() <= self.runtime.now()
+        {
+            tracing::error!(
+                expired_ms = trust.not_after().as_millis(),
+                "this node's certificate has expired, and no other node talks to it: stop it, and have \
+                 it signed anew (granary admin certify)"
+            );
         }
     }
 
@@ -63,7 +77,9 @@ impl Follower {
                     () = runtime.sleep(INTERVAL) => {}
                     () = runtime.shutdown().cancelled() => return,
                 }
-                match self.read(known).await {
+                // What somebody told meanwhile is compared with the whole map.
+                let asked = if self.book.is_hearsay() { 0 } else { known };
+                match self.read(asked).await {
                     Ok(map) if !map.unchanged => {
                         known = map.epoch;
                         self.learn(&map).await;

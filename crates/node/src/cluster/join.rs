@@ -1,13 +1,15 @@
 //! How a state directory becomes a node's: by joining a cluster.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use granary_cluster::{
-    Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir, join_cluster,
+    GiveUp, Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir, join_cluster,
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
+use granary_vfs::{DirLock, RealVfs, Vfs as _};
 
 use super::record;
 use crate::start_config::StartConfig;
@@ -20,6 +22,9 @@ const JOIN_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow::Result<Identity> {
     let state = StateDir::open(&config.state_dir)?;
     if let Some(identity) = state.identity()? {
+        if !config.plaintext && has_expired(runtime, &state)? {
+            certify_by_token(runtime, config).await;
+        }
         return Ok(identity);
     }
     let Some(token) = &config.join_token()? else {
@@ -30,7 +35,7 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
         );
     };
     loop {
-        match join(runtime, config, token, None).await {
+        match join(runtime, config, token, None, GiveUp::default()).await {
             Ok(joined) => return Ok(joined.identity),
             Err(error) if matches!(error.downcast_ref(), Some(JoinError::NoAnswer(_))) => {
                 tracing::warn!(%error, "not joined yet");
@@ -40,7 +45,39 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
     }
 }
 
-/// Joins the cluster that a token is for. Repeating it is harmless.
+/// Whether the certificate in a state directory counts no more.
+fn has_expired(runtime: &Runtime, state: &StateDir) -> anyhow::Result<bool> {
+    let Some(credentials) = state.credentials()? else {
+        return Ok(false);
+    };
+    Ok(credentials.facts()?.not_after <= runtime.now())
+}
+
+/// A node that was off until its certificate had expired gets a new one by its join token, if it still
+/// has one that counts. Without one it starts all the same, and says what it needs.
+async fn certify_by_token(runtime: &Runtime, config: &StartConfig) {
+    let outcome = match config.join_token() {
+        Ok(Some(token)) => join(runtime, config, &token, None, GiveUp::default()).await,
+        Ok(None) => return,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(_) => tracing::info!("the certificate had expired: has a new one, by the join token"),
+        Err(error) => tracing::warn!(
+            error = format!("{error:#}"),
+            "the certificate has expired, and the join token gave no new one"
+        ),
+    }
+}
+
+/// Takes a state directory for this process alone.
+pub(crate) async fn lock(runtime: &Runtime, state_dir: &Path) -> anyhow::Result<DirLock> {
+    let path = state_dir.to_owned();
+    Ok(runtime.blocking(move || RealVfs.lock(&path)).await??)
+}
+
+/// Joins the cluster that a token is for, in the place of a node that is lost, if one is named.
+/// Repeating it is harmless.
 ///
 /// # Errors
 /// Refused, or nobody answered within a minute.
@@ -49,6 +86,7 @@ pub(crate) async fn join(
     config: &StartConfig,
     token: &str,
     replaces: Option<NodeId>,
+    give_up: GiveUp,
 ) -> anyhow::Result<Joined> {
     let state = StateDir::open(&config.state_dir)?;
     let parameters = JoinParameters {
@@ -56,10 +94,17 @@ pub(crate) async fn join(
         seeds: config.join.clone(),
         node: record(config, NodeId(0)),
         replaces,
+        give_up,
         plaintext: config.plaintext,
     };
     if parameters.seeds.is_empty() {
         bail!("join = [\"HOST:PORT\", ...] names no node of the cluster to ask");
     }
+    let settled = state.identity()?.is_some() && !has_expired(runtime, &state)?;
+    // Two that join with one directory would mix their keys; a node that runs stays as it is.
+    let _lock = match settled {
+        true => None,
+        false => Some(lock(runtime, &config.state_dir).await?),
+    };
     Ok(join_cluster(runtime, &state, &parameters, JOIN_LIMIT).await?)
 }

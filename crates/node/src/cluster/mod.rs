@@ -8,6 +8,7 @@ pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod node;
 pub(crate) mod progress;
+mod proposers;
 pub(crate) mod rebuild;
 mod reports;
 mod rotate;
@@ -46,6 +47,7 @@ pub(crate) fn record(config: &StartConfig, id: NodeId) -> granary_meta_api::pb::
             .map(|role| role.name().to_owned())
             .collect(),
         removed: false,
+        feature_level: granary_meta::FEATURE_LEVEL,
         gateway: if gateway {
             config.listen.to_string()
         } else {

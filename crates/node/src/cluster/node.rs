@@ -4,24 +4,28 @@
 //! needed for waits until it answers: disks, background work, gateway. Stop, on SIGTERM or SIGINT:
 //! not ready, gateway drains, workers, the shards it leads are handed over, disks, metadata, listener.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use granary_blob_api::{BlobNode, BlobService};
 use granary_cluster::{
-    Access, AccessTable, AddressBook, BlobNodes, Identity, JoinServer, KeySealer, Links, Listener,
-    ListenerConfig, MetaRouter, Peer, Renewal, Security, StateDir, Trust,
+    Access, AccessTable, AddressBook, BlobNodes, Identity, JoinServer, KEY_ROLES, KeySealer, Links,
+    Listener, ListenerConfig, MetaRouter, Peer, Renewal, Security, StateDir, Trust,
 };
 use granary_datapath::{ClusterView, DataPath};
 use granary_kv_rocks::RocksBudget;
-use granary_meta_api::wire::{control_routes, routes as meta_routes};
+use granary_meta::FEATURE_LEVEL;
+use granary_meta_api::wire::{checked_routes, control_routes};
 use granary_meta_api::{ErrorKind, Meta, MetaControl, MetaError, MetaService, pb};
-use granary_raft::grpc::{GrpcTransport, routes as raft_routes};
+use granary_raft::grpc::{GrpcTransport, RemovedSender, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime, Task};
+use granary_vfs::DirLock;
 use granary_workers::{MemberKeeperConfig, Scrub};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tonic::service::Routes;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use super::admin::AdminService;
 use super::follow::Follower;
@@ -29,7 +33,7 @@ use super::herald::Herald;
 use super::hints::HintCarrier;
 use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
-use super::{join, rebuild, record};
+use super::{join, proposers, rebuild, record};
 use crate::admin::{Admin, Readiness};
 use crate::descriptors;
 use crate::listeners::Taken;
@@ -52,7 +56,7 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
 const USED_BY_NODES: [&str; 4] = [
     "granary.admin.Admin/DescribeNode",
     "granary.admin.Admin/ListPeers",
-    "granary.admin.Admin/LearnPeers",
+    "granary.admin.Admin/Trigger",
     "granary.admin.Admin/TakeHints",
 ];
 /// What operators may ask of disks: nothing that changes them.
@@ -77,23 +81,38 @@ pub(crate) fn run(mut config: StartConfig) -> anyhow::Result<()> {
     };
     process::run(
         &settings,
-        async |runtime: &Runtime, telemetry: &Telemetry| {
+        async move |runtime: &Runtime, telemetry: &Telemetry| {
             let wanted = config.gateway.connections_max;
             config.gateway.connections_max = descriptors::reserve(config.data.len(), wanted)?;
-            Box::pin(Node::start(runtime, &config, telemetry)).await
+            Box::pin(Node::start(runtime, config, telemetry)).await
         },
     )
 }
 
-/// Everything that runs, in the order it is stopped.
+/// Everything that runs. What waits for the cluster is there as soon as that has answered.
 struct Node {
+    config: StartConfig,
+    base: Base,
     readiness: Arc<Readiness>,
-    gateway: Option<GatewayRole>,
+    page: Arc<Admin>,
     admin: CancellationToken,
-    workers: Option<Arc<WorkerRole>>,
-    storage: Option<Arc<StorageRole>>,
+    dropped_lines: ErrorCounter,
     meta: Option<Arc<MetaRole>>,
+    router: Arc<MetaRouter>,
+    client: Meta,
+    view: ClusterView,
+    disks: Arc<LateDisks>,
+    metadata_nodes: Arc<MetadataNodes>,
+    joins: Arc<JoinServer>,
+    operators: AdminService,
     listener: Listener,
+    /// Taken when the gateway starts.
+    api: Mutex<Option<Taken>>,
+    storage: OnceLock<Arc<StorageRole>>,
+    workers: OnceLock<Arc<WorkerRole>>,
+    gateway: OnceLock<GatewayRole>,
+    /// Of the state directory, unless the metadata holds it.
+    _lock: Option<DirLock>,
 }
 
 /// What is there before the cluster answers.
@@ -170,9 +189,10 @@ fn security_of(
 impl Node {
     async fn start(
         runtime: &Runtime,
-        config: &StartConfig,
+        settings: StartConfig,
         telemetry: &Telemetry,
     ) -> anyhow::Result<Self> {
+        let config = &settings;
         let between = Taken::take("cluster-listen", config.cluster_listen)?;
         let api = match config.has(Role::Gateway) {
             true => Some(Taken::take("listen", config.listen)?),
@@ -186,6 +206,10 @@ impl Node {
             page.serve(runtime, taken.listen()?, admin.clone());
         }
         let identity = join::identity(runtime, config).await?;
+        let lock = match config.has(Role::Meta) {
+            true => None,
+            false => Some(join::lock(runtime, &config.state_dir).await?),
+        };
         let base = Base::open(config, runtime, identity)?;
         let meta = start_meta(runtime, config, &base).await?;
         let (router, client) = match &meta {
@@ -200,12 +224,6 @@ impl Node {
         let client = client.with_patience(config.meta.patience());
         let meta = meta.map(|(role, _)| role);
         let disks = Arc::new(LateDisks::default());
-        let joins = JoinServer::new(
-            runtime.clone(),
-            client.clone(),
-            base.sealer(runtime),
-            base.security.clone(),
-        );
         let local_disks: Option<Arc<dyn BlobNode>> = match config.has(Role::Storage) {
             true => Some(disks.clone()),
             false => None,
@@ -232,22 +250,48 @@ impl Node {
             base.identity.clone(),
             base.sealer(runtime),
         );
+        let joins = JoinServer::new(
+            runtime.clone(),
+            client.clone(),
+            base.sealer(runtime),
+            base.security.clone(),
+            Arc::new(operators.clone()),
+        );
         let mut services = vec![joins.routes(), operators.routes()];
         if let Some(role) = &meta {
             services.push(raft_routes(Arc::clone(role.node.raft())));
-            services.push(meta_routes(role.node.clone()));
+            let book = Arc::clone(base.links.book());
+            let check = move |sender: &tonic::Extensions, command: &pb::Command| {
+                let peer = sender.get::<Peer>().copied().unwrap_or(Peer::Anonymous);
+                proposers::check(&book, peer, command)
+            };
+            services.push(checked_routes(role.node.clone(), Arc::new(check)));
         }
         services.extend(local_control.map(control_routes));
         services.extend(local_disks.map(|disks| Routes::new(BlobService::server(disks))));
         let access = AccessTable::default()
             .with(super::pb::admin_server::SERVICE_NAME, Access::Admin)
-            .with("granary.raft.v1.Raft", Access::NodesWith(&["meta"]))
+            // Not by the role itself: that may be added to a node later, and a book may be behind.
+            .with("granary.raft.v1.Raft", Access::NodesWith(&KEY_ROLES))
+            .with("granary.meta.MetaNode", Access::NodesWith(&KEY_ROLES))
             .with(
-                "granary.meta.MetaNode",
-                Access::NodesWith(&["meta", "worker"]),
+                "granary.admin.Admin/LearnPeers",
+                Access::AdminOrNodesWith(&KEY_ROLES),
             )
             // Any node answers an operator who asks for the status.
             .with("granary.meta.MetaNode/ListReplicas", Access::Nodes);
+        // A shard may need a node that was removed until it has let it go.
+        let access = match &meta {
+            Some(role) => {
+                let raft = Arc::clone(role.node.raft());
+                let heard = move |node, extensions: &mut http::Extensions| {
+                    extensions.insert(RemovedSender(node));
+                    raft.has_member(None, node)
+                };
+                access.with_removed("granary.raft.v1.Raft", Arc::new(heard))
+            }
+            None => access,
+        };
         // Nodes tell each other what they know; an operator who rebuilds the metadata reads its backup.
         let access = USED_BY_NODES
             .into_iter()
@@ -271,25 +315,60 @@ impl Node {
             "listening for other nodes"
         );
 
+        Ok(Self {
+            base,
+            readiness,
+            page,
+            admin,
+            dropped_lines: telemetry.dropped_lines(),
+            meta,
+            router,
+            client,
+            view,
+            disks,
+            metadata_nodes,
+            joins,
+            operators,
+            listener,
+            api: Mutex::new(api),
+            storage: OnceLock::new(),
+            workers: OnceLock::new(),
+            gateway: OnceLock::new(),
+            _lock: lock,
+            config: settings,
+        })
+    }
+
+    /// What needs the cluster, whenever it answers.
+    async fn go_on(&self, runtime: &Runtime) -> anyhow::Result<()> {
+        let Self {
+            config,
+            base,
+            client,
+            view,
+            meta,
+            ..
+        } = self;
         let follower = Follower {
             runtime: runtime.clone(),
             meta: client.clone(),
             book: Arc::clone(base.links.book()),
-            router,
+            router: Arc::clone(&self.router),
             seeds: Arc::new(Seeds {
                 runtime: runtime.clone(),
                 links: Arc::clone(&base.links),
             }),
         };
         // They serve whoever rebuilds the metadata, too.
-        let opening = prepare_storage(runtime, config, &base, &client, &disks);
+        let opening = prepare_storage(runtime, config, base, client, &self.disks);
         let first = follower.first_map().await;
         let info = first.info.clone().unwrap_or_default();
         refuse_removed(&first, &base.identity)?;
-        announce(runtime, &client, &first, config, &base.identity).await?;
+        refuse_too_old(info.feature_level, config)?;
+        announce(runtime, client, &first, config, &base.identity).await?;
         let map = follower.start(first);
         if let Security::Tls(trust) = &base.security {
-            let server = base.vault.is_some().then(|| Arc::clone(&joins));
+            let server = base.vault.is_some().then(|| Arc::clone(&self.joins));
             let renewal = Renewal::new(
                 runtime.clone(),
                 base.state.clone(),
@@ -301,7 +380,10 @@ impl Node {
             renewal.start();
         }
         let storage = match opening {
-            Some(opening) => Some(start_storage(runtime, opening).await?),
+            Some(opening) => {
+                let role = start_storage(runtime, opening).await?;
+                Some(Arc::clone(self.storage.get_or_init(|| role)))
+            }
             None => None,
         };
         let datapath = DataPath::new(
@@ -315,29 +397,23 @@ impl Node {
         }
         view.start_refreshing(VIEW_INTERVAL);
         let mut registry = Registry::default();
-        let sources = Sources::new(meta.clone(), storage.clone(), telemetry.dropped_lines());
+        let sources = Sources::new(meta.clone(), storage.clone(), self.dropped_lines.clone());
         let sources = Arc::new(sources);
         crate::metrics::register(&mut registry, Arc::clone(&sources));
         datapath.register_metrics(&mut registry);
         let workers = config.has(Role::Worker).then(|| {
             let members = Members {
-                nodes: metadata_nodes,
-                config: MemberKeeperConfig {
+                nodes: self.metadata_nodes.clone(),
+                config: Some(MemberKeeperConfig {
                     voters: config.meta.voters,
-                },
+                }),
             };
             let node = base.identity.node;
             let client = client.clone();
-            let role = WorkerRole::start(
-                runtime,
-                node,
-                &datapath,
-                client,
-                &config.workers,
-                Some(members),
-            );
+            let role =
+                WorkerRole::start(runtime, node, &datapath, client, &config.workers, members);
             role.metrics().register(&mut registry);
-            Arc::new(role)
+            Arc::clone(self.workers.get_or_init(|| Arc::new(role)))
         });
         let scrub = {
             let (runtime, client, datapath) = (runtime.clone(), client.clone(), datapath.clone());
@@ -349,7 +425,7 @@ impl Node {
                 Scrub::new(runtime, client, datapath, metrics.clone(), &config)
             }
         };
-        if let Some(role) = &meta
+        if let Some(role) = meta
             && config.meta.backup
         {
             backup::start(&role.node, &base.identity.cluster_id, &datapath);
@@ -371,38 +447,28 @@ impl Node {
             workers: workers.clone(),
         };
         carrier.start();
-        operators.set_parts(workers.clone(), map, Box::new(scrub), sweep_every, hints);
-        let gateway = match (api, &base.vault) {
-            (Some(api), Some(vault)) => {
-                let mut settings = config.gateway.clone();
-                settings.region = info.region.clone();
-                let address = api.address();
-                let role = GatewayRole::start(
-                    runtime,
-                    settings,
-                    client.clone(),
-                    datapath,
-                    Arc::clone(vault) as _,
-                    &mut registry,
-                    api,
-                )?;
-                tracing::info!(%address, region = info.region, "gateway serves the OSS API");
-                Some(role)
-            }
-            _ => None,
-        };
-        page.publish(registry, sources);
-        readiness.set(true);
+        self.operators
+            .set_parts(workers.clone(), map, Box::new(scrub), sweep_every, hints);
+        if let (Some(api), Some(vault)) = (self.api.lock().take(), &base.vault) {
+            let mut settings = config.gateway.clone();
+            settings.region = info.region.clone();
+            let address = api.address();
+            let role = GatewayRole::start(
+                runtime,
+                settings,
+                client.clone(),
+                datapath,
+                Arc::clone(vault) as _,
+                &mut registry,
+                api,
+            )?;
+            tracing::info!(%address, region = info.region, "gateway serves the OSS API");
+            let _ = self.gateway.set(role);
+        }
+        self.page.publish(registry, sources);
+        self.readiness.set(true);
         tracing::info!(node = base.identity.node.0, zone = config.zone, "ready");
-        Ok(Self {
-            readiness,
-            gateway,
-            admin,
-            workers,
-            storage,
-            meta,
-            listener,
-        })
+        Ok(())
     }
 }
 
@@ -457,11 +523,18 @@ fn prepare_storage(
     let (data, client, late) = (config.data.clone(), client.clone(), Arc::clone(late));
     let opening = runtime.clone();
     Some(runtime.spawn(async move {
-        let role = StorageRole::new(&opening, node, blob, &data, budget, client).await?;
-        // Before the first disk is open: each of them serves as soon as it can.
-        late.set(Arc::new(role.store.clone()));
-        role.open_all(Wanted::Hope).await?;
-        Ok(role)
+        let opened = async {
+            let role = StorageRole::new(&opening, node, blob, &data, budget, client).await?;
+            // Before the first disk is open: each of them serves as soon as it can.
+            late.set(Arc::new(role.store.clone()));
+            role.open_all(Wanted::Hope).await?;
+            Ok(role)
+        };
+        tokio::select! {
+            opened = opened => opened,
+            // A stop does not wait for disks that nobody has written to yet.
+            () = opening.shutdown().cancelled() => bail!("stopped while the disks were being opened"),
+        }
     }))
 }
 
@@ -490,6 +563,17 @@ fn refuse_removed(map: &pb::ClusterMap, identity: &Identity) -> anyhow::Result<(
             "node {} was given up for good (granary admin replace): empty its state directory and its \
              data directories, and join it as a new node",
             identity.node
+        );
+    }
+    Ok(())
+}
+
+/// A version that cannot apply what the cluster does must not have its metadata.
+fn refuse_too_old(active: u64, config: &StartConfig) -> anyhow::Result<()> {
+    if config.has(Role::Meta) && active > FEATURE_LEVEL {
+        bail!(
+            "the cluster is at feature level {active}, and this version of Granary applies levels up \
+             to {FEATURE_LEVEL}: start the version that the other nodes run, or a newer one"
         );
     }
     Ok(())
@@ -532,6 +616,10 @@ impl process::Running for Node {
         &self.readiness
     }
 
+    async fn complete(&self, runtime: &Runtime) -> anyhow::Result<()> {
+        Box::pin(self.go_on(runtime)).await
+    }
+
     async fn failed(&self) -> String {
         match &self.meta {
             Some(meta) => meta.failed().await,
@@ -539,26 +627,33 @@ impl process::Running for Node {
         }
     }
 
-    async fn stop(self, runtime: &Runtime) {
-        if let Some(gateway) = self.gateway {
+    async fn stop(self, runtime: &Runtime, step: &process::Step) {
+        if let Some(gateway) = self.gateway.into_inner() {
+            step.set("what the gateway has in hand");
             gateway.drain().await;
         }
-        if let Some(workers) = &self.workers {
+        if let Some(workers) = self.workers.get() {
+            step.set("background work");
             workers.stop().await;
         }
         if let Some(meta) = &self.meta {
+            step.set("handing over shards");
             let kept = meta.node.hand_over(HAND_OVER_LIMIT).await;
             if kept > 0 {
                 tracing::warn!(shards = kept, "shards could not be handed over");
             }
         }
-        if let Some(storage) = &self.storage {
+        if let Some(storage) = self.storage.get() {
+            step.set("closing the disks");
             storage.stop().await;
         }
         if let Some(meta) = &self.meta {
+            step.set("closing the metadata");
             meta.stop().await;
         }
+        step.set("what other nodes have asked for");
         self.listener.stop().await;
+        step.set("what was left to do");
         self.admin.cancel();
         runtime.stop().await;
         tracing::info!("stopped");

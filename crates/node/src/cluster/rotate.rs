@@ -68,8 +68,9 @@ fn refused(error: RotationError) -> Status {
     match error {
         RotationError::Meta(error) => Status::unavailable(error.to_string()),
         RotationError::Concurrent => Status::aborted(error.to_string()),
-        RotationError::Refused(_) | RotationError::Seal | RotationError::NoAuthority => {
-            Status::failed_precondition(error.to_string())
-        }
+        RotationError::Refused(_)
+        | RotationError::Seal
+        | RotationError::NoAuthority
+        | RotationError::TooMany(_) => Status::failed_precondition(error.to_string()),
     }
 }

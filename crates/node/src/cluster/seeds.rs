@@ -58,7 +58,7 @@ impl Seeds {
         let report: NodeReport = serde_json::from_str(&report.into_inner().json)?;
         let peers = client.list_peers(ListPeersRequest {}).await?;
         let peers: Peers = serde_json::from_str(&peers.into_inner().json)?;
-        if peers.epoch > book.epoch() && book.learn(&self.runtime, &peers.into_map()).await? {
+        if book.learn_told(&self.runtime, &peers.into_map()).await? {
             tracing::info!(
                 seed,
                 "learnt from an address of the configuration where the nodes are"

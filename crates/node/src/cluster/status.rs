@@ -41,6 +41,7 @@ impl Peers {
             roles: node.roles,
             gateway: node.gateway,
             removed: node.removed,
+            ..Default::default()
         });
         pb::ClusterMap {
             epoch: self.epoch,
@@ -57,6 +58,8 @@ pub(crate) struct ClusterStatus {
     pub(crate) format: u32,
     pub(crate) cluster_id: String,
     pub(crate) region: String,
+    /// What apply does, in the root. It rises when every metadata node applies more.
+    pub(crate) feature_level: u64,
     /// `ok`, `degraded` or `unavailable`.
     pub(crate) health: String,
     /// Why it is not `ok`.
@@ -97,6 +100,9 @@ pub(crate) struct NodeStatus {
     /// `up`, `down` or `removed`.
     pub(crate) state: String,
     pub(crate) version: String,
+    /// The newest feature level that it applies, as it says or has said at its last start; 1 for a
+    /// version that does not tell.
+    pub(crate) feature_level: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -133,6 +139,10 @@ pub(crate) struct ShardStatus {
     pub(crate) applied: u64,
     /// Entries that a member is behind its leader.
     pub(crate) lag: BTreeMap<u64, Option<u64>>,
+    /// Voters whose clocks are far from those of the majority, and by how many milliseconds they are
+    /// ahead: they lead nothing.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) wrong_clocks: BTreeMap<u64, i64>,
 }
 
 /// Placement groups by how they do.
@@ -179,6 +189,8 @@ pub(crate) struct Capacity {
 pub(crate) struct NodeReport {
     pub(crate) node: u64,
     pub(crate) version: String,
+    /// The newest one that this binary applies; 0 from a version that does not tell.
+    pub(crate) feature_level: u64,
     pub(crate) workers: Vec<WorkerReport>,
     /// What the redundancy job counted, where it runs.
     pub(crate) redundancy: Option<RedundancyReport>,

@@ -28,10 +28,12 @@ pub(crate) const REGION_DEFAULT: &str = "cn-granary-1";
 /// Layout of the metadata directory that this version writes and reads.
 const FORMAT: u32 = 1;
 /// Beside the database: the stamp that the database must have.
-const STAMP_FILE: &str = "db.stamp";
+pub(crate) const STAMP_FILE: &str = "db.stamp";
 
 /// How often the room under the metadata is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// The share of what is free there that one shard's log may have while a peer is sent its snapshot.
+const LOG_SHARE: u64 = 8;
 
 /// The running metadata service of this process.
 pub(crate) struct MetaRole {
@@ -194,10 +196,10 @@ impl MetaRole {
     pub(crate) async fn failed(&self) -> String {
         let failure = self.node.raft().failed().await;
         format!(
-            "the metadata in {} can no longer be written or read ({failure}); Granary stops, and \
-             nothing that was acknowledged is lost by that: look at the disk and the file system \
-             under it (full, read-only, I/O errors in the kernel's log), repair them or move the \
-             directory to a sound disk, then start Granary again",
+            "the metadata service failed: {failure}. Granary stops, and nothing that was \
+             acknowledged is lost by that. If {} can no longer be written or read (the disk or the \
+             file system under it is full, read-only, or has I/O errors in the kernel's log), repair \
+             it or move the directory to a sound disk; then start Granary again",
             self.dir.display()
         )
     }
@@ -214,6 +216,8 @@ impl MetaRole {
                 if let Ok(Ok(space)) = space {
                     refusing = too_little(space.free_bytes, min_free_bytes, refusing);
                     role.refuse_growth(refusing, space.free_bytes);
+                    let room = space.free_bytes.saturating_sub(min_free_bytes) / LOG_SHARE;
+                    role.node.raft().set_log_room(room);
                 }
                 tokio::select! {
                     () = watching.sleep(SPACE_INTERVAL) => {}

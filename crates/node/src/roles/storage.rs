@@ -22,7 +22,7 @@ use granary_blob_api::{BlobNode, DiskHealth};
 use granary_datapath::NodeDirectory;
 use granary_kv::Kv;
 use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
-use granary_meta_api::{Meta, pb};
+use granary_meta_api::{Meta, disk_state, pb};
 use granary_runtime::Runtime;
 use granary_types::{DiskId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs};
@@ -32,8 +32,6 @@ use parking_lot::Mutex;
 const MAP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a start waits for disks that are being opened; what takes longer is there later.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
-/// `state` of a disk record in service.
-const DISK_IN: u32 = 0;
 
 /// The disks of this process.
 pub(crate) struct StorageRole {
@@ -331,12 +329,16 @@ impl StorageRole {
             id: disk.0,
             node: self.node.0,
             total_bytes: total_bytes.unwrap_or(0),
-            state: DISK_IN,
+            state: disk_state::IN,
             path: path.display().to_string(),
         };
         let decision = self
             .meta
-            .propose(pb::RegisterDisk { disk: Some(record) })
+            .propose(pb::RegisterDisk {
+                disk: Some(record),
+                keep_state: true,
+                ..Default::default()
+            })
             .await?;
         decision
             .map(|_| ())

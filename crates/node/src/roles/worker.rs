@@ -9,14 +9,16 @@ use granary_meta_api::Meta;
 use granary_runtime::{Backoff, Runtime};
 use granary_types::NodeId;
 use granary_workers::{
-    BucketFinisher, DeletionWorker, MemberKeeper, MemberKeeperConfig, MetaNodes, OrphanSweep,
-    PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, ScrubWorker, Worker,
-    WorkerHandle, WorkerMetrics, start,
+    BucketFinisher, DeletionWorker, FeatureKeeper, MemberKeeper, MemberKeeperConfig, MetaNodes,
+    OrphanSweep, PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, ScrubWorker,
+    Worker, WorkerHandle, WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
 
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks whether the last node was upgraded.
+const FEATURE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two looks whether some groups have their turn to be read.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(30);
@@ -53,10 +55,10 @@ impl Jobs {
     }
 }
 
-/// What keeps the members of the shards, where there are several nodes.
+/// The metadata nodes, and how the members of their shards are kept where there are several.
 pub(crate) struct Members {
     pub(crate) nodes: Arc<dyn MetaNodes>,
-    pub(crate) config: MemberKeeperConfig,
+    pub(crate) config: Option<MemberKeeperConfig>,
 }
 
 impl WorkerRole {
@@ -67,7 +69,7 @@ impl WorkerRole {
         datapath: &DataPath,
         meta: Meta,
         config: &WorkersSection,
-        members: Option<Members>,
+        members: Members,
     ) -> Self {
         let mut jobs = Jobs {
             runtime: runtime.child(),
@@ -110,8 +112,10 @@ impl WorkerRole {
         jobs.start(Duration::from_secs(config.sweep_interval_secs), sweep);
         jobs.start(FINISHER_INTERVAL, finisher);
         jobs.start(SCRUB_INTERVAL, scrub);
-        if let Some(members) = members {
-            let keeper = MemberKeeper::new(meta, members.nodes, members.config);
+        let levels = FeatureKeeper::new(meta.clone(), Arc::clone(&members.nodes));
+        jobs.start(FEATURE_INTERVAL, levels);
+        if let Some(config) = members.config {
+            let keeper = MemberKeeper::new(meta, members.nodes, config);
             jobs.start(KEEPER_INTERVAL, keeper);
         }
         Self {

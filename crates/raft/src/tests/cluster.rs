@@ -1,18 +1,19 @@
 //! Nodes in one process over a transport that can lose, delay and cut.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use granary_kv::{Kv, MemoryKv};
-use granary_runtime::{Entropy, Runtime, SeededEntropy};
-use granary_types::{NodeId, ShardId};
+use granary_runtime::{Clock, Entropy, Runtime, SeededEntropy, SimulatedClock};
+use granary_types::{NodeId, ShardId, Timestamp};
 use parking_lot::Mutex;
 
-use super::simulated;
 use crate::testsuite::MapMachine;
+use crate::wire::proto::reply;
 use crate::{
     Group, RaftConfig, RaftHost, RaftReply, RaftRequest, RaftTransport, RequestKind, TransportError,
 };
@@ -29,6 +30,12 @@ pub(crate) struct Network {
     /// Requests and replies lost, in percent.
     loss: Mutex<u64>,
     pub(crate) sent: Mutex<BTreeMap<RequestKind, u64>>,
+    /// As between nodes that do not tell what their clocks show.
+    pub(crate) clocks_untold: AtomicBool,
+    /// Nodes that are told that they were removed.
+    pub(crate) removed: Mutex<BTreeSet<NodeId>>,
+    /// How long each step of a snapshot takes, in milliseconds.
+    pub(crate) snapshot_step_ms: AtomicU64,
 }
 
 impl Network {
@@ -67,7 +74,10 @@ impl RaftTransport for Link {
         request: RaftRequest,
     ) -> Result<RaftReply, TransportError> {
         *self.network.sent.lock().entry(request.kind()).or_default() += 1;
-        let delay = 1 + self.network.entropy.below(5);
+        let mut delay = 1 + self.network.entropy.below(5);
+        if request.kind() == RequestKind::Snapshot {
+            delay += self.network.snapshot_step_ms.load(Ordering::Relaxed);
+        }
         tokio::time::sleep(Duration::from_millis(delay)).await;
         let lost = || TransportError::NoAnswer {
             peer: to,
@@ -88,11 +98,54 @@ impl RaftTransport for Link {
                 peer: to,
                 reason: error.to_string(),
             })?;
+        let reply = match (reply, self.network.removed.lock().contains(&self.from)) {
+            (RaftReply(reply::Body::Append(mut reply)), true) => {
+                reply.sender_removed = true;
+                RaftReply(reply::Body::Append(reply))
+            }
+            (reply, _) => reply,
+        };
+        let reply = match self.network.clocks_untold.load(Ordering::Relaxed) {
+            true => without_clock(reply),
+            false => reply,
+        };
         if self.network.passes(to, self.from) {
             Ok(reply)
         } else {
             Err(lost())
         }
+    }
+}
+
+fn without_clock(RaftReply(mut reply): RaftReply) -> RaftReply {
+    match &mut reply {
+        reply::Body::Append(reply) => reply.wall_ms = 0,
+        reply::Body::Vote(reply) => reply.wall_ms = 0,
+        reply::Body::Snapshot(_) | reply::Body::TransferLeader(_) => {}
+    }
+    RaftReply(reply)
+}
+
+/// What a node takes for the time of day: the true one, and how far it is off.
+pub(crate) struct NodeClock {
+    true_time: Arc<SimulatedClock>,
+    off_ms: AtomicI64,
+}
+
+impl NodeClock {
+    pub(crate) fn set_off(&self, off_ms: i64) {
+        self.off_ms.store(off_ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for NodeClock {
+    fn now(&self) -> Timestamp {
+        let off_ms = self.off_ms.load(Ordering::Relaxed);
+        Timestamp(self.true_time.now().0.saturating_add_signed(off_ms))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.true_time.monotonic()
     }
 }
 
@@ -123,6 +176,9 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// Of the nodes that are started from now on.
     pub(crate) config: RaftConfig,
+    pub(crate) true_time: Arc<SimulatedClock>,
+    /// Over restarts.
+    pub(crate) clocks: BTreeMap<NodeId, Arc<NodeClock>>,
     seed: u64,
     starts: u64,
 }
@@ -136,12 +192,17 @@ impl Cluster {
             entropy: SeededEntropy::new(seed),
             loss: Mutex::new(0),
             sent: Mutex::default(),
+            clocks_untold: AtomicBool::new(false),
+            removed: Mutex::default(),
+            snapshot_step_ms: AtomicU64::new(0),
         };
         let nodes = BTreeMap::new();
         let mut cluster = Self {
             network: Arc::new(network),
             nodes,
             config,
+            true_time: Arc::new(SimulatedClock::starting_at(1_700_000_000_000)),
+            clocks: BTreeMap::new(),
             seed,
             starts: 0,
         };
@@ -157,7 +218,14 @@ impl Cluster {
 
     pub(crate) async fn start(&mut self, id: NodeId, kv: MemoryKv) {
         self.starts += 1;
-        let runtime = simulated(self.seed.wrapping_mul(1000) + self.starts);
+        let clock = self.clocks.entry(id).or_insert_with(|| {
+            Arc::new(NodeClock {
+                true_time: Arc::clone(&self.true_time),
+                off_ms: AtomicI64::new(0),
+            })
+        });
+        let seed = self.seed.wrapping_mul(1000) + self.starts;
+        let runtime = Runtime::simulated(clock.clone(), Arc::new(SeededEntropy::new(seed)));
         let link = Link {
             from: id,
             network: Arc::clone(&self.network),

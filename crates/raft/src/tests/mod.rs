@@ -1,5 +1,6 @@
 //! Groups under simulated time: one thread, a paused clock, blocking calls in place.
 
+mod clocks;
 mod cluster;
 mod remote;
 mod several;

@@ -17,8 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::service_fn;
 
-use crate::grpc::{Dial, GrpcTransport, Lane, routes};
+use super::cluster::Cluster;
+use crate::grpc::{Dial, GrpcTransport, Lane, RemovedSender, Service, routes};
 use crate::testsuite::MapMachine;
+use crate::wire::proto::raft_server::Raft;
+use crate::wire::proto::{self, request};
 use crate::{Group, RaftConfig, RaftHost, RaftTransport, TransportError};
 
 const SHARD: ShardId = ShardId(1);
@@ -158,4 +161,56 @@ async fn who_is_not_there_or_not_meant_is_told_apart() {
         matches!(other, Err(TransportError::Refused { .. })),
         "{other:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_node_is_heard_about_shards_of_which_it_is_a_member() {
+    let cluster = Cluster::formed(3, 1, RaftConfig::default()).await;
+    cluster.leader().await;
+    let node = &cluster.nodes[&NodeId(1)];
+    let alone = ShardId(9);
+    let kv: Arc<dyn Kv> = Arc::new(node.kv.clone());
+    let machine = Arc::new(MapMachine::new(alone, kv));
+    node.host.open(alone, machine).await.unwrap();
+    node.host.bootstrap(alone, &[NodeId(1)]).await.unwrap();
+    let host = Arc::clone(&node.host);
+    let service = Service { host };
+    for (shard, removed, expected) in [
+        (super::cluster::SHARD, None, true),
+        (super::cluster::SHARD, Some(2), true),
+        (super::cluster::SHARD, Some(7), false),
+        (alone, Some(2), false),
+    ] {
+        // Heard means here: found to lack a part.
+        let vote = request::Body::Vote(proto::VoteCall::default());
+        let mut request = tonic::Request::new(proto::Envelope {
+            shard: shard.0,
+            to: 1,
+            request: Some(proto::Request { body: Some(vote) }),
+        });
+        if let Some(removed) = removed {
+            request
+                .extensions_mut()
+                .insert(RemovedSender(NodeId(removed)));
+        }
+        let refused = service.send(request).await.unwrap_err();
+        let heard = refused.code() != tonic::Code::PermissionDenied;
+        assert_eq!(heard, expected, "{shard}, {removed:?}: {refused}");
+    }
+    // As a leader it is heard when it would hand over.
+    for hands_over in [false, true] {
+        let append = request::Body::Append(proto::Append {
+            hands_over,
+            ..proto::Append::default()
+        });
+        let mut request = tonic::Request::new(proto::Envelope {
+            shard: super::cluster::SHARD.0,
+            to: 1,
+            request: Some(proto::Request { body: Some(append) }),
+        });
+        request.extensions_mut().insert(RemovedSender(NodeId(2)));
+        let refused = service.send(request).await.unwrap_err();
+        let heard = refused.code() != tonic::Code::PermissionDenied;
+        assert_eq!(heard, hands_over, "{refused}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Three voters and more: lost leaders, partitions, snapshots, membership, hand-over, reads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -483,5 +485,132 @@ async fn a_new_replica_is_sent_a_snapshot_and_never_the_first_entry() {
         );
         let purged = cluster.nodes[&new].group.metrics().purged_index;
         assert!(purged.is_some(), "restart {restart}");
+    }
+}
+
+/// While a large shard is sent, a busy one goes on: what is applied meanwhile must still be in the
+/// log when the snapshot is there, or the next one is sent, and so on for ever.
+#[tokio::test(start_paused = true)]
+async fn a_busy_shard_is_taken_over_by_a_new_node_with_one_snapshot() {
+    // Steps and transfer may take as long as they like, or steps have a limit that the whole exceeds.
+    for snapshot_timeout_ms in [600_000, 1000] {
+        let config = RaftConfig {
+            snapshot_timeout_ms,
+            ..compacting()
+        };
+        let mut cluster = Cluster::formed(1, 41, config).await;
+        let leader = cluster.leader().await.id;
+        let group = cluster.nodes[&leader].group.clone();
+        let put = async |key: String| {
+            let command = Bytes::from(format!("{key}=v"));
+            group.propose(command, PATIENCE).await.unwrap()
+        };
+        for number in 0..1600 {
+            put(format!("key{number:04}")).await;
+        }
+        // Each of its hundred and more chunks lets some twenty entries be made.
+        let step_ms = &cluster.network.snapshot_step_ms;
+        step_ms.store(50, Ordering::Relaxed);
+        let new = NodeId(2);
+        cluster.start(new, MemoryKv::new()).await;
+        let done = Arc::new(AtomicBool::new(false));
+        let writing = {
+            let (done, group) = (Arc::clone(&done), group.clone());
+            let runtime = cluster.nodes[&leader].runtime.clone();
+            let sleeper = runtime.clone();
+            runtime.spawn(async move {
+                let mut written = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    let command = Bytes::from(format!("key{:04}=w", written % 1600));
+                    group.propose(command, PATIENCE).await.unwrap();
+                    sleeper.sleep(Duration::from_millis(2)).await;
+                    written += 1;
+                }
+                written
+            })
+        };
+        let why = format!("{snapshot_timeout_ms} ms");
+        let added = group.add_learner(new, PATIENCE).await;
+        assert!(added.is_ok(), "{why}: {added:?}");
+        let written = {
+            done.store(true, Ordering::Relaxed);
+            writing.await.unwrap()
+        };
+        assert!(written > 1000, "{why}: only {written} meanwhile");
+        let sent = cluster.network.sent.lock()[&RequestKind::Snapshot];
+        assert!(sent < 300, "{why}: more than one snapshot: {sent} messages");
+        cluster.converge().await;
+        // Once it has caught up, the log is cut as ever.
+        for number in 0..200 {
+            put(format!("late{number}")).await;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        put("last".to_owned()).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let metrics = group.metrics();
+        let kept = metrics.last_index.unwrap() - metrics.purged_index.unwrap();
+        assert!(kept <= 60, "{why}: {kept} entries are kept");
+    }
+}
+
+/// A node that is being sent a snapshot and dies does not hold the log for ever.
+#[tokio::test(start_paused = true)]
+async fn the_log_is_cut_when_the_node_that_was_sent_a_snapshot_is_gone() {
+    let mut cluster = Cluster::formed(1, 42, compacting()).await;
+    let leader = cluster.leader().await.id;
+    let group = cluster.nodes[&leader].group.clone();
+    let put = async |key: String| {
+        let command = Bytes::from(format!("{key}=v"));
+        group.propose(command, PATIENCE).await.unwrap()
+    };
+    for number in 0..400 {
+        put(format!("key{number:04}")).await;
+    }
+    let step_ms = &cluster.network.snapshot_step_ms;
+    step_ms.store(200, Ordering::Relaxed);
+    let new = NodeId(2);
+    cluster.start(new, MemoryKv::new()).await;
+    group.admit_learner(new, PATIENCE).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.kill(new, 0).await;
+    for number in 0..400 {
+        put(format!("late{number}")).await;
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    put("last".to_owned()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let metrics = group.metrics();
+    let kept = metrics.last_index.unwrap() - metrics.purged_index.unwrap();
+    assert!(kept <= 60, "{kept} entries are kept");
+}
+
+/// A node that was given up although a shard has no majority without it: it votes still, and leads
+/// nothing, for nobody would find it.
+#[tokio::test(start_paused = true)]
+async fn a_removed_node_hands_over_and_goes_on_voting() {
+    for seed in 1..=5 {
+        let mut cluster = three(seed).await;
+        let removed = cluster.leader().await.id;
+        cluster.nodes[&removed].put("before").await.unwrap();
+        let others: Vec<NodeId> = cluster
+            .ids()
+            .into_iter()
+            .filter(|id| *id != removed)
+            .collect();
+        cluster.kill(others[0], 0).await;
+        cluster.network.removed.lock().insert(removed);
+        let next = cluster.leader_among(&others).await;
+        next.put("with its vote").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(next.group.is_leader(), "seed {seed}");
+        // Even when it is elected once more.
+        next.group.transfer_leader(removed).await.unwrap();
+        cluster.leader_among(&[removed]).await;
+        cluster
+            .leader_among(&others)
+            .await
+            .put("again")
+            .await
+            .unwrap();
     }
 }

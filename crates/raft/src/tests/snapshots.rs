@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use granary_kv::{Direction, Kv, KvRead, MemoryKv, Space};
+use granary_kv::{Direction, Kv, KvError, KvRead, KvStats, MemoryKv, Scan, Space, WriteBatch};
 use granary_runtime::Runtime;
 use granary_types::NodeId;
 use tokio::sync::watch;
@@ -237,6 +237,142 @@ async fn a_transfer_that_begins_during_an_installation_does_not_disturb_it() {
     assert_eq!(follower.group.last_applied(), Some(95));
     assert_eq!(follower.staged(), 0);
     follower.host.stop().await.unwrap();
+}
+
+/// A large snapshot is installed for longer than the sender waits for one answer: it asks again, and
+/// does not begin from the start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_transfer_may_be_asked_for_again() {
+    let runtime = Runtime::system();
+    let follower = Arc::new(Follower::start(runtime.clone(), false).await);
+    let sent = transfer(1, 90, 60);
+    follower.take(sent.begin).await.unwrap();
+    for chunk in sent.chunks {
+        follower.take(chunk).await.unwrap();
+    }
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let (waiting, finish) = (Arc::clone(&follower), sent.finish.clone());
+        asked.push(runtime.spawn(async move { waiting.take(finish).await }));
+        let mut entered = follower.machine.entered.subscribe();
+        entered.wait_for(|entered| *entered).await.unwrap();
+        // The first one is given up.
+        if let [first] = asked.as_slice() {
+            first.abort();
+        }
+    }
+    follower.machine.open.send_replace(true);
+    let answer = asked.pop().unwrap().await.unwrap();
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(follower.group.last_applied(), Some(90));
+    // And once more, when it is long done.
+    let again = follower.take(sent.finish).await;
+    assert!(again.is_ok(), "{again:?}");
+    assert_eq!(follower.staged(), 0);
+    follower.host.stop().await.unwrap();
+}
+
+/// A store whose syncs wait until they are let through.
+struct SlowSync {
+    store: MemoryKv,
+    entered: watch::Sender<bool>,
+    open: watch::Sender<bool>,
+}
+
+impl KvRead for SlowSync {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.store.get(space, key)
+    }
+
+    fn scan(&self, space: Space, start: &[u8], end: Option<&[u8]>, order: Direction) -> Scan<'_> {
+        self.store.scan(space, start, end, order)
+    }
+}
+
+impl Kv for SlowSync {
+    fn snapshot(&self) -> Arc<dyn KvRead> {
+        self.store.snapshot()
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        self.store.write(batch)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        if !*self.open.borrow() {
+            self.entered.send_replace(true);
+        }
+        while !*self.open.borrow() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.store.sync()
+    }
+
+    fn stats(&self) -> KvStats {
+        self.store.stats()
+    }
+}
+
+/// The leader counts its lease from when it sent an append, the node that stores it for long must
+/// not help anybody else meanwhile, however short its own timeouts are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_holds_while_what_it_is_given_for_is_being_stored() {
+    let runtime = Runtime::system();
+    let store = Arc::new(SlowSync {
+        store: MemoryKv::new(),
+        entered: watch::Sender::new(false),
+        open: watch::Sender::new(true),
+    });
+    let config = RaftConfig::with_election(200, 50);
+    let kv: Arc<dyn Kv> = store.clone();
+    let host = RaftHost::start(
+        runtime.clone(),
+        NodeId(2),
+        config,
+        kv.clone(),
+        Arc::new(NoPeers),
+    );
+    let machine = Arc::new(MapMachine::new(SHARD, kv));
+    let _group = host.open(SHARD, machine).await.unwrap();
+    let take = async |request| host.handle(SHARD, RaftRequest(request)).await;
+    let snapshot = transfer(1, 9, 1);
+    take(snapshot.begin.0).await.unwrap();
+    for chunk in snapshot.chunks {
+        take(chunk.0).await.unwrap();
+    }
+    take(snapshot.finish.0).await.unwrap();
+    // What the snapshot promised is over.
+    tokio::time::sleep(Duration::from_millis(3200)).await;
+    store.open.send_replace(false);
+    let append = request::Body::Append(proto::Append {
+        vote: leaders_vote(),
+        previous: Some(proto::LogId { term: 1, index: 9 }),
+        entries: vec![proto::Entry {
+            id: Some(proto::LogId { term: 1, index: 10 }),
+            payload: Some(proto::entry::Payload::Blank(proto::Blank {})),
+        }],
+        lease_ms: 3000,
+        ..proto::Append::default()
+    });
+    let (storing, append) = (Arc::clone(&host), RaftRequest(append));
+    let storing = runtime.spawn(async move { storing.handle(SHARD, append).await });
+    let mut entered = store.entered.subscribe();
+    entered.wait_for(|entered| *entered).await.unwrap();
+    // Its own timeout is over, the leader's lease is not.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let vote = request::Body::Vote(proto::VoteCall {
+        vote: Some(vote_to_proto(&Vote::new(2, 3))),
+        last: Some(proto::LogId { term: 1, index: 99 }),
+        leadership_transfer: false,
+        pre_vote: true,
+    });
+    let reply = take(vote).await.map(|RaftReply(reply)| reply);
+    let granted = matches!(&reply, Ok(proto::reply::Body::Vote(vote)) if vote.granted);
+    // First, or a failure would wait for it for ever.
+    store.open.send_replace(true);
+    assert!(!granted, "{reply:?}");
+    storing.await.unwrap().unwrap();
+    host.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use super::cluster::{Cluster, PATIENCE, SHARD};
 use super::simulated;
 use crate::health::{Health, HostHealth};
 use crate::log_key::{Kind, key, kind_end};
-use crate::log_store::{Keep, LogEnvironment, LogStore, Peers};
+use crate::log_store::{Keep, LogEnvironment, LogStore, Peers, ROOM_BYTES};
 use crate::machine::Machine;
 use crate::snapshot::Stage;
 use crate::testsuite::MapMachine;
@@ -144,9 +144,15 @@ async fn a_group_of_one_keeps_little_and_others_keep_so_many_bytes() {
 #[tokio::test(start_paused = true)]
 async fn more_is_kept_while_a_snapshot_is_sent() {
     let kv = MemoryKv::new();
-    let (mut log, _) = log_over(&kv);
+    let room = Arc::new(AtomicU64::new(ROOM_BYTES));
+    let (mut log, _) = log_with(&kv, Arc::clone(&room));
     let cut = |log: &LogStore| {
-        [Peers::None, Peers::Following, Peers::SentSnapshot].map(|peers| log.first_to_keep(peers))
+        let needed = [
+            (Peers::None, None),
+            (Peers::Following, None),
+            (Peers::Following, Some(1200)),
+        ];
+        needed.map(|(peers, needed)| log.first_to_keep(peers, needed))
     };
     log.append((0..900).map(entry), IOFlushed::noop())
         .await
@@ -155,11 +161,14 @@ async fn more_is_kept_while_a_snapshot_is_sent() {
     log.append((900..2500).map(entry), IOFlushed::noop())
         .await
         .unwrap();
-    assert_eq!(cut(&log), [Some(2500), Some(1500), None]);
+    assert_eq!(cut(&log), [Some(2500), Some(1500), Some(1200)]);
     log.append((2500..9500).map(entry), IOFlushed::noop())
         .await
         .unwrap();
-    assert_eq!(cut(&log), [Some(9500), Some(8500), Some(1500)]);
+    assert_eq!(cut(&log), [Some(9500), Some(8500), Some(1200)]);
+    // Unless the disk has no room for it.
+    room.store(1000, Ordering::Relaxed);
+    assert_eq!(cut(&log), [Some(9500), Some(8500), Some(8500)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,6 +285,10 @@ fn entry(index: u64) -> Entry {
 
 /// A log over `kv`, and what it has told of failures.
 fn log_over(kv: &MemoryKv) -> (LogStore, HostHealth) {
+    log_with(kv, Arc::new(AtomicU64::new(ROOM_BYTES)))
+}
+
+fn log_with(kv: &MemoryKv, room: Arc<AtomicU64>) -> (LogStore, HostHealth) {
     let (runtime, kv) = (simulated(9), Arc::new(kv.clone()));
     let (synced, host) = (kv.clone(), HostHealth::default());
     let syncs = GroupCommit::start(&runtime, KvError::Closed, move || synced.sync());
@@ -285,6 +298,7 @@ fn log_over(kv: &MemoryKv) -> (LogStore, HostHealth) {
         syncs,
         health: Health::new(SHARD, host.clone()),
         page_bytes: 1 << 20,
+        room,
         keep: Keep {
             bytes: 1 << 20,
             entries: 1000,

@@ -92,6 +92,13 @@ impl MetaControl for ControlLink {
         .await
     }
 
+    async fn feature_level(&self) -> Result<u64, MetaError> {
+        self.ask("feature level", ShardId::ROOT, |control| async move {
+            control.feature_level().await
+        })
+        .await
+    }
+
     async fn open_replica(&self, shard: ShardId, home: SlabId) -> Result<(), MetaError> {
         self.ask("replica open", shard, move |control| async move {
             control.open_replica(shard, home).await

@@ -44,6 +44,7 @@ async fn register(meta: &Meta, id: u64) {
         id,
         zone: format!("z{id}"),
         address: format!("n{id}.example:9100"),
+        feature_level: granary_meta::FEATURE_LEVEL,
         ..Default::default()
     };
     let registered = meta.propose(pb::RegisterNode { node: Some(node) }).await;

@@ -1,9 +1,10 @@
 //! Opening groups on their disks at the map's epoch, filling members that are not complete, and
 //! comparing all members before one that is leaving goes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
 use granary_datapath::{Group, GroupMember};
@@ -34,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// Groups filled at once, and those of them that one disk may be a member of.
 const GROUPS_AT_ONCE: usize = 8;
 const GROUPS_PER_DISK: usize = 2;
+/// Pause between two questions to a disk which epochs it knows.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 /// Group and disk pairs opened per tick.
 const OPENED_PER_TICK: usize = 20_000;
 
@@ -48,6 +51,7 @@ impl PlacementKeeper {
         // A disk that was away may have lost what it was told.
         self.opened
             .retain(|&(pg, disk), _| known(pg, disk) && self.view.is_readable(disk));
+        self.forget_what_disks_forgot().await;
         let mut pending: BTreeMap<DiskId, Vec<(PgId, u64)>> = BTreeMap::new();
         let unopened = map
             .groups()
@@ -67,6 +71,36 @@ impl PlacementKeeper {
             .await;
         self.opened.extend(opened.into_iter().flatten());
         Ok(())
+    }
+
+    /// Asks some disks which epochs they know: one that made its index anew between two looks at it
+    /// may know none, and would take no chunk of the group until it changes again.
+    async fn forget_what_disks_forgot(&mut self) {
+        let now = self.runtime.monotonic();
+        let told: BTreeSet<DiskId> = self.opened.keys().map(|&(_, disk)| disk).collect();
+        self.asked.retain(|disk, _| told.contains(disk));
+        let is_due = |disk: &DiskId| {
+            let asked = self.asked.get(disk);
+            asked.is_none_or(|&at| now.saturating_sub(at) >= ASK_EVERY)
+        };
+        let due: Vec<DiskId> = told
+            .into_iter()
+            .filter(is_due)
+            .take(DISKS_AT_ONCE)
+            .collect();
+        let view = &self.view;
+        let asking = due.iter().map(|&disk| async move {
+            let node = view.node_of(disk)?;
+            let known = within(OPEN_TIMEOUT, node.groups(disk)).await.ok()?.ok()?;
+            Some((disk, known.into_iter().collect::<BTreeMap<PgId, u64>>()))
+        });
+        let answers = join_all(asking).await;
+        self.asked.extend(due.into_iter().map(|disk| (disk, now)));
+        for (disk, known) in answers.into_iter().flatten() {
+            self.opened.retain(|&(pg, on), epoch| {
+                on != disk || known.get(&pg).is_some_and(|known| known >= epoch)
+            });
+        }
     }
 
     /// Opens groups on one disk; those it confirmed. A disk that gives no answer is not asked on:
@@ -234,6 +268,9 @@ impl PlacementKeeper {
         self.filling.lock().remove(&group.id);
         let whole = state.failed + state.unsound == 0 && !state.partial;
         let complete = group.members.iter().all(|member| member.complete);
+        // Without a complete member every other one may have what nobody else has: none counts as
+        // filled before all of them were read.
+        let sourced = group.members.iter().any(|member| member.complete);
         match group.leaving {
             // Every chunk is on every member that stays, and the epoch says that none can have
             // been acknowledged since with a copy of the leaving one.
@@ -241,7 +278,16 @@ impl PlacementKeeper {
                 self.replace(group, leaving, NONE).await?;
                 self.view.refresh_map().await?;
             }
-            None if state.failed == 0 => self.complete(group).await?,
+            None if state.failed == 0 && (sourced || !state.partial) => {
+                if !sourced {
+                    tracing::warn!(
+                        pg = %group.id,
+                        "the last complete disk of a placement group is gone: what the others have \
+                         is all there is"
+                    );
+                }
+                self.complete(group).await?;
+            }
             _ => {
                 let chunks = state.failed + state.unsound;
                 tracing::debug!(pg = %group.id, chunks, "group not filled yet");

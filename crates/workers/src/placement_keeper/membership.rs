@@ -1,11 +1,12 @@
 //! Disks that go and come, and who takes their places.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use granary_blob_api::DiskHealth;
 use granary_datapath::{ClusterMap, Group, GroupMember};
-use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
+use granary_meta_api::{disk_state, pb};
 use granary_placement::Places;
 use granary_types::DiskId;
 
@@ -14,10 +15,6 @@ use super::growth::NONE;
 use super::layout::{rule_of, topology_of};
 use crate::WorkerError;
 
-/// `state` of a disk record.
-const DISK_IN: u32 = 0;
-const DISK_OUT: u32 = 1;
-const DISK_REMOVED: u32 = 2;
 /// Members replaced per tick: repair is spread over time as well as over disks.
 const REPLACED_PER_TICK: usize = 64;
 /// Groups looked at before other tasks have their turn.
@@ -25,13 +22,17 @@ const GROUPS_PER_TURN: usize = 256;
 
 impl PlacementKeeper {
     /// Takes out disks that failed or have been unreachable for long, and takes back disks that
-    /// were out and are healthy again: their groups are compared before anything relies on them.
+    /// were out and are healthy again. They may have missed what was written and deleted meanwhile:
+    /// with the command they are complete no more where another one that answers is, and so their groups
+    /// are compared before anything relies on them.
     pub(super) async fn update_disk_states(&mut self) -> Result<bool, WorkerError> {
         let map = self.view.map();
         let mut changed = false;
+        // Looked up once, for all that come back.
+        let mut replaceable = None;
         for disk in map.disks() {
             let id = DiskId(disk.id);
-            if disk.state == DISK_REMOVED {
+            if disk.state == disk_state::REMOVED {
                 // For good, however healthy it is: only an operator takes it back.
                 self.away.remove(&id);
                 continue;
@@ -39,10 +40,10 @@ impl PlacementKeeper {
             let health = self.view.status(id).map(|status| status.health);
             let state = match health {
                 // Given up for good, whatever its node may still say.
-                _ if map.is_removed(id) => DISK_OUT,
-                Some(DiskHealth::Failed) => DISK_OUT,
-                Some(DiskHealth::Healthy | DiskHealth::Full) => DISK_IN,
-                None if self.is_given_up(id) => DISK_OUT,
+                _ if map.is_removed(id) => disk_state::OUT,
+                Some(DiskHealth::Failed) => disk_state::OUT,
+                Some(DiskHealth::Healthy | DiskHealth::Full) => disk_state::IN,
+                None if self.is_given_up(id) => disk_state::OUT,
                 None | Some(DiskHealth::Opening) => disk.state,
             };
             if health.is_some() {
@@ -53,10 +54,21 @@ impl PlacementKeeper {
             }
             let mut record = disk.clone();
             record.state = state;
-            let command = pb::RegisterDisk { disk: Some(record) };
+            let groups = match state {
+                disk_state::IN => replaceable
+                    .get_or_insert_with(|| self.compared_with_others(&map))
+                    .remove(&id),
+                _ => None,
+            };
+            let command = pb::RegisterDisk {
+                disk: Some(record),
+                state_only: true,
+                groups: groups.unwrap_or_default(),
+                keep_state: false,
+            };
             let answer = self.meta.propose(command).await?;
             answer.map_err(|no| WorkerError::refused("a disk's state", no))?;
-            if state == DISK_OUT {
+            if state == disk_state::OUT {
                 tracing::warn!(disk = %id, "disk is taken out of service");
             } else {
                 tracing::info!(disk = %id, "disk is back in service");
@@ -67,6 +79,21 @@ impl PlacementKeeper {
             self.view.refresh_map().await?;
         }
         Ok(changed)
+    }
+
+    /// The groups in which each disk is a complete member, and another one that answers is.
+    fn compared_with_others(&self, map: &ClusterMap) -> HashMap<DiskId, Vec<u32>> {
+        let mut groups: HashMap<DiskId, Vec<u32>> = HashMap::new();
+        for group in map.groups() {
+            let complete = || group.members.iter().filter(|member| member.complete);
+            for member in complete() {
+                let mut others = complete().filter(|other| other.disk != member.disk);
+                if others.any(|other| self.view.is_readable(other.disk)) {
+                    groups.entry(member.disk).or_default().push(group.id.0);
+                }
+            }
+        }
+        groups
     }
 
     /// True when a disk has been away for so long that others get its chunks.
@@ -90,8 +117,18 @@ impl PlacementKeeper {
     /// The last complete member of a group keeps its place while it may still come back, or answers
     /// although it was given up: what it holds is read only as long as it is a member. When all
     /// others are lost for good as well, a member without a complete one beside it stays, too.
+    ///
+    /// A place is given away only when no gateway can count its disk any more. Whoever cannot reach a
+    /// disk from here knows nothing of who else can: a gateway may reach just that one and the next
+    /// one to be lost, and neither those that stay, which would tell it of the new epoch, nor the root.
+    /// With its old map it would acknowledge what only former members have, and nobody reads them.
+    /// They cannot be told of the new epoch either. But a gateway counts no copy by a map that the root
+    /// has not confirmed within `MAP_AGE_MAX`, and none on a disk that its map says is out. So when
+    /// the root has said for longer than that that a disk is out, nobody counts it; what was counted
+    /// before is what is lost with any disk, and is on as many others as its class promises.
     pub(super) async fn replace_lost_members(&mut self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
+        self.note_out(&map);
         let mut replaced = 0;
         let mut lost: Vec<&Group> = map
             .groups()
@@ -115,7 +152,8 @@ impl PlacementKeeper {
                     return Ok(true);
                 }
                 let readable = |disk| self.view.is_readable(disk);
-                let Some(old) = lost_member(&map, group, readable) else {
+                let counts = |disk| !self.counts_nowhere(disk);
+                let Some(old) = lost_member(&map, group, readable, counts) else {
                     continue;
                 };
                 let new = if is_needless(&map, group, old, readable) {
@@ -133,6 +171,28 @@ impl PlacementKeeper {
             }
         }
         Ok(replaced > 0)
+    }
+
+    /// Remembers since when disks are out. The map was read before now.
+    fn note_out(&mut self, map: &ClusterMap) {
+        let now = self.runtime.monotonic();
+        self.out.retain(|&disk, _| !map.is_in(disk));
+        for disk in map.disks().map(|disk| DiskId(disk.id)) {
+            if !map.is_in(disk) {
+                self.out.entry(disk).or_insert(now);
+            }
+        }
+    }
+
+    /// True when no gateway has a map any more by which it would count a copy on the disk.
+    fn counts_nowhere(&self, disk: DiskId) -> bool {
+        let after = Duration::from_millis(self.config.replace_after_ms);
+        let now = self.runtime.monotonic();
+        match self.out.get(&disk) {
+            Some(&since) => now.saturating_sub(since) >= after,
+            // One that the root does not know is in no map.
+            None => self.view.map().node_of(disk).is_none(),
+        }
     }
 
     /// Gives the place of a disk to another one. [`NONE`] as the old one: it is added; as the new
@@ -164,11 +224,13 @@ impl PlacementKeeper {
 
 /// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
 /// that is complete goes only while another complete one is in service and answers. Given up for good
-/// and without an answer, it goes anyway; while it answers, the others are filled from it.
+/// and without an answer, it goes anyway; while it answers, the others are filled from it. One that
+/// some gateway may still count goes later.
 fn lost_member(
     map: &ClusterMap,
     group: &Group,
     readable: impl Fn(DiskId) -> bool,
+    counts: impl Fn(DiskId) -> bool,
 ) -> Option<DiskId> {
     let others = |of: DiskId| group.members.iter().filter(move |m| m.disk != of);
     let is_source = |m: &GroupMember| m.complete && readable(m.disk);
@@ -179,7 +241,8 @@ fn lost_member(
             && (!readable(member.disk) || others(member.disk).any(is_source));
         !member.complete || replaced || given_up
     };
-    let out = group.members.iter().filter(|m| !map.is_in(m.disk));
+    let members = group.members.iter();
+    let out = members.filter(|m| !map.is_in(m.disk) && !counts(m.disk));
     let first = out
         .filter(may_go)
         .min_by_key(|m| (group.leaving != Some(m.disk), m.complete, m.disk));
@@ -222,9 +285,9 @@ mod tests {
                 .map(|(id, (_, is_in, removed, _))| pb::state::Disk {
                     id,
                     state: match (is_in, removed) {
-                        (true, _) => DISK_IN,
-                        (false, false) => DISK_OUT,
-                        (false, true) => DISK_REMOVED,
+                        (true, _) => disk_state::IN,
+                        (false, false) => disk_state::OUT,
+                        (false, true) => disk_state::REMOVED,
                     },
                     ..Default::default()
                 })
@@ -245,7 +308,7 @@ mod tests {
             leaving: None,
         };
         let readable = |disk: DiskId| members[disk.0 as usize - 1].3;
-        lost_member(&map, &group, readable).map(|disk| disk.0)
+        lost_member(&map, &group, readable, |_| false).map(|disk| disk.0)
     }
 
     #[test]

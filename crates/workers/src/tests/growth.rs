@@ -6,17 +6,13 @@ use std::time::Duration;
 
 use granary_blob_api::BlobNode;
 use granary_datapath::{CopyCheck, Group};
+pub(super) use granary_meta_api::disk_state::{READMITTED, REMOVED};
 use granary_meta_api::pb;
 use granary_types::{ChunkId, DiskId};
 
 use super::world::{MIB, World, content, dir, run, simulated};
 use super::{assert_whole, disk_in, fewest_copies, redundancy};
 use crate::{Tick, Worker};
-
-/// `state` of a disk record that an operator gave up for good.
-pub(super) const REMOVED: u32 = 2;
-/// What a command says of a disk that an operator takes back.
-pub(super) const READMITTED: u32 = 3;
 
 /// Removes a copy as if it had never reached the disk.
 pub(super) async fn lose_copy(world: &World, disk: DiskId, chunk: ChunkId) {
@@ -306,7 +302,10 @@ fn a_disk_that_was_removed_for_good_comes_back_by_an_operators_act_only() {
                 state,
                 ..record(world)
             };
-            let register = pb::RegisterDisk { disk: Some(record) };
+            let register = pb::RegisterDisk {
+                disk: Some(record),
+                ..Default::default()
+            };
             world.meta.propose(register).await.unwrap().unwrap();
             world.view.refresh().await.unwrap();
         };
@@ -329,6 +328,7 @@ fn a_disk_that_was_removed_for_good_comes_back_by_an_operators_act_only() {
         );
         assert_whole(&world, 3).await;
         set(&world, READMITTED).await;
+        keep_on(&mut world, 1).await;
         assert_eq!(record(&world).state, 0);
         world.vfs.inject(dir(3), granary_vfs::Fault::WriteError);
         world.put("b", &content(MIB, 67)).await;
@@ -355,6 +355,9 @@ pub(super) async fn set_state(world: &World, disk: DiskId, state: u32) {
         state,
         ..known.clone()
     };
-    let register = pb::RegisterDisk { disk: Some(record) };
+    let register = pb::RegisterDisk {
+        disk: Some(record),
+        ..Default::default()
+    };
     world.meta.propose(register).await.unwrap().unwrap();
 }

@@ -20,6 +20,8 @@ pub(super) type HungDisks = Arc<Mutex<BTreeSet<DiskId>>>;
 pub(super) struct Hanging {
     pub(super) store: BlobStore,
     pub(super) hung: HungDisks,
+    /// Disks that know no epoch, until they are told one.
+    pub(super) forgetful: HungDisks,
 }
 
 impl Hanging {
@@ -82,6 +84,9 @@ impl BlobNode for Hanging {
 
     async fn groups(&self, disk: DiskId) -> Result<Vec<(PgId, u64)>, BlobError> {
         self.unless_hung(disk).await;
+        if self.forgetful.lock().contains(&disk) {
+            return Ok(Vec::new());
+        }
         self.store.groups(disk).await
     }
 
@@ -109,6 +114,7 @@ impl BlobNode for Hanging {
 
     async fn open_pg(&self, disk: DiskId, pg: PgId, epoch: u64) -> Result<(), BlobError> {
         self.unless_hung(disk).await;
+        self.forgetful.lock().remove(&disk);
         self.store.open_pg(disk, pg, epoch).await
     }
 

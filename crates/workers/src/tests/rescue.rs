@@ -80,7 +80,8 @@ fn the_last_copy_is_copied_back_from_a_disk_that_was_given_up() {
             assert!(!report.clean && report.damage.iter().any(|d| d.disk == Some(disk.0)));
             if taken_back {
                 set_state(&world, disk, READMITTED).await;
-                world.view.refresh().await.unwrap();
+                keep_on(&mut world, 1).await;
+                assert!(world.view.map().is_in(disk));
             }
             // What frees copies on disks that are no members comes first: it must leave these alone.
             run(&mut sweep(&world)).await;

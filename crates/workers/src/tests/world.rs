@@ -12,7 +12,7 @@ use granary_blob::{BlobConfig, BlobStore, DiskConfig};
 use granary_blob_api::{BlobNode, ChunkEntry};
 use granary_datapath::{
     BodyError, BodyLimits, ClusterView, DataPath, DataPathConfig, NodeDirectory, ReadError,
-    ReadSource, WriteTarget, Written,
+    ReadSource, WriteError, WriteTarget, Written,
 };
 use granary_kv::MemoryKv;
 use granary_meta::{MetaConfig, MetaNode, NewCluster};
@@ -50,7 +50,7 @@ pub(super) struct World {
 
 /// Storage nodes by their ids.
 #[derive(Clone, Default)]
-pub(super) struct Nodes(Arc<Mutex<BTreeMap<u64, BlobStore>>>, HungDisks);
+pub(super) struct Nodes(Arc<Mutex<BTreeMap<u64, BlobStore>>>, HungDisks, HungDisks);
 
 impl Nodes {
     fn all(&self) -> Vec<BlobStore> {
@@ -60,6 +60,25 @@ impl Nodes {
     /// Takes a node away: nobody reaches it any more.
     pub(super) fn stop(&self, node: u64) {
         self.0.lock().remove(&node);
+    }
+
+    /// The same nodes on the ways of another process.
+    pub(super) fn seen_by_another(&self) -> Self {
+        Self(
+            Arc::clone(&self.0),
+            HungDisks::default(),
+            HungDisks::default(),
+        )
+    }
+
+    /// Makes a disk lose what it knows of the epochs of its groups, without anybody noticing.
+    pub(super) fn forget_epochs(&self, disk: DiskId) {
+        self.2.lock().insert(disk);
+    }
+
+    /// True while nobody has told it an epoch again.
+    pub(super) fn has_forgotten(&self, disk: DiskId) -> bool {
+        self.2.lock().contains(&disk)
     }
 
     /// Makes a disk answer nothing any more, although its node says that it is well; or again.
@@ -76,8 +95,21 @@ impl Nodes {
 impl NodeDirectory for Nodes {
     fn node(&self, node: NodeId) -> Option<Arc<dyn BlobNode>> {
         let store = self.0.lock().get(&node.0).cloned();
-        let hung = Arc::clone(&self.1);
-        store.map(|store| Arc::new(Hanging { store, hung }) as Arc<dyn BlobNode>)
+        let (hung, forgetful) = (Arc::clone(&self.1), Arc::clone(&self.2));
+        let hanging = store.map(|store| Hanging {
+            store,
+            hung,
+            forgetful,
+        });
+        hanging.map(|node| Arc::new(node) as Arc<dyn BlobNode>)
+    }
+}
+
+/// No gateway has an old map here.
+pub(super) fn keeper_config() -> KeeperConfig {
+    KeeperConfig {
+        replace_after_ms: 0,
+        ..KeeperConfig::default()
     }
 }
 
@@ -129,7 +161,7 @@ impl World {
             meta.clone(),
             path.clone(),
             metrics.clone(),
-            KeeperConfig::default(),
+            keeper_config(),
         );
         let mut world = Self {
             runtime,
@@ -157,6 +189,7 @@ impl World {
         let record = pb::state::Node {
             id: node,
             zone: "a".into(),
+            feature_level: granary_meta::FEATURE_LEVEL,
             ..Default::default()
         };
         let register = pb::RegisterNode { node: Some(record) };
@@ -191,7 +224,11 @@ impl World {
             state: 0,
             path: dir(disk).display().to_string(),
         };
-        let register = pb::RegisterDisk { disk: Some(record) };
+        let register = pb::RegisterDisk {
+            disk: Some(record),
+            keep_state: true,
+            ..Default::default()
+        };
         self.meta.propose(register).await.unwrap().unwrap();
         id
     }
@@ -242,6 +279,16 @@ impl World {
     }
 
     pub(super) async fn write(&self, key: &'static str, bytes: &Bytes) -> Written {
+        self.write_through(&self.path, key, bytes).await.unwrap()
+    }
+
+    /// Writes through a gateway.
+    pub(super) async fn write_through(
+        &self,
+        gateway: &DataPath,
+        key: &'static str,
+        bytes: &Bytes,
+    ) -> Result<Written, WriteError> {
         let target = WriteTarget {
             at: self.at(key),
             redundancy: Redundancy::Lrs,
@@ -252,7 +299,7 @@ impl World {
             max_bytes: 1 << 40,
         };
         let body = stream::iter([Ok::<_, BodyError>(bytes.clone())]);
-        self.path.write(target, body, limits).await.unwrap()
+        gateway.write(target, body, limits).await
     }
 
     pub(super) async fn commit(

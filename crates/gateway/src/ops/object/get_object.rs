@@ -14,6 +14,7 @@ use super::link::Read;
 use super::version::{check_conditions, check_readable, existing};
 use crate::body::Payload;
 use crate::ctx::{Ctx, Subject};
+use crate::failure;
 use crate::head::Head;
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::{Output, insert};
@@ -80,7 +81,9 @@ impl Operation for GetObject {
             version: read.version,
             inline: read.inline,
         };
-        let stream = Box::new(cx.shared.datapath.read(source, range));
+        let mut stream = Box::new(cx.shared.datapath.read(source, range));
+        // While nothing was sent, a client can still be told.
+        stream.begin().await.map_err(failure::of_read)?;
         let payload = match status {
             StatusCode::OK => {
                 cx.shared

@@ -50,7 +50,8 @@ fn born() -> Node {
         ranges: vec![range],
         ..Default::default()
     };
-    create_shard(&node.kv, &descriptor, state::ShardSettings::default()).unwrap();
+    let settings = state::ShardSettings::default();
+    create_shard(&node.kv, &descriptor, settings, crate::FEATURE_LEVEL).unwrap();
     node
 }
 

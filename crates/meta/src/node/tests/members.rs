@@ -1,8 +1,10 @@
 //! Shards of several nodes: replicas that begin empty, members that change, leaders that are handed
 //! over, and shards without a quorum.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use granary_kv::KvRead as _;
 use granary_meta_api::{Meta, MetaControl, MetaError, MetaService, pb};
 use granary_raft::RaftConfig;
@@ -516,6 +518,45 @@ async fn a_replica_without_a_leader_stays() {
     assert!(replica(&cluster, 4, ShardId(1)).await.is_some());
     let four = cluster.node(NodeId(4));
     cluster.until("it is closed", || !four.has_shards()).await;
+}
+
+/// The root, when nobody answers.
+struct Silent;
+
+#[async_trait]
+impl MetaService for Silent {
+    async fn propose(&self, _: ShardId, _: pb::Command) -> Result<pb::CommandReply, MetaError> {
+        std::future::pending().await
+    }
+
+    async fn query(&self, _: ShardId, _: pb::Query) -> Result<pb::QueryReply, MetaError> {
+        std::future::pending().await
+    }
+}
+
+/// Its vote is what the others of a shard without a leader wait for: it must not be kept away from
+/// them while it asks whether it is a member still.
+#[tokio::test(start_paused = true)]
+async fn a_replica_without_a_leader_hears_the_others() {
+    let mut cluster = TestCluster::formed(3, 75, config()).await;
+    let meta = cluster.client();
+    let bucket = bucket(&meta).await;
+    write(&meta, &bucket, 0..3).await;
+    let shards = [ROOT, ShardId(1), ShardId(2)];
+    cluster.settled(&shards, &ids(&[1, 2, 3])).await;
+    cluster.kill(NodeId(1), 0).await;
+    cluster.kill(NodeId(2), 0).await;
+    let three = cluster.node(NodeId(3));
+    three.route_root_through(Arc::new(Silent));
+    for second in 0..120 {
+        cluster.runtime.sleep(Duration::from_secs(1)).await;
+        for shard in shards {
+            assert!(!three.raft().is_sealed(shard), "{shard} after {second} s");
+        }
+    }
+    drop(three);
+    cluster.start(NodeId(1)).await;
+    check(&meta, &bucket, 0..3).await;
 }
 
 /// A crash at any write of the closing: what is left goes when the node starts again, and nothing

@@ -8,12 +8,13 @@ use futures_util::future::join_all;
 use granary_blob_api::DiskHealth;
 use granary_cluster::Lane;
 use granary_datapath::Group;
-use granary_meta_api::{MetaError, pb as meta};
+use granary_meta::FEATURE_LEVEL;
+use granary_meta_api::{MetaError, disk_state, pb as meta};
 use granary_runtime::within;
 use granary_types::{DiskId, NodeId, ShardId};
 
+use super::Shared;
 use super::verdict::{judge, mark_replaced};
-use super::{DISK_REMOVED, Shared};
 use crate::cluster::pb::DescribeNodeRequest;
 use crate::cluster::pb::admin_client::AdminClient;
 use crate::cluster::progress::time_left;
@@ -23,7 +24,7 @@ use crate::cluster::status::{
 };
 
 /// Longest time for one node's answer, so that a status never waits for those that are away.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// Format of the reports.
 const FORMAT: u32 = 1;
 
@@ -65,6 +66,7 @@ impl Shared {
         NodeReport {
             node: self.identity.node.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            feature_level: FEATURE_LEVEL,
             workers: states,
             redundancy,
         }
@@ -119,6 +121,7 @@ impl Shared {
             format: FORMAT,
             cluster_id: self.identity.cluster_id.clone(),
             region: info.region,
+            feature_level: info.feature_level,
             zones: zones(&in_service),
             nodes: node_statuses(&map, &reports),
             disks: self.disks(&map),
@@ -187,7 +190,7 @@ impl Shared {
                 let node = map.nodes.iter().find(|node| node.id == disk.node);
                 let known = self.view.status(DiskId(disk.id));
                 let state = match (&known, disk.state) {
-                    (_, DISK_REMOVED) => "removed",
+                    (_, disk_state::REMOVED) => "removed",
                     _ if node.is_some_and(|node| node.removed) => "removed",
                     (Some(status), _) => match status.health {
                         DiskHealth::Healthy => "up",
@@ -329,6 +332,9 @@ fn node_statuses(
                 version: report
                     .map(|report| report.version.clone())
                     .unwrap_or_default(),
+                feature_level: report
+                    .map_or(node.feature_level, |report| report.feature_level)
+                    .max(1),
             }
         })
         .collect();
@@ -394,5 +400,10 @@ fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStat
         learners: replica.learners.clone(),
         applied: replica.last_applied,
         lag: members.map(|&member| (member, lag(member))).collect(),
+        wrong_clocks: replica
+            .wrong_clocks
+            .iter()
+            .map(|clock| (clock.node, clock.ahead_ms))
+            .collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! What is wrong with a cluster, in sentences, and how bad that is. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use granary_types::{DiskId, NodeId};
 
@@ -59,6 +59,14 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
                 shard.id
             ));
         }
+    }
+    let clocks = status.shards.iter().flat_map(|shard| &shard.wrong_clocks);
+    for (node, ahead_ms) in clocks.collect::<BTreeMap<_, _>>() {
+        let (seconds, which) = (ahead_ms.unsigned_abs() / 1000, *ahead_ms > 0);
+        let which = if which { "ahead of" } else { "behind" };
+        problems.push(format!(
+            "the clock of node {node} is {seconds} s {which} the others'"
+        ));
     }
     let groups = &status.groups;
     if groups.unavailable > 0 {

@@ -23,8 +23,8 @@ use granary_cluster::{
 use granary_kv::Kv;
 use granary_kv_rocks::RocksBudget;
 use granary_meta::{
-    Renewal, RestoreError, RestoredShard, buckets_in_use, plan_renewal, restore_shard,
-    verify_whole, without_backup,
+    FEATURE_LEVEL, Renewal, RestoreError, RestoredShard, buckets_in_use, plan_renewal,
+    restore_shard, verify_whole, without_backup,
 };
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::NoPeers;
@@ -397,7 +397,10 @@ impl Build<'_> {
         }
         for shard in whole.missing {
             let store = Arc::clone(kv);
-            let begun = self.runtime.blocking(move || without_backup(store, shard));
+            let seen = self.sources.catalog.newest_term(shard);
+            let begun = self
+                .runtime
+                .blocking(move || without_backup(store, shard, seen));
             let begun = match begun.await? {
                 Ok(begun) => begun,
                 Err(RestoreError::NoCheckpoint { shard, reason }) => {
@@ -424,6 +427,7 @@ async fn renew(
 ) -> anyhow::Result<Peers> {
     meta.node.wait_ready(READY_LIMIT).await?;
     let client = &meta.client;
+    raise_level(client).await?;
     let renewed = client.propose(plan.command.clone()).await?;
     renewed.map_err(|no| anyhow::anyhow!("the root was not renewed: {}", no.detail))?;
     let node = record(config, plan.node);
@@ -439,7 +443,10 @@ async fn renew(
                 ..disk.clone()
             };
             let moved = client
-                .propose(pb::RegisterDisk { disk: Some(disk) })
+                .propose(pb::RegisterDisk {
+                    disk: Some(disk),
+                    ..Default::default()
+                })
                 .await?;
             moved.map_err(|no| anyhow::anyhow!("a disk was refused: {}", no.detail))?;
         }
@@ -462,6 +469,19 @@ async fn renew(
     }
     let map = client.query(pb::GetClusterMap::default()).await?;
     Ok(Peers::of(&map))
+}
+
+/// The root is put back by a command that not every level has. No other node applies it now, whatever
+/// it runs: those that had metadata lost it, and get it anew from this one.
+async fn raise_level(client: &Meta) -> anyhow::Result<()> {
+    let map = client.query(pb::GetClusterMap::default()).await?;
+    let raise = pb::ActivateFeature {
+        level: FEATURE_LEVEL,
+        nodes: map.nodes.iter().map(|node| node.id).collect(),
+    };
+    let raised = client.propose_to(ShardId::ROOT, raise).await?;
+    raised.map_err(|no| anyhow::anyhow!("the feature level was not raised: {}", no.detail))?;
+    Ok(())
 }
 
 /// Where it is remembered that a node was rebuilt, until all others know.

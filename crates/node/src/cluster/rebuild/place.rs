@@ -13,6 +13,7 @@ use granary_vfs::{DirLock, LOCK_FILE, RealVfs, Vfs as _};
 use super::Cluster;
 use crate::cluster::status::Peers;
 use crate::files;
+use crate::roles::meta::STAMP_FILE;
 
 /// The new directory while it is being made.
 const BESIDE: &str = "rebuilding";
@@ -21,8 +22,10 @@ const ADMIN: &str = "admin";
 /// There from a rebuild until every other node knows of this one.
 pub(super) const MARKER: &str = "rebuilt";
 /// What is moved into place. The identity makes it a node's, and comes afterwards.
-const MOVED: [&str; 8] = [
+const MOVED: [&str; 9] = [
     "db",
+    // Without it a database that is lost before the first start would be missed by nobody.
+    STAMP_FILE,
     "format",
     "master.key",
     "node.key",

@@ -459,8 +459,10 @@ impl World {
     /// The cluster as it was before everything was lost.
     async fn back_up(&self) {
         let runtime = self.runtime.child();
+        // Made by a version that knew no other level.
         let config = MetaConfig {
             data_shards: 2,
+            first_feature_level: 1,
             ..MetaConfig::default()
         };
         let kv: Arc<dyn Kv> = Arc::new(MemoryKv::new());
@@ -495,7 +497,10 @@ impl World {
                 state: 0,
                 path: format!("/{disk}"),
             };
-            let register = pb::RegisterDisk { disk: Some(disk) };
+            let register = pb::RegisterDisk {
+                disk: Some(disk),
+                ..Default::default()
+            };
             meta.propose(register).await.unwrap().unwrap();
         }
         let pool = state::Pool {
@@ -712,6 +717,8 @@ async fn two_rebuilds_do_not_share_a_state_directory() {
         let kept = std::fs::read(world.admin_dir().join(name)).unwrap();
         assert_eq!(std::fs::read(state.join("admin").join(name)).unwrap(), kept);
     }
+    // An empty database in place of this one is missed from the first start on.
+    assert!(state.join("db.stamp").exists());
     // Run again, it tells the others once more.
     let again = world.rebuild("state", false).await.unwrap();
     assert_eq!(again.node_id, rebuilt.node_id);
