@@ -8,4 +8,5 @@ mod fixture;
 mod multipart;
 mod objects;
 mod server;
+mod settings;
 mod traffic_limit;
