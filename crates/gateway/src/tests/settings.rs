@@ -195,14 +195,14 @@ async fn versions_are_kept_listed_and_changed_one_by_one() {
         (tagged.status, tagged.header("x-oss-version-id")),
         (200, one.as_str())
     );
-    let count = |id: String| async move {
-        let keys = client
-            .get(&format!("versioned/k?tagging&versionId={id}"))
-            .await;
-        keys.elements("Key").len()
+    let count = |id: &str| {
+        let (client, id) = (served.client(), id.to_owned());
+        async move {
+            let target = format!("versioned/k?tagging&versionId={id}");
+            client.get(&target).await.elements("Key").len()
+        }
     };
-    let client = &served.client();
-    assert_eq!((count(one.clone()).await, count(two.clone()).await), (1, 0));
+    assert_eq!((count(&one).await, count(&two).await), (1, 0));
     assert_eq!(
         client
             .put(&format!("versioned/k?tagging&versionId={marker}"), tags)
