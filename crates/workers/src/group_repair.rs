@@ -35,6 +35,8 @@ const LACKING_PER_CALL: usize = 2000;
 const COPIED_PER_CALL: usize = 8;
 /// Chunks copied at once.
 const COPIES_AT_ONCE: usize = 4;
+/// Between two lines about copies that are not made.
+const TELL_PAUSE: Duration = Duration::from_secs(5);
 /// Time all shards get to say what chunks belong to; far less than a step of filling a group has.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after one did not.
@@ -50,6 +52,8 @@ pub(crate) struct GroupRepair {
     metrics: WorkerMetrics,
     /// When (monotonic) shards are asked again after one did not answer.
     ask_again_at: Arc<Mutex<Duration>>,
+    /// When (monotonic) a copy that is not made may be told of again.
+    tell_again_at: Arc<Mutex<Duration>>,
 }
 
 /// What a call found and did.
@@ -136,6 +140,7 @@ impl GroupRepair {
             path,
             metrics,
             ask_again_at: Arc::default(),
+            tell_again_at: Arc::default(),
         }
     }
 
@@ -244,15 +249,12 @@ impl GroupRepair {
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        let mut told = false;
         for (chunk, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
             repaired.saw(&chunk.entry);
             if let Some((disk, why)) = &filled.why
-                && !told
+                && self.may_tell()
             {
-                // One line per call: where one chunk fails, others do for the same reason.
-                told = true;
                 tell(group, &chunk, *disk, why);
             }
             repaired.rescued += u64::from(chunk.is_on_no_member() && filled.held > 0);
@@ -261,6 +263,17 @@ impl GroupRepair {
             repaired.lost += u64::from(filled.lost);
             repaired.below_target += u64::from(filled.held < copies);
         }
+    }
+
+    /// True once in a while: where one chunk fails, others do for the same reason, however many.
+    fn may_tell(&self) -> bool {
+        let now = self.view.runtime().monotonic();
+        let mut again_at = self.tell_again_at.lock();
+        let may = now >= *again_at;
+        if may {
+            *again_at = now + TELL_PAUSE;
+        }
+        may
     }
 
     /// Those of some chunks that should exist, as far as anybody knows; and how many are outside of
