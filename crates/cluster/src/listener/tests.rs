@@ -133,8 +133,14 @@ async fn a_node_that_is_removed_while_it_is_connected_is_refused() {
     ask_map(channel.clone()).await.unwrap();
     world.root.remove_node(NodeId(2));
     node.learn(&world);
-    let said = ask_map(channel).await.unwrap_err().to_string();
+    let said = ask_map(channel.clone()).await.unwrap_err().to_string();
     assert!(said.contains("node 2 was removed"), "{said}");
+    let status = JoinClient::new(channel)
+        .renew(pb::RenewRequest::default())
+        .await
+        .unwrap_err();
+    assert!(crate::says_removed(&status, NodeId(2)));
+    assert!(!crate::says_removed(&status, NodeId(3)));
     world.runtime.stop().await;
 }
 
