@@ -8,7 +8,8 @@ use std::io;
 
 use granary_types::NodeId;
 use rustls::CertificateError;
-use tonic::{Code, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
 
 /// What asking again at the same address cannot change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,21 @@ pub fn plain(status: &Status) -> String {
 /// Whether another node has refused a call because the node that made it was given up.
 pub fn says_removed(status: &Status, node: NodeId) -> bool {
     status.code() == Code::PermissionDenied && status.message() == removed_sentence(node)
+}
+
+/// Whether the node at the other end still hears this one about consensus: `None` when nobody answers.
+/// One that was given up is heard by the members of shards that have not let it go yet. Nothing serves
+/// the method: who may call it is decided before.
+pub async fn is_heard(channel: Channel, own: NodeId) -> Option<bool> {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.ok()?;
+    let path = http::uri::PathAndQuery::from_static("/granary.raft.v1.Raft/IsHeard");
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    match client.unary(Request::new(()), path, codec).await {
+        Ok(_) => Some(true),
+        Err(status) if says_removed(&status, own) => Some(false),
+        Err(status) => status.source().is_none().then_some(true),
+    }
 }
 
 /// What a node that was given up hears; older versions say it in the same words.

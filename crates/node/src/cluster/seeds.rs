@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream;
-use granary_cluster::{Lane, Links, connect_to_address, says_removed};
+use granary_cluster::{Lane, Links, connect_to_address, is_heard};
 use granary_runtime::{Runtime, within};
 use granary_types::NodeId;
 
@@ -41,7 +41,7 @@ impl Seeds {
     }
 
     /// Ends when a node of this cluster, of the address book or at an address of the configuration,
-    /// says that this one was given up. A node that was is refused by all others, the root included.
+    /// says that this one was given up, and none has a shard that still needs it.
     pub(super) async fn until_refused(&self, own: NodeId) {
         loop {
             self.runtime.sleep(REFUSED_PAUSE).await;
@@ -51,18 +51,14 @@ impl Seeds {
             let seeds = book.seeds().iter().take(SEEDS_MAX);
             let named = seeds.filter_map(|seed| connect_to_address(links.security(), seed).ok());
             let asked = known.chain(named).map(|channel| async move {
-                let mut client = AdminClient::new(channel);
-                let asked = client.describe_node(DescribeNodeRequest {});
-                match within(ANSWER_LIMIT, asked).await {
-                    Ok(Err(status)) => says_removed(&status, own),
-                    Ok(Ok(_)) | Err(_) => false,
-                }
+                let asked = within(ANSWER_LIMIT, is_heard(channel, own));
+                asked.await.ok().flatten()
             });
-            let mut asked = stream::iter(asked).buffer_unordered(SEEDS_MAX);
-            while let Some(refused) = asked.next().await {
-                if refused {
-                    return;
-                }
+            let asked = stream::iter(asked).buffer_unordered(SEEDS_MAX);
+            let heard: Vec<Option<bool>> = asked.collect().await;
+            // A shard may need it for the majority that lets it go.
+            if heard.contains(&Some(false)) && !heard.contains(&Some(true)) {
+                return;
             }
         }
     }
