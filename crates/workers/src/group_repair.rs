@@ -249,9 +249,14 @@ impl GroupRepair {
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
+        let mut useless = Vec::new();
         for (chunk, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
             repaired.saw(&chunk.entry);
+            if filled.held == 0 && self.is_useless(group, &chunk).await {
+                useless.push(chunk.entry.id);
+                continue;
+            }
             if let Some((disk, why)) = &filled.why
                 && self.may_tell()
             {
@@ -263,6 +268,27 @@ impl GroupRepair {
             repaired.lost += u64::from(filled.lost);
             repaired.below_target += u64::from(filled.held < copies);
         }
+        if !useless.is_empty() {
+            tracing::warn!(pg = %group.id, chunks = useless.len(), "parts of the metadata's backup that nobody can read are given up");
+            self.deleter.delete(&useless).await;
+        }
+    }
+
+    /// True of a part of the metadata's backup of which every member was asked, and each that has it
+    /// has bad bytes: what an attempt left that a power failure broke off. Nobody knows its owner, so
+    /// it would lack copies until it is superseded, and a rebuild would take it for one that is missing.
+    async fn is_useless(&self, group: &Group, chunk: &Lacking) -> bool {
+        let everybody = self.serving(group).len() == group.members.len();
+        let nowhere_else = chunk.live.is_empty() && chunk.outside.is_empty();
+        if !is_backup(&chunk.entry.owner) || !everybody || !nowhere_else {
+            return false;
+        }
+        for &disk in &chunk.damaged {
+            if self.path.verify_copy(&chunk.entry, disk).await != CopyCheck::Bad {
+                return false;
+            }
+        }
+        !chunk.damaged.is_empty()
     }
 
     /// True once in a while: where one chunk fails, others do for the same reason, however many.

@@ -14,7 +14,7 @@ use granary_runtime::within;
 use granary_types::NodeId;
 
 use super::KeySealer;
-use super::client::sentence;
+use crate::failure::plain;
 use crate::pb::join_client::JoinClient;
 use crate::pki::{Authority, Fingerprint};
 use crate::trust::BUNDLE_MAX;
@@ -197,8 +197,8 @@ impl CaRotation {
         let asked = client.describe_trust(pb::DescribeTrustRequest {});
         match within(ANSWER_LIMIT, asked).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(sentence(&status)),
-            Err(elapsed) => Err(elapsed.to_string()),
+            Ok(Err(status)) => Err(format!("does not answer: {}", plain(&status))),
+            Err(_) => Err("does not answer in time".to_owned()),
         }
     }
 }
