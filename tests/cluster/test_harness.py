@@ -181,7 +181,7 @@ def test_layouts_have_every_role_in_every_zone():
 
 WHOLE = {
     "health": "ok", "problems": [], "nodes": [{"id": 1, "state": "up"}, {"id": 2, "state": "removed"}],
-    "disks": [{"id": 1, "node": 1, "state": "up"}], "groups": {"healthy": 3, "degraded": 0},
+    "disks": [{"id": "1", "node": 1, "state": "up"}], "groups": {"healthy": 3, "degraded": 0},
     "shards": [{"id": 0, "leader": 1, "voters": [1], "learners": [], "lag": {"1": 0}}],
     "chunks_below_target": 0, "chunks_below_target_counted_at": 1000.0, "repair": {"running": False},
 }
@@ -192,7 +192,7 @@ WHOLE = {
     ({"health": "degraded"}, "health"),
     ({"nodes": [{"id": 1, "state": "suspect"}]}, "z1a"),
     ({"nodes": []}, "z1a"),
-    ({"disks": [{"id": 1, "node": 1, "state": "failed"}]}, "disk 1"),
+    ({"disks": [{"id": "1", "node": 1, "state": "failed"}]}, "disk 1"),
     ({"shards": []}, "no shards"),
     ({"shards": [{"id": 0, "leader": None, "voters": [1], "learners": [], "lag": {}}]}, "no leader"),
     ({"shards": [{"id": 0, "leader": 1, "voters": [], "learners": [1], "lag": {}}]}, "voters"),

@@ -180,7 +180,7 @@ def status(registry, address):
     up = {n["id"] for n in rows if n["state"] == "up"}
     meta = [n["id"] for n in rows if "meta" in n["roles"] and n["state"] != "removed"][:3]
     ok = all(n["state"] != "down" for n in rows)
-    disks = [{"id": 10 * n["id"] + k, "node": n["id"], "state": "up" if n["id"] in up else "missing"}
+    disks = [{"id": str(10 * n["id"] + k), "node": n["id"], "state": "up" if n["id"] in up else "missing"}
              for n in nodes.values() if n["state"] != "removed" for k in range(len(n["data"]))]
     shards = [{"id": s, "leader": next((m for m in meta if m in up), None), "term": 1, "voters": meta, "learners": [],
                "lag": {str(m): 0 if m in up else None for m in meta}} for s in range(2)]

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod blob_nodes;
+mod failure;
 mod join;
 mod links;
 mod listener;
@@ -37,6 +38,7 @@ pub(crate) mod pb {
 
 pub use addresses::{AddressBook, PeerNode};
 pub use blob_nodes::BlobNodes;
+pub use failure::{is_heard, plain, says_removed};
 pub use join::{
     CaRotation, GiveUp, GiveUpCheck, JoinError, JoinParameters, JoinServer, Joined, KEY_ROLES,
     KeySealer, Renewal, RenewalError, RotationError, RotationStep, join_cluster, new_token,

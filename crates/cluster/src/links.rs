@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::failure::has_shown_certificate;
 use crate::pki::Fingerprint;
 use crate::trust::{client_pinned_to, server_name};
 use crate::wire::{Expecting, Wire, connect};
@@ -211,6 +212,25 @@ pub(crate) fn connect_as_stranger(
     };
     let endpoint = endpoint(address, Peer::Anonymous, &nobody, Lane::Meta)?;
     Ok(to_address(endpoint, address, tls))
+}
+
+/// Whether whoever is at host:port answers as a server of TLS, trusted or not.
+pub(crate) async fn is_tls_spoken_at(
+    runtime: &Runtime,
+    address: &str,
+    fingerprint: Fingerprint,
+) -> bool {
+    let (Ok(config), Ok(name)) = (
+        client_pinned_to(runtime, fingerprint),
+        server_name(ANY_NODE),
+    ) else {
+        return false;
+    };
+    match within(CONNECT_LIMIT, connect(address, Some((config, name)))).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => has_shown_certificate(&error),
+        Err(_) => false,
+    }
 }
 
 fn to_address(endpoint: Endpoint, address: &str, tls: Expecting) -> Channel {

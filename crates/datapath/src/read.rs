@@ -56,7 +56,8 @@ impl ReadStream {
             }
         });
         Self {
-            pieces: Box::pin(pieces),
+            // Asked again after its end, when there was nothing to begin with.
+            pieces: Box::pin(pieces.fuse()),
             first: None,
         }
     }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use granary_cluster::{
     CertificateFacts, Credentials, GiveUp, NodeKey, Peer, Security, StateDir, Trust,
-    certificates_from_pem, connect_to_address,
+    certificates_from_pem, connect_to_address, plain,
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
@@ -51,7 +51,8 @@ pub(crate) struct Reach {
     /// Configuration of a node: its own, for init and join; one of the cluster for the rest.
     #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG", global = true)]
     config: Option<PathBuf>,
-    /// Cluster address (HOST:PORT) of a node; several are tried in turn. [default: of --config]
+    /// Cluster address (HOST:PORT) of a node of the cluster to ask; several are tried in turn.
+    /// [default: that of --config; for join, its `join`]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
     address: Vec<String>,
     /// The `admin` directory that `granary admin init` wrote. [default: `admin` in the state
@@ -236,7 +237,8 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             let config = reach.node()?;
             let replaces = replaces.map(NodeId);
             let give_up = GiveUp { force, accept_loss };
-            let joined = join::join(&runtime, &config, &token, replaces, give_up).await?;
+            let seeds = &reach.address;
+            let joined = join::join(&runtime, &config, seeds, &token, replaces, give_up).await?;
             let identity = joined.identity;
             let value = json!({
                 "cluster_id": identity.cluster_id,
@@ -345,10 +347,44 @@ fn show(
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<ExitCode> {
     match reach.json {
-        true => crate::print(&serde_json::to_string(value)?),
+        true => print_json(value)?,
         false => crate::print(text().trim_end()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut value = serde_json::to_value(value)?;
+    ids_as_text(&mut value);
+    crate::print(&value.to_string());
+    Ok(())
+}
+
+/// Numbers of disks and buckets have 64 bits; most programs that read JSON keep 53 of them. As text they
+/// stay what they are.
+fn ids_as_text(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(ids_as_text),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match (name.as_str(), &mut *field) {
+                    ("disk" | "bucket", Value::Number(number)) => {
+                        *field = Value::String(number.to_string());
+                    }
+                    ("disks", Value::Array(disks)) => {
+                        for id in disks.iter_mut().filter_map(|disk| disk.get_mut("id")) {
+                            if let Value::Number(number) = id {
+                                *id = Value::String(number.to_string());
+                            }
+                        }
+                    }
+                    _ => ids_as_text(field),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// A cluster that answers at one of some addresses.
@@ -394,9 +430,9 @@ impl Cluster {
             match call(client).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) if status.code() == tonic::Code::Unavailable => {
-                    last = Some(anyhow::anyhow!("{address}: {}", status.message()));
+                    last = Some(anyhow::anyhow!("{address}: {}", plain(&status)));
                 }
-                Err(status) => bail!("{address}: {}", status.message()),
+                Err(status) => bail!("{address}: {}", plain(&status)),
             }
         }
         Err(last.context("no address was given")?)
@@ -453,7 +489,7 @@ impl Cluster {
     }
 
     async fn replace(&mut self, what: &Replaced, reach: &Reach) -> anyhow::Result<ExitCode> {
-        let (kind, id) = match *what {
+        let (kind, id, note) = match *what {
             Replaced::Node {
                 id,
                 force,
@@ -464,30 +500,35 @@ impl Cluster {
                     force,
                     accept_loss,
                 };
-                self.ask(async |client| client.remove_node(request).await.map(|_| ()))
+                let done = self
+                    .ask(async |client| Ok(client.remove_node(request).await?.into_inner()))
                     .await?;
-                ("node", id)
+                ("node", id, done.note)
             }
             Replaced::Disk { id } => {
                 let request = RemoveDiskRequest { disk: id };
-                self.ask(async |client| client.remove_disk(request).await.map(|_| ()))
+                let done = self
+                    .ask(async |client| Ok(client.remove_disk(request).await?.into_inner()))
                     .await?;
-                ("disk", id)
+                ("disk", id, done.note)
             }
         };
-        let value = json!({ kind: id, "state": "removed" });
-        show(reach, &value, || {
-            format!("{kind} {id} is given up: others take its place (granary admin status)")
+        let value = json!({ kind: id, "state": "removed", "note": note });
+        show(reach, &value, || match note.as_str() {
+            "" => format!("{kind} {id} is given up: others take its place (granary admin status)"),
+            note => format!("{kind} {id} is given up. {note}"),
         })
     }
 
     async fn readmit_disk(&mut self, id: u64, reach: &Reach) -> anyhow::Result<ExitCode> {
         let request = ReadmitDiskRequest { disk: id };
-        self.ask(async |client| client.readmit_disk(request).await.map(|_| ()))
+        let done = self
+            .ask(async |client| Ok(client.readmit_disk(request).await?.into_inner()))
             .await?;
-        let value = json!({ "disk": id, "state": "in" });
-        show(reach, &value, || {
-            format!("disk {id} is taken back: it gets chunks again (granary admin status)")
+        let value = json!({ "disk": id, "state": "in", "note": done.note });
+        show(reach, &value, || match done.note.as_str() {
+            "" => format!("disk {id} is taken back: it gets chunks again (granary admin status)"),
+            note => note.to_owned(),
         })
     }
 
@@ -498,7 +539,7 @@ impl Cluster {
             .await?;
         let bar = progress_bar(reach);
         let mut last = None;
-        while let Some(report) = reports.message().await? {
+        while let Some(report) = reports.message().await.map_err(|status| said(&status))? {
             if let Ok(found) = serde_json::from_str::<FsckReport>(&report.json)
                 && serde_json::from_str::<FsckProgress>(&report.json).is_err()
             {
@@ -527,7 +568,7 @@ impl Cluster {
             .await?;
         let bar = progress_bar(reach);
         let mut last = None;
-        while let Some(report) = reports.message().await? {
+        while let Some(report) = reports.message().await.map_err(|status| said(&status))? {
             if let Ok(progress) = serde_json::from_str::<ScrubProgress>(&report.json) {
                 bar.set_length(progress.groups.1);
                 bar.set_position(progress.groups.0);
@@ -547,6 +588,10 @@ impl Cluster {
             (false, false) => ExitCode::FAILURE,
         })
     }
+}
+
+fn said(status: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{}", plain(status))
 }
 
 fn found_damage(report: &FsckReport) -> u64 {
@@ -635,4 +680,33 @@ fn life(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "a time such as 30m, 24h or 7d".to_owned())?;
     Ok(Duration::from_secs(number.saturating_mul(seconds).max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_id_loses_digits_in_json() {
+        let id = u64::MAX - 1;
+        let mut value = json!({
+            "disks": [{ "id": id, "node": 3, "used_bytes": 1 }],
+            "damage": [{ "disk": id, "bucket": 1u64 << 62, "group": 7 }, { "disk": null }],
+            "disk": id,
+            "nodes": [{ "id": 2 }],
+        });
+        ids_as_text(&mut value);
+        assert_eq!(
+            value,
+            json!({
+                "disks": [{ "id": id.to_string(), "node": 3, "used_bytes": 1 }],
+                "damage": [
+                    { "disk": id.to_string(), "bucket": "4611686018427387904", "group": 7 },
+                    { "disk": null },
+                ],
+                "disk": id.to_string(),
+                "nodes": [{ "id": 2 }],
+            })
+        );
+    }
 }

@@ -563,7 +563,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(2)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [14, 10, 6, 9, 7]));
+        assert_eq!((flags.len(), counts), (12, [14, 10, 6, 9, 8]));
     }
 
     #[test]

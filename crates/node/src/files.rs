@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -14,6 +14,12 @@ pub(crate) fn read_if_present(file: &Path) -> anyhow::Result<Option<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
     }
+}
+
+/// Whether others than the owner may read or change a file. False when there is none.
+pub(crate) fn is_open_to_others(file: &Path) -> bool {
+    let mode = fs::metadata(file).map(|found| found.permissions().mode());
+    mode.is_ok_and(|mode| mode & 0o066 != 0)
 }
 
 /// Writes a file of mode 0600: a temporary file, synced, renamed, and the folder synced.
@@ -33,4 +39,27 @@ pub(crate) fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
         fs::File::open(folder)?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        assert!(!is_open_to_others(&file), "there is none");
+        write_secret(&file, "secret").unwrap();
+        for (mode, open) in [
+            (0o600, false),
+            (0o400, false),
+            (0o640, true),
+            (0o604, true),
+            (0o602, true),
+        ] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(&file), open, "{mode:o}");
+        }
+    }
 }

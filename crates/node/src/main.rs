@@ -18,6 +18,7 @@ mod telemetry;
 mod test_clock;
 mod vault;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _, Parser, Subcommand};
@@ -26,6 +27,9 @@ use rustix::fs::Mode;
 use crate::admin_cli::{AdminCommand, Reach};
 use crate::config::{ServerArgs, ServerConfig};
 use crate::start_config::{StartArgs, StartConfig};
+
+/// What a shell shows of a process that SIGPIPE has ended.
+const READER_GONE: i32 = 128 + 13;
 
 /// One heap for Rust and RocksDB, which gives memory back.
 #[global_allocator]
@@ -73,7 +77,7 @@ fn main() -> ExitCode {
             return match admin_cli::run(command, &reach) {
                 Ok(code) => code,
                 Err(error) => {
-                    complain(&format!("granary: {error:#}"));
+                    complain(&format!("granary: {}", said(&error)));
                     ExitCode::FAILURE
                 }
             };
@@ -86,7 +90,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("granary: {error:#}"));
+            complain(&format!("granary: {}", said(&error)));
             ExitCode::FAILURE
         }
     }
@@ -113,9 +117,37 @@ fn variables_of(command: &Command) -> Vec<String> {
     own.chain(below).collect()
 }
 
-#[expect(clippy::print_stdout, reason = "what the user asked to be printed")]
+/// Prints what the user asked for. Nobody who reads it any more ends the process, as a signal would.
 fn print(text: &str) {
-    println!("{text}");
+    if let Err(error) = print_if_read(text) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            complain(&format!(
+                "granary: cannot write to the standard output: {error}"
+            ));
+        }
+        std::process::exit(READER_GONE);
+    }
+}
+
+/// Prints what a process says that goes on.
+fn print_if_read(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// What is wrong, and why, each cause once.
+fn said(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 #[expect(

@@ -144,7 +144,8 @@ impl Running {
             out: &out,
             credentials: &credentials,
         };
-        crate::print(&greeting.to_string());
+        // The server goes on if nobody reads it.
+        let _ = crate::print_if_read(&greeting.to_string());
         if let Err(error) = credentials.note_seen() {
             tracing::warn!(
                 error = format!("{error:#}"),

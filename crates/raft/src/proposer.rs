@@ -240,7 +240,7 @@ impl Entries {
             tracing::warn!(
                 shard,
                 ahead_ms = own,
-                "this node's clock is far from those of the other voters: it hands the shard over;                  check its time synchronisation"
+                "this node's clock is far from those of the other voters: it hands the shard over; check its time synchronisation"
             );
         }
         self.clock_is_wrong = wrong;

@@ -35,6 +35,8 @@ const LACKING_PER_CALL: usize = 2000;
 const COPIED_PER_CALL: usize = 8;
 /// Chunks copied at once.
 const COPIES_AT_ONCE: usize = 4;
+/// Between two lines about copies that are not made.
+const TELL_PAUSE: Duration = Duration::from_secs(5);
 /// Time all shards get to say what chunks belong to; far less than a step of filling a group has.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after one did not.
@@ -50,6 +52,8 @@ pub(crate) struct GroupRepair {
     metrics: WorkerMetrics,
     /// When (monotonic) shards are asked again after one did not answer.
     ask_again_at: Arc<Mutex<Duration>>,
+    /// When (monotonic) a copy that is not made may be told of again.
+    tell_again_at: Arc<Mutex<Duration>>,
 }
 
 /// What a call found and did.
@@ -136,6 +140,7 @@ impl GroupRepair {
             path,
             metrics,
             ask_again_at: Arc::default(),
+            tell_again_at: Arc::default(),
         }
     }
 
@@ -244,15 +249,17 @@ impl GroupRepair {
             .buffer_unordered(COPIES_AT_ONCE)
             .collect()
             .await;
-        let mut told = false;
+        let mut useless = Vec::new();
         for (chunk, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
             repaired.saw(&chunk.entry);
+            if filled.held == 0 && self.is_useless(group, &chunk).await {
+                useless.push(chunk.entry.id);
+                continue;
+            }
             if let Some((disk, why)) = &filled.why
-                && !told
+                && self.may_tell()
             {
-                // One line per call: where one chunk fails, others do for the same reason.
-                told = true;
                 tell(group, &chunk, *disk, why);
             }
             repaired.rescued += u64::from(chunk.is_on_no_member() && filled.held > 0);
@@ -261,6 +268,38 @@ impl GroupRepair {
             repaired.lost += u64::from(filled.lost);
             repaired.below_target += u64::from(filled.held < copies);
         }
+        if !useless.is_empty() {
+            tracing::warn!(pg = %group.id, chunks = useless.len(), "parts of the metadata's backup that nobody can read are given up");
+            self.deleter.delete(&useless).await;
+        }
+    }
+
+    /// True of a part of the metadata's backup of which every member was asked, and each that has it
+    /// has bad bytes: what an attempt left that a power failure broke off. Nobody knows its owner, so
+    /// it would lack copies until it is superseded, and a rebuild would take it for one that is missing.
+    async fn is_useless(&self, group: &Group, chunk: &Lacking) -> bool {
+        let everybody = self.serving(group).len() == group.members.len();
+        let nowhere_else = chunk.live.is_empty() && chunk.outside.is_empty();
+        if !is_backup(&chunk.entry.owner) || !everybody || !nowhere_else {
+            return false;
+        }
+        for &disk in &chunk.damaged {
+            if self.path.verify_copy(&chunk.entry, disk).await != CopyCheck::Bad {
+                return false;
+            }
+        }
+        !chunk.damaged.is_empty()
+    }
+
+    /// True once in a while: where one chunk fails, others do for the same reason, however many.
+    fn may_tell(&self) -> bool {
+        let now = self.view.runtime().monotonic();
+        let mut again_at = self.tell_again_at.lock();
+        let may = now >= *again_at;
+        if may {
+            *again_at = now + TELL_PAUSE;
+        }
+        may
     }
 
     /// Those of some chunks that should exist, as far as anybody knows; and how many are outside of

@@ -10,8 +10,10 @@ use granary_runtime::{Backoff, Runtime, within};
 use granary_types::NodeId;
 use tonic::{Code, Status};
 
+use super::server::is_host_and_port;
 use super::{GiveUp, needs_master_key};
-use crate::links::connect_as_stranger;
+use crate::failure::{Mismatch, mismatch, plain};
+use crate::links::{connect_as_stranger, is_tls_spoken_at};
 use crate::pb;
 use crate::pb::join_client::JoinClient;
 use crate::{
@@ -72,8 +74,14 @@ pub enum JoinError {
         /// Why.
         reason: String,
     },
-    /// Nobody gave a useful answer in time. It can be tried again.
-    #[error("no node answered in time; last: {0}")]
+    /// What is to be asked is no address.
+    #[error("{0} is not HOST:PORT: that is how the address of a node to ask is written")]
+    Address(String),
+    /// Somebody is there, and asking again cannot help; what each address says.
+    #[error("no node lets this one join: {0}")]
+    Hopeless(String),
+    /// Nobody gave a useful answer in time; what each address says. It can be tried again.
+    #[error("no node answered in time: {0}")]
     NoAnswer(String),
     /// The directory's certificate has expired and it cannot get a new one by joining.
     #[error(
@@ -194,9 +202,14 @@ async fn ask(
     if parameters.seeds.is_empty() {
         return Err(JoinError::NoSeeds);
     }
+    if let Some(seed) = parameters.seeds.iter().find(|seed| !is_host_and_port(seed)) {
+        return Err(JoinError::Address(seed.clone()));
+    }
     let mut backoff = Backoff::new(runtime, FIRST_PAUSE, LONGEST_PAUSE, limit);
     loop {
-        let mut last = String::new();
+        let mut asked = Vec::new();
+        // Where somebody is that will never do, and nobody who may.
+        let (mut never, mut later) = (false, false);
         for seed in &parameters.seeds {
             let channel = connect_as_stranger(runtime, seed, pinned)?;
             let mut client = JoinClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -207,35 +220,56 @@ async fn ask(
                 Ok(Err(status)) => status,
                 Err(elapsed) => Status::deadline_exceeded(elapsed.to_string()),
             };
-            let reason = sentence(&status);
-            match status.code() {
-                Code::PermissionDenied | Code::InvalidArgument => {
-                    let seed = seed.clone();
-                    return Err(JoinError::Refused { seed, reason });
-                }
-                _ => last = format!("{seed}: {reason}"),
+            if matches!(
+                status.code(),
+                Code::PermissionDenied | Code::InvalidArgument
+            ) {
+                let (seed, reason) = (seed.clone(), plain(&status));
+                return Err(JoinError::Refused { seed, reason });
             }
+            let fingerprint = parameters.token.fingerprint();
+            let tls_there = parameters.plaintext
+                && std::error::Error::source(&status).is_some()
+                && is_tls_spoken_at(runtime, seed, fingerprint).await;
+            let found = match tls_there {
+                true => Some(Mismatch::TlsThere),
+                false => mismatch(&status),
+            };
+            let reason = match found {
+                Some(mismatch) => {
+                    never = true;
+                    said_of(mismatch).to_owned()
+                }
+                None => {
+                    // Without a cause below it is the node itself that has spoken.
+                    later |= std::error::Error::source(&status).is_none();
+                    plain(&status)
+                }
+            };
+            asked.push(format!("{seed}: {reason}"));
+        }
+        let asked = asked.join("; ");
+        if never && !later {
+            return Err(JoinError::Hopeless(asked));
         }
         if !backoff.wait(runtime).await {
-            return Err(JoinError::NoAnswer(last));
+            return Err(JoinError::NoAnswer(asked));
         }
-        tracing::debug!(%last, "no node lets this one join yet, trying again");
+        tracing::debug!(%asked, "no node lets this one join yet, trying again");
     }
 }
 
-/// What a status says, with what lies below it: "transport error" alone helps nobody.
-pub(super) fn sentence(status: &Status) -> String {
-    let mut said = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        let below = error.to_string();
-        if !said.contains(&below) {
-            said.push_str(": ");
-            said.push_str(&below);
+fn said_of(mismatch: Mismatch) -> &'static str {
+    match mismatch {
+        Mismatch::NotTrusted => {
+            "its certificate is not of the CA that the token names: the token is of another cluster, or \
+             from before granary admin rotate-ca (granary admin token makes a new one)"
         }
-        source = error.source();
+        Mismatch::PlainThere => {
+            "it speaks no TLS: if the cluster goes without, this node needs plaintext = true too"
+        }
+        Mismatch::TlsThere => "it speaks TLS, and this node has plaintext = true",
     }
-    said
 }
 
 /// A call of the state directory, away from the async threads.

@@ -11,8 +11,9 @@ use granary_meta_api::{Meta, MetaError, pb as meta};
 use granary_runtime::{Runtime, Task, within};
 use granary_types::NodeId;
 
-use super::client::{blocking, sentence};
+use super::client::blocking;
 use super::{JoinServer, KEY_ROLES};
+use crate::failure::plain;
 use crate::pb::join_client::JoinClient;
 use crate::pki::{Fingerprint, PkiError};
 use crate::trust::BUNDLE_MAX;
@@ -226,7 +227,7 @@ impl Renewal {
         if let Some(server) = &self.own_server {
             match Box::pin(server.renew(self.node, &csr)).await {
                 Ok(reply) => return Ok(reply),
-                Err(status) => last = sentence(&status),
+                Err(status) => last = plain(&status),
             }
         }
         let mut signers: Vec<NodeId> = self
@@ -252,7 +253,7 @@ impl Renewal {
             let mut client = JoinClient::new(channel);
             match within(ANSWER_LIMIT, client.renew(request)).await {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                Ok(Err(status)) => last = format!("node {node}: {}", sentence(&status)),
+                Ok(Err(status)) => last = format!("node {node}: {}", plain(&status)),
                 Err(elapsed) => last = format!("node {node}: {elapsed}"),
             }
         }

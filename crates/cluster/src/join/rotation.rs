@@ -14,7 +14,7 @@ use granary_runtime::within;
 use granary_types::NodeId;
 
 use super::KeySealer;
-use super::client::sentence;
+use crate::failure::plain;
 use crate::pb::join_client::JoinClient;
 use crate::pki::{Authority, Fingerprint};
 use crate::trust::BUNDLE_MAX;
@@ -32,7 +32,7 @@ pub enum RotationStep {
     Waiting(Vec<(NodeId, String)>),
     /// The new authority signs; the nodes renew now.
     Signs,
-    /// The old authority is gone: only the new one is trusted.
+    /// The old authority is gone: every node trusts only the new one.
     Finished,
 }
 
@@ -124,7 +124,7 @@ impl CaRotation {
                 self.put(trust).await?;
                 Ok(RotationStep::Added)
             }
-            Some(0) if trust.ca_certificates.len() == 1 => Ok(RotationStep::Finished),
+            Some(0) if trust.ca_certificates.len() == 1 => self.finished_everywhere().await,
             Some(0) => {
                 let behind = self
                     .nodes_that(|shown, next| shown.issuer_sha256 != next)
@@ -134,7 +134,7 @@ impl CaRotation {
                 }
                 trust.ca_certificates.truncate(1);
                 self.put(trust).await?;
-                Ok(RotationStep::Finished)
+                self.finished_everywhere().await
             }
             Some(place) => {
                 let unaware = |shown: &pb::DescribeTrustReply, next: &[u8]| {
@@ -151,6 +151,19 @@ impl CaRotation {
                 Ok(RotationStep::Signs)
             }
         }
+    }
+
+    /// The root has dropped the old authority; done when no node believes it any more.
+    async fn finished_everywhere(&self) -> Result<RotationStep, RotationError> {
+        let believes_others = |shown: &pb::DescribeTrustReply, next: &[u8]| {
+            shown.ca_sha256.iter().any(|known| known != next)
+        };
+        let behind = self.nodes_that(believes_others).await?;
+        Ok(if behind.is_empty() {
+            RotationStep::Finished
+        } else {
+            RotationStep::Waiting(behind)
+        })
     }
 
     async fn put(&self, trust: ClusterTrust) -> Result<(), RotationError> {
@@ -197,8 +210,8 @@ impl CaRotation {
         let asked = client.describe_trust(pb::DescribeTrustRequest {});
         match within(ANSWER_LIMIT, asked).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(sentence(&status)),
-            Err(elapsed) => Err(elapsed.to_string()),
+            Ok(Err(status)) => Err(format!("does not answer: {}", plain(&status))),
+            Err(_) => Err("does not answer in time".to_owned()),
         }
     }
 }

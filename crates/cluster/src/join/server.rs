@@ -80,9 +80,18 @@ impl JoinServer {
         let (signer, bundle) = self.signer().await?;
         let map = self.cluster_map().await?;
         let replaces = NodeId(request.replaces);
-        if replaces.0 != 0 && !map.nodes.iter().any(|known| known.id == replaces.0) {
+        let replaced = map.nodes.iter().find(|known| known.id == replaces.0);
+        if replaces.0 != 0 && replaced.is_none() {
             let said = format!("there is no node {replaces} to replace");
             return Err(Status::invalid_argument(said));
+        }
+        // The same join again has given it up itself, and is in the map under its address.
+        let again = |known: &state::Node| !known.removed && known.address == node.address;
+        if replaced.is_some_and(|replaced| replaced.removed) && !map.nodes.iter().any(again) {
+            return Err(Status::invalid_argument(format!(
+                "node {replaces} was given up already, and nobody has to take its place: join without \
+                 --replaces, or name the node that is meant"
+            )));
         }
         // Before anything is decided: a node that is refused leaves no trace.
         self.check_replaced(replaces, &request).await?;
@@ -267,7 +276,7 @@ fn checked(request: &mut pb::JoinRequest) -> Result<state::Node, Status> {
     Ok(node)
 }
 
-fn is_host_and_port(address: &str) -> bool {
+pub(super) fn is_host_and_port(address: &str) -> bool {
     let parts = address.rsplit_once(':');
     parts.is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)

@@ -17,6 +17,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::Caller;
+use crate::failure::removed_sentence;
 use crate::links::AGENT;
 use crate::{AddressBook, Peer, Security};
 
@@ -127,8 +128,7 @@ impl Guard {
             && self.book.is_removed(node)
             && !self.access.hears(node, request)
         {
-            let said = format!("node {node} was removed from the cluster");
-            return Err(Status::permission_denied(said));
+            return Err(Status::permission_denied(removed_sentence(node)));
         }
         let path = request.uri().path();
         let may = match self.access.of(path) {

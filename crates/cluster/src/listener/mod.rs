@@ -46,6 +46,8 @@ const STREAMS_MAX: u32 = 4096;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Pause after the system refused to accept, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest life of a connection of a node that was removed: long enough to hear that it was.
+const REMOVED_LIFE: Duration = Duration::from_secs(5);
 
 /// Limits of the listener.
 #[derive(Clone, Debug)]
@@ -326,7 +328,7 @@ impl Front {
         let handshake = self.handshakes.begin();
         let greeting = async {
             let greeted = self.shake_hands(tcp).await?;
-            let stranger = self.place_of_stranger(greeted.peer)?;
+            let stranger = self.place_of_stranger(&greeted)?;
             let queue = match &stranger {
                 Some(_) => &self.strange,
                 None => &self.accepted,
@@ -358,7 +360,11 @@ impl Front {
     fn end_of(&self, greeted: &Greeted) -> impl Future<Output = ()> + Send + 'static {
         let cut = self.cut.clone();
         let life = self.config.stranger_life;
-        let stranger = greeted.peer == Some(Peer::Anonymous);
+        let stranger = self.is_stranger(greeted);
+        let life = match greeted.peer {
+            Some(Peer::Node(_)) => life.min(REMOVED_LIFE),
+            _ => life,
+        };
         let signed = match &self.security {
             Security::Tls(trust) => greeted.issuer.clone().map(|by| (Arc::clone(trust), by)),
             Security::Plain { .. } => None,
@@ -397,11 +403,6 @@ impl Front {
         let stream = TlsAcceptor::from(config).accept(tcp).await?;
         let shown = stream.get_ref().1.peer_certificates();
         let (peer, issuer) = trust.peer_and_issuer(shown).map_err(io::Error::other)?;
-        if let Peer::Node(node) = peer
-            && self.book.is_removed(node)
-        {
-            return Err(io::Error::other(format!("node {node} was removed")));
-        }
         Ok(Greeted {
             wire: Wire::Tls(Box::new(TlsStream::Server(stream))),
             peer: Some(peer),
@@ -409,8 +410,17 @@ impl Front {
         })
     }
 
-    fn place_of_stranger(&self, peer: Option<Peer>) -> io::Result<Option<OwnedSemaphorePermit>> {
-        if peer != Some(Peer::Anonymous) {
+    /// A node that was removed is a stranger that every call is refused: it has to hear why.
+    fn is_stranger(&self, greeted: &Greeted) -> bool {
+        match greeted.peer {
+            Some(Peer::Anonymous) => true,
+            Some(Peer::Node(node)) => self.book.is_removed(node),
+            Some(Peer::Admin) | None => false,
+        }
+    }
+
+    fn place_of_stranger(&self, greeted: &Greeted) -> io::Result<Option<OwnedSemaphorePermit>> {
+        if !self.is_stranger(greeted) {
             return Ok(None);
         }
         match Arc::clone(&self.strangers).try_acquire_owned() {

@@ -131,10 +131,24 @@ async fn a_node_that_is_removed_while_it_is_connected_is_refused() {
     other.learn(&world);
     let channel = other.links.channel(NodeId(1), Lane::Meta).unwrap();
     ask_map(channel.clone()).await.unwrap();
+    let heard = crate::is_heard(channel.clone(), NodeId(2)).await;
+    assert_eq!(heard, Some(true));
     world.root.remove_node(NodeId(2));
     node.learn(&world);
-    let said = ask_map(channel).await.unwrap_err().to_string();
+    let said = ask_map(channel.clone()).await.unwrap_err().to_string();
     assert!(said.contains("node 2 was removed"), "{said}");
+    // On the connection it has, and on a new one.
+    let again = other.links.channel(NodeId(1), Lane::Bulk).unwrap();
+    for channel in [channel, again] {
+        let heard = crate::is_heard(channel.clone(), NodeId(2)).await;
+        assert_eq!(heard, Some(false));
+        let status = JoinClient::new(channel)
+            .renew(pb::RenewRequest::default())
+            .await
+            .unwrap_err();
+        assert!(crate::says_removed(&status, NodeId(2)), "{status:?}");
+        assert!(!crate::says_removed(&status, NodeId(3)));
+    }
     world.runtime.stop().await;
 }
 

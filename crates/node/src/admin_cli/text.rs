@@ -137,7 +137,9 @@ pub(super) fn rebuilt_text(rebuilt: &Rebuilt) -> String {
             shard.checkpoints.to_string(),
             number(shard.checkpoint),
             number(shard.reached),
-            number(shard.age_secs),
+            shard
+                .age_secs
+                .map_or_else(|| "-".to_owned(), |n| n.to_string()),
             shard.problems.join("; "),
         ]
     });
@@ -222,7 +224,11 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
             disk.id.to_string(),
             disk.node.to_string(),
             disk.state.clone(),
-            gib(disk.used_bytes),
+            // Nobody knows what is on a disk that does not answer.
+            match disk.answers() {
+                true => gib(disk.used_bytes),
+                false => "-".to_owned(),
+            },
             gib(disk.total_bytes),
             disk.path.clone(),
         ]

@@ -5,6 +5,7 @@
 mod gather;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -199,6 +200,13 @@ impl Shared {
         }
     }
 
+    /// What is missing before the voters that were given up have successors, if anything.
+    async fn nobody_to_vote(&self) -> Option<String> {
+        let (map, _) = self.map().await.ok()?;
+        let shards = shard_statuses(&map, &self.replicas(&map).await);
+        verdict::no_successor(&shards, &gather::node_statuses(&map, &BTreeMap::new()))
+    }
+
     /// Wakes a job of this process.
     fn trigger_here(&self, name: &str) {
         let workers = self.parts.get().and_then(|parts| parts.workers.as_ref());
@@ -322,7 +330,8 @@ impl Admin for AdminService {
         self.may_go(NodeId(node), meant).await?;
         decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
         tracing::warn!(node, "node is given up for good");
-        Ok(Response::new(Done {}))
+        let note = self.shared.nobody_to_vote().await.unwrap_or_default();
+        Ok(Response::new(Done { note }))
     }
 
     async fn remove_disk(
@@ -332,7 +341,7 @@ impl Admin for AdminService {
         let disk = request.into_inner().disk;
         self.shared.remove_disk(disk).await?;
         tracing::warn!(disk, "disk is given up for good");
-        Ok(Response::new(Done {}))
+        Ok(Response::new(Done::default()))
     }
 
     async fn readmit_disk(
@@ -340,10 +349,12 @@ impl Admin for AdminService {
         request: Request<ReadmitDiskRequest>,
     ) -> Result<Response<Done>, Status> {
         let disk = request.into_inner().disk;
-        if self.shared.readmit_disk(disk).await? {
-            tracing::warn!(disk, "disk that was given up is taken back");
+        if !self.shared.readmit_disk(disk).await? {
+            let note = format!("disk {disk} was never given up: nothing was to be done");
+            return Ok(Response::new(Done { note }));
         }
-        Ok(Response::new(Done {}))
+        tracing::warn!(disk, "disk that was given up is taken back");
+        Ok(Response::new(Done::default()))
     }
 
     async fn trigger(&self, request: Request<TriggerRequest>) -> Result<Response<Done>, Status> {
@@ -353,7 +364,7 @@ impl Admin for AdminService {
         if !from_node {
             self.shared.trigger_elsewhere(&name).await;
         }
-        Ok(Response::new(Done {}))
+        Ok(Response::new(Done::default()))
     }
 
     async fn take_hints(
@@ -393,7 +404,7 @@ impl Admin for AdminService {
                 "told by an operator or another node where the nodes are"
             );
         }
-        Ok(Response::new(Done {}))
+        Ok(Response::new(Done::default()))
     }
 
     type FsckStream = Reports;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use granary_cluster::{AddressBook, MetaRouter, Security};
 use granary_meta_api::{Meta, MetaError, pb};
 use granary_runtime::Runtime;
+use granary_types::NodeId;
 use tokio::sync::watch;
 
 use super::seeds::Seeds;
@@ -20,6 +21,14 @@ const SEEDS_PAUSE: Duration = Duration::from_secs(5);
 /// How often a node that waits for the cluster says so.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// A node that was given up must not come back: others have its place.
+pub(super) fn given_up(node: NodeId) -> anyhow::Error {
+    anyhow::anyhow!(
+        "node {node} was given up and may not come back: empty its state directory and join as a new \
+         node (granary admin join); its data directories can stay as they are"
+    )
+}
+
 /// Whoever follows the map.
 pub(super) struct Follower {
     pub(super) runtime: Runtime,
@@ -31,7 +40,17 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Waits until the root answers, however long that takes; the map.
-    pub(super) async fn first_map(&self) -> pb::ClusterMap {
+    ///
+    /// # Errors
+    /// Another node says that this one was given up: the root will never answer it.
+    pub(super) async fn first_map(&self, own: NodeId) -> anyhow::Result<pb::ClusterMap> {
+        tokio::select! {
+            map = self.wait_for_map() => Ok(map),
+            () = self.seeds.until_refused(own) => Err(given_up(own)),
+        }
+    }
+
+    async fn wait_for_map(&self) -> pb::ClusterMap {
         let mut complained = self.runtime.monotonic();
         loop {
             match self.read(0).await {

@@ -31,6 +31,8 @@ use crate::vault::Sealer;
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The operator's copy of what the cluster can't be managed or rebuilt without.
 const ADMIN_DIR: &str = "admin";
+/// In it: the cluster's region, which the metadata of a node that runs cannot be asked for.
+const REGION: &str = "region";
 
 /// What was made, or was there.
 #[derive(Debug, Serialize)]
@@ -94,6 +96,7 @@ pub(crate) async fn init(
         && admin_dir.join("admin.pem").exists()
     {
         // Complete, and most likely running.
+        refuse_other_region(&admin_dir, region)?;
         return Ok(Made::before(identity, admin_dir));
     }
     let cluster = storage::cluster_of(&config.data)?;
@@ -143,17 +146,33 @@ async fn complete(
     state.put_identity(&identity)?;
     let token = new_token(runtime, &meta.client, TOKEN_LIFE).await?;
     let map = meta.client.query(pb::GetClusterMap::default()).await?;
+    let region = map.info.map(|info| info.region);
+    if let Some(region) = &region {
+        files::write_secret(&admin_dir.join(REGION), region)?;
+    }
     pair.note_seen()?;
     Ok(Made {
         cluster_id: identity.cluster_id,
         node_id: FIRST_NODE.0,
-        region: map.info.map(|info| info.region),
+        region,
         created: true,
         access_key_id: Some(pair.pair.id.clone()),
         access_key_secret: (pair.unseen || root.is_some()).then(|| pair.pair.secret.clone()),
         join_token: Some(token.reveal()),
         admin_dir,
     })
+}
+
+/// A cluster stays in its region. One that was made by an older version has not noted it.
+fn refuse_other_region(admin_dir: &Path, wanted: Option<&str>) -> anyhow::Result<()> {
+    let noted = files::read_if_present(&admin_dir.join(REGION))?;
+    match (noted, wanted) {
+        (Some(region), Some(wanted)) if region != wanted => bail!(
+            "the cluster is there already, with the region {region}, which clients sign with and which \
+             stays: leave out --region {wanted}"
+        ),
+        _ => Ok(()),
+    }
 }
 
 async fn register(client: &Meta, config: &StartConfig) -> anyhow::Result<()> {
@@ -260,4 +279,22 @@ fn certify_admin(
     let signed = authority.issue_admin(runtime, &identity.cluster_id, &new)?;
     files::write_secret(&key, &new.to_pem())?;
     files::write_secret(&certificate, &certificate_pem(&signed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_there_gets_no_other_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |wanted| refuse_other_region(folder.path(), wanted);
+        // Made by a version that did not note it.
+        check(Some("b")).unwrap();
+        files::write_secret(&folder.path().join(REGION), "a").unwrap();
+        check(Some("a")).unwrap();
+        check(None).unwrap();
+        let said = check(Some("b")).unwrap_err().to_string();
+        assert!(said.contains("the region a,"), "{said}");
+    }
 }

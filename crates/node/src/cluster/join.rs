@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use granary_cluster::{
-    GiveUp, Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir, join_cluster,
+    AddressBook, GiveUp, Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir,
+    join_cluster,
 };
 use granary_runtime::Runtime;
 use granary_types::NodeId;
@@ -35,7 +36,7 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
         );
     };
     loop {
-        match join(runtime, config, token, None, GiveUp::default()).await {
+        match join(runtime, config, &[], token, None, GiveUp::default()).await {
             Ok(joined) => return Ok(joined.identity),
             Err(error) if matches!(error.downcast_ref(), Some(JoinError::NoAnswer(_))) => {
                 tracing::warn!(%error, "not joined yet");
@@ -57,7 +58,7 @@ fn has_expired(runtime: &Runtime, state: &StateDir) -> anyhow::Result<bool> {
 /// has one that counts. Without one it starts all the same, and says what it needs.
 async fn certify_by_token(runtime: &Runtime, config: &StartConfig) {
     let outcome = match config.join_token() {
-        Ok(Some(token)) => join(runtime, config, &token, None, GiveUp::default()).await,
+        Ok(Some(token)) => join(runtime, config, &[], &token, None, GiveUp::default()).await,
         Ok(None) => return,
         Err(error) => Err(error),
     };
@@ -77,28 +78,38 @@ pub(crate) async fn lock(runtime: &Runtime, state_dir: &Path) -> anyhow::Result<
 }
 
 /// Joins the cluster that a token is for, in the place of a node that is lost, if one is named.
-/// Repeating it is harmless.
+/// Asked are the nodes at `seeds`, else those of the configuration. Repeating it is harmless.
 ///
 /// # Errors
 /// Refused, or nobody answered within a minute.
 pub(crate) async fn join(
     runtime: &Runtime,
     config: &StartConfig,
+    seeds: &[String],
     token: &str,
     replaces: Option<NodeId>,
     give_up: GiveUp,
 ) -> anyhow::Result<Joined> {
     let state = StateDir::open(&config.state_dir)?;
+    if let (Some(replaces), Some(identity)) = (replaces, state.identity()?) {
+        refuse_replacing(&state, &identity, replaces)?;
+    }
+    let seeds = match seeds {
+        [] => &config.join,
+        named => named,
+    };
     let parameters = JoinParameters {
         token: JoinToken::parse(token).context("the join token")?,
-        seeds: config.join.clone(),
+        seeds: seeds.to_vec(),
         node: record(config, NodeId(0)),
         replaces,
         give_up,
         plaintext: config.plaintext,
     };
     if parameters.seeds.is_empty() {
-        bail!("join = [\"HOST:PORT\", ...] names no node of the cluster to ask");
+        bail!(
+            "which cluster? Name nodes of it: join = [\"HOST:PORT\", ...] in the configuration, or --address"
+        );
     }
     let settled = state.identity()?.is_some() && !has_expired(runtime, &state)?;
     // Two that join with one directory would mix their keys; a node that runs stays as it is.
@@ -107,4 +118,52 @@ pub(crate) async fn join(
         false => Some(lock(runtime, &config.state_dir).await?),
     };
     Ok(join_cluster(runtime, &state, &parameters, JOIN_LIMIT).await?)
+}
+
+/// A directory that is a node's already takes nobody's place by joining, unless that is what made it
+/// one: then the others of its address book know of it.
+fn refuse_replacing(state: &StateDir, identity: &Identity, replaces: NodeId) -> anyhow::Result<()> {
+    let book = AddressBook::open(state, &identity.cluster_id, Vec::new())?;
+    if !book.is_removed(replaces) {
+        bail!(
+            "{} is already node {}, which takes nobody's place: granary admin replace node {replaces} \
+             gives that one up, or an empty state directory joins in its place",
+            state.path().display(),
+            identity.node
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_cluster::PeerNode;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_there_takes_the_place_of_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let identity = Identity {
+            cluster_id: "c1".to_owned(),
+            node: NodeId(8),
+        };
+        let peer = |node, removed| PeerNode {
+            node,
+            address: "a:1".to_owned(),
+            zone: "z".to_owned(),
+            roles: Vec::new(),
+            gateway: String::new(),
+            removed,
+        };
+        let peers = vec![peer(5, true), peer(7, false)];
+        state.put_peers("c1", 3, peers).unwrap();
+        // The join that made it a node, once more.
+        refuse_replacing(&state, &identity, NodeId(5)).unwrap();
+        for other in [7, 9] {
+            let said = refuse_replacing(&state, &identity, NodeId(other)).unwrap_err();
+            assert!(said.to_string().contains("is already node 8"), "{said}");
+        }
+    }
 }

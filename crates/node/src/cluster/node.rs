@@ -4,6 +4,7 @@
 //! needed for waits until it answers: disks, background work, gateway. Stop, on SIGTERM or SIGINT:
 //! not ready, gateway drains, workers, the shards it leads are handed over, disks, metadata, listener.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use tonic::service::Routes;
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::admin::AdminService;
-use super::follow::Follower;
+use super::follow::{Follower, given_up};
 use super::herald::Herald;
 use super::hints::HintCarrier;
 use super::seeds::Seeds;
@@ -36,6 +37,7 @@ use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
 use super::{join, proposers, rebuild, record};
 use crate::admin::{Admin, Readiness};
 use crate::descriptors;
+use crate::files;
 use crate::listeners::Taken;
 use crate::metrics::Sources;
 use crate::process;
@@ -129,6 +131,7 @@ struct Base {
 impl Base {
     fn open(config: &StartConfig, runtime: &Runtime, identity: Identity) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
+        warn_of_open_secrets(&config.state_dir);
         let security = security_of(config, runtime, &state, &identity)?;
         let seeds = config.join.clone();
         let book = AddressBook::open(&state, &identity.cluster_id, seeds)?;
@@ -158,6 +161,19 @@ impl Base {
         let vault = Arc::clone(self.vault.as_ref()?);
         let runtime = runtime.clone();
         Some(Arc::new(Sealer { vault, runtime }))
+    }
+}
+
+/// Whoever reads one of these is this node, or reads every secret of the cluster.
+fn warn_of_open_secrets(state_dir: &Path) {
+    for name in ["master.key", "node.key"] {
+        let file = state_dir.join(name);
+        if files::is_open_to_others(&file) {
+            tracing::warn!(
+                file = %file.display(),
+                "others than its owner may read or change this secret: chmod 600"
+            );
+        }
     }
 }
 
@@ -361,7 +377,7 @@ impl Node {
         };
         // They serve whoever rebuilds the metadata, too.
         let opening = prepare_storage(runtime, config, base, client, &self.disks);
-        let first = follower.first_map().await;
+        let first = follower.first_map(base.identity.node).await?;
         let info = first.info.clone().unwrap_or_default();
         refuse_removed(&first, &base.identity)?;
         refuse_too_old(info.feature_level, config)?;
@@ -555,15 +571,11 @@ async fn start_storage(
     Ok(role)
 }
 
-/// A node that was given up must not come back: others have its place.
+/// The map says of a node that was given up that it was.
 fn refuse_removed(map: &pb::ClusterMap, identity: &Identity) -> anyhow::Result<()> {
     let own = map.nodes.iter().find(|node| node.id == identity.node.0);
     if own.is_some_and(|node| node.removed) {
-        bail!(
-            "node {} was given up for good (granary admin replace): empty its state directory and its \
-             data directories, and join it as a new node",
-            identity.node
-        );
+        return Err(given_up(identity.node));
     }
     Ok(())
 }

@@ -7,8 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use granary_cluster::{Links, connect_to_address};
+use futures_util::stream;
+use granary_cluster::{Lane, Links, connect_to_address, is_heard};
 use granary_runtime::{Runtime, within};
 use granary_types::NodeId;
 
@@ -18,6 +20,8 @@ use super::status::{NodeReport, Peers};
 
 /// Longest time for one address.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// Between two rounds of asking whether this node was given up.
+const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 /// Addresses of a configuration that are asked; more is a mistake.
 const SEEDS_MAX: usize = 64;
 /// Bytes of an answer at most: it lists all nodes.
@@ -34,6 +38,29 @@ impl Seeds {
     pub(super) async fn ask(&self) {
         let seeds = self.links.book().seeds().iter().take(SEEDS_MAX);
         join_all(seeds.map(|seed| self.ask_one(seed))).await;
+    }
+
+    /// Ends when a node of this cluster, of the address book or at an address of the configuration,
+    /// says that this one was given up, and none has a shard that still needs it.
+    pub(super) async fn until_refused(&self, own: NodeId) {
+        loop {
+            self.runtime.sleep(REFUSED_PAUSE).await;
+            let (links, book) = (&self.links, self.links.book());
+            let nodes = book.nodes().into_iter().filter(|node| node.id() != own);
+            let known = nodes.filter_map(|node| links.channel(node.id(), Lane::Meta));
+            let seeds = book.seeds().iter().take(SEEDS_MAX);
+            let named = seeds.filter_map(|seed| connect_to_address(links.security(), seed).ok());
+            let asked = known.chain(named).map(|channel| async move {
+                let asked = within(ANSWER_LIMIT, is_heard(channel, own));
+                asked.await.ok().flatten()
+            });
+            let asked = stream::iter(asked).buffer_unordered(SEEDS_MAX);
+            let heard: Vec<Option<bool>> = asked.collect().await;
+            // A shard may need it for the majority that lets it go.
+            if heard.contains(&Some(false)) && !heard.contains(&Some(true)) {
+                return;
+            }
+        }
     }
 
     async fn ask_one(&self, seed: &str) {

@@ -121,6 +121,11 @@ pub(crate) struct DiskStatus {
 }
 
 impl DiskStatus {
+    /// Whether it says how full it is.
+    pub(crate) fn answers(&self) -> bool {
+        matches!(self.state.as_str(), "up" | "full")
+    }
+
     /// False for a disk that nobody waits for.
     pub(crate) fn is_in_service(&self) -> bool {
         !matches!(self.state.as_str(), "removed" | "replaced")

@@ -136,7 +136,7 @@ impl MetaRole {
             && info.region != region
         {
             bail!(
-                "this installation has region {}, not {region}: start it with --region {}",
+                "this installation has region {}, not {region}: run it with --region {}",
                 info.region,
                 info.region
             );

@@ -248,14 +248,7 @@ impl Shared {
 
     /// Numbers that come from the whole.
     fn sum_up(&self, status: &mut ClusterStatus, reports: &BTreeMap<NodeId, NodeReport>) {
-        let known = status.disks.iter().filter(|disk| disk.is_in_service());
-        for disk in known {
-            status.capacity = Capacity {
-                total_bytes: status.capacity.total_bytes + disk.total_bytes,
-                used_bytes: status.capacity.used_bytes + disk.used_bytes,
-                free_bytes: status.capacity.free_bytes + disk.free_bytes,
-            };
-        }
+        status.capacity = capacity(&status.disks);
         let reclaimable = status
             .disks
             .iter()
@@ -274,6 +267,17 @@ impl Shared {
             status.repair = repair_status(counted);
         }
     }
+}
+
+/// Of the disks that answer: what is on the others, and whether it comes back, nobody knows.
+fn capacity(disks: &[DiskStatus]) -> Capacity {
+    let mut capacity = Capacity::default();
+    for disk in disks.iter().filter(|disk| disk.answers()) {
+        capacity.total_bytes += disk.total_bytes;
+        capacity.used_bytes += disk.used_bytes;
+        capacity.free_bytes += disk.free_bytes;
+    }
+    capacity
 }
 
 fn millis(time: Duration) -> u64 {
@@ -309,7 +313,7 @@ fn zones(nodes: &[&meta::state::Node]) -> Vec<ZoneStatus> {
     statuses.collect()
 }
 
-fn node_statuses(
+pub(super) fn node_statuses(
     map: &meta::ClusterMap,
     reports: &BTreeMap<NodeId, NodeReport>,
 ) -> Vec<NodeStatus> {
@@ -405,5 +409,33 @@ fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStat
             .iter()
             .map(|clock| (clock.node, clock.ahead_ms))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_not_full() {
+        let disk = |state: &str, used_bytes| DiskStatus {
+            state: state.to_owned(),
+            total_bytes: 100,
+            used_bytes,
+            free_bytes: 100 - used_bytes,
+            ..DiskStatus::default()
+        };
+        let disks = [
+            disk("up", 10),
+            disk("full", 99),
+            disk("unknown", 100),
+            disk("missing", 100),
+            disk("removed", 100),
+        ];
+        let found = capacity(&disks);
+        assert_eq!(
+            (found.total_bytes, found.used_bytes, found.free_bytes),
+            (200, 109, 91)
+        );
     }
 }

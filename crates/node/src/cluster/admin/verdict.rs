@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use granary_types::{DiskId, NodeId};
 
-use crate::cluster::status::{ClusterStatus, DiskStatus};
+use crate::cluster::status::{ClusterStatus, DiskStatus, NodeStatus, ShardStatus};
 
 /// A disk that is gone is no problem any more once another one has its place and no group needs it:
 /// an empty disk in the directory of a lost one is all that an operator has to give.
@@ -18,6 +18,38 @@ pub(super) fn mark_replaced(disks: &mut [DiskStatus], needed: impl Fn(DiskId) ->
         if present.contains(&(disk.node, disk.path.clone())) && !needed(DiskId(disk.id)) {
             disk.state = "replaced".to_owned();
         }
+    }
+}
+
+fn has_removed_voter(shard: &ShardStatus, nodes: &[NodeStatus]) -> bool {
+    let removed = |voter: &u64| {
+        let known = nodes.iter().find(|node| node.id == *voter);
+        known.is_none_or(|node| node.state == "removed")
+    };
+    shard.voters.iter().any(removed)
+}
+
+/// That voters were given up and no other meta node is there to take their place, if so. As long as
+/// they vote, less may fail.
+pub(super) fn no_successor(shards: &[ShardStatus], nodes: &[NodeStatus]) -> Option<String> {
+    let may_vote = |node: &&NodeStatus| {
+        let meta = node.roles.is_empty() || node.roles.iter().any(|role| role == "meta");
+        node.state != "removed" && meta
+    };
+    let may_vote = nodes.iter().filter(may_vote).count();
+    let waits =
+        |shard: &&ShardStatus| shard.voters.len() > may_vote && has_removed_voter(shard, nodes);
+    match shards.iter().filter(waits).count() {
+        0 => None,
+        1 => Some(
+            "1 shard has a voter that was given up, and no other meta node can take its place: \
+                   join one (role meta)"
+                .to_owned(),
+        ),
+        waiting => Some(format!(
+            "{waiting} shards have a voter that was given up, and no other meta node can take its place: \
+             join one (role meta)"
+        )),
     }
 }
 
@@ -43,17 +75,15 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
             ));
         }
     }
+    let without_successor = no_successor(&status.shards, &status.nodes);
+    problems.extend(without_successor.clone());
     let mut leaderless = 0;
     for shard in &status.shards {
         leaderless += usize::from(shard.leader.is_none());
         if shard.leader.is_none() {
             problems.push(format!("shard {} has no leader", shard.id));
         }
-        let removed = shard.voters.iter().filter(|voter| {
-            let known = status.nodes.iter().find(|node| node.id == **voter);
-            known.is_none_or(|node| node.state == "removed")
-        });
-        if removed.count() > 0 {
+        if without_successor.is_none() && has_removed_voter(shard, &status.nodes) {
             problems.push(format!(
                 "shard {} still has a voter that was removed",
                 shard.id
@@ -126,6 +156,51 @@ mod tests {
             mark_replaced(&mut disks, |disk| needed && disk == DiskId(1));
             assert_eq!(disks[0].state, expected, "beside {:?}", disks[1]);
             assert_ne!(disks[1].state, "replaced");
+        }
+    }
+
+    #[test]
+    fn it_is_said_when_nobody_can_take_a_voters_place() {
+        let node = |id, state: &str, role: &str| NodeStatus {
+            id,
+            state: state.to_owned(),
+            roles: vec![role.to_owned()],
+            ..NodeStatus::default()
+        };
+        let shard = |id| ShardStatus {
+            id,
+            leader: Some(1),
+            voters: vec![1, 2, 3],
+            ..ShardStatus::default()
+        };
+        let left = [
+            node(1, "up", "meta"),
+            node(2, "up", "meta"),
+            node(3, "removed", "meta"),
+        ];
+        for (more, expected) in [
+            (
+                node(4, "up", "storage"),
+                "2 shards have a voter that was given up, and no other",
+            ),
+            (
+                node(4, "removed", "meta"),
+                "2 shards have a voter that was given up, and no other",
+            ),
+            (
+                node(4, "up", "meta"),
+                "shard 0 still has a voter that was removed",
+            ),
+            (node(4, "down", "meta"), "node 4 () does not answer"),
+        ] {
+            let mut status = ClusterStatus {
+                shards: vec![shard(0), shard(1)],
+                nodes: left.iter().cloned().chain([more]).collect(),
+                ..ClusterStatus::default()
+            };
+            judge(&mut status, &[NodeId(1)]);
+            let first = status.problems.first().map_or("", String::as_str);
+            assert!(first.starts_with(expected), "{:?}", status.problems);
         }
     }
 

@@ -355,7 +355,7 @@ impl Build<'_> {
                 Ok(put_back) => {
                     found.checkpoint = Some(put_back.checkpoint.index);
                     found.reached = Some(put_back.reached.index);
-                    found.age_secs = Some(now_ms.saturating_sub(put_back.time_ms) / 1000);
+                    found.age_secs = age_secs(now_ms, put_back.time_ms);
                     found.problems.clone_from(&put_back.problems);
                     restored.push(put_back);
                 }
@@ -376,6 +376,7 @@ impl Build<'_> {
     ) -> anyhow::Result<Option<String>> {
         let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
         if !there.contains(&ShardId::ROOT) {
+            report.problems.extend(self.sources.unread_nodes(&[]));
             report.missing.push(ShardId::ROOT.0);
             return Ok(Some(NO_ROOT.to_owned()));
         }
@@ -383,6 +384,8 @@ impl Build<'_> {
         let whole = move || verify_whole(store.as_ref(), &there);
         let whole = self.runtime.blocking(whole).await??;
         report.missing = whole.missing.iter().map(|shard| shard.0).collect();
+        let unread = self.sources.unread_nodes(&whole.disks);
+        report.problems.extend(unread);
         for (disk, node) in whole.disks {
             if !self.sources.disks_read.contains(&disk) {
                 let problem = format!("disk {disk} of node {node}: it was not listed");
@@ -482,6 +485,11 @@ async fn raise_level(client: &Meta) -> anyhow::Result<()> {
     let raised = client.propose_to(ShardId::ROOT, raise).await?;
     raised.map_err(|no| anyhow::anyhow!("the feature level was not raised: {}", no.detail))?;
     Ok(())
+}
+
+/// `None` of a shard whose log has no command with a time.
+fn age_secs(now_ms: u64, time_ms: u64) -> Option<u64> {
+    (time_ms > 0).then(|| now_ms.saturating_sub(time_ms) / 1000)
 }
 
 /// Where it is remembered that a node was rebuilt, until all others know.

@@ -15,10 +15,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use granary_blob_api::{BlobError, BlobNode, Block, ChunkEntry, ErrorKind, GetChunk, GrpcBlobNode};
-use granary_cluster::{PeerNode, Security, connect_to_address};
+use granary_cluster::{PeerNode, Security, connect_to_address, plain};
 use granary_meta::{BackupError, BackupSource, Catalog, Seen};
 use granary_runtime::{Runtime, within};
 use granary_types::{BACKUP_BUCKET, ChunkId, DiskId, NodeId, PgId};
+use tonic::Status;
 use tonic::transport::Channel;
 
 use super::Tell;
@@ -82,6 +83,8 @@ pub(super) struct Sources {
     pub(super) disks_read: BTreeSet<DiskId>,
     /// What could not be read and may be needed, in sentences.
     pub(super) problems: Vec<String>,
+    /// The same of nodes that have disks and do not answer: those disks may be elsewhere by now.
+    silent: Vec<(NodeId, String)>,
     /// Why nothing may be rebuilt, whatever is there: metadata that lives.
     pub(super) living: Option<String>,
     /// Nodes that the answering ones know of, each from the newest address book.
@@ -107,6 +110,7 @@ impl Sources {
             local_disks: Vec::new(),
             disks_read: BTreeSet::new(),
             problems: Vec::new(),
+            silent: Vec::new(),
             living: None,
             known: BTreeMap::new(),
         };
@@ -177,19 +181,31 @@ impl Sources {
         new
     }
 
-    /// Of the addresses where nobody answers those that may have disks are problems.
+    /// Of the addresses where nobody answers those that may have disks are problems, unless it turns out
+    /// that those disks were read elsewhere.
     fn judge_silent(&mut self, silent: Vec<(String, anyhow::Error)>) {
         for (address, error) in silent {
             let known = self.known.values().map(|(_, peer)| peer);
             let there: Vec<&PeerNode> = known.filter(|peer| peer.address == address).collect();
             let with_disks = there.iter().find(|peer| peer.serves("storage"));
-            let who = match with_disks {
-                Some(peer) => format!("node {} at {address}, which has disks,", peer.node),
-                None if there.is_empty() => address,
-                None => continue,
+            let why = match error.downcast_ref::<Status>() {
+                Some(status) => plain(status),
+                None => format!("{error:#}"),
             };
-            self.problems
-                .push(format!("{who} does not answer: {error:#}"));
+            match with_disks {
+                Some(peer) => {
+                    let said = format!(
+                        "node {} at {address}, which has disks, does not answer: {why}",
+                        peer.node
+                    );
+                    self.silent.push((peer.id(), said));
+                }
+                None if there.is_empty() => {
+                    let said = format!("{address} does not answer: {why}");
+                    self.problems.push(said);
+                }
+                None => {}
+            }
         }
     }
 
@@ -224,6 +240,17 @@ impl Sources {
             self.stores.push(Arc::new(existing.store));
             self.local_disks = existing.disks;
         }
+    }
+
+    /// Of the nodes that do not answer those of which not every disk was read here, in sentences.
+    /// `disks` is what the root knows to be in use; a node of which it knows nothing may have some.
+    pub(super) fn unread_nodes(&self, disks: &[(DiskId, NodeId)]) -> Vec<String> {
+        let was_read = |node: NodeId| {
+            let mut own = disks.iter().filter(|(_, of)| *of == node).peekable();
+            own.peek().is_some() && own.all(|(disk, _)| self.disks_read.contains(disk))
+        };
+        let unread = self.silent.iter().filter(|(node, _)| !was_read(*node));
+        unread.map(|(_, said)| said.clone()).collect()
     }
 
     /// The nodes that answer.

@@ -238,7 +238,7 @@ impl admin::admin_server::Admin for Said {
         &self,
         _: Request<admin::LearnPeersRequest>,
     ) -> Result<Response<admin::Done>, Status> {
-        Ok(Response::new(admin::Done {}))
+        Ok(Response::new(admin::Done::default()))
     }
 
     async fn create_token(
@@ -663,6 +663,11 @@ async fn what_could_not_be_read_refuses_the_rebuild() {
 
     three.running.stop().await;
     world.refuses("silent", "node 3 at").await;
+    // Its disks were put into another machine.
+    let moved = std::mem::take(&mut *three.shelf.disks.lock());
+    two.shelf.disks.lock().extend(moved);
+    let whole = world.rebuild("moved", true).await.unwrap();
+    assert_eq!(whole.problems, Vec::<String>::new());
     world.runtime.stop().await;
 }
 
