@@ -127,6 +127,7 @@ pub async fn a_bucket_with_contents_stays(suite: Suite) {
         .meta
         .query(pb::GetBucket {
             name: "full".to_owned(),
+            ..Default::default()
         })
         .await
         .unwrap();

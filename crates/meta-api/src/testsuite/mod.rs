@@ -19,6 +19,7 @@ pub mod objects;
 pub mod references;
 pub mod repeats;
 pub mod root;
+pub mod settings;
 pub mod splits;
 pub mod unnamed;
 pub mod uploads;
@@ -334,6 +335,9 @@ macro_rules! meta_testsuite {
             references: every_chunk_is_named_once_with_its_owner;
             unnamed: an_object_names_its_chunks_and_no_others, a_part_names_its_chunks,
                 nothing_is_said_of_what_is_not_settled, only_the_owner_of_the_key_decides;
+            settings: a_bucket_keeps_its_settings, every_shard_keeps_versions_at_once,
+                a_change_is_finished_by_others, a_version_keeps_its_settings,
+                versions_are_listed_across_splits;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
                 access_keys_belong_to_accounts, nodes_are_allocated_once,
                 trust_changes_by_generation, join_tokens_expire;

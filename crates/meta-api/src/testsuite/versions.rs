@@ -8,7 +8,7 @@ use crate::pb::state;
 use crate::pb::version_item::Item;
 
 pub(super) const ENABLED: u32 = 1;
-const SUSPENDED: u32 = 2;
+pub(super) const SUSPENDED: u32 = 2;
 
 /// Gives every shard of a bucket a newer view of it.
 pub(super) async fn configure(suite: &Suite, bucket: &mut TestBucket, versioning: u32) {
