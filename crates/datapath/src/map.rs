@@ -61,6 +61,7 @@ pub struct ClusterMap {
     settings: pb::state::ShardSettings,
     /// Zones in which LRS has a node for every copy.
     lrs_zones: BTreeSet<String>,
+    pools_with_groups: BTreeSet<u32>,
 }
 
 impl ClusterMap {
@@ -94,7 +95,9 @@ impl ClusterMap {
             disks: map.disks.into_iter().map(|d| (DiskId(d.id), d)).collect(),
             pools: Vec::new(),
             lrs_zones: BTreeSet::new(),
+            pools_with_groups: BTreeSet::new(),
         };
+        known.pools_with_groups = known.groups.values().map(|group| group.pool).collect();
         let topology = known.topology(|_| true);
         let zones = topology.zones().into_iter();
         let full = |zone: &&str| topology.in_zone(zone).nodes().len() >= NODES_OF_LRS;
@@ -201,13 +204,20 @@ impl ClusterMap {
         best.map_or(group.members.len(), |pool| pool.copies as usize)
     }
 
-    /// The best pool of the class and zone of a pool: the one with the most copies.
+    /// The best pool of the class and zone of a pool: of those with groups, the one with the most
+    /// copies.
     pub fn best_pool(&self, pool: &pb::state::Pool) -> Option<&pb::state::Pool> {
-        let alike = self
-            .pools
-            .iter()
-            .filter(|other| other.redundancy == pool.redundancy && other.zone == pool.zone);
+        let alike = self.pools.iter().filter(|other| {
+            other.redundancy == pool.redundancy
+                && other.zone == pool.zone
+                && (other.id == pool.id || self.has_groups(other))
+        });
         alike.max_by_key(|other| (other.copies, std::cmp::Reverse(other.id)))
+    }
+
+    /// Whether there ever were disks enough for a pool: nothing is promised by one that has no group.
+    pub fn has_groups(&self, pool: &pb::state::Pool) -> bool {
+        self.pools_with_groups.contains(&pool.id)
     }
 
     /// Disk sets of a pool's groups that take new chunks.
@@ -218,19 +228,32 @@ impl ClusterMap {
 
     /// The disks as placement sees them, without those that were given up for good. `in_service`
     /// adds what the map does not know: health.
+    ///
+    /// A data directory is one disk, whichever of those that were known there it is now: an exchanged
+    /// disk and its successor are never there together.
     pub fn topology(&self, in_service: impl Fn(DiskId) -> bool) -> Topology {
         let disks = self.disks.values();
         let counted = disks.filter(|disk| !self.is_removed(DiskId(disk.id)));
-        Topology::new(counted.map(|disk| {
+        let disks = counted.map(|disk| {
             let id = DiskId(disk.id);
-            Disk {
+            let seen = Disk {
                 id,
                 node: NodeId(disk.node),
                 zone: self.zone_of(id).to_owned(),
                 capacity_bytes: disk.total_bytes,
                 in_service: self.is_in(id) && in_service(id),
-            }
-        }))
+            };
+            (disk.path.as_str(), self.is_in(id), seen)
+        });
+        let mut disks: Vec<_> = disks.collect();
+        disks.sort_unstable_by_key(|(path, is_in, disk)| {
+            let rank = (!disk.in_service, !is_in);
+            (disk.node, *path, rank, disk.id)
+        });
+        disks.dedup_by(|(path, _, disk), (kept_path, _, kept)| {
+            !path.is_empty() && (disk.node, *path) == (kept.node, *kept_path)
+        });
+        Topology::new(disks.into_iter().map(|(.., disk)| disk))
     }
 
     /// True when some zone has a node for every copy of a chunk, or when there is no more than one

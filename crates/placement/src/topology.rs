@@ -48,6 +48,11 @@ impl Topology {
         self.disks.get(&id)
     }
 
+    /// All disks, in service or not.
+    pub fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.disks.values()
+    }
+
     /// Disks that may get data.
     pub fn in_service(&self) -> impl Iterator<Item = &Disk> {
         self.disks.values().filter(|disk| disk.in_service)

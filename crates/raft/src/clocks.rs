@@ -69,6 +69,12 @@ impl Clocks {
         }
     }
 
+    /// Whether a peer has told what its clock shows, and so was there, a moment ago.
+    pub(crate) fn heard_lately(&self, peer: NodeId) -> bool {
+        let told = self.told.lock().get(&peer).map(|told| told.at);
+        told.is_some_and(|at| self.runtime.monotonic().saturating_sub(at) <= FRESH)
+    }
+
     /// How far the clocks of `node` (this one) and of other voters are from their median, in
     /// milliseconds, those ahead of it above 0; `None` when less than a majority is known.
     /// `stamped_ms`: the shard's time.

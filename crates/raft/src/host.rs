@@ -59,7 +59,7 @@ struct Inner {
     snapshots: Arc<Semaphore>,
     clocks: Clocks,
     log_room: Arc<AtomicU64>,
-    removed: watch::Sender<bool>,
+    removed: watch::Sender<Option<Duration>>,
     health: HostHealth,
     groups: Mutex<Groups>,
 }
@@ -101,7 +101,7 @@ impl RaftHost {
         let inner = Inner {
             clocks: Clocks::new(runtime.clone()),
             log_room: Arc::new(AtomicU64::new(ROOM_BYTES)),
-            removed: watch::Sender::new(false),
+            removed: watch::Sender::new(None),
             runtime,
             node,
             config,
@@ -318,15 +318,25 @@ impl RaftHost {
     }
 }
 
-/// Once this node is told that it was removed from the cluster: gives away what it leads, since clients
-/// do not find it any more. As a member it votes and stores until it is let go.
+/// While this node is told that it was removed from the cluster: gives away what it leads, since clients
+/// do not find it any more. As a member it votes and stores until it is let go. What it was told once may
+/// have been wrong: it counts as long as it is said again.
 async fn when_removed(inner: Arc<Inner>) {
     let giving_away = async {
         let mut removed = inner.removed.subscribe();
-        // An error: cannot be, `inner` has the sender.
-        let _ = removed.wait_for(|removed| *removed).await;
-        tracing::warn!("this node was removed from the cluster: it hands over what it leads");
+        let mut said = false;
         loop {
+            let lately = |told: &Option<Duration>| {
+                let now = inner.runtime.monotonic();
+                told.is_some_and(|at| now.saturating_sub(at) <= GIVE_AWAY_INTERVAL)
+            };
+            // An error: cannot be, `inner` has the sender.
+            let _ = removed.wait_for(lately).await;
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(
+                    "this node was removed from the cluster: it hands over what it leads"
+                );
+            }
             let open: Vec<Group> = {
                 let groups = inner.groups.lock();
                 groups.open.values().flatten().cloned().collect()

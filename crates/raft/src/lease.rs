@@ -133,8 +133,9 @@ impl Standing {
         self.clocks.off(self.node, &voters, stamped_ms)
     }
 
-    /// Asks the voter to take over that has most of the log, of those that are `able`. It is elected at
-    /// once. Should it not be, the library's leader is silent from here on, and another voter is
+    /// Asks the voter to take over that has most of the log, of those that are `able`, and of them one
+    /// that has answered lately: a dead one may have all of a log that nothing is added to. It is elected
+    /// at once. Should it not be, the library's leader is silent from here on, and another voter is
     /// elected: this node does not campaign, since it takes itself for the leader until it hears of
     /// another one.
     pub(crate) async fn hand_over(&self, able: impl Fn(NodeId) -> bool) {
@@ -149,7 +150,10 @@ impl Standing {
                 let votes = voters.voter_ids().any(|voter| voter == *node);
                 votes && *node != self.node.0 && index + LAG_ENTRIES_MAX >= last
             });
-            near.filter(|(_, node)| able(NodeId(*node))).max()
+            let able = near.filter(|(_, node)| able(NodeId(*node)));
+            able.max_by_key(|(index, node)| {
+                (self.clocks.heard_lately(NodeId(*node)), *index, *node)
+            })
         };
         if let Some((_, heir)) = heir
             && self.raft.trigger().transfer_leader(heir).await.is_err()

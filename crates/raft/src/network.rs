@@ -50,8 +50,8 @@ pub(crate) struct Sender {
     pub(crate) lease: Duration,
     pub(crate) promise: Promise,
     pub(crate) clocks: Clocks,
-    /// Set when this node is told that it was removed from the cluster.
-    pub(crate) removed: watch::Sender<bool>,
+    /// When this node was told last that it was removed from the cluster (monotonic).
+    pub(crate) removed: watch::Sender<Option<Duration>>,
     /// Snapshots that this node sends at once, over all groups.
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) sending: Sending,
@@ -156,7 +156,7 @@ impl Peer {
                 let wall_ms = match &reply {
                     reply::Body::Append(reply) => {
                         if reply.sender_removed {
-                            self.sender.removed.send_replace(true);
+                            self.sender.removed.send_replace(Some(sent));
                         }
                         reply.wall_ms
                     }

@@ -5,13 +5,15 @@
 //! What a node applies it says itself; of one that does not answer its record counts, which it left at
 //! its last start. A node of a version that tells nothing applies the first level.
 //!
+//! A node that was given up counts as long as it is a member of a shard.
+//!
 //! Invariants: the root comes first, which from then on lets nobody in who applies less; a shard never
 //! has a higher level than the root. Levels only rise.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +66,35 @@ impl FeatureKeeper {
         told.unwrap_or(record.feature_level).max(FIRST_LEVEL)
     }
 
+    /// Whether no shard has a member that was given up and applies less: it takes part until it is let
+    /// go, and may be needed for that.
+    async fn members_apply(&self, map: &pb::ClusterMap, level: u64) -> Result<bool, WorkerError> {
+        let given_up = map.nodes.iter().filter(|node| node.removed);
+        let old: BTreeSet<u64> = given_up
+            .filter(|node| node.feature_level < level)
+            .map(|node| node.id)
+            .collect();
+        if old.is_empty() {
+            return Ok(true);
+        }
+        let shards = map.ranges.iter().map(|hint| ShardId(hint.shard));
+        let shards: BTreeSet<ShardId> = shards.chain([ShardId::ROOT]).collect();
+        for shard in shards {
+            let asked = self.meta.query_at(shard, pb::DescribeShard {});
+            let told = within(SHARD_LIMIT, asked).await;
+            let told = told.map_err(|_| WorkerError::TooLong)??;
+            // Unknown while they change.
+            let Some(members) = told.members else {
+                return Ok(false);
+            };
+            let mut members = members.voters.iter().chain(&members.learners);
+            if members.any(|member| old.contains(member)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Raises the level of the root; false when it knows a metadata node that was not asked.
     async fn raise_root(&self, level: u64, nodes: Vec<u64>) -> Result<bool, WorkerError> {
         let command = pb::ActivateFeature { level, nodes };
@@ -110,7 +141,7 @@ impl Worker for FeatureKeeper {
         let in_service = map.nodes.iter().filter(|node| !node.removed);
         let nodes: Vec<_> = in_service.filter(|node| is_meta(node)).collect();
         let applied = self.applied_by_all(&nodes).await;
-        if applied > level {
+        if applied > level && self.members_apply(&map, applied).await? {
             let asked = nodes.iter().map(|node| node.id).collect();
             if self.raise_root(applied, asked).await? {
                 level = applied;

@@ -115,6 +115,16 @@ impl Lacking {
 /// What has become of owners, and chunks that no row names.
 type Verdicts = (HashMap<ChunkOwner, OwnerFate>, HashSet<ChunkId>);
 
+/// What a group is repaired to.
+struct Goal<'t> {
+    /// Copies that its chunks should have.
+    copies: usize,
+    /// Members that get what they lack.
+    targets: &'t [DiskId],
+    /// All members were asked, and every other disk that may ever have something.
+    everybody: bool,
+}
+
 /// What became of one chunk.
 #[derive(Debug, Default)]
 struct Filled {
@@ -224,8 +234,12 @@ impl GroupRepair {
         }
         // Deletes where a member missed it, and forgets where all have confirmed.
         self.deleter.delete(&tombstones).await;
-        self.fill(group, copies, &targets, lacking, &mut repaired)
-            .await;
+        let goal = Goal {
+            copies,
+            targets: &targets,
+            everybody: outsiders.are_all() && serving.len() == group.members.len(),
+        };
+        self.fill(group, &goal, lacking, &mut repaired).await;
         Ok(repaired)
     }
 
@@ -233,8 +247,7 @@ impl GroupRepair {
     async fn fill(
         &self,
         group: &Group,
-        copies: usize,
-        targets: &[DiskId],
+        goal: &Goal<'_>,
         lacking: Vec<Lacking>,
         repaired: &mut Repaired,
     ) {
@@ -243,7 +256,7 @@ impl GroupRepair {
         repaired.below_target += undecided;
         let outcomes: Vec<_> = stream::iter(wanted)
             .map(|chunk| async move {
-                let filled = self.fill_one(group, targets, &chunk).await?;
+                let filled = self.fill_one(group, goal.targets, &chunk).await?;
                 Some((chunk, filled))
             })
             .buffer_unordered(COPIES_AT_ONCE)
@@ -253,7 +266,7 @@ impl GroupRepair {
         for (chunk, filled) in outcomes.into_iter().flatten() {
             repaired.chunks += 1;
             repaired.saw(&chunk.entry);
-            if filled.held == 0 && self.is_useless(group, &chunk).await {
+            if filled.held == 0 && goal.everybody && self.is_useless(&chunk).await {
                 useless.push(chunk.entry.id);
                 continue;
             }
@@ -266,7 +279,7 @@ impl GroupRepair {
             repaired.failed += u64::from(filled.failed);
             repaired.damaged += u64::from(filled.damaged);
             repaired.lost += u64::from(filled.lost);
-            repaired.below_target += u64::from(filled.held < copies);
+            repaired.below_target += u64::from(filled.held < goal.copies);
         }
         if !useless.is_empty() {
             tracing::warn!(pg = %group.id, chunks = useless.len(), "parts of the metadata's backup that nobody can read are given up");
@@ -274,13 +287,12 @@ impl GroupRepair {
         }
     }
 
-    /// True of a part of the metadata's backup of which every member was asked, and each that has it
-    /// has bad bytes: what an attempt left that a power failure broke off. Nobody knows its owner, so
-    /// it would lack copies until it is superseded, and a rebuild would take it for one that is missing.
-    async fn is_useless(&self, group: &Group, chunk: &Lacking) -> bool {
-        let everybody = self.serving(group).len() == group.members.len();
+    /// True, when everybody was asked, of a part of the metadata's backup of which all that have it have
+    /// bad bytes: what an attempt left that a power failure broke off. Nobody knows its owner, so it
+    /// would lack copies until it is superseded, and a rebuild would take it for one that is missing.
+    async fn is_useless(&self, chunk: &Lacking) -> bool {
         let nowhere_else = chunk.live.is_empty() && chunk.outside.is_empty();
-        if !is_backup(&chunk.entry.owner) || !everybody || !nowhere_else {
+        if !is_backup(&chunk.entry.owner) || !nowhere_else {
             return false;
         }
         for &disk in &chunk.damaged {

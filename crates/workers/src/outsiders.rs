@@ -22,6 +22,8 @@ const GROUPS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(crate) struct Outsiders {
     knowing: HashMap<PgId, Vec<DiskId>>,
+    /// Every disk that may ever answer was asked, and has answered.
+    complete: bool,
     /// Gave no answer since: they are not waited for again.
     silent: Mutex<BTreeSet<DiskId>>,
 }
@@ -43,6 +45,9 @@ impl Outsiders {
             .buffer_unordered(DISKS_AT_ONCE)
             .collect()
             .await;
+        let heard: BTreeSet<DiskId> = answers.iter().flatten().map(|(disk, _)| *disk).collect();
+        let expected = map.topology(|disk| view.is_readable(disk));
+        let complete = expected.disks().all(|disk| heard.contains(&disk.id));
         let mut knowing: HashMap<PgId, Vec<DiskId>> = HashMap::new();
         for (disk, groups) in answers.into_iter().flatten() {
             for (pg, _) in groups {
@@ -57,6 +62,7 @@ impl Outsiders {
         }
         Self {
             knowing,
+            complete,
             silent: Mutex::default(),
         }
     }
@@ -69,6 +75,11 @@ impl Outsiders {
         asked
             .filter(|disk| !serving.contains(disk) && !silent.contains(disk))
             .collect()
+    }
+
+    /// Whether nobody else can have what no member and none of these has.
+    pub(crate) fn are_all(&self) -> bool {
+        self.complete && self.silent.lock().is_empty()
     }
 
     /// Leaves a disk out from now on.

@@ -739,6 +739,29 @@ fn chunks_count_as_below_their_redundancy_until_their_group_has_grown() {
         world.meta.propose(create).await.unwrap().unwrap();
         world.runtime.sleep(Duration::from_secs(31)).await;
         run(&mut worker).await;
+        let nothing_is_promised = (status().chunks, status().below_target);
+        assert_eq!(nothing_is_promised, (3, 0), "there is no disk for more");
+        let mut members = vec![disk_in(&world, 1).await];
+        for directory in 2..=3 {
+            members.push(world.add_disk(directory).await);
+        }
+        let member = |disk: DiskId| pb::state::PgMember {
+            disk: disk.0,
+            complete: true,
+        };
+        let group = pb::state::PlacementGroup {
+            members: members.into_iter().map(member).collect(),
+            ..Default::default()
+        };
+        world.view.refresh().await.unwrap();
+        let pools = world.view.map().pools().to_vec();
+        let create = pb::CreatePgs {
+            pool: pools.iter().find(|pool| pool.copies == 3).unwrap().id,
+            groups: vec![group],
+        };
+        world.meta.propose(create).await.unwrap().unwrap();
+        world.runtime.sleep(Duration::from_secs(31)).await;
+        run(&mut worker).await;
         assert_eq!((status().chunks, status().below_target), (3, 3));
     });
 }

@@ -419,7 +419,13 @@ async fn the_authority_changes_while_everything_runs() {
     };
     assert_eq!(behind.len(), 2);
     follow(&mut renewals).await;
-    assert_eq!(step().await, RotationStep::Finished);
+    // Connections of before are cut, so an answer may fail to come.
+    for tries in 0.. {
+        match step().await {
+            RotationStep::Finished => break,
+            other => assert!(tries < 10, "{other:?}"),
+        }
+    }
     let fingerprint = rotation.next().fingerprint();
     for node in [&one, &two] {
         assert_eq!(node.trust().issuer(), fingerprint);

@@ -90,6 +90,12 @@ impl AccessTable {
             .unwrap_or(Access::Nodes)
     }
 
+    /// Whether a node that was removed may still use anything.
+    fn still_hears(&self, removed: NodeId) -> bool {
+        let mut heard = self.still_heard.values();
+        heard.any(|heard| heard(removed, &mut Extensions::new()))
+    }
+
     /// Whether a node that was removed may use what the path names.
     fn hears<B>(&self, removed: NodeId, request: &mut Request<B>) -> bool {
         let heard = self.still_heard.get(service(request.uri().path()));
@@ -115,6 +121,11 @@ impl Guard {
             book,
             access,
         }
+    }
+
+    /// Whether a node was removed and nothing needs it any more: no call of it is let through.
+    pub(super) fn is_given_up(&self, node: NodeId) -> bool {
+        self.book.is_removed(node) && !self.access.still_hears(node)
     }
 
     fn admit<B>(&self, request: &mut Request<B>) -> Result<Peer, Status> {
@@ -325,6 +336,7 @@ mod tests {
             let mut request = request.extension(caller).body(()).unwrap();
             let admitted = guard.admit(&mut request).is_ok();
             assert_eq!(admitted, expected, "node {id}, {path}");
+            assert_eq!(guard.is_given_up(NodeId(id)), id == 3, "node {id}");
             if admitted {
                 let mark = request.extensions().get::<Mark>();
                 assert_eq!(mark, Some(&Mark(NodeId(id))), "the service is not told");

@@ -46,8 +46,11 @@ const STREAMS_MAX: u32 = 4096;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Pause after the system refused to accept, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Longest life of a connection of a node that was removed: long enough to hear that it was.
+/// Longest life of a connection of a node that was removed and that nothing needs: long enough to hear
+/// that it was.
 const REMOVED_LIFE: Duration = Duration::from_secs(5);
+/// Connections of such nodes at once: they come again and again, and must take no place from others.
+const REMOVED_MAX: usize = 8;
 
 /// Limits of the listener.
 #[derive(Clone, Debug)]
@@ -107,14 +110,15 @@ impl Listener {
         let address = socket.local_addr()?;
         let stopping = runtime.shutdown().child_token();
         let cut = CancellationToken::new();
-        let guard = Arc::new(Guard::new(security.clone(), Arc::clone(&book), access));
+        let guard = Arc::new(Guard::new(security.clone(), book, access));
         let (accepted, queue) = mpsc::channel(QUEUE);
         let (strange, strangers) = mpsc::channel(QUEUE);
         let front = Arc::new(Front {
             runtime: runtime.clone(),
             security,
-            book,
+            guard: Arc::clone(&guard),
             strangers: Arc::new(Semaphore::new(config.strangers_max)),
+            given_up: Arc::new(Semaphore::new(REMOVED_MAX)),
             handshakes: Arc::new(Handshakes::new(config.handshakes_max)),
             config: config.clone(),
             cut: cut.clone(),
@@ -224,8 +228,9 @@ async fn until_drained(
 struct Front {
     runtime: Runtime,
     security: Security,
-    book: Arc<AddressBook>,
+    guard: Arc<Guard>,
     strangers: Arc<Semaphore>,
+    given_up: Arc<Semaphore>,
     handshakes: Arc<Handshakes>,
     config: ListenerConfig,
     cut: CancellationToken,
@@ -328,12 +333,12 @@ impl Front {
         let handshake = self.handshakes.begin();
         let greeting = async {
             let greeted = self.shake_hands(tcp).await?;
-            let stranger = self.place_of_stranger(&greeted)?;
+            let (stranger, life) = self.place_of_stranger(&greeted)?.unzip();
             let queue = match &stranger {
                 Some(_) => &self.strange,
                 None => &self.accepted,
             };
-            let ends = self.end_of(&greeted);
+            let ends = self.end_of(&greeted, life);
             let caller = Caller { peer: greeted.peer };
             let accepted = Accepted::new(greeted.wire, caller, (place, stranger), ends);
             let sent = queue.send(Ok(accepted)).await;
@@ -356,15 +361,14 @@ impl Front {
         tracing::debug!(%remote, %error, "refused a connection");
     }
 
-    /// When a connection is cut: at the latest when the listener stops.
-    fn end_of(&self, greeted: &Greeted) -> impl Future<Output = ()> + Send + 'static {
+    /// When a connection is cut: after its `life`, at the latest when the listener stops.
+    fn end_of(
+        &self,
+        greeted: &Greeted,
+        life: Option<Duration>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let cut = self.cut.clone();
-        let life = self.config.stranger_life;
-        let stranger = self.is_stranger(greeted);
-        let life = match greeted.peer {
-            Some(Peer::Node(_)) => life.min(REMOVED_LIFE),
-            _ => life,
-        };
+        let (mortal, life) = (life.is_some(), life.unwrap_or_default());
         let signed = match &self.security {
             Security::Tls(trust) => greeted.issuer.clone().map(|by| (Arc::clone(trust), by)),
             Security::Plain { .. } => None,
@@ -379,7 +383,7 @@ impl Front {
             tokio::select! {
                 () = cut.cancelled() => {}
                 () = over => {}
-                _ = within(life, std::future::pending::<()>()), if stranger => {}
+                _ = within(life, std::future::pending::<()>()), if mortal => {}
             }
         }
     }
@@ -410,22 +414,24 @@ impl Front {
         })
     }
 
-    /// A node that was removed is a stranger that every call is refused: it has to hear why.
-    fn is_stranger(&self, greeted: &Greeted) -> bool {
-        match greeted.peer {
-            Some(Peer::Anonymous) => true,
-            Some(Peer::Node(node)) => self.book.is_removed(node),
-            Some(Peer::Admin) | None => false,
-        }
-    }
-
-    fn place_of_stranger(&self, greeted: &Greeted) -> io::Result<Option<OwnedSemaphorePermit>> {
-        if !self.is_stranger(greeted) {
-            return Ok(None);
-        }
-        match Arc::clone(&self.strangers).try_acquire_owned() {
-            Ok(place) => Ok(Some(place)),
-            Err(_) => Err(io::Error::other("too many clients without a certificate")),
+    /// The place of a client that is no member of the cluster, and how long it may stay; `None` for
+    /// one that is. A node that was removed and that nothing needs any more is refused every call: it
+    /// is let in to hear why.
+    fn place_of_stranger(
+        &self,
+        greeted: &Greeted,
+    ) -> io::Result<Option<(OwnedSemaphorePermit, Duration)>> {
+        let life = self.config.stranger_life;
+        let (places, life) = match greeted.peer {
+            Some(Peer::Anonymous) => (&self.strangers, life),
+            Some(Peer::Node(node)) if self.guard.is_given_up(node) => {
+                (&self.given_up, life.min(REMOVED_LIFE))
+            }
+            Some(Peer::Node(_) | Peer::Admin) | None => return Ok(None),
+        };
+        match Arc::clone(places).try_acquire_owned() {
+            Ok(place) => Ok(Some((place, life))),
+            Err(_) => Err(io::Error::other("too many clients that are no members")),
         }
     }
 }

@@ -22,7 +22,7 @@ const SEEDS_PAUSE: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// A node that was given up must not come back: others have its place.
-pub(super) fn given_up(node: NodeId) -> anyhow::Error {
+fn given_up(node: NodeId) -> anyhow::Error {
     anyhow::anyhow!(
         "node {node} was given up and may not come back: empty its state directory and join as a new \
          node (granary admin join); its data directories can stay as they are"
@@ -42,12 +42,25 @@ impl Follower {
     /// Waits until the root answers, however long that takes; the map.
     ///
     /// # Errors
-    /// Another node says that this one was given up: the root will never answer it.
-    pub(super) async fn first_map(&self, own: NodeId) -> anyhow::Result<pb::ClusterMap> {
-        tokio::select! {
-            map = self.wait_for_map() => Ok(map),
-            () = self.seeds.until_refused(own) => Err(given_up(own)),
+    /// This node was given up, and no shard needs it: the root will never answer it, or says so.
+    /// `is_member` is whether a shard still has it as a member, as far as its own replicas know.
+    pub(super) async fn first_map(
+        &self,
+        own: NodeId,
+        is_member: impl Fn() -> bool,
+    ) -> anyhow::Result<pb::ClusterMap> {
+        let map = tokio::select! {
+            map = self.wait_for_map() => map,
+            () = self.seeds.until_refused(own, !is_member()) => return Err(given_up(own)),
+        };
+        let record = map.nodes.iter().find(|node| node.id == own.0);
+        if record.is_some_and(|node| node.removed) {
+            if is_member() {
+                self.seeds.until_refused(own, false).await;
+            }
+            return Err(given_up(own));
         }
+        Ok(map)
     }
 
     async fn wait_for_map(&self) -> pb::ClusterMap {

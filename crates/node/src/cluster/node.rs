@@ -29,7 +29,7 @@ use tonic::service::Routes;
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::admin::AdminService;
-use super::follow::{Follower, given_up};
+use super::follow::Follower;
 use super::herald::Herald;
 use super::hints::HintCarrier;
 use super::seeds::Seeds;
@@ -377,9 +377,13 @@ impl Node {
         };
         // They serve whoever rebuilds the metadata, too.
         let opening = prepare_storage(runtime, config, base, client, &self.disks);
-        let first = follower.first_map(base.identity.node).await?;
+        let own = base.identity.node;
+        let is_member = || {
+            meta.as_ref()
+                .is_some_and(|role| role.node.raft().has_member(None, own))
+        };
+        let first = follower.first_map(own, is_member).await?;
         let info = first.info.clone().unwrap_or_default();
-        refuse_removed(&first, &base.identity)?;
         refuse_too_old(info.feature_level, config)?;
         announce(runtime, client, &first, config, &base.identity).await?;
         let map = follower.start(first);
@@ -569,15 +573,6 @@ async fn start_storage(
     }
     role.watch();
     Ok(role)
-}
-
-/// The map says of a node that was given up that it was.
-fn refuse_removed(map: &pb::ClusterMap, identity: &Identity) -> anyhow::Result<()> {
-    let own = map.nodes.iter().find(|node| node.id == identity.node.0);
-    if own.is_some_and(|node| node.removed) {
-        return Err(given_up(identity.node));
-    }
-    Ok(())
 }
 
 /// A version that cannot apply what the cluster does must not have its metadata.

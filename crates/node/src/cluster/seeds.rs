@@ -20,6 +20,10 @@ use super::status::{NodeReport, Peers};
 
 /// Longest time for one address.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// The role of nodes with replicas.
+const META_ROLE: &str = "meta";
+/// How often a node that was given up says whom it waits for.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Between two rounds of asking whether this node was given up.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 /// Addresses of a configuration that are asked; more is a mistake.
@@ -40,25 +44,54 @@ impl Seeds {
         join_all(seeds.map(|seed| self.ask_one(seed))).await;
     }
 
-    /// Ends when a node of this cluster, of the address book or at an address of the configuration,
-    /// says that this one was given up, and none has a shard that still needs it.
-    pub(super) async fn until_refused(&self, own: NodeId) {
+    /// Ends when a node of this cluster says that this one was given up, and no shard can still need it
+    /// for the majority that lets it go: then every other node that may have a replica has said the
+    /// same. One that does not answer is waited for, because the answer ends a replica for good; a node
+    /// `without_replicas` waits for nobody.
+    ///
+    /// Asked are the metadata nodes of the address book, and while it has none, the addresses of the
+    /// configuration.
+    pub(super) async fn until_refused(&self, own: NodeId, without_replicas: bool) {
+        let mut complained = None;
         loop {
             self.runtime.sleep(REFUSED_PAUSE).await;
             let (links, book) = (&self.links, self.links.book());
-            let nodes = book.nodes().into_iter().filter(|node| node.id() != own);
-            let known = nodes.filter_map(|node| links.channel(node.id(), Lane::Meta));
-            let seeds = book.seeds().iter().take(SEEDS_MAX);
-            let named = seeds.filter_map(|seed| connect_to_address(links.security(), seed).ok());
-            let asked = known.chain(named).map(|channel| async move {
-                let asked = within(ANSWER_LIMIT, is_heard(channel, own));
+            let mut keepers = book.with_role(META_ROLE);
+            keepers.retain(|node| *node != own);
+            let mut channels: Vec<_> = keepers
+                .iter()
+                .map(|node| links.channel(*node, Lane::Meta))
+                .collect();
+            if keepers.is_empty() {
+                let seeds = book.seeds().iter().take(SEEDS_MAX);
+                let others = seeds.filter(|seed| book.address(own).as_ref() != Some(seed));
+                channels.extend(others.map(|seed| connect_to_address(links.security(), seed).ok()));
+            }
+            let asked = channels.into_iter().map(|channel| async move {
+                let asked = within(ANSWER_LIMIT, is_heard(channel?, own));
                 asked.await.ok().flatten()
             });
-            let asked = stream::iter(asked).buffer_unordered(SEEDS_MAX);
-            let heard: Vec<Option<bool>> = asked.collect().await;
-            // A shard may need it for the majority that lets it go.
-            if heard.contains(&Some(false)) && !heard.contains(&Some(true)) {
+            let heard: Vec<Option<bool>> = stream::iter(asked).buffered(SEEDS_MAX).collect().await;
+            if !heard.contains(&Some(false)) || heard.contains(&Some(true)) {
+                continue;
+            }
+            let silent: Vec<u64> = keepers
+                .iter()
+                .zip(&heard)
+                .filter(|(_, heard)| heard.is_none())
+                .map(|(node, _)| node.0)
+                .collect();
+            if without_replicas || (silent.is_empty() && !keepers.is_empty()) {
                 return;
+            }
+            let now = self.runtime.monotonic();
+            if complained.is_none_or(|at| now.saturating_sub(at) >= COMPLAIN_EVERY) {
+                complained = Some(now);
+                tracing::warn!(
+                    ?silent,
+                    "this node was given up; it stays while these metadata nodes have not said that no \
+                     shard needs it"
+                );
             }
         }
     }

@@ -210,3 +210,48 @@ async fn a_new_cluster_begins_at_the_newest_level() {
     let all = vec![FEATURE_LEVEL; 3];
     assert_eq!(levels(&meta).await, (FEATURE_LEVEL, all));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_given_up_counts_until_its_shards_have_let_it_go() {
+    let (cluster, meta, directory) = cluster(4, 1).await;
+    for id in 1..=3 {
+        register(&meta, record(id, &[], FEATURE_LEVEL))
+            .await
+            .unwrap();
+    }
+    directory.told.lock().insert(NodeId(3), Some(1));
+    let remove = pb::RemoveNode { node: 3 };
+    meta.propose(remove).await.unwrap().unwrap();
+    keep(&cluster, &meta, &directory).await;
+    assert_eq!(levels(&meta).await, (1, vec![1; 3]), "it votes still");
+
+    let staying = [NodeId(1), NodeId(2)];
+    for shard in 0..=2 {
+        let let_go = async || {
+            for node in [1, 2, 3] {
+                let control = cluster.network.control(NodeId(node)).unwrap();
+                if control
+                    .change_voters(ShardId(shard), &staying)
+                    .await
+                    .is_ok()
+                {
+                    return true;
+                }
+            }
+            false
+        };
+        for tries in 0.. {
+            if let_go().await {
+                break;
+            }
+            assert!(tries < 100, "shard {shard} does not let it go");
+            cluster
+                .runtime
+                .sleep(std::time::Duration::from_millis(200))
+                .await;
+        }
+    }
+    keep(&cluster, &meta, &directory).await;
+    let all = vec![FEATURE_LEVEL; 3];
+    assert_eq!(levels(&meta).await, (FEATURE_LEVEL, all));
+}

@@ -64,6 +64,13 @@ pub(super) fn rule_of(pool: &pb::state::Pool, topology: &Topology) -> Rule {
     }
 }
 
+/// The copies that a pool's class can have in this topology.
+fn copies_possible(pool: &pb::state::Pool, topology: &Topology) -> usize {
+    Redundancy::from_number(pool.redundancy)
+        .and_then(|redundancy| rule_for(redundancy, topology))
+        .map_or(0, |rule| rule.copies)
+}
+
 /// The part of the topology that serves a pool.
 pub(super) fn topology_of(pool: &pb::state::Pool, topology: &Topology) -> Topology {
     if pool.zone.is_empty() && pool.redundancy == Redundancy::Zrs.number() {
@@ -116,20 +123,23 @@ impl PlacementKeeper {
     }
 
     /// Creates open groups where a pool has too few. Only the best pool of a class and zone gets
-    /// new ones; groups with a lost member do not count.
+    /// new ones, of those that have groups or could have some now; groups with a lost member do not
+    /// count.
     pub(super) async fn create_groups(&self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
         let mut created = false;
         for pool in map.pools() {
+            let part = topology_of(pool, &topology);
+            let possible = copies_possible(pool, &part);
             let best = map
                 .pools()
                 .iter()
                 .filter(|other| other.redundancy == pool.redundancy && other.zone == pool.zone)
+                .filter(|other| map.has_groups(other) || other.copies as usize <= possible)
                 .all(|other| other.copies <= pool.copies);
             if !best {
                 continue;
             }
-            let part = topology_of(pool, &topology);
             let rule = rule_of(pool, &part);
             let open = map.open_groups(pool.id);
             let serves = |disk| part.find(disk).is_some_and(|disk| disk.in_service);

@@ -81,16 +81,20 @@ impl PlacementKeeper {
         Ok(changed)
     }
 
-    /// The groups in which each disk is a complete member, and another one that answers is.
+    /// The groups in which each disk is a complete member, and another one that answers is, with which
+    /// it is compared. That one, in each group, keeps its completeness when several come back at once:
+    /// otherwise each would be compared with the next, and a dead one would be the only complete one.
     fn compared_with_others(&self, map: &ClusterMap) -> HashMap<DiskId, Vec<u32>> {
         let mut groups: HashMap<DiskId, Vec<u32>> = HashMap::new();
         for group in map.groups() {
-            let complete = || group.members.iter().filter(|member| member.complete);
-            for member in complete() {
-                let mut others = complete().filter(|other| other.disk != member.disk);
-                if others.any(|other| self.view.is_readable(other.disk)) {
-                    groups.entry(member.disk).or_default().push(group.id.0);
-                }
+            let members = group.members.iter().filter(|member| member.complete);
+            let complete: Vec<DiskId> = members.map(|member| member.disk).collect();
+            let answering = complete.iter().filter(|&&disk| self.view.is_readable(disk));
+            let Some(&believed) = answering.min_by_key(|&&disk| (!map.is_in(disk), disk)) else {
+                continue;
+            };
+            for disk in complete.into_iter().filter(|&disk| disk != believed) {
+                groups.entry(disk).or_default().push(group.id.0);
             }
         }
         groups

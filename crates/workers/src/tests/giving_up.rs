@@ -216,6 +216,66 @@ fn disks_that_all_come_back_leave_no_group_without_a_complete_member() {
     });
 }
 
+#[test]
+fn disks_that_come_back_without_the_third_make_their_groups_whole_again() {
+    simulated(async {
+        let mut world = World::start(3).await;
+        let bytes = content(9 * MIB, 108);
+        world.put("a", &bytes).await;
+        for directory in 1..=3 {
+            let disk = disk_in(&world, directory).await;
+            assert!(world.store.remove_disk(disk).await);
+        }
+        keep_on(&mut world, 1).await;
+        assert!(world.view.map().disks().all(|disk| disk.state == OUT));
+        // Two of them are back, and one that was never there, in the same tick; the third is dead.
+        for directory in [1, 2, 9] {
+            world.add_disk(directory).await;
+        }
+        keep_on(&mut world, 5).await;
+        assert_whole(&world, 3).await;
+        assert_eq!(fewest_copies(&world).await.0, 3);
+        assert!(world.get("a").await.unwrap() == bytes);
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        assert_eq!(worker.status()().below_target, 0);
+    });
+}
+
+#[test]
+fn an_exchanged_disk_and_its_successor_are_not_two() {
+    simulated(async {
+        let mut world = World::start(2).await;
+        let bytes = content(9 * MIB, 109);
+        world.put("a", &bytes).await;
+        let old = disk_in(&world, 2).await;
+        assert!(world.store.remove_disk(old).await);
+        world.wipe(2);
+        let new = world.add_disk(2).await;
+        assert_ne!(new, old);
+        keep_on(&mut world, 5).await;
+        let copies = |world: &World| {
+            let map = world.view.map();
+            map.pools().iter().map(|pool| pool.copies).max()
+        };
+        assert_eq!(
+            copies(&world),
+            Some(2),
+            "two directories have no room for more"
+        );
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let status = worker.status()();
+        assert_eq!((status.chunks, status.below_target), (3, 0), "{status:?}");
+        assert!(world.get("a").await.unwrap() == bytes);
+        // A third directory is one.
+        world.add_disk(3).await;
+        keep_on(&mut world, 5).await;
+        assert_eq!(copies(&world), Some(3));
+        assert_eq!(fewest_copies(&world).await.0, 3);
+    });
+}
+
 /// A root that gives no answer while it is cut off; the other shards do.
 struct CutOff {
     node: Arc<MetaNode>,

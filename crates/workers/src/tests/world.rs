@@ -248,6 +248,17 @@ impl World {
         largest.1
     }
 
+    /// Removes every file of a directory whose disk nobody has open.
+    pub(super) fn wipe(&self, disk: usize) {
+        let mut files = vec![dir(disk)];
+        while let Some(path) = files.pop() {
+            if let Ok(names) = self.vfs.list(&path) {
+                files.extend(names.iter().map(|name| path.join(name)));
+            }
+            let _ = self.vfs.remove(&path);
+        }
+    }
+
     async fn create_bucket(&self, name: &str) -> pb::state::Bucket {
         let bucket = pb::state::Bucket {
             name: name.into(),
