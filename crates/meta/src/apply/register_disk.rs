@@ -10,7 +10,7 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 
 use super::root_rows::raise_map_epoch;
-use super::{Apply, ApplyContext, NODES_TELL, Refusal, Tx, empty};
+use super::{Apply, ApplyContext, NODES_TELL, Refusal, SETTINGS, Tx, empty};
 use crate::keyspace::disk::DiskKey;
 use crate::keyspace::meta_node::NodeKey;
 use crate::keyspace::placement_group::PlacementGroupKey;
@@ -38,7 +38,13 @@ impl Apply for pb::RegisterDisk {
                     .ok_or_else(|| Refusal::invalid("no such disk"))?;
                 disk.state = state;
             }
-            state_after(before, disk.state, self.keep_state)
+            let strict = tx.clock.feature_level >= SETTINGS && !self.state_only;
+            let asked = if strict {
+                asked_by_itself(before, disk.state)
+            } else {
+                disk.state
+            };
+            state_after(before, asked, self.keep_state)
         };
         disk.state = state;
         if !tx.exists(&NodeKey {
@@ -83,6 +89,15 @@ fn comes_back(tx: &mut Tx<'_>, pg: u32, disk: u64) -> Result<(), Refusal> {
     own.complete = false;
     group.epoch += 1;
     tx.put(&row, &group)
+}
+
+/// What counts of a state that is not the keeper's word alone: a node of the first versions says of its
+/// disks that they are in service, and one that is out comes back only when the keeper has it compared.
+fn asked_by_itself(known: Option<u32>, asked: u32) -> u32 {
+    match (known, asked) {
+        (Some(OUT), IN) => OUT,
+        (_, asked) => asked,
+    }
 }
 
 /// The state a disk has when `asked` is said of one in state `known`, as new or (`keep`) only if it is
@@ -133,6 +148,22 @@ mod tests {
                 state_after(known, asked, true),
             );
             assert_eq!(found, (first, after, kept), "{known:?}, {asked}");
+        }
+    }
+
+    #[test]
+    fn no_disk_comes_back_by_its_own_word() {
+        for (known, asked, expected) in [
+            (Some(OUT), IN, OUT),
+            (Some(OUT), READMITTED, READMITTED),
+            (Some(IN), OUT, OUT),
+            (None, IN, IN),
+        ] {
+            assert_eq!(
+                asked_by_itself(known, asked),
+                expected,
+                "{known:?}, {asked}"
+            );
         }
     }
 }
