@@ -11,7 +11,7 @@ component() {
   return 1
 }
 
-if component fmt rustfmt; then step cargo fmt --all --check; step cargo fmt --manifest-path tests/faultfs/Cargo.toml --check; fi
+if component fmt rustfmt; then step cargo fmt --all --check; step cargo fmt --manifest-path tests/faultfs/Cargo.toml --check; step cargo fmt --manifest-path tests/fuzz/Cargo.toml --check; fi
 if component clippy clippy; then
   step cargo clippy --release --workspace --all-targets -- -D warnings
   step cargo clippy --release --manifest-path tests/faultfs/Cargo.toml --all-targets -- -D warnings

@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
-if [ -n "$all" ]; then stages="house cargo sim build sdk process crash disks memory cluster upstream"; else stages="house cargo build sdk process crash disks memory cluster"; fi
+if [ -n "$all" ]; then stages="house cargo fuzz sim build sdk process crash disks memory cluster upstream"; else stages="house cargo fuzz build sdk process crash disks memory cluster"; fi
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"
@@ -21,6 +21,7 @@ stage() {
   case "$1" in
     house)    cargo run --quiet --release -p xtask -- check ;;
     cargo)    cargo test --release --workspace --no-fail-fast ;;
+    fuzz)     GRANARY_FUZZ_SECONDS="${GRANARY_FUZZ_SECONDS:-${all:+60}}" scripts/fuzz.sh ;;
     sim)      GRANARY_SIM_SEEDS="${GRANARY_SIM_SEEDS:-0..2000}" cargo test --release -p granary-sim --test seeds ;;
     build)    cargo build --release -p granary-node --bin granary &&
               cargo run --quiet --release -p xtask -- readme --check ;;

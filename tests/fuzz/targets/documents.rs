@@ -4,9 +4,12 @@
 #![no_main]
 
 use granary_oss::xml::{
-    CompleteMultipartUpload, CorsConfiguration, CreateBucketConfiguration, Delete, Tagging, VersioningConfiguration,
+    CompleteMultipartUpload, CorsConfiguration, CreateBucketConfiguration, Delete, Tagging,
+    VersioningConfiguration,
 };
-use granary_types::limits::{BUCKET_TAGS_MAX, DELETE_OBJECTS_MAX, OBJECT_TAGS_MAX, PART_NUMBER_MAX};
+use granary_types::limits::{
+    BUCKET_TAGS_MAX, DELETE_OBJECTS_MAX, OBJECT_TAGS_MAX, PART_NUMBER_MAX,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,11 +19,18 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(complete) = CompleteMultipartUpload::parse(data) {
         let numbers = complete.parts.iter().map(|part| part.number);
-        assert!(numbers.clone().all(|number| (1..=PART_NUMBER_MAX).contains(&number)));
+        assert!(
+            numbers
+                .clone()
+                .all(|number| (1..=PART_NUMBER_MAX).contains(&number))
+        );
         assert!(numbers.is_sorted_by(|one, next| one < next));
     }
     if let Ok(versioning) = VersioningConfiguration::parse(data) {
-        assert_eq!(VersioningConfiguration::parse(&versioning.to_xml()).ok(), Some(versioning));
+        assert_eq!(
+            VersioningConfiguration::parse(&versioning.to_xml()).ok(),
+            Some(versioning)
+        );
     }
     if let Ok(tagging) = Tagging::parse_object(data) {
         assert!(tagging.tags.len() <= OBJECT_TAGS_MAX);

@@ -5,13 +5,15 @@
 use granary_fuzz::Head;
 use granary_oss::escape;
 use granary_oss::header::{
-    ContentHeaders, CopySource, EtagList, MetadataDirective, Preconditions, RangeOutcome, ResponseOverrides,
-    TaggingDirective, bucket_acl, content_length, content_md5, copy_source_range, date, flag, format_tagging, object_acl,
-    parse_tagging, persistent_headers, redundancy, resolve_range, storage_class, tagging, traffic_limit, user_metadata,
+    ContentHeaders, CopySource, EtagList, MetadataDirective, Preconditions, RangeOutcome,
+    ResponseOverrides, TaggingDirective, bucket_acl, content_length, content_md5,
+    copy_source_range, date, flag, format_tagging, object_acl, parse_tagging, persistent_headers,
+    redundancy, resolve_range, storage_class, tagging, traffic_limit, user_metadata,
 };
 use granary_oss::listing::{
-    ListBucketsParams, ListObjectsParams, ListObjectsV2Params, ListPartsParams, ListUploadsParams, ListVersionsParams,
-    decode_continuation_token, encode_continuation_token, encoding, part_number,
+    ListBucketsParams, ListObjectsParams, ListObjectsV2Params, ListPartsParams, ListUploadsParams,
+    ListVersionsParams, decode_continuation_token, encode_continuation_token, encoding,
+    part_number,
 };
 use granary_oss::query::Query;
 use granary_types::limits::{OBJECT_TAGS_MAX, PART_NUMBER_MAX};
@@ -40,13 +42,29 @@ fuzz_target!(|data: &[u8]| {
 fn check_query(query: &Query) {
     let raw = query.to_raw();
     let again = Query::parse(Some(&raw)).expect("what was read is read again");
-    assert!(again.iter().map(|p| (p.name(), p.value())).eq(query.iter().map(|p| (p.name(), p.value()))));
-    let _ = (ListObjectsParams::parse(query), ListVersionsParams::parse(query), ListUploadsParams::parse(query));
-    let _ = (ListPartsParams::parse(query), ListBucketsParams::parse(query), encoding(query));
+    assert!(
+        again
+            .iter()
+            .map(|p| (p.name(), p.value()))
+            .eq(query.iter().map(|p| (p.name(), p.value())))
+    );
+    let _ = (
+        ListObjectsParams::parse(query),
+        ListVersionsParams::parse(query),
+        ListUploadsParams::parse(query),
+    );
+    let _ = (
+        ListPartsParams::parse(query),
+        ListBucketsParams::parse(query),
+        encoding(query),
+    );
     let _ = ResponseOverrides::from_query(query);
     if let Ok(listing) = ListObjectsV2Params::parse(query) {
         let token = encode_continuation_token(&listing.marker);
-        assert_eq!(decode_continuation_token(&token).ok().as_deref(), Some(listing.marker.as_str()));
+        assert_eq!(
+            decode_continuation_token(&token).ok().as_deref(),
+            Some(listing.marker.as_str())
+        );
     }
     if let Ok(number) = part_number(query) {
         assert!((1..=PART_NUMBER_MAX).contains(&number));
@@ -55,12 +73,31 @@ fn check_query(query: &Query) {
 
 fn check_headers(head: &Head) {
     let headers = &head.headers;
-    let _ = (bucket_acl(headers), object_acl(headers), storage_class(headers), redundancy(headers));
-    let _ = (content_length(headers), content_md5(headers), flag(headers, "x-oss-forbid-overwrite"));
-    let _ = (MetadataDirective::from_headers(headers), TaggingDirective::from_headers(headers));
-    let _ = (CopySource::from_headers(headers), user_metadata(headers), persistent_headers(headers));
+    let _ = (
+        bucket_acl(headers),
+        object_acl(headers),
+        storage_class(headers),
+        redundancy(headers),
+    );
+    let _ = (
+        content_length(headers),
+        content_md5(headers),
+        flag(headers, "x-oss-forbid-overwrite"),
+    );
+    let _ = (
+        MetadataDirective::from_headers(headers),
+        TaggingDirective::from_headers(headers),
+    );
+    let _ = (
+        CopySource::from_headers(headers),
+        user_metadata(headers),
+        persistent_headers(headers),
+    );
     let _ = ContentHeaders::from_headers(headers).size();
-    let _ = (Preconditions::of_read(headers), Preconditions::of_copy_source(headers));
+    let _ = (
+        Preconditions::of_read(headers),
+        Preconditions::of_copy_source(headers),
+    );
     if let Some(query) = head.query() {
         let _ = traffic_limit(headers, &query);
     }
@@ -77,7 +114,10 @@ fn check_headers(head: &Head) {
         for size in SIZES {
             for standard in [false, true] {
                 if let RangeOutcome::Partial(range) = resolve_range(value, size, standard) {
-                    assert!(range.start < range.end && range.end <= size, "{range:?} of {size}");
+                    assert!(
+                        range.start < range.end && range.end <= size,
+                        "{range:?} of {size}"
+                    );
                 }
             }
         }
