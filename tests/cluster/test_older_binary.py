@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from harness.cluster import SETTINGS, wait_for
+from harness.cluster import wait_for
 from harness.server import binary
 
 from .drill import Drill
@@ -17,14 +17,10 @@ from .drill import Drill
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NOT_HERE = 3
 BUILD_DEADLINE_S = 5400
-# What the status calls the feature level, of the cluster and of what a node applies; versions that do not tell it leave the key out.
+# What the status calls the feature level, of the cluster and of what a node applies.
 LEVEL = "feature_level"
-# The level of every cluster of a version that tells none.
-FIRST_LEVEL = 1
 # Between two looks of whoever raises it are some seconds, and its lease may have to find another process first.
 LEVEL_DEADLINE_S = 90
-# What the older version does not know in its settings.
-OLDER_SETTINGS = SETTINGS.replace("replace_after_secs = 1\n", "")
 
 
 @pytest.fixture
@@ -45,9 +41,10 @@ def older(say):
 @pytest.mark.parametrize("last", ["z2a", pytest.param("z1a", marks=pytest.mark.long)])
 def test_a_cluster_is_upgraded_node_by_node(older, make_cluster, seed, say, last):
     """`last` keeps metadata and a disk, and is the only older node for a while: it is led, it leads, it is killed and comes back."""
-    cluster = make_cluster(f"older-{last}", program=[older], settings=OLDER_SETTINGS)
+    cluster = make_cluster(f"older-{last}", program=[older])
     cluster.form(whole=False)
     cluster.wait_whole()
+    before = cluster.status()[LEVEL]
     cluster.program = [binary()]
     for node in cluster.nodes.values():
         node.program = [older]
@@ -55,7 +52,7 @@ def test_a_cluster_is_upgraded_node_by_node(older, make_cluster, seed, say, last
         for name in [name for name in cluster.nodes if name != last] + [last]:
             if name == last:
                 one_older_node(cluster, drill, last)
-                stays_low(cluster, last)
+                stays_low(cluster, last, before)
             cluster.stop(name)
             drill.resumes()
             cluster[name].program = None
@@ -65,28 +62,28 @@ def test_a_cluster_is_upgraded_node_by_node(older, make_cluster, seed, say, last
         drill.resumes(50)
     drill.judge(say, deep=True)
     drill.empty()
-    say(f"older binary, {last} last: feature level {FIRST_LEVEL} before, {rises(cluster)} afterwards")
+    say(f"older binary, {last} last: feature level {before} before, {rises(cluster, before)} afterwards")
     make_cluster.remove(cluster)
 
 
-def stays_low(cluster, last):
+def stays_low(cluster, last, before):
     """While a node cannot follow, the cluster does as it did; the others say what they could do."""
     others = [name for name in cluster.nodes if name != last]
     status = cluster.status(ask=others)
     applied = {node["id"]: node[LEVEL] for node in status["nodes"] if node["state"] == "up"}
-    assert status[LEVEL] == FIRST_LEVEL, f"the feature level rose while a node could not follow: {status[LEVEL]}"
-    assert applied.pop(cluster[last].node_id) == FIRST_LEVEL, "the older node tells more than it applies"
-    assert applied and all(level > FIRST_LEVEL for level in applied.values()), f"the new nodes apply no more than the older one: {applied}"
+    assert status[LEVEL] == before, f"the feature level rose while a node could not follow: {status[LEVEL]}"
+    assert applied.pop(cluster[last].node_id) == before, "the older node tells more than it applies"
+    assert applied and all(level > before for level in applied.values()), f"the new nodes apply no more than the older one: {applied}"
 
 
-def rises(cluster):
+def rises(cluster, before):
     """Waits until the cluster does what all of its metadata nodes can; by itself."""
     def risen():
         status = cluster.status()
         if status is None:
             return None
         applied = [node[LEVEL] for node in status["nodes"] if node["state"] == "up" and "meta" in node["roles"]]
-        return status[LEVEL] if status[LEVEL] == min(applied) > FIRST_LEVEL else None
+        return status[LEVEL] if status[LEVEL] == min(applied) > before else None
     return wait_for("the feature level to rise after the last node was exchanged", risen, LEVEL_DEADLINE_S, 1)
 
 
