@@ -80,8 +80,8 @@ impl std::fmt::Debug for CaRotation {
 }
 
 impl CaRotation {
-    /// A rotation to `next`, whose key the caller keeps until it signs. `links` must trust both
-    /// authorities.
+    /// A rotation to `next`, whose key the caller keeps until it signs. `links` are those of a node:
+    /// they follow the root, and so are let in at every step.
     pub fn new(meta: Meta, links: Arc<Links>, sealer: Arc<dyn KeySealer>, next: Authority) -> Self {
         Self {
             meta,

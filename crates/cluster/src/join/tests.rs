@@ -382,10 +382,7 @@ async fn the_authority_changes_while_everything_runs() {
         renewal(&world, &two, &folder.path().join("2"), false),
     ];
     let next = Authority::generate(&world.runtime, CLUSTER).unwrap();
-    let mut operator = world.credentials(Peer::Admin);
-    operator.bundle.push(next.certificate().to_vec());
-    let operator = Trust::new(world.runtime.clone(), operator).unwrap();
-    let links = world.links(Security::Tls(Arc::new(operator)));
+    let links = Arc::clone(&one.links);
     let rotation = CaRotation::new(world.meta(), links, Arc::new(FakeSealer), next);
     let step = async || within(LIMIT, rotation.step()).await.unwrap().unwrap();
     let follow = async |renewals: &mut [Renewal; 2]| {
