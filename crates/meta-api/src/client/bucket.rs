@@ -116,7 +116,7 @@ impl Meta {
     ) -> Decision<pb::state::Bucket> {
         let mut backoff = self.backoff();
         loop {
-            match self.propose(command.clone()).await? {
+            match self.propose(command).await? {
                 Ok(bucket) => {
                     self.settle(&bucket).await?;
                     return Ok(Ok(bucket));
