@@ -78,8 +78,8 @@ def test_sweep(wire, bucket):
 
 
 @pytest.mark.parametrize("method, key, query", [
-    ("GET", None, ["acl"]), ("PUT", None, ["acl"]), ("GET", None, ["versions"]), ("PUT", None, ["lifecycle"]), ("DELETE", None, ["cors"]),
-    ("GET", "k", ["acl"]), ("PUT", "k", ["tagging"]), ("POST", "k", ["append", ("position", "0")]), ("PUT", "k", ["symlink"]),
+    ("GET", None, ["policy"]), ("PUT", None, ["website"]), ("GET", None, ["logging"]), ("PUT", None, ["lifecycle"]), ("DELETE", None, ["inventory"]),
+    ("GET", "k", ["live"]), ("PUT", "k", ["live"]), ("PUT", None, ["referer"]), ("POST", None, ["worm"]),
     ("POST", "k", ["restore"]), ("GET", "k", [("x-oss-process", "image/info")]), ("GET", None, ["encryption"]),
 ])
 def test_handful(signed, bucket, method, key, query):

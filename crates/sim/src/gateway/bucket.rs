@@ -55,6 +55,7 @@ impl Gateway {
             .meta
             .query(pb::GetBucket {
                 name: name.to_owned(),
+                ..Default::default()
             })
             .await;
         let answer = answer.map_err(|error| self.judge("look-up of a bucket", &error))?;
