@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
-if [ -n "$all" ]; then stages="house cargo fuzz sim build sdk process crash disks memory cluster upstream"; else stages="house cargo fuzz build sdk process crash disks memory cluster"; fi
+if [ -n "$all" ]; then stages="house cargo fuzz sim build sdk process crash disks memory cluster upstream"; else stages="house cargo build sdk process crash disks memory cluster"; fi
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"

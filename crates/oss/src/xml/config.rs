@@ -113,6 +113,10 @@ impl Tagging {
             if value.len() > limits::BUCKET_TAG_VALUE_BYTES_MAX {
                 return invalid("A tag value has at most 128 bytes.", value);
             }
+            // No answer could carry them.
+            if key.chars().chain(value.chars()).any(char::is_control) {
+                return invalid("A tag can have no control characters.", key);
+            }
             let reserved = ["http://", "https://", "Aliyun"];
             if reserved.iter().any(|prefix| key.starts_with(prefix)) {
                 return invalid(
@@ -246,6 +250,8 @@ mod tests {
             body(&[("a", &"v".repeat(129))]),
             body(&[("Aliyun-x", "1")]),
             body(&[("https://x", "1")]),
+            body(&[("a\u{7f}", "1")]),
+            body(&[("a", "\u{1}")]),
         ] {
             assert_eq!(
                 Tagging::parse_bucket(&bad).unwrap_err().code(),
