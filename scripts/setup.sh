@@ -16,11 +16,16 @@ need() { missing+=("$1"); }
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# libclang-cpp, which other packages bring, is another library and of no use to bindgen.
 have_libclang() {
   [ -n "${LIBCLANG_PATH:-}" ] && return 0
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
-  compgen -G '/usr/lib/*/libclang*.so*' >/dev/null && return 0
-  compgen -G '/usr/lib64/libclang*.so*' >/dev/null
+  local library directory
+  for library in 'libclang.so*' 'libclang-[0-9]*.so*'; do
+    for directory in '/usr/lib/llvm-*/lib' '/usr/lib/*' '/usr/lib64'; do
+      compgen -G "$directory/$library" >/dev/null && return 0
+    done
+  done
+  return 1
 }
 
 # The C++ compiler builds RocksDB, libclang generates its bindings, make builds jemalloc.
