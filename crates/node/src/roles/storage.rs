@@ -70,7 +70,8 @@ struct Directory {
 pub(crate) enum Wanted {
     /// At least one disk that is open: without it there is nothing to serve with.
     OneDisk,
-    /// A disk that is open, or one that may be soon: others serve meanwhile.
+    /// A disk that is open, or one that may be later: other nodes, and the other roles of this one,
+    /// serve meanwhile.
     Hope,
 }
 
@@ -485,6 +486,24 @@ fn is_mistake(error: &anyhow::Error) -> bool {
                 | OpenError::Duplicate(_)
         )
     )
+}
+
+/// Whether a directory that could not be opened may be usable later without anybody's doing, as that of
+/// a disk that is full: not one whose path is wrong.
+fn may_pass(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| {
+        let cause = cause.downcast_ref::<io::Error>()?;
+        Some(cause.kind())
+    });
+    !kinds.into_iter().any(|kind| {
+        matches!(
+            kind,
+            io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::PermissionDenied
+        )
+    })
 }
 
 #[cfg(test)]

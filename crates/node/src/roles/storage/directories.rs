@@ -15,7 +15,9 @@ use granary_runtime::within;
 use granary_types::DiskId;
 use tokio::sync::mpsc;
 
-use super::{Directory, Found, MAP_LIMIT, OPENING_LIMIT, StorageRole, Wanted, is_mistake};
+use super::{
+    Directory, Found, MAP_LIMIT, OPENING_LIMIT, StorageRole, Wanted, is_mistake, may_pass,
+};
 
 /// How often directories whose disk is out are looked at: the operator may have replaced one.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,9 +32,10 @@ type Opened = (PathBuf, anyhow::Result<DiskId>);
 impl StorageRole {
     /// Opens every data directory that can be opened. One that takes long is not waited for, as
     /// long as there is what is wanted: it serves as soon as it is open, and the root hears of it.
+    /// Nor is one that failed, where others serve meanwhile: it is looked at again.
     ///
     /// # Errors
-    /// A directory that the operator has to look at, or none that can be opened.
+    /// A directory that the operator has to look at, or none that can be opened where one is needed.
     pub(crate) async fn open_all(self: &Arc<Self>, wanted: Wanted) -> anyhow::Result<()> {
         self.open_within(wanted, OPENING_LIMIT).await
     }
@@ -57,7 +60,7 @@ impl StorageRole {
             self.begin_to_open(path, done.clone());
         }
         drop(done);
-        let (mut open, mut last_error) = (0, None);
+        let (mut open, mut hope, mut last_error) = (0, false, None);
         let until = self.runtime.monotonic() + limit;
         loop {
             let left = if open > 0 || wanted == Wanted::Hope {
@@ -70,9 +73,10 @@ impl StorageRole {
                 Ok(Some((_, Err(error)))) if is_mistake(&error) => return Err(error),
                 Ok(Some((path, Err(error)))) => {
                     tracing::error!(directory = %path.display(), error = format!("{error:#}"), "data directory is out of service");
+                    hope |= wanted == Wanted::Hope && may_pass(&error);
                     last_error = Some(error);
                 }
-                Ok(None) if open == 0 => {
+                Ok(None) if open == 0 && !hope => {
                     return Err(last_error.context("at least one data directory is needed")?);
                 }
                 Ok(None) => return Ok(()),

@@ -151,7 +151,7 @@ impl Machine {
         }
     }
 
-    async fn start(&self, paths: &[PathBuf], wanted: Wanted) -> Arc<StorageRole> {
+    async fn not_open(&self, paths: &[PathBuf]) -> Arc<StorageRole> {
         let meta = Meta::new(self.runtime.clone(), self.root.clone());
         let role = StorageRole::over(
             &self.runtime,
@@ -162,7 +162,11 @@ impl Machine {
             meta,
             Arc::new(self.gate.clone()),
         );
-        let role = role.await.unwrap();
+        role.await.unwrap()
+    }
+
+    async fn start(&self, paths: &[PathBuf], wanted: Wanted) -> Arc<StorageRole> {
+        let role = self.not_open(paths).await;
         let opening = role.open_within(wanted, Duration::from_millis(300));
         quickly("the start", opening).await.unwrap();
         quickly("telling the root", role.enrol()).await.unwrap();
@@ -271,4 +275,41 @@ async fn a_node_whose_only_disk_hangs_starts_and_stops() {
     assert!(machine.root.0.lock().is_empty());
     quickly("the stop", role.stop()).await;
     machine.gate.set(None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_only_disk_cannot_be_opened_starts_and_takes_it_up_later() {
+    let machine = Machine::new();
+    let only = &machine.paths[..1];
+    let role = machine.start(only, Wanted::Hope).await;
+    let disk = disk_in(&role, &only[0]).unwrap();
+    role.stop().await;
+    drop(role);
+    // As a full disk does: the index cannot be opened, and nothing is lost.
+    let (index, aside) = (only[0].join("index"), only[0].join("aside"));
+    std::fs::rename(&index, &aside).unwrap();
+    std::fs::write(&index, "").unwrap();
+    let role = machine.start(only, Wanted::Hope).await;
+    assert!(disk_in(&role, &only[0]).is_none());
+    std::fs::remove_file(&index).unwrap();
+    std::fs::rename(&aside, &index).unwrap();
+    let taken_up = async {
+        while disk_in(&role, &only[0]) != Some(disk) {
+            role.look().await;
+            machine.runtime.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    quickly("taking it up", taken_up).await;
+    quickly("the stop", role.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_only_path_is_wrong_does_not_start() {
+    let machine = Machine::new();
+    let file = machine.paths[0].with_file_name("file");
+    std::fs::write(&file, "").unwrap();
+    let role = machine.not_open(&[file.join("below")]).await;
+    let opening = role.open_within(Wanted::Hope, Duration::from_millis(300));
+    let error = quickly("the start", opening).await.unwrap_err();
+    assert!(format!("{error:#}").contains("cannot make"), "{error:#}");
 }
