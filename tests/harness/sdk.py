@@ -146,6 +146,11 @@ class Oss2:
     def put_object(self, bucket, key, data, headers=None):
         return self._reply(self._call(self._bucket(bucket).put_object, key, data, headers=headers))
 
+    def append_object(self, bucket, key, position, data, headers=None):
+        result = self._call(self._bucket(bucket).append_object, key, position, data, headers=headers)
+        assert result.next_position == int(result.headers["x-oss-next-append-position"])
+        return self._reply(result)
+
     def get_object(self, bucket, key, headers=None, params=None):
         def read():
             result = self._bucket(bucket).get_object(key, headers=headers, params=params)
@@ -282,6 +287,12 @@ class OssV2:
     def put_object(self, bucket, key, data, headers=None):
         request = ossv2.PutObjectRequest(bucket=bucket, key=key, body=data, headers=headers or {})
         return self._reply(self._call(self.client.put_object, request))
+
+    def append_object(self, bucket, key, position, data, headers=None):
+        request = ossv2.AppendObjectRequest(bucket=bucket, key=key, position=position, body=data, headers=headers or {})
+        result = self._call(self.client.append_object, request)
+        assert result.next_position == int(result.headers["x-oss-next-append-position"])
+        return self._reply(result)
 
     def get_object(self, bucket, key, headers=None, params=None):
         request = ossv2.GetObjectRequest(bucket=bucket, key=key, headers=headers or {}, parameters=params or {})

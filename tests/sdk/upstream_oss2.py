@@ -48,10 +48,6 @@ LATER = {
     "ACLs that change": """
         test_api_base::test_whitespace test_bucket::test_acl test_bucket::test_bucket_path_style test_object::test_anonymous
         test_object::test_object_acl test_object::test_default_timeout test_object::test_timeout test_upload::test_upload_with_acl""",
-    "AppendObject": """
-        test_object::test_append_object test_object::test_append_object_with_tagging test_object::test_append_object_with_tagging_wrong_num
-        test_object::test_disable_crc test_object::test_exceptions test_object::test_invalid_crc test_object::test_progress
-        test_traffic_limit::test_append_object""",
     "tags that change": """
         test_bucket::test_bucket_tagging test_bucket::test_bucket_tagging_with_specify_label test_bucket::test_list_bucket_with_tagging
         test_multipart::test_multipart_with_object_tagging test_object::test_copy_object_with_tagging test_object::test_object_tagging

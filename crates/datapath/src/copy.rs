@@ -17,6 +17,7 @@ use crate::chunk_writer::{ask_disks, note_failures, store_chunk};
 use crate::digest::CutChunk;
 use crate::error::{BodyError, ReadError, WriteError};
 use crate::extents::{ChunkPiece, ExtentCursor, WholePiece, chunk_of};
+use crate::fold;
 use crate::pin::ReadPin;
 use crate::read::ReadStream;
 use crate::session::{WriteOwner, WriteSession};
@@ -36,7 +37,9 @@ pub(crate) async fn copy(
 ) -> Result<Copied, WriteError> {
     let whole = range == ByteRange::whole(source.version.size);
     let small = range.length() <= shared.config.inline_max_bytes as u64;
-    if digests == CopyDigests::Compute || !whole || small {
+    // The pieces of what was appended may change, and reach beyond the version that was read.
+    let appended = fold::body_of(&source.version).is_some();
+    if digests == CopyDigests::Compute || !whole || small || appended {
         return stream(shared, source, range, target, digests).await;
     }
     copy_chunks(shared, source, target).await

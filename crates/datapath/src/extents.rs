@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use granary_meta_api::pb;
@@ -65,6 +66,10 @@ pub(crate) struct ExtentCursor {
     known_from: u64,
     /// False when the references are listed page by page.
     all_known: bool,
+    /// Monotonic time at which they were asked for.
+    listed_at: Duration,
+    /// Of an appendable object: a fold may put the same bytes elsewhere while they are read.
+    may_move: bool,
 }
 
 impl ExtentCursor {
@@ -94,9 +99,14 @@ impl ExtentCursor {
                     .collect(),
                 true,
             ),
-            Some(Place::Pages(_) | Place::Parts(_)) => (VecDeque::new(), false),
+            Some(Place::Pages(_) | Place::Parts(_) | Place::Appended(_)) => {
+                (VecDeque::new(), false)
+            }
         };
+        let may_move = matches!(place, Some(Place::Appended(_)));
         Ok(Self {
+            listed_at: shared.runtime.monotonic(),
+            may_move,
             shared,
             source,
             range,
@@ -156,6 +166,7 @@ impl ExtentCursor {
 
     /// Brings the reference that holds the next byte to the front.
     async fn find(&mut self) -> Result<(), ReadError> {
+        self.forget_old();
         loop {
             while let Some(front) = self.known.front() {
                 let end = self.known_from + front.length();
@@ -172,7 +183,22 @@ impl ExtentCursor {
         }
     }
 
+    /// What a fold replaces stays for the reader grace, and no pin of the object prolongs that:
+    /// references of half that age are asked for again.
+    fn forget_old(&mut self) {
+        let grace = self.shared.view.map().reader_grace();
+        let age = self
+            .shared
+            .runtime
+            .monotonic()
+            .saturating_sub(self.listed_at);
+        if self.may_move && !grace.is_zero() && age >= grace / 2 {
+            self.known.clear();
+        }
+    }
+
     async fn load_page(&mut self) -> Result<(), ReadError> {
+        self.listed_at = self.shared.runtime.monotonic();
         let query = pb::ListExtents {
             at: Some(self.source.at.clone()),
             object_id: self.source.version.object_id.clone(),

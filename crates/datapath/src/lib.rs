@@ -14,6 +14,7 @@ mod copy;
 mod digest;
 mod error;
 mod extents;
+mod fold;
 mod hints;
 mod latency;
 mod map;
@@ -48,6 +49,7 @@ use repair_pace::RepairPace;
 pub use cluster::{ClusterView, MAP_AGE_MAX, NodeDirectory};
 pub use config::{DataPathConfig, InvalidConfig};
 pub use error::{BodyError, ReadError, WriteError};
+pub use fold::Folded;
 pub use hints::{RepairHint, RepairHints};
 pub use map::{ClusterMap, Group, GroupMember};
 pub use read::ReadStream;
@@ -246,6 +248,24 @@ impl DataPath {
         digests: CopyDigests,
     ) -> Result<Copied, WriteError> {
         copy::copy(&self.shared, source, range, target, digests).await
+    }
+
+    /// Whether a payload can be appended to an appendable version as it is. If not, a fold makes room.
+    pub fn takes(version: &pb::state::Version, payload: &pb::Payload) -> bool {
+        fold::takes(version, payload)
+    }
+
+    /// Writes what an appendable version has in small pieces once more as one; `None` when it has
+    /// none. It is the `FoldTail` that makes it part of the object.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn fold(
+        &self,
+        source: ReadSource,
+        target: WriteTarget,
+    ) -> Result<Option<Folded>, WriteError> {
+        fold::fold(&self.shared, source, target).await
     }
 
     /// Stores bytes, at most a chunk of them, for an owner that is no object; the chunk that holds

@@ -1,5 +1,6 @@
 //! What a user notices: the same bytes back, whatever happens to disks, clients and memory.
 
+mod appended;
 mod fakes;
 mod former_members;
 mod hedging;

@@ -5,6 +5,7 @@ use granary_datapath::{ReadError, WriteError};
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::{ErrorKind, MetaError, pb};
 use granary_oss::{ErrorCode, OssError};
+use http::{HeaderName, HeaderValue};
 
 use crate::body;
 
@@ -53,10 +54,15 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         Reason::TooManyBuckets => ErrorCode::TooManyBuckets,
         Reason::ObjectTooLarge => ErrorCode::EntityTooLarge,
         Reason::Immutable => ErrorCode::FileImmutable,
+        Reason::PositionNotEqualToLength => return not_at_the_end(rejection.length),
+        Reason::ObjectNotAppendable => ErrorCode::ObjectNotAppendable,
+        Reason::AppendSealedObject => ErrorCode::AppendSealedObjectNotAllowed,
         // The client took longer than a write may; nothing of it is kept.
         Reason::WriteExpired => ErrorCode::RequestTimeout,
         // Views that stayed old although they were refreshed: the whole request may be repeated.
-        Reason::Stale | Reason::StaleGeneration => ErrorCode::ServiceUnavailable,
+        Reason::Stale | Reason::StaleGeneration | Reason::FoldFirst => {
+            ErrorCode::ServiceUnavailable
+        }
         // The client's mistake, whichever caller let it through to the shard.
         Reason::Invalid if rejection.detail == PART_ORDER => ErrorCode::InvalidPartOrder,
         Reason::None | Reason::Invalid => ErrorCode::InternalError,
@@ -70,6 +76,12 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         return error;
     }
     error.source(rejection.detail.clone())
+}
+
+/// An append to another place than the end of an object with so many bytes.
+pub(crate) fn not_at_the_end(length: u64) -> OssError {
+    let next = HeaderName::from_static("x-oss-next-append-position");
+    OssError::new(ErrorCode::PositionNotEqualToLength).header(next, HeaderValue::from(length))
 }
 
 /// Bytes could not be written. `Refused` is handled where the bucket can be looked up again.

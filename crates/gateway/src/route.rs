@@ -102,6 +102,7 @@ fn holds(when: &When, head: &Head) -> bool {
             .get(name)
             .is_some_and(|value| values.contains(&value)),
         When::Header(name) => head.headers.contains_key(*name),
+        When::May(_) => true,
         When::Path(pattern) => path_fits(pattern, &head.raw_path),
     }
 }

@@ -25,7 +25,8 @@ macro_rules! messages {
 
 messages! {
     state "state." [
-        Extent, Header, Tag, Body, InlineBody, ExtentBody, PagedBody, PartsBody, Encryption,
+        Extent, Header, Tag, Body, InlineBody, ExtentBody, PagedBody, PartsBody, AppendedBody,
+        Encryption,
         Retention, RestoreState, Version, Head, ExtentPage, PartRef, PartPage, Upload, Part,
         Owner, BucketView, Deletion, Change, CommandReplyRow, Pin, RestoreMarker, NodeDatabase, ShardSettings,
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
@@ -54,7 +55,7 @@ messages! {
         RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
         GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup, WrongClock,
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
-        FinishConfigureBucket, BucketConfig
+        FinishConfigureBucket, BucketConfig, AppendObject, SealObject, FoldTail
     ]
 }
 

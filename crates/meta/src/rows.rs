@@ -28,6 +28,25 @@ impl RawRows for View<'_> {
     }
 }
 
+impl View<'_> {
+    /// The last row of one kind with `start <= key < end`.
+    pub(crate) fn last<K: RowKey>(
+        &self,
+        start: &K,
+        end: &K,
+    ) -> Result<Option<(K, K::Value)>, StateMachineError> {
+        let (start, end) = (start.encode(), end.encode());
+        let mut entries = self
+            .0
+            .scan(Space::State, &start, Some(&end), Direction::Backward);
+        let Some(entry) = entries.next() else {
+            return Ok(None);
+        };
+        let (key, value) = entry?;
+        Ok(Some((K::decode(&key)?, decode_value(K::KIND, value)?)))
+    }
+}
+
 /// Half-open bounds of a scan over raw keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {

@@ -49,6 +49,8 @@ pub mod ec {
     pub const V4_PRODUCT: &str = "0002-00009005";
     /// Own: `x-oss-expires` outside 1 to 604800.
     pub const V4_EXPIRES: &str = "0002-00009006";
+    /// MissingArgument: an append or a seal without a position.
+    pub const POSITION_MISSING: &str = "0016-00000501";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).

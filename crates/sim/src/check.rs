@@ -1,6 +1,7 @@
 //! What must hold, one file per invariant. Each check runs on the healed cluster and reports to
 //! the run's findings.
 
+pub mod appends;
 pub mod chunks;
 pub mod histories;
 pub mod listings;

@@ -17,6 +17,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::Findings;
+use crate::appends::Appends;
 use crate::content::Contents;
 use crate::gateway::{Gateway, Record};
 use crate::history::History;
@@ -24,7 +25,7 @@ use crate::net::{BlobLinks, Endpoint, Life, MetaLink, SimNet};
 use crate::node::{Disks, Node, NodeClock};
 use crate::scenario::{Scenario, Stream, stream, stream_seed};
 use crate::trace::Trace;
-use crate::workload::{BUCKETS, OPERATOR};
+use crate::workload::{BUCKETS, LOGS, OPERATOR};
 
 /// The nodes. Each is a voter of every shard, has disks, and runs workers.
 pub(crate) const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
@@ -69,6 +70,7 @@ impl Cluster {
         let record = Record {
             history: History::default(),
             contents: Arc::new(Contents::default()),
+            appends: Appends::default(),
             net: net.clone(),
         };
         let mut crashes = stream(seed, Stream::Crash, 0);
@@ -275,7 +277,7 @@ impl Cluster {
     pub async fn form(&self) -> Result<(), String> {
         join_all(NODES.map(|node| self.start(Endpoint(node.0)))).await;
         let gateway = self.start_gateway(OPERATOR).await;
-        for bucket in BUCKETS {
+        for bucket in BUCKETS.into_iter().chain([LOGS]) {
             while gateway.create_bucket(bucket).await.is_err() {
                 self.runtime.sleep(FORM_PAUSE).await;
             }

@@ -2,6 +2,7 @@
 //! the history, as answered or as unknown. An operation that failed before its commit was sent has
 //! no effect and leaves no trace there.
 
+mod append;
 mod bucket;
 mod listing;
 mod multipart;
@@ -23,6 +24,7 @@ use granary_meta_api::pb::{self, state};
 use granary_meta_api::{Meta, MetaError};
 use granary_types::{ByteRange, ETag, ObjectType, Redundancy, StorageClass};
 
+use crate::appends::Appends;
 use crate::content::{Content, Contents};
 use crate::history::{History, ObjectName, Writing};
 use crate::linearizability::Action;
@@ -35,6 +37,8 @@ pub struct Record {
     pub history: History,
     /// The values.
     pub contents: std::sync::Arc<Contents>,
+    /// What was appended.
+    pub appends: Appends,
     /// Trace and findings.
     pub net: SimNet,
 }
@@ -346,13 +350,7 @@ impl Gateway {
             return Err(NotDone);
         };
         let range = pick(content.length);
-        if self.record.net.one_of(SLOW_READS_PER_MILLE) {
-            let wait_ms = self.record.net.below(SLOW_READ_MS_MAX);
-            self.life
-                .runtime
-                .sleep(Duration::from_millis(wait_ms))
-                .await;
-        }
+        self.wait_sometimes().await;
         let started_ms = self.life.runtime.now().as_millis();
         let mut bytes = self.data.read(source, range);
         let mut read = Vec::new();
@@ -380,6 +378,15 @@ impl Gateway {
         }
         self.count("get");
         Ok(())
+    }
+
+    /// Some reads begin long after their look-up.
+    async fn wait_sometimes(&self) {
+        if self.record.net.one_of(SLOW_READS_PER_MILLE) {
+            let wait_ms = self.record.net.below(SLOW_READ_MS_MAX);
+            let wait = Duration::from_millis(wait_ms);
+            self.life.runtime.sleep(wait).await;
+        }
     }
 
     /// The current version of a key, noted as a read since `called`.

@@ -9,6 +9,7 @@
 //! It must not know how any crate does its work: it starts nodes as the binary does, and asks what
 //! a gateway asks.
 
+pub mod appends;
 pub mod check;
 mod cluster;
 pub mod content;

@@ -97,8 +97,15 @@ async fn live_and_check(cluster: &Arc<Cluster>) {
     let Some(buckets) = buckets(cluster, &reader).await else {
         return;
     };
-    check::listings::list_all(cluster, &reader, &buckets).await;
-    check::histories::check(cluster, &reader, &buckets).await;
+    let (logs, others): (Vec<_>, Vec<_>) = buckets
+        .iter()
+        .cloned()
+        .partition(|bucket| bucket.name == workload::LOGS);
+    check::listings::list_all(cluster, &reader, &others).await;
+    check::histories::check(cluster, &reader, &others).await;
+    for bucket in &logs {
+        check::appends::check(cluster, &reader, bucket).await;
+    }
     check::chunks::check(cluster, &reader, &buckets).await;
     check::replicas::check(cluster).await;
 }

@@ -19,6 +19,10 @@ use crate::scenario::{Stream, stream};
 
 /// Buckets that live through the run.
 pub const BUCKETS: [&str; 2] = ["granary-sim-one", "granary-sim-two"];
+/// The bucket whose objects are appended to.
+pub const LOGS: &str = "granary-sim-logs";
+/// Its objects.
+const LOG_KEYS: [&str; 2] = ["a", "z"];
 /// The bucket that comes and goes.
 pub const FLEETING: &str = "granary-sim-fleeting";
 
@@ -51,6 +55,17 @@ const LAST_PART: Lengths = Lengths {
     most: 20_000,
 };
 
+/// Lengths of small appends: long enough that no two have the same bytes.
+const APPENDED: Lengths = Lengths {
+    least: 16,
+    most: 900,
+};
+/// Lengths of appends that become chunks.
+const APPENDED_CHUNKS: Lengths = Lengths {
+    least: 1200,
+    most: 9000,
+};
+
 /// The operations that only read, among the hundred.
 const READS: Range<u32> = 50..88;
 /// How often a client dies in the middle of an operation, of a hundred.
@@ -74,11 +89,12 @@ pub async fn work(cluster: Arc<Cluster>, number: u64) {
 }
 
 async fn live(cluster: &Cluster, gateway: &Gateway, writes: bool, rng: &mut StdRng) {
-    let mut buckets: [Option<Bucket>; BUCKETS.len()] = [None, None];
+    let names = [BUCKETS[0], BUCKETS[1], LOGS];
+    let mut buckets: [Option<Bucket>; 3] = [None, None, None];
     while !cluster.stopping() {
-        let index = rng.random_range(0..BUCKETS.len());
+        let index = rng.random_range(0..names.len());
         let Some(bucket) = buckets[index].clone() else {
-            buckets[index] = gateway.find_bucket(BUCKETS[index]).await.ok().flatten();
+            buckets[index] = gateway.find_bucket(names[index]).await.ok().flatten();
             if buckets[index].is_none() {
                 cluster.runtime().sleep(Duration::from_millis(100)).await;
             }
@@ -86,7 +102,12 @@ async fn live(cluster: &Cluster, gateway: &Gateway, writes: bool, rng: &mut StdR
         };
         let dies = rng.random_range(0..100) < DEATHS_PERCENT;
         let life = Duration::from_micros(rng.random_range(100..400_000));
-        let operation = operate(gateway, &bucket, writes, rng);
+        let operation = async {
+            match names[index] {
+                LOGS => append_or_read(gateway, &bucket, writes, rng).await,
+                _ => operate(gateway, &bucket, writes, rng).await,
+            }
+        };
         let outcome = match dies {
             true => within(life, operation).await,
             false => Ok(operation.await),
@@ -170,6 +191,24 @@ async fn operate(
     }
 }
 
+async fn append_or_read(
+    gateway: &Gateway,
+    bucket: &Bucket,
+    writes: bool,
+    rng: &mut StdRng,
+) -> Result<(), NotDone> {
+    let key = LOG_KEYS[rng.random_range(0..LOG_KEYS.len())];
+    if !writes || rng.random_bool(0.3) {
+        return gateway.read_appended(bucket, key).await.map(|_| ());
+    }
+    let lengths = match rng.random_bool(0.7) {
+        true => APPENDED,
+        false => APPENDED_CHUNKS,
+    };
+    let length = rng.random_range(lengths.least..=lengths.most);
+    gateway.append(bucket, key, length).await
+}
+
 async fn upload(
     gateway: &Gateway,
     bucket: &Bucket,
@@ -205,7 +244,8 @@ pub async fn operate_cluster(cluster: Arc<Cluster>) {
         if splits > 0 && rng.random_bool(0.4) {
             let keys = keys();
             let at = &keys[rng.random_range(1..keys.len())];
-            if split(&gateway, BUCKETS[rng.random_range(0..BUCKETS.len())], at)
+            let names = [BUCKETS[0], BUCKETS[1], LOGS];
+            if split(&gateway, names[rng.random_range(0..names.len())], at)
                 .await
                 .is_ok()
             {

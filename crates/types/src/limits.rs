@@ -18,6 +18,17 @@ pub const PART_NUMBER_MAX: u32 = 10_000;
 /// Largest object a multipart upload may make, in bytes (48.8 TB).
 pub const OBJECT_BYTES_MAX: u64 = 10_000 * PUT_BYTES_MAX;
 
+/// Largest object that appends may make, in bytes (5 GB; API reference, AppendObject).
+pub const APPEND_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// Bytes of an appendable object that may stand in the metadata before they are folded into chunks.
+pub const TAIL_BYTES_MAX: u64 = 1024 * 1024;
+/// Appends whose bytes may stand there: one byte each must not make a million rows.
+pub const TAIL_ROWS_MAX: u32 = 1024;
+/// A part of an appendable object with fewer bytes is small: a fold may make one of several.
+pub const SMALL_PART_BYTES: u64 = CHUNK_BYTES_MAX as u64 / 2;
+/// Small parts at the end of an appendable object.
+pub const SMALL_PARTS_MAX: u32 = 64;
+
 /// All `x-oss-meta-*` of one object together, names and values, in bytes (8 KB).
 pub const USER_META_BYTES_MAX: usize = 8 * 1024;
 /// Tags of one object (OSS API reference, PutObjectTagging).

@@ -249,7 +249,7 @@ enum Paged {
 fn expand(entry: &pb::DeletionEntry) -> Expansion {
     let body = entry.deletion.as_ref().and_then(|d| d.body.as_ref());
     match body.and_then(|body| body.place.as_ref()) {
-        Some(Place::Pages(_) | Place::Parts(_)) => Expansion::Paged,
+        Some(Place::Pages(_) | Place::Parts(_) | Place::Appended(_)) => Expansion::Paged,
         Some(Place::Extents(body)) => Expansion::Chunks(
             body.extents
                 .iter()

@@ -13,6 +13,7 @@ use granary_blob_api::{
 };
 use granary_meta_api::pb::command::Command;
 use granary_meta_api::pb::command_reply::Reply;
+use granary_meta_api::pb::extent_piece::Piece;
 use granary_meta_api::pb::query::Query;
 use granary_meta_api::pb::query_reply::Reply as Answer;
 use granary_meta_api::pb::rejection::Reason;
@@ -312,6 +313,7 @@ struct MetaState {
     writes: u32,
     deadlines: HashMap<Bytes, u64>,
     staged: HashMap<Bytes, Vec<pb::state::Extent>>,
+    appended: HashMap<Bytes, Vec<Piece>>,
     pins: HashMap<Bytes, u64>,
     renewals: usize,
 }
@@ -421,13 +423,28 @@ impl MetaService for FakeMeta {
 }
 
 impl FakeMeta {
+    /// Where the bytes of an appendable object are from now on.
+    pub(super) fn set_appended(&self, object: &Bytes, pieces: Vec<Piece>) {
+        self.state.lock().appended.insert(object.clone(), pieces);
+    }
+
     fn list_extents(&self, list: &pb::ListExtents) -> pb::ExtentsResult {
-        use pb::extent_piece::Piece;
         let state = self.state.lock();
+        let pieces = match state.appended.get(&list.object_id) {
+            Some(pieces) => pieces.clone(),
+            None => {
+                let staged = state.staged[&list.object_id].iter();
+                staged.cloned().map(Piece::Extent).collect()
+            }
+        };
         let mut result = pb::ExtentsResult::default();
         let mut start = 0;
-        for extent in &state.staged[&list.object_id] {
-            let end = start + u64::from(extent.length);
+        for piece in pieces {
+            let end = start
+                + match &piece {
+                    Piece::Extent(extent) => u64::from(extent.length),
+                    Piece::Inline(bytes) => bytes.len() as u64,
+                };
             if end > list.offset {
                 // Small pages, so that paging is seen.
                 if result.pieces.len() == 7 {
@@ -437,9 +454,7 @@ impl FakeMeta {
                 if result.pieces.is_empty() {
                     result.first_offset = start;
                 }
-                result.pieces.push(pb::ExtentPiece {
-                    piece: Some(Piece::Extent(extent.clone())),
-                });
+                result.pieces.push(pb::ExtentPiece { piece: Some(piece) });
             }
             start = end;
         }

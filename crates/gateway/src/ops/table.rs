@@ -21,13 +21,13 @@ use super::multipart::{
     ListParts, UploadPart, UploadPartCopy,
 };
 use super::object::{
-    CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject, GetObjectAcl,
-    GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PutObject, PutObjectAcl,
-    PutObjectTagging, PutSymlink,
+    AppendObject, CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject,
+    GetObjectAcl, GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PutObject,
+    PutObjectAcl, PutObjectTagging, PutSymlink, SealAppendObject,
 };
 use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
-use When::{AnyOf, Has, Header, Is, Path};
+use When::{AnyOf, Has, Header, Is, May, Path};
 
 /// One operation.
 pub(crate) struct Row {
@@ -62,6 +62,8 @@ pub(crate) enum When {
     Header(&'static str),
     /// The path is this; `*` stands for one segment.
     Path(&'static str),
+    /// The parameter belongs to the operation, which says itself what it means when it is missing.
+    May(&'static str),
 }
 
 /// A service with hosts of its own.
@@ -117,7 +119,7 @@ impl When {
     /// Whether the condition is about this parameter.
     pub(crate) fn names(&self, parameter: &str) -> bool {
         match self {
-            Has(name) | Is(name, _) => *name == parameter,
+            Has(name) | Is(name, _) | May(name) => *name == parameter,
             AnyOf(names) => names.contains(&parameter),
             Header(_) | Path(_) => false,
         }
@@ -136,6 +138,7 @@ impl Row {
             Is(..) => 3,
             Path(pattern) => 2 + 2 * pattern.split('/').filter(|s| *s != "*").count(),
             Has(_) | AnyOf(_) | Header(_) => 2,
+            May(_) => 0,
         };
         self.when.iter().map(weight).sum()
     }
@@ -463,8 +466,8 @@ operations! {
     "object-basic" PutObject "PUT" Object [] WriteObject built;
     "object-basic" GetObject "GET" Object [] ReadObject built;
     "object-basic" CopyObject "PUT" Object [Header("x-oss-copy-source")] WriteObject ("PutObject") built;
-    "object-basic" AppendObject "POST" Object [Has("append"), Has("position")] WriteObject ("PutObject") later;
-    "object-basic" SealAppendObject "POST" Object [Has("seal"), Has("position")] WriteObject ("PutObject") later;
+    "object-basic" AppendObject "POST" Object [Has("append"), May("position")] WriteObject ("PutObject") built;
+    "object-basic" SealAppendObject "POST" Object [Has("seal"), May("position")] WriteObject ("PutObject") built;
     "object-basic" DeleteObject "DELETE" Object [] WriteObject built;
     "object-basic" DeleteMultipleObjects "POST" Bucket [Has("delete")] WriteObject ("DeleteObject") built;
     "object-basic" HeadObject "HEAD" Object [] ReadObject ("GetObject") built;

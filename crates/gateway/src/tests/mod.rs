@@ -1,6 +1,7 @@
 //! The gateway over real sockets: the server's deadlines and limits, the order of the pipeline, and
 //! every operation.
 
+mod appends;
 mod buckets;
 mod client;
 mod encoding;

@@ -9,7 +9,7 @@ async fn with_bucket(name: &str) -> Served {
     served
 }
 
-async fn put_versioning(served: &Served, bucket: &str, status: &str) {
+pub(super) async fn put_versioning(served: &Served, bucket: &str, status: &str) {
     let body =
         format!("<VersioningConfiguration><Status>{status}</Status></VersioningConfiguration>");
     let target = format!("{bucket}?versioning");

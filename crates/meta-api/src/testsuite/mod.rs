@@ -11,6 +11,7 @@
     reason = "a suite fails by panicking, as tests do"
 )]
 
+pub mod appends;
 pub mod buckets;
 pub mod chunks;
 mod faulty;
@@ -332,6 +333,11 @@ macro_rules! meta_testsuite {
             splits: a_split_moves_nothing_a_client_can_see, listings_go_on_across_splits,
                 a_split_changes_no_counter, the_sweep_asks_every_piece,
                 more_is_said_only_when_something_follows;
+            appends: bytes_are_added_at_the_end, one_of_two_appends_wins_and_repeats_add_nothing,
+                a_sealed_object_takes_no_more, a_full_tail_is_folded_first,
+                folds_replace_what_they_read, small_parts_do_not_pile_up,
+                versions_are_appended_to_only_while_current,
+                readers_keep_the_tail_of_what_was_deleted, a_split_keeps_what_was_appended;
             references: every_chunk_is_named_once_with_its_owner;
             unnamed: an_object_names_its_chunks_and_no_others, a_part_names_its_chunks,
                 nothing_is_said_of_what_is_not_settled, only_the_owner_of_the_key_decides;

@@ -35,7 +35,7 @@ async fn bucket(suite: &Suite, name: &str, configs: &[&str]) -> pb::BucketResult
 }
 
 /// Turns versioning to a state; what the bucket is then.
-async fn versioning(suite: &Suite, bucket: TestBucket, state: u32) -> TestBucket {
+pub(super) async fn versioning(suite: &Suite, bucket: TestBucket, state: u32) -> TestBucket {
     let command = pb::SetBucketVersioning {
         bucket_id: bucket.id.0,
         versioning: state,

@@ -9,7 +9,7 @@ use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
 use granary_meta_api::pb::state::body::Place as BodyPlace;
 
-use super::deletions::{forget_id, inline_key};
+use super::deletions::{forget_id, inline_key, tail_key};
 use super::{Apply, ApplyContext, Refusal, Tx};
 use crate::keyspace::deletion::DeletionKey;
 use crate::keyspace::extent::ExtentKey;
@@ -74,13 +74,16 @@ fn acknowledge(
     let finished = match deletion.body.as_mut().and_then(|body| body.place.as_mut()) {
         Some(BodyPlace::Pages(paged)) => remove_extents(tx, place, row.object, paged, budget),
         Some(BodyPlace::Parts(parts)) => remove_parts(tx, at, place, row.object, parts, budget)?,
-        Some(BodyPlace::Inline(_) | BodyPlace::Extents(_)) | None => true,
+        Some(BodyPlace::Inline(_) | BodyPlace::Extents(_) | BodyPlace::Appended(_)) | None => true,
     };
     if !finished {
         tx.put(row, &deletion)?;
         return Ok(false);
     }
     *budget = budget.saturating_sub(3);
+    if deletion.tail {
+        tx.delete_range(&tail_key(place, row.object, 0).up_to(u64::MAX));
+    }
     tx.delete(&PinKey {
         slab: place.slab,
         bucket: place.bucket,
@@ -167,7 +170,7 @@ fn remove_part(
         Some(BodyPlace::Pages(mut paged)) => {
             remove_extents(tx, place, id, &mut paged, budget);
         }
-        Some(BodyPlace::Extents(_) | BodyPlace::Parts(_)) | None => {}
+        Some(BodyPlace::Extents(_) | BodyPlace::Parts(_) | BodyPlace::Appended(_)) | None => {}
     }
     forget_id(tx, place, at.time_ms, id)
 }

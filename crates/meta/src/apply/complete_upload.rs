@@ -81,6 +81,7 @@ fn choose<'p>(
                 reason: Reason::Invalid.into(),
                 detail: "InvalidPartOrder".to_owned(),
                 part_number: named.number,
+                ..Default::default()
             }));
         }
         let part = by_number

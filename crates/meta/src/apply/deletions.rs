@@ -13,6 +13,7 @@ use crate::keyspace::Id;
 use crate::keyspace::deletion::DeletionKey;
 use crate::keyspace::inline::InlineKey;
 use crate::keyspace::owner::OwnerKey;
+use crate::keyspace::tail::TailKey;
 use crate::limits::EXTENTS_PER_COMMAND_MAX;
 use crate::ownership::Place;
 use crate::rows::Rows;
@@ -41,7 +42,8 @@ pub(super) fn release(
     }
 }
 
-/// Queues chunks for deletion, due after the reader grace.
+/// Queues chunks for deletion, due after the reader grace. The tail of an appendable object stays for
+/// its readers as the chunks do.
 pub(super) fn queue_deletion(
     tx: &mut Tx<'_>,
     place: &Place,
@@ -51,6 +53,10 @@ pub(super) fn queue_deletion(
     size: u64,
 ) -> Result<(), Refusal> {
     let grace_ms = tx.clock.settings.map_or(0, |s| s.reader_grace_ms);
+    let (body, tail) = match &body.place {
+        Some(BodyPlace::Appended(appended)) => (parts_of(appended), appended.tail_rows > 0),
+        _ => (body.clone(), false),
+    };
     let row = DeletionKey {
         slab: place.slab,
         seq: tx.next_stamp(time_ms),
@@ -61,9 +67,10 @@ pub(super) fn queue_deletion(
         due_ms: time_ms.saturating_add(grace_ms),
         bucket_id: place.bucket.0,
         object_id: object.to_bytes(),
-        body: Some(body.clone()),
+        body: Some(body),
         key: place.key.clone(),
         size,
+        tail,
     };
     tx.put(&row, &deletion)?;
     let row = owner_key(place, object);
@@ -72,6 +79,17 @@ pub(super) fn queue_deletion(
     owner.set_state(State::Deleting);
     owner.due_ms = deletion.due_ms;
     tx.put(&row, &owner)
+}
+
+/// The parts of an appendable object, as those of a multipart one: whoever deletes the chunks needs to
+/// know no more.
+fn parts_of(appended: &state::AppendedBody) -> state::Body {
+    state::Body {
+        place: Some(BodyPlace::Parts(state::PartsBody {
+            pages: appended.pages,
+            parts: appended.parts,
+        })),
+    }
 }
 
 /// Queues chunks that a write left on disks when it went on with others. No record refers to them,
@@ -136,6 +154,15 @@ pub(super) fn owner_key(place: &Place, object: Id) -> OwnerKey {
         slab: place.slab,
         bucket: place.bucket,
         object,
+    }
+}
+
+pub(super) fn tail_key(place: &Place, object: Id, offset: u64) -> TailKey {
+    TailKey {
+        slab: place.slab,
+        bucket: place.bucket,
+        object,
+        offset,
     }
 }
 

@@ -9,6 +9,7 @@ mod refusal;
 mod scope;
 mod tx;
 
+mod appended;
 mod body;
 mod bucket_rows;
 mod counters;
@@ -23,6 +24,7 @@ mod acquire_lease;
 mod activate_feature;
 mod allocate_node;
 mod allocate_shard;
+mod append_object;
 mod begin_delete_bucket;
 mod child_reported;
 mod complete_pg_member;
@@ -36,6 +38,7 @@ mod end_delete_bucket;
 mod fence_bucket;
 mod finish_configure_bucket;
 mod finish_create_bucket;
+mod fold_tail;
 mod init_cluster;
 mod initiate_upload;
 mod pin_read;
@@ -50,6 +53,7 @@ mod remove_node;
 mod renew_root;
 mod replace_pg_member;
 mod report_range;
+mod seal_object;
 mod set_bucket_acl;
 mod set_bucket_config;
 mod set_bucket_tags;
@@ -76,7 +80,7 @@ use crate::ownership::Place;
 /// The newest feature level this version can apply. Raised when apply learns something that older
 /// versions would do differently. New clusters begin at it; others get there when every metadata node
 /// applies it.
-pub const FEATURE_LEVEL: u64 = SETTINGS;
+pub const FEATURE_LEVEL: u64 = OBJECTS;
 /// The level from which on the root is put back by a command (`RenewRoot`), keeps what level nodes
 /// tell and lets in nobody who applies less, changes the state of a disk alone, and takes the word of
 /// a disk that was out for nothing.
@@ -86,6 +90,8 @@ pub(crate) const FIRST_LEVEL: u64 = 1;
 /// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
 /// configurations.
 pub(crate) const SETTINGS: u64 = 3;
+/// The level from which on objects can be appended to and changed in place.
+pub(crate) const OBJECTS: u64 = 4;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]
@@ -135,6 +141,9 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::ActivateFeature(c) => c.apply(tx, at),
         Wire::SetObjectAcl(c) => c.apply(tx, at),
         Wire::SetObjectTags(c) => c.apply(tx, at),
+        Wire::AppendObject(c) => c.apply(tx, at),
+        Wire::SealObject(c) => c.apply(tx, at),
+        Wire::FoldTail(c) => c.apply(tx, at),
         Wire::InitCluster(c) => c.apply(tx, at),
         Wire::CreateBucket(c) => c.apply(tx, at),
         Wire::FinishCreateBucket(c) => c.apply(tx, at),

@@ -86,5 +86,6 @@ fn check_sequence(tx: &Tx<'_>, row: &UploadKey, number: u32) -> Result<(), Refus
         reason: Reason::PartNotSequential.into(),
         detail: detail.to_owned(),
         part_number: number,
+        ..Default::default()
     }))
 }

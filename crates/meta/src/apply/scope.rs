@@ -3,7 +3,7 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 
-use super::{FIRST_LEVEL, NODES_TELL, SETTINGS};
+use super::{FIRST_LEVEL, NODES_TELL, OBJECTS, SETTINGS};
 
 /// Where a command acts.
 pub(super) enum Scope<'c> {
@@ -29,6 +29,9 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         Wire::StageExtents(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectAcl(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectTags(c) => Scope::Objects(c.at.as_ref()),
+        Wire::AppendObject(c) => Scope::Objects(c.at.as_ref()),
+        Wire::SealObject(c) => Scope::Objects(c.at.as_ref()),
+        Wire::FoldTail(c) => Scope::Objects(c.at.as_ref()),
         Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
         Wire::AckDeletions(_)
         | Wire::ConfigureBucket(_)
@@ -69,6 +72,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
 pub(crate) fn level(command: &Wire) -> u64 {
     match command {
         Wire::ActivateFeature(_) => 0,
+        Wire::AppendObject(_) | Wire::SealObject(_) | Wire::FoldTail(_) => OBJECTS,
         Wire::SetObjectAcl(_)
         | Wire::SetObjectTags(_)
         | Wire::SetBucketTags(_)

@@ -56,6 +56,7 @@ pub(crate) enum Kind {
     Extent = 113,
     PartPage = 114,
     Pin = 115,
+    Tail = 116,
 }
 
 impl Kind {
@@ -72,5 +73,5 @@ impl Kind {
     pub(crate) const TIMED: [Kind; 3] = [Kind::CommandReply, Kind::Expiry, Kind::LifecycleIndex];
 
     /// Kinds that depend on an `Owner` row of the same (bucket, object id).
-    pub(crate) const OWNED: [Kind; 3] = [Kind::Extent, Kind::PartPage, Kind::Pin];
+    pub(crate) const OWNED: [Kind; 4] = [Kind::Extent, Kind::PartPage, Kind::Pin, Kind::Tail];
 }

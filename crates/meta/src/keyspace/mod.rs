@@ -64,6 +64,7 @@ pub(crate) mod shard_allocation;
 pub(crate) mod shard_clock;
 pub(crate) mod shard_descriptor;
 pub(crate) mod shard_entry;
+pub(crate) mod tail;
 pub(crate) mod upload;
 pub(crate) mod version;
 

@@ -366,6 +366,15 @@ fn keys_keep_their_bytes() {
         },
         "00000007730000000000000102abababababababababababababababab",
     );
+    golden(
+        &tail::TailKey {
+            slab,
+            bucket: BucketId(0x0102),
+            object: Id([0xab; 16]),
+            offset: 0x0304,
+        },
+        "00000007740000000000000102abababababababababababababababab0000000000000304",
+    );
 }
 
 proptest! {
@@ -412,5 +421,6 @@ proptest! {
         round_trips_in_order::<extent::ExtentKey>(&a, &b);
         round_trips_in_order::<part_page::PartPageKey>(&a, &b);
         round_trips_in_order::<pin::PinKey>(&a, &b);
+        round_trips_in_order::<tail::TailKey>(&a, &b);
     }
 }

@@ -5,6 +5,8 @@
 //! does; every answer must be the one that was given before. In the end a replica that never
 //! crashed, given the same log in other batches, holds the same bytes.
 
+mod appends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ struct Object {
     chunks: Vec<u32>,
     size: u64,
     stamp: u64,
+    log: Option<appends::Log>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -324,6 +327,7 @@ impl World {
             chunks,
             size,
             stamp: version.stamp,
+            log: None,
         };
         if let Some(old) = self.model.objects.insert(key.to_owned(), object) {
             assert!(version.stamp > old.stamp, "stamps grow");
@@ -845,6 +849,9 @@ impl World {
             };
             assert_eq!(found.inline, object.inline, "{key}");
             let version = found.version.unwrap();
+            if let Some(log) = &object.log {
+                assert_eq!(self.tail_of(key, &version, 0), log.tail(), "{key}");
+            }
             let chunks = self.references(key, &version.object_id, version.body);
             assert_eq!(chunks, object.chunks, "{key}");
         }
@@ -852,7 +859,7 @@ impl World {
 
     fn step(&mut self) {
         self.time_ms += self.entropy.below(3000);
-        match self.below(24) {
+        match self.below(28) {
             0..=4 => self.put_inline(),
             5..=6 => self.put_chunks(),
             7..=8 => self.stage(),
@@ -867,6 +874,8 @@ impl World {
             19..=20 => self.repeat(),
             21 => self.acknowledge(),
             22 => self.crash(),
+            23..=25 => self.append(),
+            26 => self.fold(),
             _ => self.snapshot(),
         }
     }

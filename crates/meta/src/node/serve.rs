@@ -237,6 +237,8 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::SplitRange(_)
         | WireCommand::SetObjectAcl(_)
         | WireCommand::SetObjectTags(_)
+        | WireCommand::AppendObject(_)
+        | WireCommand::SealObject(_)
         | WireCommand::SetBucketTags(_)
         | WireCommand::SetBucketConfig(_)
         | WireCommand::CreateBucket(_)
@@ -245,6 +247,8 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::AllocateShard(_) => true,
         WireCommand::DeleteObject(_)
         | WireCommand::AbortUpload(_)
+        // Bytes leave the metadata.
+        | WireCommand::FoldTail(_)
         | WireCommand::PinRead(_)
         | WireCommand::AckDeletions(_)
         | WireCommand::ConfigureBucket(_)

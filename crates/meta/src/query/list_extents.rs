@@ -2,7 +2,8 @@
 //! parts. Pages know the offset they begin at, so that a far offset is found by bisection.
 //!
 //! The body comes from a version record the caller read; its rows stay for as long as a reader's
-//! grace or pin lasts. Pieces that are no longer there end the list early.
+//! grace or pin lasts. Pieces that are no longer there end the list early. Of an appendable object the
+//! rows of now are listed: it may have been added to or folded since.
 
 use granary_meta_api::pb;
 use granary_meta_api::pb::extent_piece::Piece;
@@ -16,6 +17,7 @@ use super::{Answer, QueryError, ShardView, page_limit};
 use crate::keyspace::Id;
 use crate::keyspace::extent::ExtentKey;
 use crate::keyspace::part_page::PartPageKey;
+use crate::keyspace::tail::TailKey;
 use crate::limits::PAGE_BYTES_MAX;
 use crate::ownership::Place;
 use crate::rows::Rows;
@@ -70,6 +72,7 @@ impl Walk<'_> {
             Some(BodyPlace::Extents(extents)) => Ok(self.extents(&extents.extents, start)),
             Some(BodyPlace::Pages(paged)) => self.pages(object, paged.pages, start),
             Some(BodyPlace::Parts(parts)) => self.parts(object, parts.pages),
+            Some(BodyPlace::Appended(_)) => self.appended(object),
         }
     }
 
@@ -118,6 +121,41 @@ impl Walk<'_> {
                     return Ok(false);
                 }
                 start = end;
+            }
+        }
+        Ok(true)
+    }
+
+    /// An appendable object as its rows have it now: bytes never change their place in it, but what
+    /// the caller read may have been folded since.
+    fn appended(&mut self, object: Id) -> Result<bool, QueryError> {
+        let (slab, bucket) = (self.place.slab, self.place.bucket);
+        let page = |page| PartPageKey {
+            slab,
+            bucket,
+            object,
+            page,
+        };
+        let rows = &self.shard.rows;
+        let last = rows.last::<PartPageKey>(&page(0), &page(u32::MAX))?;
+        let pages = last.map_or(0, |(row, _)| row.page + 1);
+        if !self.parts(object, pages)? {
+            return Ok(false);
+        }
+        let tail = |offset| TailKey {
+            slab,
+            bucket,
+            object,
+            offset,
+        };
+        // The row that the offset lies in begins before it.
+        let before = rows.last::<TailKey>(&tail(0), &tail(self.offset.saturating_add(1)))?;
+        let first = before.map_or(tail(self.offset), |(row, _)| row);
+        for row in rows.rows::<TailKey>(&first.up_to(u64::MAX)) {
+            let (row, bytes) = row?;
+            let ends = row.offset + bytes.len() as u64;
+            if ends > self.offset && !self.push(Piece::Inline(bytes), row.offset) {
+                return Ok(false);
             }
         }
         Ok(true)

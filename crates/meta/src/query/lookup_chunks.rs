@@ -160,10 +160,12 @@ impl Lookup<'_> {
         };
         let version = self.version(upload, owner.stamp)?;
         let body = version.and_then(|version| version.body);
-        let Some(BodyPlace::Parts(parts)) = body.and_then(|body| body.place) else {
-            return Ok(None);
+        let pages = match body.and_then(|body| body.place) {
+            Some(BodyPlace::Parts(parts)) => parts.pages,
+            Some(BodyPlace::Appended(appended)) => appended.pages,
+            _ => return Ok(None),
         };
-        for page in 0..parts.pages {
+        for page in 0..pages {
             if !self.spend() {
                 break;
             }
@@ -208,7 +210,9 @@ impl Lookup<'_> {
         match body.and_then(|body| body.place.as_ref()) {
             Some(BodyPlace::Extents(extents)) => Ok(self.extents(&extents.extents)),
             Some(BodyPlace::Pages(paged)) => self.pages(paged),
-            Some(BodyPlace::Inline(_) | BodyPlace::Parts(_)) | None => Ok(false),
+            Some(BodyPlace::Inline(_) | BodyPlace::Parts(_) | BodyPlace::Appended(_)) | None => {
+                Ok(false)
+            }
         }
     }
 

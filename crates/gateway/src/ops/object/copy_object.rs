@@ -71,7 +71,11 @@ impl Operation for CopyObject {
         // 1. The bytes become durable, but belong to nothing. A link has none of its own.
         let target = cx.write_target(&self.key, class)?;
         let whole = ByteRange::whole(size);
-        let copied = match found.copy(cx, whole, target, CopyDigests::Keep).await {
+        let digests = match has_own_tag(found.version()) {
+            true => CopyDigests::Keep,
+            false => CopyDigests::Compute,
+        };
+        let copied = match found.copy(cx, whole, target, digests).await {
             Ok(copied) => copied,
             Err(error) => return Err(write_failed(cx, error).await),
         };
@@ -146,6 +150,12 @@ fn check_size(size: u64, same_bucket: bool, same_class: bool) -> Result<(), OssE
         .extra("MaxSizeAllowed", max.to_string()))
 }
 
+/// Whether a copy keeps the source's tag. What was appended becomes an object like one that was put
+/// in one piece, whose tag is its MD5.
+fn has_own_tag(source: &pb::state::Version) -> bool {
+    source.object_type != ObjectType::Appendable.number()
+}
+
 /// The record of a copy: the source's tag and checksum hold as long as its bytes are kept as they
 /// are.
 fn copy_of(
@@ -163,14 +173,13 @@ fn copy_of(
         };
     }
     let multipart = source.object_type == ObjectType::Multipart.number();
-    let keeps_tag = multipart || source.object_type == ObjectType::Normal.number();
     let kind = if multipart {
         ObjectType::Multipart
     } else {
         ObjectType::Normal
     };
     let etag = match digests {
-        Some((md5, _)) if !keeps_tag => ETag::from_md5(md5).as_str().to_owned(),
+        Some((md5, _)) if !has_own_tag(source) => ETag::from_md5(md5).as_str().to_owned(),
         _ => source.etag.clone(),
     };
     let (crc64, has_crc64) = match digests {

@@ -1,6 +1,7 @@
 //! Operations on objects, and what they share: the attributes of a write, the description of a
 //! version, the look-up of a version to read.
 
+mod append_object;
 mod attributes;
 mod copy_object;
 mod delete_multiple_objects;
@@ -18,10 +19,12 @@ mod put_object;
 mod put_object_acl;
 mod put_object_tagging;
 mod put_symlink;
+mod seal_append_object;
 mod settings;
 mod source;
 mod version;
 
+pub(crate) use append_object::AppendObject;
 pub(crate) use attributes::{Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite};
 pub(crate) use copy_object::CopyObject;
 pub(crate) use delete_multiple_objects::DeleteMultipleObjects;
@@ -38,5 +41,6 @@ pub(crate) use put_object::{PutObject, body_limits, content_md5_header, write_fa
 pub(crate) use put_object_acl::PutObjectAcl;
 pub(crate) use put_object_tagging::PutObjectTagging;
 pub(crate) use put_symlink::PutSymlink;
+pub(crate) use seal_append_object::SealAppendObject;
 pub(crate) use source::Source;
 pub(crate) use version::restore_text;

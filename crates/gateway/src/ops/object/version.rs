@@ -48,6 +48,13 @@ pub(super) fn describe(version: &state::Version, bucket: &Bucket) -> HeaderMap {
     if let Some(class) = StorageClass::from_number(version.storage_class) {
         oss("x-oss-storage-class", class.as_str());
     }
+    if version.object_type == ObjectType::Appendable.number() {
+        oss("x-oss-next-append-position", &version.size.to_string());
+    }
+    if version.sealed_ms > 0 {
+        let sealed = format_http_date(Timestamp(version.sealed_ms));
+        oss("x-oss-sealed-time", &sealed);
+    }
     if !version.tags.is_empty() {
         oss("x-oss-tagging-count", &version.tags.len().to_string());
     }
