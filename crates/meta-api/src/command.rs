@@ -95,6 +95,7 @@ commands! {
     BeginDeleteBucket(root) -> Bucket(pb::state::Bucket);
     EndDeleteBucket(root) -> Empty(pb::Empty);
     PutAccessKey(root) -> Empty(pb::Empty);
+    PutAccount(root) -> Empty(pb::Empty);
     RegisterNode(root) -> Empty(pb::Empty);
     RegisterDisk(root) -> Empty(pb::Empty);
     CreatePool(root) -> Allocated(pb::Allocated);

@@ -65,6 +65,10 @@ pub mod ec {
     pub const V4_PRODUCT: &str = "0002-00009005";
     /// Own: `x-oss-expires` outside 1 to 604800.
     pub const V4_EXPIRES: &str = "0002-00009006";
+    /// GetObjectAcl by somebody who may not (troubleshooting page).
+    pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
+    /// PutObjectAcl by somebody who may not (troubleshooting page).
+    pub const PUT_OBJECT_ACL_DENIED: &str = "0003-00000008";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).

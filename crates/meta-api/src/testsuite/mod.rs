@@ -339,7 +339,8 @@ macro_rules! meta_testsuite {
                 a_change_is_finished_by_others, a_version_keeps_its_settings,
                 versions_are_listed_across_splits;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
-                access_keys_belong_to_accounts, nodes_are_allocated_once,
+                access_keys_belong_to_accounts, accounts_are_made_with_a_key,
+                nodes_are_allocated_once,
                 trust_changes_by_generation, join_tokens_expire;
         );
     };

@@ -40,6 +40,7 @@ mod init_cluster;
 mod initiate_upload;
 mod pin_read;
 mod put_access_key;
+mod put_account;
 mod put_join_token;
 mod put_object;
 mod put_part;
@@ -76,7 +77,7 @@ use crate::ownership::Place;
 /// The newest feature level this version can apply. Raised when apply learns something that older
 /// versions would do differently. New clusters begin at it; others get there when every metadata node
 /// applies it.
-pub const FEATURE_LEVEL: u64 = SETTINGS;
+pub const FEATURE_LEVEL: u64 = OBJECTS;
 /// The level from which on the root is put back by a command (`RenewRoot`), keeps what level nodes
 /// tell and lets in nobody who applies less, changes the state of a disk alone, and takes the word of
 /// a disk that was out for nothing.
@@ -86,6 +87,8 @@ pub(crate) const FIRST_LEVEL: u64 = 1;
 /// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
 /// configurations.
 pub(crate) const SETTINGS: u64 = 3;
+/// The level from which on objects can be appended to and changed in place, and accounts made.
+pub(crate) const OBJECTS: u64 = 4;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]
@@ -146,6 +149,7 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::BeginDeleteBucket(c) => c.apply(tx, at),
         Wire::EndDeleteBucket(c) => c.apply(tx, at),
         Wire::PutAccessKey(c) => c.apply(tx, at),
+        Wire::PutAccount(c) => c.apply(tx, at),
         Wire::RegisterNode(c) => c.apply(tx, at),
         Wire::RegisterDisk(c) => c.apply(tx, at),
         Wire::CreatePool(c) => c.apply(tx, at),

@@ -3,7 +3,7 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 
-use super::{FIRST_LEVEL, NODES_TELL, SETTINGS};
+use super::{FIRST_LEVEL, NODES_TELL, OBJECTS, SETTINGS};
 
 /// Where a command acts.
 pub(super) enum Scope<'c> {
@@ -48,6 +48,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         | Wire::BeginDeleteBucket(_)
         | Wire::EndDeleteBucket(_)
         | Wire::PutAccessKey(_)
+        | Wire::PutAccount(_)
         | Wire::RegisterNode(_)
         | Wire::RegisterDisk(_)
         | Wire::CreatePool(_)
@@ -75,6 +76,7 @@ pub(crate) fn level(command: &Wire) -> u64 {
         | Wire::SetBucketConfig(_)
         | Wire::SetBucketVersioning(_)
         | Wire::FinishConfigureBucket(_) => SETTINGS,
+        Wire::PutAccount(_) => OBJECTS,
         Wire::RenewRoot(_) => NODES_TELL,
         _ => FIRST_LEVEL,
     }

@@ -240,6 +240,7 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::SetBucketTags(_)
         | WireCommand::SetBucketConfig(_)
         | WireCommand::CreateBucket(_)
+        | WireCommand::PutAccount(_)
         | WireCommand::CreatePool(_)
         | WireCommand::CreatePgs(_)
         | WireCommand::AllocateShard(_) => true,

@@ -509,8 +509,7 @@ fn time_is_checked_before_the_signature() {
 fn malformed_signatures_get_the_services_errors() {
     const DATE: &str = "Wed, 28 Dec 2022 10:27:41 GMT";
     const URL: &str = "OSSAccessKeyId=ak&Expires=1672223300&Signature=s";
-    const V2_URL: &str =
-        "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-access-key-id=ak&x-oss-signature=s";
+    const V2_URL: &str = "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-access-key-id=ak&x-oss-signature=s";
     const V4_URL: &str =
         "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-signature=00&x-oss-date=20221228T102741Z";
     let v4 = |scope: &str| format!("OSS4-HMAC-SHA256 Credential=ak/{scope},Signature=00");

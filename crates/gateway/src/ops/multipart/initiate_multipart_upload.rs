@@ -59,7 +59,7 @@ impl Operation for InitiateMultipartUpload {
         let upload_id: Bytes = upload_id;
         let template = pb::state::Version {
             object_type: ObjectType::Multipart.number(),
-            ..attributes.to_version(cx.bucket()?, cx.writer()?)
+            ..attributes.to_version(cx.bucket()?, cx.object_owner()?)
         };
         let decision = cx.propose_at(&key, true, |at| pb::InitiateUpload {
             at: Some(at),

@@ -76,7 +76,7 @@ impl Operation for CopyObject {
             Err(error) => return Err(write_failed(cx, error).await),
         };
         // 2. The commit makes them the object.
-        let template = attributes.to_version(cx.bucket()?, cx.writer()?);
+        let template = attributes.to_version(cx.bucket()?, cx.object_owner()?);
         let version = copy_of(found.version(), template, copied.digests, copied.size);
         let movable = copied.payload.extents.is_empty() && copied.payload.staged_extents == 0;
         let decision = cx.propose_at(&self.key, movable, |at| pb::PutObject {

@@ -79,7 +79,7 @@ impl Operation for PutObject {
             etag: ETag::from_md5(written.md5).as_str().to_owned(),
             crc64: written.crc64,
             has_crc64: true,
-            ..attributes.to_version(cx.bucket()?, cx.writer()?)
+            ..attributes.to_version(cx.bucket()?, cx.object_owner()?)
         };
         let movable = is_inline(&written.payload);
         let decision = cx.propose_at(&key, movable, |at| pb::PutObject {
