@@ -84,6 +84,7 @@ commands! {
     ActivateFeature(named) -> Empty(pb::Empty);
     SetObjectAcl(at) -> Version(pb::VersionReply);
     SetObjectTags(at) -> Version(pb::VersionReply);
+    SetObjectMeta(at) -> Version(pb::VersionReply);
     InitCluster(root) -> InitCluster(pb::InitClusterReply);
     CreateBucket(root) -> Bucket(pb::state::Bucket);
     FinishCreateBucket(root) -> Empty(pb::Empty);

@@ -54,7 +54,8 @@ messages! {
         RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
         GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup, WrongClock,
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
-        FinishConfigureBucket, BucketConfig, PutAccount, ListAccessKeys, AccessKeysPage
+        FinishConfigureBucket, BucketConfig, PutAccount, ListAccessKeys, AccessKeysPage,
+        SetObjectMeta
     ]
 }
 

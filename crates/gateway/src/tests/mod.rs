@@ -5,6 +5,7 @@ mod buckets;
 mod client;
 mod encoding;
 mod fixture;
+mod in_place;
 mod multipart;
 mod objects;
 mod server;

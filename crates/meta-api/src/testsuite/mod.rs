@@ -337,7 +337,8 @@ macro_rules! meta_testsuite {
                 nothing_is_said_of_what_is_not_settled, only_the_owner_of_the_key_decides;
             settings: a_bucket_keeps_its_settings, every_shard_keeps_versions_at_once,
                 a_change_is_finished_by_others, a_version_keeps_its_settings,
-                versions_are_listed_across_splits;
+                versions_are_listed_across_splits, an_object_gets_other_attributes_in_place,
+                versions_are_not_changed_in_place;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
                 access_keys_belong_to_accounts, accounts_are_made_with_a_key,
                 nodes_are_allocated_once,

@@ -56,6 +56,7 @@ mod set_bucket_config;
 mod set_bucket_tags;
 mod set_bucket_versioning;
 mod set_object_acl;
+mod set_object_meta;
 mod set_object_tags;
 mod split_range;
 mod stage_extents;
@@ -138,6 +139,7 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::ActivateFeature(c) => c.apply(tx, at),
         Wire::SetObjectAcl(c) => c.apply(tx, at),
         Wire::SetObjectTags(c) => c.apply(tx, at),
+        Wire::SetObjectMeta(c) => c.apply(tx, at),
         Wire::InitCluster(c) => c.apply(tx, at),
         Wire::CreateBucket(c) => c.apply(tx, at),
         Wire::FinishCreateBucket(c) => c.apply(tx, at),

@@ -29,6 +29,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         Wire::StageExtents(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectAcl(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectTags(c) => Scope::Objects(c.at.as_ref()),
+        Wire::SetObjectMeta(c) => Scope::Objects(c.at.as_ref()),
         Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
         Wire::AckDeletions(_)
         | Wire::ConfigureBucket(_)
@@ -76,7 +77,7 @@ pub(crate) fn level(command: &Wire) -> u64 {
         | Wire::SetBucketConfig(_)
         | Wire::SetBucketVersioning(_)
         | Wire::FinishConfigureBucket(_) => SETTINGS,
-        Wire::PutAccount(_) => OBJECTS,
+        Wire::SetObjectMeta(_) | Wire::PutAccount(_) => OBJECTS,
         Wire::RenewRoot(_) => NODES_TELL,
         _ => FIRST_LEVEL,
     }

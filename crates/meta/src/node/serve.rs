@@ -237,6 +237,7 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::SplitRange(_)
         | WireCommand::SetObjectAcl(_)
         | WireCommand::SetObjectTags(_)
+        | WireCommand::SetObjectMeta(_)
         | WireCommand::SetBucketTags(_)
         | WireCommand::SetBucketConfig(_)
         | WireCommand::CreateBucket(_)

@@ -2,9 +2,13 @@
 //!
 //! The bytes are copied before the record is: a copy is an object of its own and outlives its
 //! source. Metadata and tags come from the source or from the request, as the directives say.
+//!
+//! A copy of an object onto itself gives it other metadata. Where no version is kept of what it was, no
+//! byte is moved for that.
 
 use granary_datapath::CopyDigests;
 use granary_meta_api::pb;
+use granary_meta_api::pb::rejection::Reason;
 use granary_oss::header::{MetadataDirective, TaggingDirective};
 use granary_oss::xml::CopyObjectResult;
 use granary_oss::{ErrorCode, OssError};
@@ -12,6 +16,7 @@ use granary_types::limits::PUT_BYTES_MAX;
 use granary_types::{ByteRange, ETag, ObjectKey, ObjectType, Timestamp};
 use http::header;
 
+use super::source::Found;
 use super::{Attributes, Source, forbids_overwrite, write_failed};
 use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
@@ -29,7 +34,11 @@ pub(crate) struct CopyObject {
     attributes: Attributes,
     metadata: MetadataDirective,
     tagging: TaggingDirective,
+    onto_itself: bool,
 }
+
+/// Copies onto itself that may find the object changed meanwhile before its bytes are copied after all.
+const IN_PLACE_ATTEMPTS_MAX: u32 = 5;
 
 impl Operation for CopyObject {
     const BODY: BodyKind = BodyKind::None;
@@ -52,6 +61,7 @@ impl Operation for CopyObject {
             attributes: Attributes::parse(head)?,
             key,
             source,
+            onto_itself,
         })
     }
 
@@ -61,8 +71,22 @@ impl Operation for CopyObject {
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
         let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
-        let found = self.source.find(cx).await?;
-        let attributes = self.attributes(found.version())?;
+        let mut found = self.source.find(cx).await?;
+        let mut attributes = self.attributes(found.version())?;
+        for _ in 0..IN_PLACE_ATTEMPTS_MAX {
+            if !self.can_be_in_place(cx, &found, &attributes)? {
+                break;
+            }
+            if let Some(stored) = self
+                .in_place(cx, &found, &attributes, forbid_overwrite)
+                .await?
+            {
+                return answer(cx, &found, &stored);
+            }
+            // Somebody else changed it: what is to be kept, and what was asked of it, is looked at again.
+            found = self.source.find(cx).await?;
+            attributes = self.attributes(found.version())?;
+        }
         let size = found.version().size;
         let class = attributes.class_in(cx.bucket()?);
         let same_bucket = cx.bucket()?.name == self.source.named.bucket;
@@ -88,29 +112,83 @@ impl Operation for CopyObject {
         let reply = decision
             .await?
             .map_err(|rejection| failure::of_rejection(&rejection))?;
-        let stored = reply.version.unwrap_or(version);
-        let result = CopyObjectResult {
-            etag: ETag::parse(&stored.etag),
-            last_modified: Timestamp(stored.modified_ms),
-        };
-        let versioned = cx.bucket()?.versioning != Versioning::Unset;
-        // Some SDKs read the tag of a copy from the header.
-        let etag = result.etag.quoted();
-        Ok(Output::xml(result.to_xml())
-            .header(header::ETAG, &etag)
-            .oss(
-                "x-oss-hash-crc64ecma",
-                stored.has_crc64.then(|| stored.crc64.to_string()),
-            )
-            .oss(
-                "x-oss-version-id",
-                versioned.then(|| version_id::of(&stored)),
-            )
-            .oss("x-oss-copy-source-version-id", found.version_id()))
+        answer(cx, &found, &reply.version.unwrap_or(version))
     }
 }
 
+fn answer(cx: &Ctx, found: &Found, stored: &pb::state::Version) -> Result<Output, OssError> {
+    let result = CopyObjectResult {
+        etag: ETag::parse(&stored.etag),
+        last_modified: Timestamp(stored.modified_ms),
+    };
+    let versioned = cx.bucket()?.versioning != Versioning::Unset;
+    // Some SDKs read the tag of a copy from the header.
+    let etag = result.etag.quoted();
+    Ok(Output::xml(result.to_xml())
+        .header(header::ETAG, &etag)
+        .oss(
+            "x-oss-hash-crc64ecma",
+            stored.has_crc64.then(|| stored.crc64.to_string()),
+        )
+        .oss(
+            "x-oss-version-id",
+            versioned.then(|| version_id::of(stored)),
+        )
+        .oss("x-oss-copy-source-version-id", found.version_id()))
+}
+
 impl CopyObject {
+    /// Whether the object can keep its bytes: it is the null version, which this write replaces, and stays
+    /// in its class. A link has none.
+    fn can_be_in_place(
+        &self,
+        cx: &Ctx,
+        found: &Found,
+        attributes: &Attributes,
+    ) -> Result<bool, OssError> {
+        let (bucket, version) = (cx.bucket()?, found.version());
+        Ok(self.onto_itself
+            && found.changes_in_place
+            && found.bucket().id == bucket.id
+            && bucket.versioning != Versioning::Enabled
+            && version.is_null
+            && version.object_type != ObjectType::Symlink.number()
+            && version.storage_class == attributes.class_in(bucket).number())
+    }
+
+    /// Gives the object its new attributes where it stands; `None` when it is not what was found any more.
+    async fn in_place(
+        &self,
+        cx: &mut Ctx,
+        found: &Found,
+        attributes: &Attributes,
+        forbid_overwrite: bool,
+    ) -> Result<Option<pb::state::Version>, OssError> {
+        let seen = found.version();
+        let template = attributes.to_version(cx.bucket()?, cx.object_owner()?);
+        let set_tags = self.tagging == TaggingDirective::Replace;
+        let decision = cx.propose_at(&self.key, true, |at| pb::SetObjectMeta {
+            at: Some(at),
+            version_stamp: seen.stamp,
+            modified_ms: seen.modified_ms,
+            etag: seen.etag.clone(),
+            headers: template.headers.clone(),
+            user_meta: template.user_meta.clone(),
+            set_tags,
+            tags: match set_tags {
+                true => template.tags.clone(),
+                false => Vec::new(),
+            },
+            acl: template.acl,
+            forbid_overwrite,
+        });
+        match decision.await? {
+            Ok(reply) => Ok(reply.version),
+            Err(rejection) if rejection.reason() == Reason::Stale => Ok(None),
+            Err(rejection) => Err(failure::of_rejection(&rejection)),
+        }
+    }
+
     /// The new object's attributes, from the source or from the request.
     fn attributes(&self, source: &pb::state::Version) -> Result<Attributes, OssError> {
         let mut attributes = self.attributes.clone();
