@@ -103,6 +103,7 @@ fn holds(when: &When, head: &Head) -> bool {
             .is_some_and(|value| values.contains(&value)),
         When::Header(name) => head.headers.contains_key(*name),
         When::Path(pattern) => path_fits(pattern, &head.raw_path),
+        When::May(_) => true,
     }
 }
 

@@ -27,7 +27,7 @@ use super::object::{
 };
 use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
-use When::{AnyOf, Has, Header, Is, Path};
+use When::{AnyOf, Has, Header, Is, May, Path};
 
 /// One operation.
 pub(crate) struct Row {
@@ -62,6 +62,8 @@ pub(crate) enum When {
     Header(&'static str),
     /// The path is this; `*` stands for one segment.
     Path(&'static str),
+    /// The parameter may be there and changes nothing.
+    May(&'static str),
 }
 
 /// A service with hosts of its own.
@@ -117,7 +119,7 @@ impl When {
     /// Whether the condition is about this parameter.
     pub(crate) fn names(&self, parameter: &str) -> bool {
         match self {
-            Has(name) | Is(name, _) => *name == parameter,
+            Has(name) | Is(name, _) | May(name) => *name == parameter,
             AnyOf(names) => names.contains(&parameter),
             Header(_) | Path(_) => false,
         }
@@ -136,6 +138,7 @@ impl Row {
             Is(..) => 3,
             Path(pattern) => 2 + 2 * pattern.split('/').filter(|s| *s != "*").count(),
             Has(_) | AnyOf(_) | Header(_) => 2,
+            May(_) => 0,
         };
         self.when.iter().map(weight).sum()
     }
@@ -465,10 +468,10 @@ operations! {
     "object-basic" CopyObject "PUT" Object [Header("x-oss-copy-source")] WriteObject ("PutObject") built;
     "object-basic" AppendObject "POST" Object [Has("append"), Has("position")] WriteObject ("PutObject") later;
     "object-basic" SealAppendObject "POST" Object [Has("seal"), Has("position")] WriteObject ("PutObject") later;
-    "object-basic" DeleteObject "DELETE" Object [] WriteObject built;
+    "object-basic" DeleteObject "DELETE" Object [May("symlink")] WriteObject built;
     "object-basic" DeleteMultipleObjects "POST" Bucket [Has("delete")] WriteObject ("DeleteObject") built;
     "object-basic" HeadObject "HEAD" Object [] ReadObject ("GetObject") built;
-    "object-basic" GetObjectMeta "HEAD" Object [Has("objectMeta")] ReadObject ("GetObject") built;
+    "object-basic" GetObjectMeta "HEAD/GET" Object [Has("objectMeta")] ReadObject ("GetObject") built;
     "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") later;
     // Not a request of its own: headers or parameters of uploads.
     "object-basic" Callback "-" Object [] WriteObject later;

@@ -11,7 +11,7 @@ use super::upload::id_text;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
-use crate::ops::object::Attributes;
+use crate::ops::object::{Attributes, forbids_overwrite, refuse_early};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::VersionRef;
@@ -48,6 +48,9 @@ impl Operation for InitiateMultipartUpload {
             sequential,
             encoding,
         } = self;
+        if forbids_overwrite(&cx.head, cx.bucket()?)? {
+            refuse_early(cx, &key).await?;
+        }
         // An upload id is an object id: allocated by the shard, never used twice.
         let at = cx.bucket()?.position(&key);
         let (upload_id, _) = cx

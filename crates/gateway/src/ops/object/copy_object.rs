@@ -46,17 +46,11 @@ impl Operation for CopyObject {
     fn parse(head: &Head) -> Result<Self, OssError> {
         let (key, source) = (head.object_key()?, Source::parse(head)?);
         let bucket = head.bucket_name()?;
-        // An object copied onto itself can only be meant to change its metadata.
         let onto_itself = source.named.bucket == bucket
             && source.named.key == key
             && source.named.version_id.is_none();
-        let asked = MetadataDirective::from_headers(&head.headers)?;
         Ok(Self {
-            metadata: if onto_itself {
-                MetadataDirective::Replace
-            } else {
-                asked
-            },
+            metadata: MetadataDirective::from_headers(&head.headers)?,
             tagging: TaggingDirective::from_headers(&head.headers)?,
             attributes: Attributes::parse(head)?,
             key,
@@ -72,7 +66,7 @@ impl Operation for CopyObject {
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
         let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
         let mut found = self.source.find(cx).await?;
-        let mut attributes = self.attributes(found.version())?;
+        let mut attributes = self.attributes(found.version(), cx.bucket()?.versioning)?;
         for _ in 0..IN_PLACE_ATTEMPTS_MAX {
             if !self.can_be_in_place(cx, &found, &attributes)? {
                 break;
@@ -85,7 +79,7 @@ impl Operation for CopyObject {
             }
             // Somebody else changed it: what is to be kept, and what was asked of it, is looked at again.
             found = self.source.find(cx).await?;
-            attributes = self.attributes(found.version())?;
+            attributes = self.attributes(found.version(), cx.bucket()?.versioning)?;
         }
         let size = found.version().size;
         let class = attributes.class_in(cx.bucket()?);
@@ -189,11 +183,26 @@ impl CopyObject {
         }
     }
 
+    /// Where the new object's metadata comes from. An object copied onto itself gets what the request names,
+    /// whatever the directive says, unless that makes a version beside the old one.
+    fn metadata_from(&self, versioning: Versioning) -> MetadataDirective {
+        let names_any =
+            !self.attributes.headers.is_empty() || !self.attributes.user_meta.is_empty();
+        match self.onto_itself && names_any && versioning != Versioning::Enabled {
+            true => MetadataDirective::Replace,
+            false => self.metadata,
+        }
+    }
+
     /// The new object's attributes, from the source or from the request.
-    fn attributes(&self, source: &pb::state::Version) -> Result<Attributes, OssError> {
+    fn attributes(
+        &self,
+        source: &pb::state::Version,
+        versioning: Versioning,
+    ) -> Result<Attributes, OssError> {
         let mut attributes = self.attributes.clone();
         let kept = Attributes::of_version(source);
-        if self.metadata == MetadataDirective::Copy {
+        if self.metadata_from(versioning) == MetadataDirective::Copy {
             attributes.headers = kept.headers;
             attributes.user_meta = kept.user_meta;
         }
@@ -261,6 +270,10 @@ fn copy_of(
         etag,
         crc64,
         has_crc64,
+        content_md5: match keeps_tag {
+            true => source.content_md5.clone(),
+            false => String::new(),
+        },
         ..template
     }
 }
@@ -287,21 +300,28 @@ mod tests {
             }],
             ..Default::default()
         };
-        for (from, metadata, tagging, kind, tag) in [
-            ("/other/k", "COPY", "Copy", "a/b", "1"),
-            ("/other/k", "REPLACE", "Copy", "c/d", "1"),
-            ("/other/k", "COPY", "Replace", "a/b", "2"),
-            // Onto itself: always the request's.
-            ("/bucket/k", "COPY", "Replace", "c/d", "2"),
+        let new = Some("c/d");
+        let (unset, enabled) = (Versioning::Unset, Versioning::Enabled);
+        for (from, metadata, tagging, named, versioning, kind, tag) in [
+            ("/other/k", "COPY", "Copy", new, unset, "a/b", "1"),
+            ("/other/k", "REPLACE", "Copy", new, unset, "c/d", "1"),
+            ("/other/k", "COPY", "Replace", new, unset, "a/b", "2"),
+            // Onto itself: the request's, if it names any.
+            ("/bucket/k", "COPY", "Replace", new, unset, "c/d", "2"),
+            ("/bucket/k", "COPY", "Copy", None, unset, "a/b", "1"),
+            // A version of its own: as the directive says.
+            ("/bucket/k", "COPY", "Copy", new, enabled, "a/b", "1"),
+            ("/bucket/k", "REPLACE", "Copy", new, enabled, "c/d", "1"),
         ] {
-            let copy = parse(&[
+            let mut headers = vec![
                 ("x-oss-copy-source", from),
                 ("x-oss-metadata-directive", metadata),
                 ("x-oss-tagging-directive", tagging),
                 ("x-oss-tagging", "t=2"),
-                ("content-type", "c/d"),
-            ]);
-            let attributes = copy.unwrap().attributes(&source).unwrap();
+            ];
+            headers.extend(named.map(|kind| ("content-type", kind)));
+            let copy = parse(&headers);
+            let attributes = copy.unwrap().attributes(&source, versioning).unwrap();
             assert_eq!(
                 attributes.headers,
                 [("content-type".to_owned(), kind.to_owned())]
