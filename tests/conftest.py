@@ -117,7 +117,7 @@ def client(request, server):
     return sdk.make(request.param, server)
 
 
-@pytest.fixture(params=["v1", "v4"])
+@pytest.fixture(params=["v1", "v2", "v4"])
 def signed(request, server):
     """A raw client per signature version."""
     raw = server.wire(auth=request.param)

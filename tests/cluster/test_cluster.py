@@ -15,6 +15,7 @@ from harness import nemesis
 from harness.cluster import BACKED_UP, SETTINGS, apart, together, wait_for
 from harness.history import LOST
 from harness.server import binary
+from harness.signing import Credentials
 
 from .drill import Drill
 
@@ -66,6 +67,27 @@ def test_forming(cluster, seed, say):
         drill.resumes(100)
     drill.judge(say, deep=True)
     drill.empty()
+
+
+def test_accounts(cluster):
+    """An account that one node made is known to every gateway, owns what it makes, and its key counts only while it is enabled."""
+    made = cluster.admin("account", "create", "Second of two").data
+    cred = Credentials(made["access_key_id"], made["access_key_secret"], cluster.credentials.region)
+    gateways = cluster.some(role="gateway")
+    theirs = {name: cluster.wire(name, cred=cred) for name in gateways}
+    theirs[gateways[0]].must("PUT", "second-of-two")
+    for name, wire in theirs.items():
+        wire.put("second-of-two", name, b"x")
+        refused = cluster.wire(name).request("GET", "second-of-two", name)
+        assert (refused.status, refused.code) == (403, "AccessDenied")
+    accounts = cluster.admin("account", "list").data["accounts"]
+    assert [a["name"] for a in accounts if a["account_id"] == made["account_id"]] == ["Second of two"]
+    assert len(accounts) == 2 and cred.secret not in str(accounts)
+    for command, expected in (("disable", 403), ("enable", 200)):
+        assert cluster.admin("account", command, cred.key_id).data["changed"]
+        for wire in theirs.values():
+            wait_for(f"{command} to be known", lambda w=wire, status=expected: w.request("GET").status == status, 30, 0.2)
+    theirs[gateways[0]].delete_bucket_with_contents("second-of-two")
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import alibabacloud_oss_v2 as ossv2
 import oss2
 
-NAMES = ("oss2-v1", "oss2-v4", "ossv2-v4", "ossv2-v1")
+NAMES = ("oss2-v1", "oss2-v2", "oss2-v4", "ossv2-v4", "ossv2-v1")
 
 
 class ApiError(Exception):

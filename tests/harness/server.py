@@ -75,6 +75,14 @@ class Server:
         return line + ["--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self.admin_port}",
                        "--region", self.credentials.region] + self.flags
 
+    def account(self, *line, expect=0):
+        """`granary admin account` on this server; what it prints, read as JSON, or what it complains of."""
+        asked = [binary(), "admin", "--json", "account", "--server", self.data_dirs[0], *line]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("GRANARY_")}
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60, env=env)
+        assert done.returncode == expect, f"{line}: {done.returncode} {done.stdout} {done.stderr}"
+        return json.loads(done.stdout) if expect == 0 else done.stderr
+
     def start(self, wait=True):
         """Starts the process and waits until it says that it is ready."""
         assert self.process is None or self.process.poll() is not None, "it is running already"

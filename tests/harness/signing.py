@@ -92,6 +92,46 @@ def v1_query(cred, method, bucket, key, query, headers, expires_at):
     return list(query) + [("OSSAccessKeyId", cred.key_id), ("Expires", str(int(expires_at))), ("Signature", signature)]
 
 
+def v2_signature(cred, method, bucket, key, query, headers, date, additional=()):
+    """Base64 V2 signature; `date` is the Date header or, for a URL, the expiry. All of the query is signed."""
+    lowered = _lowered(headers)
+    names = sorted(name for name in lowered if name.startswith("x-oss-") or name in additional)
+    resource = escape("/" if bucket is None else f"/{bucket}/{key or ''}")
+    pairs = sorted((escape(k), "" if v in (None, "") else escape(str(v))) for k, v in query)
+    if pairs:
+        resource += "?" + "&".join(k if v == "" else f"{k}={v}" for k, v in pairs)
+    text = "\n".join([method, lowered.get("content-md5", ""), lowered.get("content-type", ""), str(date),
+                      "".join(f"{name}:{lowered[name]}\n" for name in names) + ";".join(sorted(additional)), resource])
+    digest = hmac.new(cred.secret.encode(), text.encode(), hashlib.sha256).digest()
+    return base64.b64encode(digest).decode()
+
+
+def v2_header(cred, method, bucket, key, query, headers, at=None, additional=()):
+    """Adds Date and Authorization to a copy of `headers`."""
+    signed = dict(headers)
+    lowered = _lowered(headers)
+    date = lowered.get("x-oss-date") or lowered.get("date") or http_date(at)
+    if "x-oss-date" not in lowered and "date" not in lowered:
+        signed["Date"] = date
+    signature = v2_signature(cred, method, bucket, key, query, signed, date, additional)
+    extra = f",AdditionalHeaders:{';'.join(sorted(additional))}" if additional else ""
+    signed["Authorization"] = f"OSS2 AccessKeyId:{cred.key_id}{extra},Signature:{signature}"
+    return signed
+
+
+def v2_query(cred, method, bucket, key, query, headers, expires_at, additional=()):
+    """The query of a V2 URL that is good until the unix time `expires_at`."""
+    full = list(query) + [
+        ("x-oss-signature-version", "OSS2"),
+        ("x-oss-expires", str(int(expires_at))),
+        ("x-oss-access-key-id", cred.key_id),
+    ]
+    if additional:
+        full.append(("x-oss-additional-headers", ";".join(sorted(additional))))
+    signature = v2_signature(cred, method, bucket, key, full, headers, int(expires_at), additional)
+    return full + [("x-oss-signature", signature)]
+
+
 def v4_canonical(method, bucket, key, query, headers, additional, payload):
     """The canonical request of V4."""
     if bucket is None:

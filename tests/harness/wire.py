@@ -1,4 +1,4 @@
-"""A client that sends exactly what it is told: raw HTTP with signatures of either version.
+"""A client that sends exactly what it is told: raw HTTP with signatures of any version.
 
 It neither retries nor repairs, so that a test sees the server's own behaviour.
 """
@@ -80,11 +80,13 @@ class Wire:
         return f"/{encoded}" if host else f"/{bucket}/{encoded}"
 
     def signed(self, method, bucket, key, query, headers, auth, at=None, additional=()):
-        """Headers with a signature of the version `auth` (v1, v4, or None for none)."""
+        """Headers with a signature of the version `auth` (v1, v2, v4, or None for none)."""
         if auth is None:
             return dict(headers)
         if auth == "v1":
             return signing.v1_header(self.cred, method, bucket, key, query, headers, at)
+        if auth == "v2":
+            return signing.v2_header(self.cred, method, bucket, key, query, headers, at, additional)
         return signing.v4_header(self.cred, method, bucket, key, query, headers, at, additional)
 
     def request(self, method, bucket=None, key=None, query=(), headers=None, body=b"", auth="default",
@@ -158,9 +160,11 @@ class Wire:
         """A signed request target (path and query)."""
         pairs = list(query)
         auth = self.auth if auth == "default" else auth
+        start = time.time() if at is None else at
         if auth == "v1":
-            start = time.time() if at is None else at
             full = signing.v1_query(self.cred, method, bucket, key, pairs, headers or {}, start + expires_s)
+        elif auth == "v2":
+            full = signing.v2_query(self.cred, method, bucket, key, pairs, headers or {}, start + expires_s)
         else:
             full = signing.v4_query(self.cred, method, bucket, key, pairs, headers or {}, expires_s, at)
         return f"{self.path(bucket, key)}?{signing.query_text(full)}"

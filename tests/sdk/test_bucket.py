@@ -3,6 +3,8 @@ import random
 import string
 import time
 
+import alibabacloud_oss_v2 as ossv2
+import oss2
 import pytest
 
 from harness.sdk import ApiError
@@ -125,6 +127,39 @@ def test_list_buckets_by_prefix_in_pages(client, names):
         created = bucket.creation_date
         assert abs(time.time() - (created if isinstance(created, int) else created.timestamp())) < 120
     assert client.list_buckets(prefix=prefix + "-none").buckets == []
+
+
+def test_list_buckets_by_tags(server, names):
+    prefix = fresh_name("tags-")
+    service = oss2.Service(oss2.Auth(server.credentials.key_id, server.credentials.secret), server.endpoint)
+    for n in range(6):
+        names.append(f"{prefix}-{n}")
+        made = oss2.Bucket(service.auth, server.endpoint, names[-1])
+        made.create_bucket()
+        rule = oss2.models.TaggingRule()
+        rule.add("half", str(n % 2))
+        rule.add(f"only {n}", "ä")
+        made.put_bucket_tagging(oss2.models.Tagging(rule))
+
+    def listed(**params):
+        found = service.list_buckets(prefix=prefix, params={name.replace("_", "-"): value for name, value in params.items()})
+        return [int(bucket.name[-1]) for bucket in found.buckets]
+    assert listed(tag_key="half") == [0, 1, 2, 3, 4, 5]
+    assert listed(tag_key="half", tag_value="1") == [1, 3, 5]
+    assert listed(tag_key="only 4", tag_value="ä") == [4]
+    assert listed(tag_key="only") == []
+    config = ossv2.config.load_default()
+    config.region, config.endpoint = server.credentials.region, server.endpoint
+    config.credentials_provider = ossv2.credentials.StaticCredentialsProvider(server.credentials.key_id, server.credentials.secret)
+    client = ossv2.Client(config)
+    asked = ossv2.ListBucketsRequest(prefix=prefix, tagging='"half":"0","only 2":"ä"')
+    assert [bucket.name for bucket in client.list_buckets(asked).buckets] == [f"{prefix}-2"]
+    asked = ossv2.ListBucketsRequest(prefix=prefix, tag_key="half", tag_value="0", max_keys=2)
+    first = client.list_buckets(asked)
+    assert [bucket.name for bucket in first.buckets] == [f"{prefix}-0", f"{prefix}-2"] and first.is_truncated
+    asked.marker = first.next_marker
+    rest = client.list_buckets(asked)
+    assert [bucket.name for bucket in rest.buckets] == [f"{prefix}-4"] and not rest.is_truncated
 
 
 def test_stat_counts_objects_bytes_and_uploads(client, bucket):

@@ -184,6 +184,32 @@ def test_malformed_authorization(wire, bucket, value, status, code, ec):
     check_error(answer, status, code, ec)
 
 
+@pytest.mark.parametrize("value, ec", [
+    ("OSS2", "0002-00000102"), ("OSS2 AccessKeyId:a,", "0002-00000102"), ("OSS2 AccessKeyId:a,Signature:b,Other:c", "0002-00000104"),
+    ("OSS2 AdditionalHeaders:host,Signature:b", "0002-00000105"), ("OSS2 AccessKeyId:,Signature:b", "0002-00000106"),
+    ("OSS2 AccessKeyId:a,AdditionalHeaders:host", "0002-00000108"),
+])
+def test_malformed_authorization_of_v2(wire, bucket, value, ec):
+    answer = wire.request("GET", bucket, auth=None, headers={"Authorization": value, "Date": http_date()})
+    check_error(answer, 400, "InvalidArgument", ec)
+
+
+def test_v2_signs_the_query_and_the_additional_headers(server, bucket):
+    raw = server.wire(auth="v2")
+    raw.put(bucket, "dir/k", b"0123456789")
+    answer = raw.request("GET", bucket, "dir/k", headers={"Range": "bytes=0-1", "X-Other": " v "}, additional=("range", "x-other"))
+    assert (answer.status, answer.body) == (206, b"01")
+    headers = raw.signed("GET", bucket, "dir/k", [], {"Range": "bytes=0-1"}, "v2", additional=("range",))
+    headers["Range"] = "bytes=0-5"
+    check_error(raw.send("GET", f"/{bucket}/dir/k", headers), 403, "SignatureDoesNotMatch")
+    headers = raw.signed("GET", bucket, None, [("max-keys", "1")], {}, "v2")
+    assert raw.send("GET", f"/{bucket}/?max-keys=1", headers).status == 200
+    check_error(raw.send("GET", f"/{bucket}/?max-keys=2", headers), 403, "SignatureDoesNotMatch")
+    liar = server.wire(auth="v2", cred=Credentials(server.credentials.key_id, "wrong"))
+    error = check_error(liar.request("GET", bucket, "dir/k", query=["acl"]), 403, "SignatureDoesNotMatch")
+    assert error["StringToSign"].endswith(f"\n\n%2F{bucket}%2Fdir%2Fk?acl")
+
+
 def test_v4_wrong_region(server, bucket):
     other = server.wire(cred=Credentials(server.credentials.key_id, server.credentials.secret, "cn-elsewhere"))
     check_error(other.request("HEAD", bucket, "k"), 400, "InvalidArgument", "0002-00000226", "Invalid signing region in Authorization header.")
@@ -281,6 +307,14 @@ def test_v1_url_and_header_together(server, bucket):
     raw = server.wire(auth="v1")
     headers = raw.signed("GET", bucket, "k", [], {}, "v1")
     check_error(raw.send("GET", raw.url("GET", bucket, "k"), headers), 400, "InvalidArgument")
+
+
+@pytest.mark.parametrize("drop, ec", [("x-oss-access-key-id", "0002-00000115"), ("x-oss-expires", "0002-00000113"), ("x-oss-signature", None)])
+def test_v2_url_needs_its_parts(server, bucket, drop, ec):
+    raw = server.wire(auth="v2")
+    target = re.sub(rf"[?&]{drop}=[^&]*", lambda m: "?" if m.group().startswith("?") else "", raw.url("GET", bucket, "k")).replace("?&", "?")
+    assert f"{drop}=" not in target
+    check_error(raw.send("GET", target, {}), 400, "InvalidArgument", ec)
 
 
 def test_v4_url_bounds(wire, bucket):

@@ -34,6 +34,14 @@ def test_v1(method, bucket, key, query, headers):
     assert ours["Authorization"] == sent["authorization"]
 
 
+@pytest.mark.parametrize("method, bucket, key, query, headers", CASES + [("GET", "bucket", "k", {}, {"Range": "bytes=0-1"})])
+def test_v2(method, bucket, key, query, headers):
+    sent = as_oss2("v2", method, bucket, key, query, headers)
+    additional = ("range",) if "Range" in headers else ()
+    ours = signing.v2_header(CRED, method, bucket, key, list(query.items()), {k: v for k, v in sent.items() if k != "authorization"}, additional=additional)
+    assert ours["Authorization"] == sent["authorization"]
+
+
 @pytest.mark.parametrize("method, bucket, key, query, headers", CASES)
 def test_v4(method, bucket, key, query, headers):
     sent = as_oss2("v4", method, bucket, key, query, headers)

@@ -7,6 +7,7 @@
 //! view of the bucket answers as for an object that is not there, and knows no object by that id
 //! later either; whoever goes on with a newer view asks here again.
 
+use granary_oss::error::ec;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::{Access, Action, BucketFacts, Caller, Decision, Facts, ObjectFacts, evaluate};
 use granary_types::{ObjectAcl, ObjectKey};
@@ -97,10 +98,20 @@ fn object_facts(version: Option<&granary_meta_api::pb::state::Version>) -> Optio
 }
 
 fn denied(caller: Caller, action: Action) -> OssError {
-    let message = match (action.access(), caller) {
-        (Access::Account, _) => "You have no right to access this service without a signature.",
-        (Access::Owner, Caller::Account(_)) => "The bucket you access does not belong to you.",
-        _ => "You have no right to access this object because of bucket acl.",
-    };
-    OssError::new(ErrorCode::AccessDenied).message(message)
+    let error = OssError::new(ErrorCode::AccessDenied);
+    match (action.name(), action.access(), caller) {
+        ("GetObjectAcl", ..) => error
+            .message("You do not have read acl permission on this object.")
+            .ec(ec::GET_OBJECT_ACL_DENIED),
+        ("PutObjectAcl", ..) => error
+            .message("You do not have write acl permission on this object.")
+            .ec(ec::PUT_OBJECT_ACL_DENIED),
+        (_, Access::Account, _) => {
+            error.message("You have no right to access this service without a signature.")
+        }
+        (_, Access::Owner, Caller::Account(_)) => {
+            error.message("The bucket you access does not belong to you.")
+        }
+        _ => error.message("You have no right to access this object because of bucket acl."),
+    }
 }

@@ -103,12 +103,12 @@ impl Ctx {
         self.caller.account().unwrap_or(AccountId(0))
     }
 
-    /// Who owns what this request writes: the caller, or the bucket's owner for anonymous writes.
+    /// Who owns what this request writes: the bucket's owner, whoever writes it.
     ///
     /// # Errors
     /// NoSuchBucket.
-    pub(crate) fn writer(&self) -> Result<AccountId, OssError> {
-        Ok(self.caller.account().unwrap_or(self.bucket()?.owner))
+    pub(crate) fn object_owner(&self) -> Result<AccountId, OssError> {
+        Ok(self.bucket()?.owner)
     }
 
     /// Where bytes of a new object are going.

@@ -87,6 +87,7 @@ commands! {
     AppendObject(at) -> Version(pb::VersionReply);
     SealObject(at) -> Version(pb::VersionReply);
     FoldTail(at) -> Version(pb::VersionReply);
+    SetObjectMeta(at) -> Version(pb::VersionReply);
     InitCluster(root) -> InitCluster(pb::InitClusterReply);
     CreateBucket(root) -> Bucket(pb::state::Bucket);
     FinishCreateBucket(root) -> Empty(pb::Empty);
@@ -98,6 +99,7 @@ commands! {
     BeginDeleteBucket(root) -> Bucket(pb::state::Bucket);
     EndDeleteBucket(root) -> Empty(pb::Empty);
     PutAccessKey(root) -> Empty(pb::Empty);
+    PutAccount(root) -> Empty(pb::Empty);
     RegisterNode(root) -> Empty(pb::Empty);
     RegisterDisk(root) -> Empty(pb::Empty);
     CreatePool(root) -> Allocated(pb::Allocated);

@@ -55,7 +55,8 @@ messages! {
         RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
         GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup, WrongClock,
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
-        FinishConfigureBucket, BucketConfig, AppendObject, SealObject, FoldTail
+        FinishConfigureBucket, BucketConfig, AppendObject, SealObject, FoldTail, PutAccount,
+        ListAccessKeys, AccessKeysPage, SetObjectMeta
     ]
 }
 

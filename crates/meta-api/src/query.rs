@@ -66,6 +66,7 @@ queries! {
     ListBuckets(root) -> Buckets(pb::BucketsPage);
     ListUnfinishedBuckets(root) -> Buckets(pb::BucketsPage);
     GetAccessKey(root) -> AccessKey(pb::AccessKeyResult);
+    ListAccessKeys(root) -> AccessKeys(pb::AccessKeysPage);
     GetClusterMap(root) -> ClusterMap(pb::ClusterMap);
     GetTrust(root) -> Trust(pb::state::ClusterTrust);
     GetJoinToken(root) -> JoinToken(pb::JoinTokenResult);

@@ -1,6 +1,7 @@
 //! `granary admin`: what an operator asks of a cluster, from any machine that has its admin
 //! certificate. Tables for people, JSON for programs, exit codes for scripts.
 
+mod account;
 mod ca;
 mod repair;
 mod text;
@@ -36,6 +37,7 @@ use crate::cluster::{init, join};
 use crate::config;
 use crate::files;
 use crate::start_config::StartConfig;
+use account::AccountCommand;
 use text::{fsck_text, rebuilt_text, scrub_text, status_text};
 
 /// The cluster is not as it should be.
@@ -130,6 +132,14 @@ pub(crate) enum AdminCommand {
         /// lost for good.
         #[arg(long)]
         accept_loss: bool,
+    },
+    /// Makes accounts, shows them, and says which of their access keys count.
+    Account {
+        /// Of a granary server, which must run: its metadata directory, or its first data directory.
+        #[arg(long, value_name = "DIR", global = true)]
+        server: Option<PathBuf>,
+        #[command(subcommand)]
+        what: AccountCommand,
     },
     /// Makes a token that lets nodes join.
     Token {
@@ -270,6 +280,9 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             })
         }
         AdminCommand::RotateCa => ca::rotate(&runtime, reach).await,
+        AdminCommand::Account { server, what } => {
+            account::run(what, server.as_deref(), reach, &runtime).await
+        }
         AdminCommand::Rebuild { from, accept_loss } => {
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
@@ -387,6 +400,49 @@ fn ids_as_text(value: &mut serde_json::Value) {
     }
 }
 
+/// A connection to each of the addresses that are named.
+fn channels(runtime: &Runtime, reach: &Reach) -> anyhow::Result<Vec<(String, Channel)>> {
+    let node = match &reach.config {
+        Some(_) => Some(reach.node()?),
+        None => None,
+    };
+    let mut addresses = reach.address.clone();
+    if addresses.is_empty() {
+        addresses.extend(node.as_ref().map(|node| node.cluster_address.clone()));
+    }
+    if addresses.is_empty() {
+        bail!(
+            "which cluster? Give --config FILE of a node, or --address HOST:PORT and --admin-dir DIR"
+        );
+    }
+    let admin_dir = reach.admin_dir(node.as_ref())?;
+    let plaintext = node.as_ref().is_some_and(|node| node.plaintext);
+    let security = security(runtime, &admin_dir, node.as_ref(), plaintext)?;
+    let channels = addresses.into_iter().map(|address| {
+        let channel = connect_to_address(&security, &address)?;
+        Ok((address, channel))
+    });
+    channels.collect()
+}
+
+/// Asks one after the other until one can be reached.
+async fn ask_in_turn<C, T>(
+    clients: &mut [(String, C)],
+    call: impl AsyncFn(&mut C) -> Result<T, tonic::Status>,
+) -> anyhow::Result<T> {
+    let mut last = None;
+    for (address, client) in clients {
+        match call(client).await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if status.code() == tonic::Code::Unavailable => {
+                last = Some(anyhow::anyhow!("{address}: {}", plain(&status)));
+            }
+            Err(status) => bail!("{address}: {}", plain(&status)),
+        }
+    }
+    Err(last.context("no address was given")?)
+}
+
 /// A cluster that answers at one of some addresses.
 struct Cluster {
     clients: Vec<(String, AdminClient<Channel>)>,
@@ -394,29 +450,14 @@ struct Cluster {
 
 impl Cluster {
     fn connect(runtime: &Runtime, reach: &Reach) -> anyhow::Result<Self> {
-        let node = match &reach.config {
-            Some(_) => Some(reach.node()?),
-            None => None,
-        };
-        let mut addresses = reach.address.clone();
-        if addresses.is_empty() {
-            addresses.extend(node.as_ref().map(|node| node.cluster_address.clone()));
-        }
-        if addresses.is_empty() {
-            bail!(
-                "which cluster? Give --config FILE of a node, or --address HOST:PORT and --admin-dir DIR"
-            );
-        }
-        let admin_dir = reach.admin_dir(node.as_ref())?;
-        let plaintext = node.as_ref().is_some_and(|node| node.plaintext);
-        let security = security(runtime, &admin_dir, node.as_ref(), plaintext)?;
-        let clients = addresses.into_iter().map(|address| {
-            let channel = connect_to_address(&security, &address)?;
-            let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            Ok((address, client))
-        });
+        let clients = channels(runtime, reach)?
+            .into_iter()
+            .map(|(address, channel)| {
+                let client = AdminClient::new(channel);
+                (address, client.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            });
         Ok(Self {
-            clients: clients.collect::<anyhow::Result<_>>()?,
+            clients: clients.collect(),
         })
     }
 
@@ -425,17 +466,7 @@ impl Cluster {
         &mut self,
         call: impl AsyncFn(&mut AdminClient<Channel>) -> Result<T, tonic::Status>,
     ) -> anyhow::Result<T> {
-        let mut last = None;
-        for (address, client) in &mut self.clients {
-            match call(client).await {
-                Ok(answer) => return Ok(answer),
-                Err(status) if status.code() == tonic::Code::Unavailable => {
-                    last = Some(anyhow::anyhow!("{address}: {}", plain(&status)));
-                }
-                Err(status) => bail!("{address}: {}", plain(&status)),
-            }
-        }
-        Err(last.context("no address was given")?)
+        ask_in_turn(&mut self.clients, call).await
     }
 
     async fn execute(
@@ -449,6 +480,7 @@ impl Cluster {
             | AdminCommand::Join { .. }
             | AdminCommand::Rebuild { .. }
             | AdminCommand::Certify
+            | AdminCommand::Account { .. }
             | AdminCommand::RotateCa => bail!("done before a cluster is asked"),
             AdminCommand::Token { ttl } => {
                 let request = CreateTokenRequest {

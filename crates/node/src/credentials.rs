@@ -182,16 +182,21 @@ fn root(
             unseen: kept.unseen,
         });
     }
-    let pair = Credentials {
-        id: format!("GRNY{}", random_text(entropy, ID_RANDOM_CHARS)),
-        secret: random_text(entropy, SECRET_CHARS),
-    };
+    let pair = new_pair(entropy);
     keep(file, &pair, true)?;
     Ok(RootCredentials {
         pair,
         kept_in,
         unseen: true,
     })
+}
+
+/// A pair that nobody has.
+pub(crate) fn new_pair(entropy: &dyn Entropy) -> Credentials {
+    Credentials {
+        id: format!("GRNY{}", random_text(entropy, ID_RANDOM_CHARS)),
+        secret: random_text(entropy, SECRET_CHARS),
+    }
 }
 
 fn keep(file: &Path, pair: &Credentials, unseen: bool) -> anyhow::Result<()> {

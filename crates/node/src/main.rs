@@ -1,5 +1,6 @@
 //! The `granary` binary: reads configuration, composes the roles, and shuts down cleanly.
 
+mod accounts;
 mod admin;
 mod admin_cli;
 mod cluster;

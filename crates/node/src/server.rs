@@ -20,6 +20,7 @@ use granary_types::NodeId;
 use granary_workers::MetaNodes;
 use prometheus_client::registry::Registry;
 
+use crate::accounts::AccountsService;
 use crate::admin::{Admin, Readiness};
 use crate::config::ServerConfig;
 use crate::credentials;
@@ -33,6 +34,7 @@ use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, found_elsewhere};
 use crate::roles::storage::{self, StorageRole};
 use crate::roles::worker::{Members, WorkerRole, wait_for_placement};
 use crate::telemetry::Telemetry;
+use crate::vault::Sealer;
 
 /// How old the gateway's view of disks and placement may be.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
@@ -134,6 +136,7 @@ impl Running {
             api,
         )?;
         admin.publish(registry, sources);
+        serve_accounts(runtime, config, &meta, admin_until.clone());
         readiness.set(true);
         let copies = (config.data.len() - out.len()).clamp(1, COPIES_MAX);
         let greeting = Greeting {
@@ -204,6 +207,30 @@ fn serve_admin(
     let address = taken.address();
     admin.serve(runtime, taken.listen()?, until);
     Ok(Some(address))
+}
+
+/// Serves who administers accounts. A server whose directory can have no socket does without.
+fn serve_accounts(
+    runtime: &Runtime,
+    config: &ServerConfig,
+    meta: &MetaRole,
+    until: CancellationToken,
+) {
+    let service = AccountsService {
+        runtime: runtime.clone(),
+        meta: meta.client.clone(),
+        sealer: Some(Arc::new(Sealer {
+            vault: Arc::clone(&meta.vault),
+            runtime: runtime.clone(),
+        })),
+        root_is_configured: true,
+    };
+    if let Err(error) = service.serve_socket(&config.meta_dir, until) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "granary admin account cannot reach this server"
+        );
+    }
 }
 
 async fn start_meta(

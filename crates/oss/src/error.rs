@@ -23,8 +23,24 @@ pub mod ec {
     pub const URL_EXPIRED: &str = "0002-00000069";
     /// `Expires` is not a number of seconds (troubleshooting page).
     pub const URL_EXPIRES_INVALID: &str = "0002-00000070";
-    /// `Authorization` of scheme OSS2 (troubleshooting pages, range 0002-000001xx).
+    /// `Authorization` of scheme OSS2 with fewer than two fields (troubleshooting page).
     pub const V2_AUTHORIZATION_FORMAT: &str = "0002-00000102";
+    /// A field in a V2 `Authorization` that is none (troubleshooting page).
+    pub const V2_UNKNOWN_FIELD: &str = "0002-00000104";
+    /// No `AccessKeyId` in a V2 `Authorization` (troubleshooting page).
+    pub const V2_ACCESS_KEY_ID_MISSING: &str = "0002-00000105";
+    /// An empty `AccessKeyId` in a V2 `Authorization` (troubleshooting page).
+    pub const V2_ACCESS_KEY_ID_EMPTY: &str = "0002-00000106";
+    /// No `Signature` in a V2 `Authorization` (troubleshooting page).
+    pub const V2_SIGNATURE_MISSING: &str = "0002-00000108";
+    /// No `x-oss-expires` in a V2 URL (troubleshooting page).
+    pub const V2_URL_EXPIRES_MISSING: &str = "0002-00000113";
+    /// No `x-oss-access-key-id` in a V2 URL (troubleshooting page).
+    pub const V2_URL_ACCESS_KEY_ID_MISSING: &str = "0002-00000115";
+    /// An empty `x-oss-access-key-id` in a V2 URL (troubleshooting page).
+    pub const V2_URL_ACCESS_KEY_ID_EMPTY: &str = "0002-00000116";
+    /// An empty `x-oss-signature` in a V2 URL (troubleshooting page).
+    pub const V2_URL_SIGNATURE_EMPTY: &str = "0002-00000118";
     /// `Credential` in a V4 `Authorization` is malformed (troubleshooting page).
     pub const V4_CREDENTIAL: &str = "0002-00000213";
     /// The date in a V4 credential is malformed (troubleshooting page).
@@ -51,6 +67,10 @@ pub mod ec {
     pub const V4_EXPIRES: &str = "0002-00009006";
     /// MissingArgument: an append or a seal without a position.
     pub const POSITION_MISSING: &str = "0016-00000501";
+    /// GetObjectAcl by somebody who may not (troubleshooting page).
+    pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
+    /// PutObjectAcl by somebody who may not (troubleshooting page).
+    pub const PUT_OBJECT_ACL_DENIED: &str = "0003-00000008";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).

@@ -9,7 +9,7 @@
 //! | [`query`] | ordered raw query parameters and their decoded lookups |
 //! | [`escape`] | the percent-encoding variants of the protocol |
 //! | [`error_code`], [`mod@error`] | the table of error codes; an error, its XML and its HEAD form |
-//! | [`sign`] | signatures V1 and V4 in header and URL: reading, verifying, and making them |
+//! | [`sign`] | signatures V1, V2 and V4 in header and URL: reading, verifying, and making them |
 //! | [`header`] | typed request headers, HTTP and ISO dates |
 //! | [`listing`] | parameters of list requests, continuation tokens |
 //! | [`xml`] | request bodies and response documents |

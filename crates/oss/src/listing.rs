@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use granary_types::limits::{
-    LIST_PAGE_DEFAULT, LIST_PAGE_MAX, OBJECT_KEY_BYTES_MAX, PART_NUMBER_MAX,
+    BUCKET_TAGS_MAX, LIST_PAGE_DEFAULT, LIST_PAGE_MAX, OBJECT_KEY_BYTES_MAX, PART_NUMBER_MAX,
 };
 
 use crate::error::OssError;
@@ -102,6 +102,8 @@ pub struct ListBucketsParams {
     pub marker: String,
     /// Buckets of one page, 1 to 1000.
     pub max_keys: u32,
+    /// Only buckets that have every one of these tags; without a value: a tag of that key.
+    pub tags: Vec<(String, Option<String>)>,
 }
 
 impl ListObjectsParams {
@@ -220,8 +222,63 @@ impl ListBucketsParams {
             prefix: name(query, "prefix")?,
             marker: name(query, "marker")?,
             max_keys: count(query, "max-keys", 1, LIST_PAGE_DEFAULT)?,
+            tags: bucket_tags(query)?,
         })
     }
+}
+
+/// `tag-key` with or without `tag-value`, or `tagging` (`"key":"value"`, separated by commas).
+fn bucket_tags(query: &Query) -> Result<Vec<(String, Option<String>)>, OssError> {
+    let given = |name: &'static str| query.get_non_empty(name);
+    let invalid = |message: &'static str, name: &'static str| {
+        OssError::invalid_argument(message, name, given(name).unwrap_or_default())
+    };
+    match (given("tag-key"), given("tag-value"), given("tagging")) {
+        (None, None, None) => Ok(Vec::new()),
+        (Some(key), value, None) => Ok(vec![(key.to_owned(), value.map(str::to_owned))]),
+        (None, Some(_), None) => Err(invalid(
+            "tag-value cannot be specified without tag-key.",
+            "tag-value",
+        )),
+        (None, None, Some(text)) => quoted_pairs(text)
+            .filter(|tags| tags.len() <= BUCKET_TAGS_MAX)
+            .ok_or_else(|| {
+                invalid(
+                    "The tags must be written as \"key\":\"value\", separated by commas.",
+                    "tagging",
+                )
+            }),
+        (_, _, Some(_)) => Err(invalid(
+            "tagging cannot be specified together with tag-key or tag-value.",
+            "tagging",
+        )),
+    }
+}
+
+/// `"key":"value","key":"value"`, at most one more than a bucket can have. Tags of buckets have
+/// neither quotes nor backslashes.
+fn quoted_pairs(text: &str) -> Option<Vec<(String, Option<String>)>> {
+    let (mut pairs, mut rest) = (Vec::new(), text);
+    while pairs.len() <= BUCKET_TAGS_MAX {
+        let (key, after) = quoted(rest)?;
+        let (value, after) = quoted(after.strip_prefix(':')?)?;
+        if key.is_empty() {
+            return None;
+        }
+        pairs.push((key.to_owned(), Some(value.to_owned())));
+        match after.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if after.is_empty() => break,
+            None => return None,
+        }
+    }
+    Some(pairs)
+}
+
+/// What stands in quotes at the start of a text, and what follows it; white space around is skipped.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let (inside, rest) = text.trim_start().strip_prefix('"')?.split_once('"')?;
+    Some((inside, rest.trim_start()))
 }
 
 /// The `partNumber` parameter of UploadPart and UploadPartCopy.
@@ -431,6 +488,36 @@ mod tests {
         assert!(ListBucketsParams::parse(&query("max-keys=0")).is_err());
         assert!(ListUploadsParams::parse(&query("max-uploads=0")).is_err());
         assert!(ListPartsParams::parse(&query("part-number-marker=10001")).is_err());
+    }
+
+    #[test]
+    fn buckets_are_filtered_by_tags() {
+        let pair = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
+        for (raw, tags) in [
+            ("prefix=p", Some(vec![])),
+            ("tag-key=", Some(vec![])),
+            ("tag-key=k", Some(vec![pair("k", None)])),
+            ("tag-key=k&tag-value=v", Some(vec![pair("k", Some("v"))])),
+            ("tagging=%22k%22:%22v%22", Some(vec![pair("k", Some("v"))])),
+            (
+                "tagging=%22k:%22%20:%20%22%22,%22l%22:%22,%22",
+                Some(vec![pair("k:", Some("")), pair("l", Some(","))]),
+            ),
+            ("tag-value=v", None),
+            ("tag-key=k&tagging=%22k%22:%22v%22", None),
+            ("tagging=k", None),
+            ("tagging=k=v", None),
+            ("tagging=%22%22:%22v%22", None),
+            ("tagging=%22k%22:%22v%22,", None),
+            ("tagging=%22k%22:%22v%22%22", None),
+            (
+                &format!("tagging={}", ["%22k%22:%22v%22"; 21].join(",")),
+                None,
+            ),
+        ] {
+            let params = ListBucketsParams::parse(&query(raw));
+            assert_eq!(params.map(|params| params.tags).ok(), tags, "{raw}");
+        }
     }
 
     #[test]

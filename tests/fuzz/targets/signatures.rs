@@ -44,10 +44,16 @@ fuzz_target!(|data: &[u8]| {
 fn sign_in_every_way(request: &Request) {
     let owner = Credentials::new("owner", SECRET);
     type Sign = fn(&Credentials, &mut Request);
-    let ways: [(&str, Sign); 4] = [
+    let ways: [(&str, Sign); 6] = [
         ("V1 header", |owner, request| owner.sign_v1(request, NOW)),
         ("V1 URL", |owner, request| {
             owner.presign_v1(request, NOW.plus_millis(60_000))
+        }),
+        ("V2 header", |owner, request| {
+            owner.sign_v2(request, NOW, &["host"])
+        }),
+        ("V2 URL", |owner, request| {
+            owner.presign_v2(request, NOW.plus_millis(60_000), &["host"])
         }),
         ("V4 header", |owner, request| {
             owner.sign_v4(request, NOW, REGION, &["host"])

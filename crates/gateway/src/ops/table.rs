@@ -62,7 +62,7 @@ pub(crate) enum When {
     Header(&'static str),
     /// The path is this; `*` stands for one segment.
     Path(&'static str),
-    /// The parameter belongs to the operation, which says itself what it means when it is missing.
+    /// The parameter may be there: it changes nothing, or the operation itself says what it means.
     May(&'static str),
 }
 
@@ -468,10 +468,10 @@ operations! {
     "object-basic" CopyObject "PUT" Object [Header("x-oss-copy-source")] WriteObject ("PutObject") built;
     "object-basic" AppendObject "POST" Object [Has("append"), May("position")] WriteObject ("PutObject") built;
     "object-basic" SealAppendObject "POST" Object [Has("seal"), May("position")] WriteObject ("PutObject") built;
-    "object-basic" DeleteObject "DELETE" Object [] WriteObject built;
+    "object-basic" DeleteObject "DELETE" Object [May("symlink")] WriteObject built;
     "object-basic" DeleteMultipleObjects "POST" Bucket [Has("delete")] WriteObject ("DeleteObject") built;
     "object-basic" HeadObject "HEAD" Object [] ReadObject ("GetObject") built;
-    "object-basic" GetObjectMeta "HEAD" Object [Has("objectMeta")] ReadObject ("GetObject") built;
+    "object-basic" GetObjectMeta "HEAD/GET" Object [Has("objectMeta")] ReadObject ("GetObject") built;
     "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") later;
     // Not a request of its own: headers or parameters of uploads.
     "object-basic" Callback "-" Object [] WriteObject later;

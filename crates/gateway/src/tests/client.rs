@@ -15,8 +15,10 @@ use tokio::net::TcpStream;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
     V1,
+    V2,
     V4,
     PresignV1,
+    PresignV2,
     PresignV4,
     Anonymous,
 }
@@ -154,6 +156,7 @@ impl Call<'_> {
         let (client, now) = (self.client, Runtime::system().now());
         match client.sign {
             Sign::V1 => client.credentials.sign_v1(&mut self.request, now),
+            Sign::V2 => client.credentials.sign_v2(&mut self.request, now, &[]),
             Sign::V4 => client
                 .credentials
                 .sign_v4(&mut self.request, now, "cn-granary-1", &[]),
@@ -161,6 +164,10 @@ impl Call<'_> {
                 client
                     .credentials
                     .presign_v1(&mut self.request, now.plus_millis(60_000));
+            }
+            Sign::PresignV2 => {
+                let until = now.plus_millis(60_000);
+                client.credentials.presign_v2(&mut self.request, until, &[]);
             }
             Sign::PresignV4 => {
                 client

@@ -6,6 +6,7 @@ mod buckets;
 mod client;
 mod encoding;
 mod fixture;
+mod in_place;
 mod multipart;
 mod objects;
 mod server;

@@ -338,8 +338,53 @@ async fn overwriting_can_be_forbidden() {
         copy.send().await.outcome(),
         (409, "FileAlreadyExists".to_owned())
     );
+    let link = forbidding("bkt/key?symlink")
+        .body("")
+        .header("x-oss-symlink-target", "other");
+    assert_eq!(
+        link.send().await.outcome(),
+        (409, "FileAlreadyExists".to_owned())
+    );
+    let initiate = |key: &str| {
+        client
+            .call("POST", &format!("bkt/{key}?uploads"))
+            .header("x-oss-forbid-overwrite", "true")
+    };
+    assert_eq!(
+        initiate("key").send().await.outcome(),
+        (409, "FileAlreadyExists".to_owned())
+    );
+    assert_eq!(initiate("free").send().await.status, 200);
     assert_eq!(client.delete("bkt/key").await.status, 204);
     assert_eq!(forbidding("bkt/key").send().await.status, 200);
+}
+
+#[tokio::test]
+async fn older_spellings_are_understood() {
+    let (_served, client) = bucket().await;
+    client.put("bkt/key", "12345").await;
+    let (head, got) = (
+        client.head("bkt/key?objectMeta").await,
+        client.get("bkt/key?objectMeta").await,
+    );
+    assert_eq!(
+        (head.status, got.status, got.text().as_str()),
+        (200, 200, "")
+    );
+    for name in ["etag", "last-modified"] {
+        assert_eq!(got.header(name), head.header(name), "{name}");
+    }
+    assert_eq!(
+        (head.header("content-length"), got.header("content-length")),
+        ("5", "0")
+    );
+    let link = client
+        .call("PUT", "bkt/link?symlink")
+        .header("x-oss-symlink-target", "key");
+    assert_eq!(link.send().await.status, 200);
+    assert_eq!(client.delete("bkt/link?symlink").await.status, 204);
+    assert_eq!(client.get("bkt/link?symlink").await.status, 404);
+    assert_eq!(client.get("bkt/key").await.text(), "12345");
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ async fn errors_come_in_the_services_order() {
         (&second, "GET", "mine", 403, "AccessDenied"),
         (&second, "GET", "mine?uploads", 403, "AccessDenied"),
         (&second, "PUT", "mine/k", 403, "AccessDenied"),
+        (&second, "GET", "mine/k?acl", 403, "AccessDenied"),
         (&second, "GET", "theirs/k", 404, "NoSuchKey"),
         (&second, "GET", "open/k", 404, "NoSuchKey"),
         (&second, "DELETE", "open", 403, "AccessDenied"),
@@ -106,7 +107,14 @@ async fn errors_come_in_the_services_order() {
 #[tokio::test]
 async fn every_kind_of_signature_is_accepted() {
     let served = Served::fixed(|_| ()).await;
-    for sign in [Sign::V1, Sign::V4, Sign::PresignV1, Sign::PresignV4] {
+    for sign in [
+        Sign::V1,
+        Sign::V2,
+        Sign::V4,
+        Sign::PresignV1,
+        Sign::PresignV2,
+        Sign::PresignV4,
+    ] {
         let client = served.client().signing(sign);
         assert_eq!(
             client.get("mine/k").await.outcome(),

@@ -1,5 +1,8 @@
 //! Settings of buckets and objects that change after they were made, over the real metadata service.
 
+use base64::Engine as _;
+use md5::{Digest as _, Md5};
+
 use super::client::Sign;
 use super::fixture::Served;
 
@@ -228,10 +231,32 @@ async fn versions_are_kept_listed_and_changed_one_by_one() {
         list.elements("VersionId"),
         ["null", marker.as_str(), &two, &one]
     );
+    // Its markers are null versions, by whichever operation they are made.
+    let named = "<Delete><Object><Key>k</Key></Object></Delete>";
+    let digest = base64::engine::general_purpose::STANDARD.encode(Md5::digest(named));
+    let deleted = client
+        .call("POST", "versioned?delete")
+        .header("content-md5", &digest)
+        .body(named)
+        .send()
+        .await;
+    assert_eq!(
+        (
+            deleted.element("DeleteMarker"),
+            deleted.element("DeleteMarkerVersionId")
+        ),
+        ("true".to_owned(), "null".to_owned())
+    );
+    let alone = client.delete("versioned/k").await;
+    assert_eq!(alone.header("x-oss-version-id"), "null");
+    assert_eq!(
+        client.delete("versioned/k?versionId=null").await.status,
+        204
+    );
     for (body, code) in [
         (
             "<VersioningConfiguration><Status>On</Status></VersioningConfiguration>",
-            "InvalidArgument",
+            "MalformedXML",
         ),
         ("<VersioningConfiguration/>", "MalformedXML"),
     ] {

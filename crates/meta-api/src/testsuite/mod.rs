@@ -320,7 +320,7 @@ macro_rules! meta_testsuite {
                 a_write_id_is_used_once, the_sweep_keeps_what_may_live,
                 a_pin_does_not_come_after_the_deletion, deletions_behind_stuck_ones_are_listed,
                 inline_bytes_take_no_write_id, kept_chunks_are_not_abandoned;
-            uploads: parts_become_an_object, bad_part_lists_are_refused,
+            uploads: parts_become_an_object, bad_part_lists_are_refused, one_part_in_order_has_a_digest,
                 aborted_parts_are_given_up, many_parts_are_deleted_in_steps,
                 many_parts_are_aborted_in_steps,
                 uploads_are_listed_by_key_and_age;
@@ -343,9 +343,11 @@ macro_rules! meta_testsuite {
                 nothing_is_said_of_what_is_not_settled, only_the_owner_of_the_key_decides;
             settings: a_bucket_keeps_its_settings, every_shard_keeps_versions_at_once,
                 a_change_is_finished_by_others, a_version_keeps_its_settings,
-                versions_are_listed_across_splits;
+                versions_are_listed_across_splits, an_object_gets_other_attributes_in_place,
+                versions_are_not_changed_in_place;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
-                access_keys_belong_to_accounts, nodes_are_allocated_once,
+                access_keys_belong_to_accounts, accounts_are_made_with_a_key,
+                nodes_are_allocated_once,
                 trust_changes_by_generation, join_tokens_expire;
         );
     };

@@ -191,6 +191,53 @@ pub async fn access_keys_belong_to_accounts(suite: Suite) {
     assert_eq!(found.account.unwrap().id, OWNER);
 }
 
+/// An account is made with its first key, and no account or key is made twice; every key is listed,
+/// without its secret.
+pub async fn accounts_are_made_with_a_key(suite: Suite) {
+    let put = |account: u64, key: &str, of: u64| pb::PutAccount {
+        account: Some(state::Account {
+            id: account,
+            name: format!("name of {account}"),
+        }),
+        key: Some(state::AccessKey {
+            id: key.to_owned(),
+            account: of,
+            sealed_secret: Bytes::from_static(b"sealed"),
+            ..Default::default()
+        }),
+    };
+    for refused in [put(0, "k", 0), put(7, "k", 8), put(7, "", 7)] {
+        assert_eq!(suite.rejected(refused).await, Reason::Invalid);
+    }
+    for (account, key) in [(70, "b"), (80, "c"), (90, "a")] {
+        suite.accepted(put(account, key, account)).await;
+    }
+    assert_eq!(suite.rejected(put(70, "d", 70)).await, Reason::Invalid);
+    assert_eq!(suite.rejected(put(75, "b", 75)).await, Reason::Invalid);
+    let list = async |after: &str, limit: u32| {
+        let after = after.to_owned();
+        let query = pb::ListAccessKeys { after, limit };
+        let page = suite.meta.query(query).await.unwrap();
+        let keys = page.keys.into_iter().map(|found| {
+            let (key, account) = (found.key.unwrap(), found.account.unwrap());
+            assert!(key.sealed_secret.is_empty() && key.created_ms > 0);
+            assert_eq!(account.name, format!("name of {}", account.id));
+            (key.id, account.id)
+        });
+        (keys.collect::<Vec<_>>(), page.more)
+    };
+    let (first, more) = list("", 2).await;
+    assert_eq!(first, [("a".to_owned(), 90), ("b".to_owned(), 70)]);
+    assert!(more);
+    assert_eq!(list("b", 2).await, (vec![("c".to_owned(), 80)], false));
+    let get = pb::GetAccessKey { id: "a".to_owned() };
+    let found = suite.meta.query(get).await.unwrap();
+    assert_eq!(
+        found.key.unwrap().sealed_secret,
+        Bytes::from_static(b"sealed")
+    );
+}
+
 /// A nonce gets one node id and others get others; an id is not given again when its node is
 /// removed, and a removed node does not come back.
 pub async fn nodes_are_allocated_once(suite: Suite) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use granary_types::limits::{BUCKET_CONFIG_BYTES_MAX, BUCKET_TAGS_MAX, OBJECT_TAGS_MAX};
-use granary_types::{BucketAcl, BucketId, ObjectAcl};
+use granary_types::{BucketAcl, BucketId, ObjectAcl, ObjectType};
 
 use super::splits::split;
 use super::versions::{ENABLED, SUSPENDED};
@@ -47,6 +47,161 @@ pub(super) async fn versioning(suite: &Suite, bucket: TestBucket, state: u32) ->
         id: bucket.id,
         generation: changed.generation,
     }
+}
+
+/// The attributes of what was read are replaced where it stands, bytes and identity stay; of anything else
+/// nothing is changed.
+pub async fn an_object_gets_other_attributes_in_place(suite: Suite) {
+    let bucket = suite.bucket("in-place").await;
+    let header = |value: &str| state::Header {
+        name: "content-type".to_owned(),
+        value: value.to_owned(),
+    };
+    let put = |bucket: TestBucket, key: &str| pb::PutObject {
+        at: Some(bucket.at(key)),
+        version: Some(state::Version {
+            etag: "TAG".to_owned(),
+            headers: vec![header("old")],
+            tags: tags(&["kept"]),
+            ..Default::default()
+        }),
+        payload: Some(inline("bytes")),
+        ..Default::default()
+    };
+    let meta = |bucket: TestBucket, key: &str, seen: &state::Version| pb::SetObjectMeta {
+        at: Some(bucket.at(key)),
+        version_stamp: seen.stamp,
+        modified_ms: seen.modified_ms,
+        etag: seen.etag.clone(),
+        headers: vec![header("new")],
+        user_meta: vec![header("own")],
+        acl: ObjectAcl::PublicRead.number(),
+        ..Default::default()
+    };
+    suite.accepted(put(bucket, "k")).await;
+    let found = suite.version(bucket, "k", 0).await;
+    assert!(found.takes_object_meta);
+    let seen = found.version.unwrap();
+    suite.clock.advance_wall_clock(5_000);
+    let reply = suite.accepted(meta(bucket, "k", &seen)).await;
+    let now = suite.version(bucket, "k", 0).await;
+    assert_eq!(now.inline, Bytes::from_static(b"bytes"));
+    let now = now.version.unwrap();
+    assert_eq!(reply.version.unwrap().modified_ms, now.modified_ms);
+    assert!(now.modified_ms >= seen.modified_ms + 5_000);
+    let expected = state::Version {
+        headers: vec![header("new")],
+        user_meta: vec![header("own")],
+        acl: ObjectAcl::PublicRead.number(),
+        modified_ms: now.modified_ms,
+        ..seen.clone()
+    };
+    assert_eq!(now, expected, "the rest stays");
+    assert_eq!(suite.counters(bucket).await.objects, 1);
+
+    // Of what is not there any more nothing is changed.
+    for change in [
+        meta(bucket, "k", &seen),
+        pb::SetObjectMeta {
+            etag: "OTHER".to_owned(),
+            ..meta(bucket, "k", &now)
+        },
+        pb::SetObjectMeta {
+            version_stamp: now.stamp + 1,
+            ..meta(bucket, "k", &now)
+        },
+        meta(bucket, "missing", &now),
+    ] {
+        assert_eq!(suite.rejected(change).await, Reason::Stale);
+    }
+    let retagged = pb::SetObjectMeta {
+        set_tags: true,
+        tags: tags(&["a", "b"]),
+        ..meta(bucket, "k", &now)
+    };
+    suite.accepted(retagged).await;
+    let now = suite.version(bucket, "k", 0).await.version.unwrap();
+    assert_eq!(now.tags, tags(&["a", "b"]));
+    for (change, reason) in [
+        (
+            pb::SetObjectMeta {
+                forbid_overwrite: true,
+                ..meta(bucket, "k", &now)
+            },
+            Reason::AlreadyExists,
+        ),
+        (
+            pb::SetObjectMeta {
+                acl: 99,
+                ..meta(bucket, "k", &now)
+            },
+            Reason::Invalid,
+        ),
+        (
+            pb::SetObjectMeta {
+                set_tags: true,
+                tags: many_tags(OBJECT_TAGS_MAX + 1),
+                ..meta(bucket, "k", &now)
+            },
+            Reason::Invalid,
+        ),
+    ] {
+        assert_eq!(suite.rejected(change).await, reason);
+    }
+    assert_eq!(suite.version(bucket, "k", 0).await.version.unwrap(), now);
+    let link = pb::PutObject {
+        version: Some(state::Version {
+            object_type: ObjectType::Symlink.number(),
+            symlink_target: "k".to_owned(),
+            ..Default::default()
+        }),
+        payload: Some(pb::Payload::default()),
+        ..put(bucket, "link")
+    };
+    suite.accepted(link).await;
+    let link = suite.version(bucket, "link", 0).await.version.unwrap();
+    let change = meta(bucket, "link", &link);
+    assert_eq!(suite.rejected(change).await, Reason::Invalid);
+}
+
+/// Where a write would make a version beside what is there, nothing is changed in place.
+pub async fn versions_are_not_changed_in_place(suite: Suite) {
+    let bucket = suite.bucket("in-place-versions").await;
+    let put = |bucket: TestBucket| pb::PutObject {
+        at: Some(bucket.at("k")),
+        payload: Some(inline("bytes")),
+        ..Default::default()
+    };
+    let meta = |bucket: TestBucket, seen: &state::Version| pb::SetObjectMeta {
+        at: Some(bucket.at("k")),
+        version_stamp: seen.stamp,
+        modified_ms: seen.modified_ms,
+        etag: seen.etag.clone(),
+        acl: ObjectAcl::Private.number(),
+        ..Default::default()
+    };
+    suite.accepted(put(bucket)).await;
+    let null = suite.version(bucket, "k", 0).await.version.unwrap();
+    let bucket = versioning(&suite, bucket, ENABLED).await;
+    assert_eq!(suite.rejected(meta(bucket, &null)).await, Reason::Stale);
+    suite.accepted(put(bucket)).await;
+    let bucket = versioning(&suite, bucket, SUSPENDED).await;
+    let named = suite.version(bucket, "k", 0).await.version.unwrap();
+    for seen in [&null, &named] {
+        assert_eq!(suite.rejected(meta(bucket, seen)).await, Reason::Stale);
+    }
+    suite.accepted(put(bucket)).await;
+    let null = suite.version(bucket, "k", 0).await.version.unwrap();
+    assert!(null.is_null);
+    suite.accepted(meta(bucket, &null)).await;
+    let delete = pb::DeleteObject {
+        at: Some(bucket.at("k")),
+        ..Default::default()
+    };
+    suite.accepted(delete).await;
+    let marker = suite.version(bucket, "k", 0).await.version.unwrap();
+    assert!(marker.delete_marker);
+    assert_eq!(suite.rejected(meta(bucket, &marker)).await, Reason::Stale);
 }
 
 /// ACL, tags and configurations are there until they are changed, and nobody else's are.

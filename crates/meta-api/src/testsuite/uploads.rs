@@ -145,6 +145,28 @@ pub async fn parts_become_an_object(suite: Suite) {
     assert_eq!(suite.deletions(shard).await.pending, 2);
 }
 
+/// The digest of the whole is known of one part that came in order, and of nothing else.
+pub async fn one_part_in_order_has_a_digest(suite: Suite) {
+    let bucket = suite.bucket("digests").await;
+    for (sequential, parts, digest) in [
+        (true, 1, "AAAAAAAAAAAAAAAAAAAAAQ=="),
+        (true, 2, ""),
+        (false, 1, ""),
+    ] {
+        let upload = initiate(&suite, bucket, "a", sequential).await;
+        for number in 1..=parts {
+            let part = part(&suite, bucket, "a", &upload, number, 1).await;
+            suite.accepted(part).await;
+        }
+        let numbers: Vec<u32> = (1..=parts).collect();
+        suite
+            .accepted(complete(bucket, "a", &upload, &numbers))
+            .await;
+        let version = suite.version(bucket, "a", 0).await.version.unwrap();
+        assert_eq!(version.content_md5, digest, "{sequential} {parts}");
+    }
+}
+
 /// A list that names what is not there, or in no order, is refused; an empty one makes an empty
 /// object, and "all" takes whatever is there.
 pub async fn bad_part_lists_are_refused(suite: Suite) {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::rejection::Reason;
@@ -16,7 +18,9 @@ use md5::{Digest, Md5};
 use super::deletions::owner_key;
 use super::parts::{all_parts, close_upload, get_upload, release_parts, write_part_pages};
 use super::versions::{check_forbid_overwrite, for_reply, insert, stamp_version};
-use super::{Apply, ApplyContext, Refusal, Tx};
+use super::{Apply, ApplyContext, OBJECTS, Refusal, Tx};
+
+const MD5_BYTES: usize = 16;
 
 impl Apply for pb::CompleteUpload {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
@@ -28,6 +32,9 @@ impl Apply for pb::CompleteUpload {
         let mut version = upload.template.clone().unwrap_or_default();
         stamp_version(tx, at, &mut version);
         describe(&mut version, &chosen);
+        if upload.sequential && tx.clock.feature_level >= OBJECTS {
+            version.content_md5 = whole_md5(&chosen).unwrap_or_default();
+        }
         if self.acl != 0 {
             version.acl = self.acl;
         }
@@ -109,6 +116,13 @@ fn check_sizes(chosen: &[&state::Part]) -> Result<(), Refusal> {
         return Err(Reason::ObjectTooLarge.into());
     }
     Ok(())
+}
+
+/// The MD5 of the whole, base64, where it is known: one part has it as its tag.
+fn whole_md5(parts: &[&state::Part]) -> Option<String> {
+    let [part] = parts else { return None };
+    let digest = hex::decode(ETag::parse(&part.etag).as_str()).ok()?;
+    (digest.len() == MD5_BYTES).then(|| STANDARD.encode(digest))
 }
 
 /// Size, ETag and CRC of the object that the parts make.

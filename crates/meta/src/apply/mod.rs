@@ -43,6 +43,7 @@ mod init_cluster;
 mod initiate_upload;
 mod pin_read;
 mod put_access_key;
+mod put_account;
 mod put_join_token;
 mod put_object;
 mod put_part;
@@ -59,6 +60,7 @@ mod set_bucket_config;
 mod set_bucket_tags;
 mod set_bucket_versioning;
 mod set_object_acl;
+mod set_object_meta;
 mod set_object_tags;
 mod split_range;
 mod stage_extents;
@@ -90,7 +92,7 @@ pub(crate) const FIRST_LEVEL: u64 = 1;
 /// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
 /// configurations.
 pub(crate) const SETTINGS: u64 = 3;
-/// The level from which on objects can be appended to and changed in place.
+/// The level from which on objects can be appended to and changed in place, and accounts made.
 pub(crate) const OBJECTS: u64 = 4;
 
 /// What a command knows of its log entry and of where it acts.
@@ -144,6 +146,7 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::AppendObject(c) => c.apply(tx, at),
         Wire::SealObject(c) => c.apply(tx, at),
         Wire::FoldTail(c) => c.apply(tx, at),
+        Wire::SetObjectMeta(c) => c.apply(tx, at),
         Wire::InitCluster(c) => c.apply(tx, at),
         Wire::CreateBucket(c) => c.apply(tx, at),
         Wire::FinishCreateBucket(c) => c.apply(tx, at),
@@ -155,6 +158,7 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::BeginDeleteBucket(c) => c.apply(tx, at),
         Wire::EndDeleteBucket(c) => c.apply(tx, at),
         Wire::PutAccessKey(c) => c.apply(tx, at),
+        Wire::PutAccount(c) => c.apply(tx, at),
         Wire::RegisterNode(c) => c.apply(tx, at),
         Wire::RegisterDisk(c) => c.apply(tx, at),
         Wire::CreatePool(c) => c.apply(tx, at),

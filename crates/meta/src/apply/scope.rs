@@ -32,6 +32,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         Wire::AppendObject(c) => Scope::Objects(c.at.as_ref()),
         Wire::SealObject(c) => Scope::Objects(c.at.as_ref()),
         Wire::FoldTail(c) => Scope::Objects(c.at.as_ref()),
+        Wire::SetObjectMeta(c) => Scope::Objects(c.at.as_ref()),
         Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
         Wire::AckDeletions(_)
         | Wire::ConfigureBucket(_)
@@ -51,6 +52,7 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         | Wire::BeginDeleteBucket(_)
         | Wire::EndDeleteBucket(_)
         | Wire::PutAccessKey(_)
+        | Wire::PutAccount(_)
         | Wire::RegisterNode(_)
         | Wire::RegisterDisk(_)
         | Wire::CreatePool(_)
@@ -79,6 +81,7 @@ pub(crate) fn level(command: &Wire) -> u64 {
         | Wire::SetBucketConfig(_)
         | Wire::SetBucketVersioning(_)
         | Wire::FinishConfigureBucket(_) => SETTINGS,
+        Wire::SetObjectMeta(_) | Wire::PutAccount(_) => OBJECTS,
         Wire::RenewRoot(_) => NODES_TELL,
         _ => FIRST_LEVEL,
     }

@@ -47,6 +47,11 @@ pub(super) fn writes_null(at: &ApplyContext) -> bool {
     at.view.versioning != versioning::ENABLED
 }
 
+/// The current version of the key, which may be a delete marker.
+pub(super) fn current(tx: &Tx<'_>, at: &ApplyContext) -> Result<Option<state::Version>, Refusal> {
+    Ok(tx.get(&head_key(at))?.and_then(|head| head.current))
+}
+
 /// Refuses when an object is there and must not be replaced. Without effect once versioning was
 /// configured: nothing is lost by a write then.
 pub(super) fn check_forbid_overwrite(
@@ -57,7 +62,7 @@ pub(super) fn check_forbid_overwrite(
     if !forbid || at.view.versioning != versioning::NEVER {
         return Ok(());
     }
-    match tx.get(&head_key(at))?.and_then(|head| head.current) {
+    match current(tx, at)? {
         Some(current) if !current.delete_marker => Err(Reason::AlreadyExists.into()),
         _ => Ok(()),
     }
@@ -277,6 +282,19 @@ enum Role {
     Noncurrent,
 }
 
+/// Refuses what would change or remove a version that has to stay as it is.
+pub(super) fn check_not_retained(
+    at: &ApplyContext,
+    version: &state::Version,
+) -> Result<(), Refusal> {
+    match &version.retention {
+        Some(retention) if retention.legal_hold || retention.until_ms > at.time_ms => {
+            Err(Reason::Immutable.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Gives up a version's bytes and its place in the counters.
 fn drop_version(
     tx: &mut Tx<'_>,
@@ -284,11 +302,7 @@ fn drop_version(
     version: &state::Version,
     role: Role,
 ) -> Result<(), Refusal> {
-    if let Some(retention) = &version.retention
-        && (retention.legal_hold || retention.until_ms > at.time_ms)
-    {
-        return Err(Reason::Immutable.into());
-    }
+    check_not_retained(at, version)?;
     let body = version.body.as_ref();
     release(
         tx,

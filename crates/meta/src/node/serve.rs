@@ -239,9 +239,11 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::SetObjectTags(_)
         | WireCommand::AppendObject(_)
         | WireCommand::SealObject(_)
+        | WireCommand::SetObjectMeta(_)
         | WireCommand::SetBucketTags(_)
         | WireCommand::SetBucketConfig(_)
         | WireCommand::CreateBucket(_)
+        | WireCommand::PutAccount(_)
         | WireCommand::CreatePool(_)
         | WireCommand::CreatePgs(_)
         | WireCommand::AllocateShard(_) => true,

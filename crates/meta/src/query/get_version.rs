@@ -7,6 +7,7 @@ use granary_meta_api::pb::state;
 use granary_meta_api::pb::state::body::Place as BodyPlace;
 
 use super::{Answer, QueryError, ShardView};
+use crate::apply::OBJECTS;
 use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::head::HeadKey;
 use crate::keyspace::inline::InlineKey;
@@ -24,6 +25,7 @@ impl Answer for pb::GetVersion {
         })?;
         let mut result = pb::VersionResult {
             bucket_unknown: view.is_none_or(|view| view.dropped),
+            takes_object_meta: shard.clock.feature_level >= OBJECTS,
             ..Default::default()
         };
         if let Some(version) = find(shard, &place, self.version_stamp, self.null_version)? {

@@ -16,6 +16,7 @@ mod get_join_token;
 mod get_trust;
 mod get_upload;
 mod get_version;
+mod list_access_keys;
 mod list_buckets;
 mod list_deletions;
 mod list_extents;
@@ -158,6 +159,7 @@ fn answer_root(query: Wire, shard: &ShardView<'_>) -> Result<Reply, QueryError> 
         Wire::ListBuckets(q) => q.answer(shard),
         Wire::ListUnfinishedBuckets(q) => q.answer(shard),
         Wire::GetAccessKey(q) => q.answer(shard),
+        Wire::ListAccessKeys(q) => q.answer(shard),
         Wire::GetClusterMap(q) => q.answer(shard),
         Wire::GetTrust(q) => q.answer(shard),
         Wire::GetJoinToken(q) => q.answer(shard),

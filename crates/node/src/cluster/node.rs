@@ -35,6 +35,7 @@ use super::hints::HintCarrier;
 use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
 use super::{join, proposers, rebuild, record};
+use crate::accounts::AccountsService;
 use crate::admin::{Admin, Readiness};
 use crate::descriptors;
 use crate::files;
@@ -273,7 +274,13 @@ impl Node {
             base.security.clone(),
             Arc::new(operators.clone()),
         );
-        let mut services = vec![joins.routes(), operators.routes()];
+        let accounts = AccountsService {
+            runtime: runtime.clone(),
+            meta: client.clone(),
+            sealer: base.sealer(runtime),
+            root_is_configured: false,
+        };
+        let mut services = vec![joins.routes(), operators.routes(), accounts.routes()];
         if let Some(role) = &meta {
             services.push(raft_routes(Arc::clone(role.node.raft())));
             let book = Arc::clone(base.links.book());
@@ -287,6 +294,7 @@ impl Node {
         services.extend(local_disks.map(|disks| Routes::new(BlobService::server(disks))));
         let access = AccessTable::default()
             .with(super::pb::admin_server::SERVICE_NAME, Access::Admin)
+            .with(super::pb::accounts_server::SERVICE_NAME, Access::Admin)
             // Not by the role itself: that may be added to a node later, and a book may be behind.
             .with("granary.raft.v1.Raft", Access::NodesWith(&KEY_ROLES))
             .with("granary.meta.MetaNode", Access::NodesWith(&KEY_ROLES))

@@ -5,7 +5,7 @@ use std::fmt;
 use granary_types::Timestamp;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::{SECURITY_TOKEN_HEADER, SignedRequest, v1, v4};
+use super::{SECURITY_TOKEN_HEADER, SignedRequest, header_names, v1, v2, v4};
 use crate::header::date::{format_basic_iso8601, format_http_date};
 use crate::query::Query;
 
@@ -111,6 +111,44 @@ impl Credentials {
             .push("Signature", &v1::sign(&self.access_key_secret, &text));
     }
 
+    /// Adds `Date` and `Authorization: OSS2 …`.
+    pub fn sign_v2(&self, request: &mut Request, now: Timestamp, additional: &[&str]) {
+        let date = format_http_date(now);
+        request.set("date", &date);
+        if let Some(token) = &self.security_token {
+            request.set(SECURITY_TOKEN_HEADER, token);
+        }
+        let additional = present(additional, &request.headers);
+        let text = v2::string_to_sign(&request.as_signed(), &date, &additional);
+        let mut value = format!("{} AccessKeyId:{}", v2::ALGORITHM, self.access_key_id);
+        if !additional.is_empty() {
+            value.push_str(",AdditionalHeaders:");
+            value.push_str(&additional.join(";"));
+        }
+        value.push_str(",Signature:");
+        value.push_str(&v2::sign(&self.access_key_secret, &text));
+        request.set("authorization", &value);
+    }
+
+    /// Adds the V2 parameters to the query; the URL lives until `expires_at`.
+    pub fn presign_v2(&self, request: &mut Request, expires_at: Timestamp, additional: &[&str]) {
+        let expires = expires_at.as_secs().to_string();
+        let additional = present(additional, &request.headers);
+        let query = &mut request.query;
+        if let Some(token) = &self.security_token {
+            query.push(v2::SECURITY_TOKEN_PARAMETER, token);
+        }
+        query.push(v2::VERSION_PARAMETER, v2::ALGORITHM);
+        query.push(v2::EXPIRES_PARAMETER, &expires);
+        query.push(v2::ACCESS_KEY_ID_PARAMETER, &self.access_key_id);
+        if !additional.is_empty() {
+            query.push(v2::ADDITIONAL_HEADERS_PARAMETER, &additional.join(";"));
+        }
+        let text = v2::string_to_sign(&request.as_signed(), &expires, &additional);
+        let signature = v2::sign(&self.access_key_secret, &text);
+        request.query.push(v2::SIGNATURE_PARAMETER, &signature);
+    }
+
     /// Adds `x-oss-date`, `x-oss-content-sha256` and `Authorization: OSS4-HMAC-SHA256 …`.
     pub fn sign_v4(
         &self,
@@ -199,7 +237,7 @@ fn scope(date: &str, region: &str) -> v4::Scope {
 
 /// The additional headers worth listing: sent, and not signed anyway.
 fn present(additional: &[&str], headers: &HeaderMap) -> Vec<String> {
-    let mut names = v4::header_names(&additional.join(";"));
+    let mut names = header_names(&additional.join(";"));
     names.retain(|name| !v4::is_signed_by_default(name) && headers.contains_key(name.as_str()));
     names
 }

@@ -1,11 +1,11 @@
-//! Request signatures: V1 (HMAC-SHA1) and V4 (HMAC-SHA256), each in a header or in the URL.
+//! Request signatures: V1 (HMAC-SHA1), V2 and V4 (HMAC-SHA256), each in a header or in the URL.
 //!
 //! Reading is apart from verifying, because the secret is looked up in between:
 //! [`parse_authorization`] says who claims to have signed, [`Presented::verify`] whether they did.
 //! This module must not know where secrets are stored or what a caller may do.
 //!
 //! Decisions where the service is not documented:
-//! - A signature V2 (`OSS2`) is answered with InvalidArgument that names the supported ones.
+//! - A V2 URL without all of its parameters is answered with InvalidArgument, as a V4 URL is.
 //! - Any `Authorization` header is an attempt to sign; it is never treated as anonymous.
 //! - The region, product and date of a V4 scope are checked before the signature and answered with
 //!   InvalidArgument, as the Python SDK's tests expect for the region.
@@ -14,6 +14,7 @@
 pub mod client;
 mod subresources;
 mod v1;
+mod v2;
 mod v4;
 
 use std::fmt;
@@ -52,6 +53,10 @@ pub enum SignatureKind {
     V1Header,
     /// `OSSAccessKeyId`, `Expires` and `Signature` in the query.
     V1Url,
+    /// `Authorization: OSS2 AccessKeyId:…`.
+    V2Header,
+    /// `x-oss-access-key-id`, `x-oss-signature` and their companions in the query.
+    V2Url,
     /// `Authorization: OSS4-HMAC-SHA256 Credential=…`.
     V4Header,
     /// `x-oss-credential`, `x-oss-signature` and their companions in the query.
@@ -61,7 +66,7 @@ pub enum SignatureKind {
 impl SignatureKind {
     /// True for presigned URLs.
     pub fn is_url(self) -> bool {
-        matches!(self, Self::V1Url | Self::V4Url)
+        matches!(self, Self::V1Url | Self::V2Url | Self::V4Url)
     }
 
     /// A label for logs and metrics.
@@ -69,6 +74,8 @@ impl SignatureKind {
         match self {
             Self::V1Header => "v1_header",
             Self::V1Url => "v1_url",
+            Self::V2Header => "v2_header",
+            Self::V2Url => "v2_url",
             Self::V4Header => "v4_header",
             Self::V4Url => "v4_url",
         }
@@ -89,6 +96,10 @@ enum Scheme {
     V1Header,
     V1Url {
         expires: String,
+    },
+    V2 {
+        place: v2::Place,
+        additional: Vec<String>,
     },
     V4 {
         place: v4::Place,
@@ -111,6 +122,7 @@ pub fn parse_authorization(request: &SignedRequest<'_>) -> Result<Option<Present
         "x-oss-signature-version",
         "x-oss-signature",
         "x-oss-credential",
+        "x-oss-access-key-id",
     ]
     .iter()
     .any(|p| request.query.contains(p));
@@ -132,7 +144,7 @@ fn parse_header(request: &SignedRequest<'_>, value: &[u8]) -> Result<Presented, 
     match scheme {
         "OSS" => v1::parse_header(request, fields.trim(), text),
         v4::ALGORITHM => v4::parse_header(request, fields.trim(), text),
-        "OSS2" => Err(unsupported_scheme(scheme).ec(ec::V2_AUTHORIZATION_FORMAT)),
+        v2::ALGORITHM => v2::parse_header(request, fields.trim(), text),
         other => Err(unsupported_scheme(other)),
     }
 }
@@ -140,7 +152,7 @@ fn parse_header(request: &SignedRequest<'_>, value: &[u8]) -> Result<Presented, 
 fn parse_later_url(request: &SignedRequest<'_>) -> Result<Presented, OssError> {
     match request.query.get("x-oss-signature-version") {
         Some(v4::ALGORITHM) => v4::parse_url(request),
-        Some("OSS2") => Err(unsupported_scheme("OSS2").ec(ec::V2_AUTHORIZATION_FORMAT)),
+        Some(v2::ALGORITHM) => v2::parse_url(request),
         other => Err(unsupported_scheme(other.unwrap_or_default())),
     }
 }
@@ -161,6 +173,14 @@ impl Presented {
         match &self.scheme {
             Scheme::V1Header => SignatureKind::V1Header,
             Scheme::V1Url { .. } => SignatureKind::V1Url,
+            Scheme::V2 {
+                place: v2::Place::Header,
+                ..
+            } => SignatureKind::V2Header,
+            Scheme::V2 {
+                place: v2::Place::Url { .. },
+                ..
+            } => SignatureKind::V2Url,
             Scheme::V4 {
                 place: v4::Place::Header,
                 ..
@@ -187,6 +207,9 @@ impl Presented {
         match &self.scheme {
             Scheme::V1Header => v1::verify_header(self, secret, now, request),
             Scheme::V1Url { expires } => v1::verify_url(self, expires, secret, now, request),
+            Scheme::V2 { place, additional } => {
+                v2::verify(self, place, additional, secret, now, request)
+            }
             Scheme::V4 {
                 place,
                 scope,
@@ -240,6 +263,16 @@ fn signing_time(request: &SignedRequest<'_>) -> Result<Timestamp, OssError> {
         .ok_or_else(invalid_date)
 }
 
+/// The dates that a V1 or V2 header may have signed, as they were sent.
+fn date_lines(request: &SignedRequest<'_>) -> Vec<String> {
+    let mut lines: Vec<String> = [DATE_HEADER, "date"]
+        .iter()
+        .filter_map(|name| header_text(request, name))
+        .collect();
+    lines.dedup();
+    lines
+}
+
 fn invalid_date() -> OssError {
     OssError::new(ErrorCode::AccessDenied)
         .message("OSS authentication requires a valid Date.")
@@ -256,6 +289,22 @@ fn check_skew(signed_at: Timestamp, now: Timestamp) -> Result<(), OssError> {
         .extra("ServerTime", format_iso8601(now)))
 }
 
+/// Checks the expiry of a V1 or V2 URL, in seconds since 1970; anything before it is in time.
+fn check_expiry(expires: &str, now: Timestamp) -> Result<(), OssError> {
+    let seconds: u64 = expires.parse().map_err(|_| {
+        OssError::new(ErrorCode::AccessDenied)
+            .message(format!(
+                "Invalid date (should be seconds since epoch): {expires}"
+            ))
+            .ec(ec::URL_EXPIRES_INVALID)
+    })?;
+    let expires_at = Timestamp(seconds.saturating_mul(1000));
+    if now > expires_at {
+        return Err(expired(expires_at, now));
+    }
+    Ok(())
+}
+
 fn expired(expires_at: Timestamp, now: Timestamp) -> OssError {
     OssError::new(ErrorCode::AccessDenied)
         .message("Request has expired.")
@@ -266,7 +315,7 @@ fn expired(expires_at: Timestamp, now: Timestamp) -> OssError {
 
 fn unsupported_scheme(scheme: &str) -> OssError {
     OssError::invalid_argument(
-        "Unsupported signature version: use OSS (V1) or OSS4-HMAC-SHA256 (V4).",
+        "Unsupported signature version: use OSS (V1), OSS2 (V2) or OSS4-HMAC-SHA256 (V4).",
         "Authorization",
         scheme,
     )
@@ -279,6 +328,18 @@ fn header_text(request: &SignedRequest<'_>, name: &str) -> Option<String> {
         .trim()
         .to_owned();
     Some(value).filter(|value| !value.is_empty())
+}
+
+/// Lower case, sorted, each once: the form in which clients sign the list.
+fn header_names(list: &str) -> Vec<String> {
+    let mut names: Vec<String> = list
+        .split(';')
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !name.is_empty())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// `yyyymmddThhmmssZ`.
@@ -331,7 +392,7 @@ fn canonical_headers(headers: &HeaderMap, include: impl Fn(&str) -> bool) -> Vec
     lines
 }
 
-/// `/bucket/key`, `/bucket/` or `/`: the resource as both versions name it, whatever the style.
+/// `/bucket/key`, `/bucket/` or `/`: the resource as all versions name it, whatever the style.
 fn resource(request: &SignedRequest<'_>) -> Vec<u8> {
     let mut resource = vec![b'/'];
     if let Some(bucket) = request.bucket {

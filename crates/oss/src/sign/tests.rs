@@ -1,4 +1,5 @@
-//! Golden vectors of the official Go SDK v2's signer tests, the errors of a bad signature, and
+//! Golden vectors: for V1 and V4 those of the official Go SDK v2's signer tests, for V2 those of the
+//! service's documentation and what the Python SDK makes. The errors of a bad signature, and
 //! sign → verify properties.
 
 use http::{HeaderName, HeaderValue};
@@ -239,6 +240,139 @@ fn v4_survives_a_query_that_was_encoded_again() {
     assert!(verify(&request, "sk", now).is_err());
 }
 
+/// The examples of the service's documentation.
+#[test]
+fn v2_documented_vectors() {
+    let keys = Credentials::new(
+        "44CF9590006BF252F707",
+        "OtxrzxIsfpFjA7SwPzILwy8Bw21TLhquhboDYROV",
+    );
+    let made = |method, headers, sign: &dyn Fn(&mut Request)| {
+        let mut made = request(method, Some("nelson"), "", headers);
+        made.bucket = Some("oss-example".to_owned());
+        sign(&mut made);
+        made
+    };
+    let put = made(
+        "PUT",
+        &[
+            ("content-md5", "FxqG8Ca0qEJPOghSihJ8Ew=="),
+            ("content-type", "text/plain"),
+            ("x-oss-object-acl", "private"),
+        ],
+        &|r| keys.sign_v2(r, seconds(1_487_151_431), &["range"]),
+    );
+    assert_eq!(put.headers["date"], "Wed, 15 Feb 2017 09:37:11 GMT");
+    assert_eq!(
+        put.headers["authorization"],
+        "OSS2 AccessKeyId:44CF9590006BF252F707,Signature:5Am2ewK1tL0gXX7GV6dwybZtj7efOEtc0Mo2FR6CkM8="
+    );
+    let get = made(
+        "GET",
+        &[
+            ("range", "bytes=0-7"),
+            ("if-modified-since", "Thu, 16 Feb 2017 02:10:39 GMT"),
+        ],
+        &|r| keys.sign_v2(r, seconds(1_487_210_979), &["range", "if-modified-since"]),
+    );
+    assert_eq!(
+        get.headers["authorization"],
+        "OSS2 AccessKeyId:44CF9590006BF252F707,AdditionalHeaders:if-modified-since;range,Signature:YG9mKO3m4S0Jx9Hk6Lq64VchJg/TOTkyCX4DaeeOYxE="
+    );
+    let url = made("GET", &[], &|r| {
+        keys.presign_v2(r, seconds(1_487_152_431), &["host"]);
+    });
+    assert_eq!(
+        url.query.to_raw(),
+        "x-oss-signature-version=OSS2&x-oss-expires=1487152431&x-oss-access-key-id=44CF9590006BF252F707&x-oss-signature=ps%2F%2BMLhd1WKkVi%2FQlOiliJsTaBMBk93f6UYVscDNHCQ%3D"
+    );
+}
+
+/// What `oss2` makes of keys, parameters and headers that need care.
+#[test]
+fn v2_vectors_of_the_python_sdk() {
+    let now = 1_702_743_657;
+    for (token, additional, header, url) in [
+        (
+            None,
+            &[][..],
+            "Signature:rJ8AEux4f5+q3l4jYf3KqastWY0yCKgm55yEHxXLwAI=",
+            "HUpR3ERegkOz5CjsunvDO76dPoi1K9e8X1E0tcHKzEQ=",
+        ),
+        (
+            Some("token"),
+            &[][..],
+            "Signature:AblaSr+vueungaIHvP5bAo5Nu0knWS0rJ/YR6oJe0hQ=",
+            "u4PkQMcg1HyWGsX5Y0oYfLnwQWrk8aiSVN86mmoSdlI=",
+        ),
+        (
+            None,
+            &["ZAbc", "abc", "absent"][..],
+            "AdditionalHeaders:abc;zabc,Signature:EkmKxg/z7DotPtFn8mdota3GcwIU6s+GQuKqk+WQx2g=",
+            "eX6bvOdr+rZXjytcZCiHEMlpQM+E6yXFY7+dibblfa4=",
+        ),
+    ] {
+        let mut keys = Credentials::new("ak", "sk");
+        keys.security_token = token.map(str::to_owned);
+        let mut base = v4_request("text/plain");
+        base.key = Some("1234+-/123/1 ü.txt".to_owned());
+        let mut signed = base.clone();
+        keys.sign_v2(&mut signed, seconds(now), additional);
+        assert_eq!(
+            signed.headers["authorization"],
+            format!("OSS2 AccessKeyId:ak,{header}")
+        );
+        let kind = verify(&signed, "sk", seconds(now + 900)).unwrap();
+        assert_eq!((kind, kind.is_url()), (SignatureKind::V2Header, false));
+        let presented = parse_authorization(&signed.as_signed()).unwrap().unwrap();
+        assert_eq!(presented.security_token(), token);
+
+        let mut signed = base;
+        keys.presign_v2(&mut signed, seconds(now + 599), additional);
+        assert_eq!(signed.query.get("x-oss-signature"), Some(url));
+        let kind = verify(&signed, "sk", seconds(now + 599)).unwrap();
+        assert_eq!((kind, kind.is_url()), (SignatureKind::V2Url, true));
+        let presented = parse_authorization(&signed.as_signed()).unwrap().unwrap();
+        assert_eq!(presented.security_token(), token);
+    }
+    let mut service = request("GET", None, "prefix=a%20b%2F%C3%A4&tag-key=k", &[]);
+    service.bucket = None;
+    Credentials::new("ak", "sk").sign_v2(&mut service, seconds(now), &[]);
+    assert_eq!(
+        service.headers["authorization"],
+        "OSS2 AccessKeyId:ak,Signature:ePiYiRDAbUheTILYqxlGGyTzjly6Paqo6oEz5cZ+Qzo="
+    );
+}
+
+/// Java separates fields by `, `; Python does not sort the names that it lists; either date counts.
+#[test]
+fn v2_headers_are_read_in_any_order_and_spacing() {
+    let now = seconds(1_702_743_657);
+    let date = "Sat, 16 Dec 2023 16:20:57 GMT";
+    let other = "Sat, 16 Dec 2023 16:20:50 GMT";
+    for (dates, line) in [
+        (&[("date", date)][..], date),
+        (&[("x-oss-date", date), ("date", other)][..], date),
+        (&[("x-oss-date", date), ("date", other)][..], other),
+    ] {
+        let mut request = v4_request("text/plain");
+        for (name, value) in dates {
+            request.headers.insert(*name, value.parse().unwrap());
+        }
+        let additional = ["abc".to_owned(), "zabc".to_owned()];
+        let text = v2::string_to_sign(&request.as_signed(), line, &additional);
+        let signature = v2::sign("sk", &text);
+        let value =
+            format!("OSS2  Signature:{signature} , AdditionalHeaders: ZAbc;abc, AccessKeyId:ak");
+        request
+            .headers
+            .insert("authorization", value.parse().unwrap());
+        verify(&request, "sk", now).unwrap();
+        request.headers.insert("abc", "changed".parse().unwrap());
+        assert!(verify(&request, "sk", now).is_err());
+    }
+}
+
 /// What go v2 and java v2 do differently from the rest under V1.
 #[test]
 fn v1_accepts_the_sdks_dialects() {
@@ -314,6 +448,14 @@ fn a_mismatch_says_what_was_signed() {
     assert!(canonical.starts_with("PUT\n/bucket/1234%2B-/123/1.txt\n%2Bparam1=value3&%2Bparam2&"));
     let text = error.extra_value("StringToSign").unwrap();
     assert!(text.starts_with("OSS4-HMAC-SHA256\n20221228T102741Z\n20221228/cn-hangzhou/oss/"));
+
+    let mut request = self::request("GET", Some("中/k"), "b=2&acl&a=%2F", &[("range", "x")]);
+    Credentials::new("ak", "sk").sign_v2(&mut request, now, &["range"]);
+    let error = verify(&request, "other", now).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::SignatureDoesNotMatch);
+    let text = "GET\n\n\nWed, 28 Dec 2022 10:27:41 GMT\nrange:x\nrange\n\
+                %2Fbucket%2F%E4%B8%AD%2Fk?a=%2F&acl&b=2";
+    assert_eq!(error.extra_value("StringToSign"), Some(text));
 }
 
 #[test]
@@ -323,9 +465,11 @@ fn time_is_checked_before_the_signature() {
         for server in [now + offset, now - offset] {
             let mut v1 = request("GET", None, "", &[]);
             Credentials::new("ak", "sk").sign_v1(&mut v1, seconds(now));
+            let mut v2 = request("GET", None, "", &[]);
+            Credentials::new("ak", "sk").sign_v2(&mut v2, seconds(now), &[]);
             let mut v4 = request("GET", None, "", &[]);
             Credentials::new("ak", "sk").sign_v4(&mut v4, seconds(now), REGION, &[]);
-            for request in [&v1, &v4] {
+            for request in [&v1, &v2, &v4] {
                 let error = verify(request, "sk", seconds(server)).err();
                 assert_eq!(error.as_ref().map(OssError::code), outcome, "{offset}");
                 if let Some(error) = error {
@@ -341,9 +485,11 @@ fn time_is_checked_before_the_signature() {
     }
     let mut url_v1 = request("GET", Some("k"), "", &[]);
     Credentials::new("ak", "sk").presign_v1(&mut url_v1, seconds(now + 60));
+    let mut url_v2 = request("GET", Some("k"), "", &[]);
+    Credentials::new("ak", "sk").presign_v2(&mut url_v2, seconds(now + 60), &[]);
     let mut url_v4 = request("GET", Some("k"), "", &[]);
     Credentials::new("ak", "sk").presign_v4(&mut url_v4, seconds(now), 60, REGION, &[]);
-    for url in [&url_v1, &url_v4] {
+    for url in [&url_v1, &url_v2, &url_v4] {
         verify(url, "sk", seconds(now + 60)).unwrap();
         let error = verify(url, "wrong secret", seconds(now + 61)).unwrap_err();
         assert_eq!(
@@ -363,6 +509,7 @@ fn time_is_checked_before_the_signature() {
 fn malformed_signatures_get_the_services_errors() {
     const DATE: &str = "Wed, 28 Dec 2022 10:27:41 GMT";
     const URL: &str = "OSSAccessKeyId=ak&Expires=1672223300&Signature=s";
+    const V2_URL: &str = "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-access-key-id=ak&x-oss-signature=s";
     const V4_URL: &str =
         "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-signature=00&x-oss-date=20221228T102741Z";
     let v4 = |scope: &str| format!("OSS4-HMAC-SHA256 Credential=ak/{scope},Signature=00");
@@ -408,11 +555,81 @@ fn malformed_signatures_get_the_services_errors() {
             ec::UNKNOWN_SCHEME,
         ),
         (
-            "OSS2 AccessKeyId:ak,Signature:x".into(),
+            "OSS2 AccessKeyId:ak,".into(),
             String::new(),
             vec![],
             InvalidArgument,
             "0002-00000102",
+        ),
+        (
+            "OSS2".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000102",
+        ),
+        (
+            "OSS2 AccessKeyId:ak,Signature:x,Unknown:y".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000104",
+        ),
+        (
+            "OSS2 AccessKeyId:ak,Signature:x,Signature:y".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000104",
+        ),
+        (
+            "OSS2 AccessKeyId=ak,Signature=x".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000104",
+        ),
+        (
+            "OSS2 AdditionalHeaders:host,Signature:x".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000105",
+        ),
+        (
+            "OSS2 AccessKeyId:,Signature:x".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000106",
+        ),
+        (
+            "OSS2 AccessKeyId:ak,AdditionalHeaders:host".into(),
+            String::new(),
+            vec![],
+            InvalidArgument,
+            "0002-00000108",
+        ),
+        (
+            "OSS2 AccessKeyId:ak,Signature:x".into(),
+            String::new(),
+            vec![],
+            AccessDenied,
+            "0002-00000503",
+        ),
+        (
+            "OSS2 AccessKeyId:ak,Signature:x".into(),
+            String::new(),
+            vec![("date", DATE)],
+            SignatureDoesNotMatch,
+            "0002-00000040",
+        ),
+        (
+            "OSS2 AccessKeyId:ak,Signature:x".into(),
+            V2_URL.into(),
+            vec![],
+            InvalidArgument,
+            ec::TWO_SIGNATURES,
         ),
         (
             "OSS ak:sig".into(),
@@ -542,10 +759,59 @@ fn malformed_signatures_get_the_services_errors() {
         ),
         (
             String::new(),
-            "x-oss-signature-version=OSS2&x-oss-signature=0".into(),
+            "x-oss-signature-version=OSS2&x-oss-access-key-id=ak&x-oss-signature=0".into(),
             vec![],
             InvalidArgument,
-            "0002-00000102",
+            "0002-00000113",
+        ),
+        (
+            String::new(),
+            "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-signature=0".into(),
+            vec![],
+            InvalidArgument,
+            "0002-00000115",
+        ),
+        (
+            String::new(),
+            "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-access-key-id=&x-oss-signature=0".into(),
+            vec![],
+            InvalidArgument,
+            "0002-00000116",
+        ),
+        (
+            String::new(),
+            "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-access-key-id=ak&x-oss-signature=".into(),
+            vec![],
+            InvalidArgument,
+            "0002-00000118",
+        ),
+        (
+            String::new(),
+            "x-oss-signature-version=OSS2&x-oss-expires=soon&x-oss-access-key-id=ak&x-oss-signature=0".into(),
+            vec![],
+            AccessDenied,
+            "0002-00000070",
+        ),
+        (
+            String::new(),
+            "x-oss-signature-version=OSS2&x-oss-expires=1672223300&x-oss-access-key-id=ak".into(),
+            vec![],
+            InvalidArgument,
+            ec::URL_INCOMPLETE,
+        ),
+        (
+            String::new(),
+            V2_URL.into(),
+            vec![],
+            SignatureDoesNotMatch,
+            "0002-00000040",
+        ),
+        (
+            String::new(),
+            format!("{V2_URL}&{URL}"),
+            vec![],
+            InvalidArgument,
+            ec::TWO_SIGNATURES,
         ),
         (
             String::new(),
@@ -657,9 +923,11 @@ proptest! {
     ) {
         let mut keys = Credentials::new("ak", "sk");
         keys.security_token = token;
-        let signers: [&dyn Fn(&mut Request); 4] = [
+        let signers: [&dyn Fn(&mut Request); 6] = [
             &|r| keys.sign_v1(r, seconds(at)),
             &|r| keys.presign_v1(r, seconds(at + 60)),
+            &|r| keys.sign_v2(r, seconds(at), &["x-oss-meta-a", "host"]),
+            &|r| keys.presign_v2(r, seconds(at + 60), &[]),
             &|r| keys.sign_v4(r, seconds(at), REGION, &["x-oss-meta-a", "host"]),
             &|r| keys.presign_v4(r, seconds(at), 60, REGION, &[]),
         ];

@@ -12,8 +12,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 
 use super::{
-    DATE_HEADER, Presented, SECURITY_TOKEN_HEADER, Scheme, SignedRequest, canonical_headers,
-    check_skew, expired, header_text, resource, signing_time, subresources,
+    Presented, SECURITY_TOKEN_HEADER, Scheme, SignedRequest, canonical_headers, check_expiry,
+    check_skew, date_lines, header_text, resource, signing_time, subresources,
 };
 use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
@@ -68,12 +68,7 @@ pub(super) fn verify_header(
     request: &SignedRequest<'_>,
 ) -> Result<(), OssError> {
     check_skew(signing_time(request)?, now)?;
-    let mut date_lines: Vec<String> = [DATE_HEADER, "date"]
-        .iter()
-        .filter_map(|name| header_text(request, name))
-        .collect();
-    date_lines.dedup();
-    verify_any(presented, secret, request, &date_lines)
+    verify_any(presented, secret, request, &date_lines(request))
 }
 
 /// The expiry is checked before the signature; the `Date` header plays no part.
@@ -84,17 +79,7 @@ pub(super) fn verify_url(
     now: Timestamp,
     request: &SignedRequest<'_>,
 ) -> Result<(), OssError> {
-    let seconds: u64 = expires.parse().map_err(|_| {
-        OssError::new(ErrorCode::AccessDenied)
-            .message(format!(
-                "Invalid date (should be seconds since epoch): {expires}"
-            ))
-            .ec(ec::URL_EXPIRES_INVALID)
-    })?;
-    let expires_at = Timestamp(seconds.saturating_mul(1000));
-    if now > expires_at {
-        return Err(expired(expires_at, now));
-    }
+    check_expiry(expires, now)?;
     verify_any(presented, secret, request, &[expires.to_owned()])
 }
 

@@ -6,7 +6,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     DATE_HEADER, Presented, SECURITY_TOKEN_HEADER, Scheme, SignedRequest, canonical_headers,
-    check_skew, expired, header_text, invalid_date, parse_basic_iso8601, resource, signing_time,
+    check_skew, expired, header_names, header_text, invalid_date, parse_basic_iso8601, resource,
+    signing_time,
 };
 use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
@@ -271,18 +272,6 @@ fn parse_credential(text: &str) -> Option<(String, Scope)> {
         };
         (id.to_owned(), scope)
     })
-}
-
-/// Lower case, sorted, each once: the form in which clients sign the list.
-pub(super) fn header_names(list: &str) -> Vec<String> {
-    let mut names: Vec<String> = list
-        .split(';')
-        .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !name.is_empty())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
 }
 
 /// Whether a header is signed without being listed as additional.

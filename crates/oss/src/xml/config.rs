@@ -50,15 +50,14 @@ impl VersioningConfiguration {
     /// Reads the body, which must name a state.
     ///
     /// # Errors
-    /// MalformedXML; InvalidArgument for another state than Enabled and Suspended.
+    /// MalformedXML, also for another state than Enabled and Suspended.
     pub fn parse(body: &[u8]) -> Result<Self, OssError> {
         let root = parse(body, "VersioningConfiguration")?;
         let enabled = match root.required("Status")?.text().trim() {
             "Enabled" => true,
             "Suspended" => false,
-            other => {
-                let message = "The versioning status must be Enabled or Suspended.";
-                return Err(OssError::invalid_argument(message, "Status", other));
+            _ => {
+                return Err(malformed_xml("the status is neither Enabled nor Suspended"));
             }
         };
         Ok(Self {
@@ -198,8 +197,8 @@ mod tests {
             assert_eq!(again, read);
         }
         for (bad, code) in [
-            (body("On"), ErrorCode::InvalidArgument),
-            (body(""), ErrorCode::InvalidArgument),
+            (body("On"), ErrorCode::MalformedXML),
+            (body(""), ErrorCode::MalformedXML),
             (
                 b"<VersioningConfiguration/>".to_vec(),
                 ErrorCode::MalformedXML,

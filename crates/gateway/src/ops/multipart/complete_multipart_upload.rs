@@ -18,7 +18,7 @@ use super::upload::UploadRef;
 use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
-use crate::ops::object::{UNBUILT_IN_WRITES, forbids_overwrite};
+use crate::ops::object::{UNBUILT_IN_WRITES, content_md5, forbids_overwrite};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::pipeline::document;
 use crate::render::Output;
@@ -103,6 +103,7 @@ impl Operation for CompleteMultipartUpload {
         };
         Ok(Output::xml(result.to_xml())
             .header(header::ETAG, &etag.quoted())
+            .oss("content-md5", content_md5(&version))
             .oss(
                 "x-oss-hash-crc64ecma",
                 version.has_crc64.then(|| version.crc64.to_string()),

@@ -11,7 +11,7 @@ use super::upload::id_text;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
-use crate::ops::object::Attributes;
+use crate::ops::object::{Attributes, forbids_overwrite, refuse_early};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::VersionRef;
@@ -48,6 +48,9 @@ impl Operation for InitiateMultipartUpload {
             sequential,
             encoding,
         } = self;
+        if forbids_overwrite(&cx.head, cx.bucket()?)? {
+            refuse_early(cx, &key).await?;
+        }
         // An upload id is an object id: allocated by the shard, never used twice.
         let at = cx.bucket()?.position(&key);
         let (upload_id, _) = cx
@@ -59,7 +62,7 @@ impl Operation for InitiateMultipartUpload {
         let upload_id: Bytes = upload_id;
         let template = pb::state::Version {
             object_type: ObjectType::Multipart.number(),
-            ..attributes.to_version(cx.bucket()?, cx.writer()?)
+            ..attributes.to_version(cx.bucket()?, cx.object_owner()?)
         };
         let decision = cx.propose_at(&key, true, |at| pb::InitiateUpload {
             at: Some(at),

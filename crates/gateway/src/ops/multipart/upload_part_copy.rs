@@ -14,7 +14,7 @@ use http::header;
 use super::upload::{UploadRef, storage_class};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
-use crate::ops::object::{Source, UNBUILT_IN_WRITES, write_failed};
+use crate::ops::object::{Source, refuse_unbuilt, write_failed};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::VersionRef;
@@ -31,7 +31,7 @@ impl Operation for UploadPartCopy {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(UNBUILT_IN_WRITES)?;
+        refuse_unbuilt(head)?;
         Ok(Self {
             upload: UploadRef::parse(head, ec::NO_SUCH_UPLOAD_PART_COPY)?,
             number: part_number(&head.query)?,

@@ -39,6 +39,20 @@ pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
     "if-none-match",
 ];
 
+/// Plain conditions. A copy has its own, about its source; these mean nothing to it.
+const CONDITIONS: &[&str] = &["if-match", "if-none-match"];
+
+/// Refuses what a write asks for and this version does not act on.
+///
+/// # Errors
+/// NotImplemented.
+pub(crate) fn refuse_unbuilt(head: &Head) -> Result<(), OssError> {
+    let copies = head.headers.contains_key("x-oss-copy-source");
+    let names = UNBUILT_IN_WRITES.iter().copied();
+    let names = names.filter(|name| !(copies && CONDITIONS.contains(name)));
+    head.refuse(&names.collect::<Vec<_>>())
+}
+
 /// Bytes that all attributes of an object may take together: the record is bounded
 /// (`limits::RECORD_BYTES_MAX`) and needs room for the rest.
 const ATTRIBUTE_BYTES_MAX: usize = 14 * 1024;
@@ -64,7 +78,7 @@ impl Attributes {
     /// # Errors
     /// InvalidArgument, MetadataTooLarge, NotImplemented.
     pub(crate) fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(UNBUILT_IN_WRITES)?;
+        refuse_unbuilt(head)?;
         let mut headers: Vec<(String, String)> = ContentHeaders::from_headers(&head.headers)
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -226,6 +240,14 @@ mod tests {
         assert_eq!(attributes.tags, [pair("t", "v")]);
         assert_eq!(attributes.acl, Some(ObjectAcl::PublicRead));
         assert_eq!(attributes.storage_class, Some(StorageClass::Ia));
+    }
+
+    #[test]
+    fn a_copy_has_conditions_of_its_own() {
+        for name in CONDITIONS {
+            let copy = ("x-oss-copy-source", "/bucket/other");
+            assert!(parse(&[(*name, "x"), copy]).is_ok(), "{name}");
+        }
     }
 
     #[test]

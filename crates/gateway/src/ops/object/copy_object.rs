@@ -2,9 +2,13 @@
 //!
 //! The bytes are copied before the record is: a copy is an object of its own and outlives its
 //! source. Metadata and tags come from the source or from the request, as the directives say.
+//!
+//! A copy of an object onto itself gives it other metadata. Where no version is kept of what it was, no
+//! byte is moved for that.
 
 use granary_datapath::CopyDigests;
 use granary_meta_api::pb;
+use granary_meta_api::pb::rejection::Reason;
 use granary_oss::header::{MetadataDirective, TaggingDirective};
 use granary_oss::xml::CopyObjectResult;
 use granary_oss::{ErrorCode, OssError};
@@ -12,6 +16,7 @@ use granary_types::limits::PUT_BYTES_MAX;
 use granary_types::{ByteRange, ETag, ObjectKey, ObjectType, Timestamp};
 use http::header;
 
+use super::source::Found;
 use super::{Attributes, Source, forbids_overwrite, write_failed};
 use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
@@ -29,7 +34,11 @@ pub(crate) struct CopyObject {
     attributes: Attributes,
     metadata: MetadataDirective,
     tagging: TaggingDirective,
+    onto_itself: bool,
 }
+
+/// Copies onto itself that may find the object changed meanwhile before its bytes are copied after all.
+const IN_PLACE_ATTEMPTS_MAX: u32 = 5;
 
 impl Operation for CopyObject {
     const BODY: BodyKind = BodyKind::None;
@@ -37,21 +46,16 @@ impl Operation for CopyObject {
     fn parse(head: &Head) -> Result<Self, OssError> {
         let (key, source) = (head.object_key()?, Source::parse(head)?);
         let bucket = head.bucket_name()?;
-        // An object copied onto itself can only be meant to change its metadata.
         let onto_itself = source.named.bucket == bucket
             && source.named.key == key
             && source.named.version_id.is_none();
-        let asked = MetadataDirective::from_headers(&head.headers)?;
         Ok(Self {
-            metadata: if onto_itself {
-                MetadataDirective::Replace
-            } else {
-                asked
-            },
+            metadata: MetadataDirective::from_headers(&head.headers)?,
             tagging: TaggingDirective::from_headers(&head.headers)?,
             attributes: Attributes::parse(head)?,
             key,
             source,
+            onto_itself,
         })
     }
 
@@ -61,8 +65,22 @@ impl Operation for CopyObject {
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
         let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
-        let found = self.source.find(cx).await?;
-        let attributes = self.attributes(found.version())?;
+        let mut found = self.source.find(cx).await?;
+        let mut attributes = self.attributes(found.version(), cx.bucket()?.versioning)?;
+        for _ in 0..IN_PLACE_ATTEMPTS_MAX {
+            if !self.can_be_in_place(cx, &found, &attributes)? {
+                break;
+            }
+            if let Some(stored) = self
+                .in_place(cx, &found, &attributes, forbid_overwrite)
+                .await?
+            {
+                return answer(cx, &found, &stored);
+            }
+            // Somebody else changed it: what is to be kept, and what was asked of it, is looked at again.
+            found = self.source.find(cx).await?;
+            attributes = self.attributes(found.version(), cx.bucket()?.versioning)?;
+        }
         let size = found.version().size;
         let class = attributes.class_in(cx.bucket()?);
         let same_bucket = cx.bucket()?.name == self.source.named.bucket;
@@ -80,7 +98,7 @@ impl Operation for CopyObject {
             Err(error) => return Err(write_failed(cx, error).await),
         };
         // 2. The commit makes them the object.
-        let template = attributes.to_version(cx.bucket()?, cx.writer()?);
+        let template = attributes.to_version(cx.bucket()?, cx.object_owner()?);
         let version = copy_of(found.version(), template, copied.digests, copied.size);
         let movable = copied.payload.extents.is_empty() && copied.payload.staged_extents == 0;
         let decision = cx.propose_at(&self.key, movable, |at| pb::PutObject {
@@ -92,34 +110,103 @@ impl Operation for CopyObject {
         let reply = decision
             .await?
             .map_err(|rejection| failure::of_rejection(&rejection))?;
-        let stored = reply.version.unwrap_or(version);
-        let result = CopyObjectResult {
-            etag: ETag::parse(&stored.etag),
-            last_modified: Timestamp(stored.modified_ms),
-        };
-        let versioned = cx.bucket()?.versioning != Versioning::Unset;
-        // Some SDKs read the tag of a copy from the header.
-        let etag = result.etag.quoted();
-        Ok(Output::xml(result.to_xml())
-            .header(header::ETAG, &etag)
-            .oss(
-                "x-oss-hash-crc64ecma",
-                stored.has_crc64.then(|| stored.crc64.to_string()),
-            )
-            .oss(
-                "x-oss-version-id",
-                versioned.then(|| version_id::of(&stored)),
-            )
-            .oss("x-oss-copy-source-version-id", found.version_id()))
+        answer(cx, &found, &reply.version.unwrap_or(version))
     }
 }
 
+fn answer(cx: &Ctx, found: &Found, stored: &pb::state::Version) -> Result<Output, OssError> {
+    let result = CopyObjectResult {
+        etag: ETag::parse(&stored.etag),
+        last_modified: Timestamp(stored.modified_ms),
+    };
+    let versioned = cx.bucket()?.versioning != Versioning::Unset;
+    // Some SDKs read the tag of a copy from the header.
+    let etag = result.etag.quoted();
+    Ok(Output::xml(result.to_xml())
+        .header(header::ETAG, &etag)
+        .oss(
+            "x-oss-hash-crc64ecma",
+            stored.has_crc64.then(|| stored.crc64.to_string()),
+        )
+        .oss(
+            "x-oss-version-id",
+            versioned.then(|| version_id::of(stored)),
+        )
+        .oss("x-oss-copy-source-version-id", found.version_id()))
+}
+
 impl CopyObject {
+    /// Whether the object can keep its bytes: it is the null version, which this write replaces, and stays
+    /// in its class. A link has none.
+    fn can_be_in_place(
+        &self,
+        cx: &Ctx,
+        found: &Found,
+        attributes: &Attributes,
+    ) -> Result<bool, OssError> {
+        let (bucket, version) = (cx.bucket()?, found.version());
+        Ok(self.onto_itself
+            && found.changes_in_place
+            && found.bucket().id == bucket.id
+            && bucket.versioning != Versioning::Enabled
+            && version.is_null
+            && version.object_type != ObjectType::Symlink.number()
+            && version.storage_class == attributes.class_in(bucket).number())
+    }
+
+    /// Gives the object its new attributes where it stands; `None` when it is not what was found any more.
+    async fn in_place(
+        &self,
+        cx: &mut Ctx,
+        found: &Found,
+        attributes: &Attributes,
+        forbid_overwrite: bool,
+    ) -> Result<Option<pb::state::Version>, OssError> {
+        let seen = found.version();
+        let template = attributes.to_version(cx.bucket()?, cx.object_owner()?);
+        let set_tags = self.tagging == TaggingDirective::Replace;
+        let decision = cx.propose_at(&self.key, true, |at| pb::SetObjectMeta {
+            at: Some(at),
+            version_stamp: seen.stamp,
+            modified_ms: seen.modified_ms,
+            etag: seen.etag.clone(),
+            headers: template.headers.clone(),
+            user_meta: template.user_meta.clone(),
+            set_tags,
+            tags: match set_tags {
+                true => template.tags.clone(),
+                false => Vec::new(),
+            },
+            acl: template.acl,
+            forbid_overwrite,
+        });
+        match decision.await? {
+            Ok(reply) => Ok(reply.version),
+            Err(rejection) if rejection.reason() == Reason::Stale => Ok(None),
+            Err(rejection) => Err(failure::of_rejection(&rejection)),
+        }
+    }
+
+    /// Where the new object's metadata comes from. An object copied onto itself gets what the request names,
+    /// whatever the directive says, unless that makes a version beside the old one.
+    fn metadata_from(&self, versioning: Versioning) -> MetadataDirective {
+        let names_any =
+            !self.attributes.headers.is_empty() || !self.attributes.user_meta.is_empty();
+        match self.onto_itself && names_any && versioning != Versioning::Enabled {
+            true => MetadataDirective::Replace,
+            false => self.metadata,
+        }
+    }
+
     /// The new object's attributes, from the source or from the request.
-    fn attributes(&self, source: &pb::state::Version) -> Result<Attributes, OssError> {
+    fn attributes(
+        &self,
+        source: &pb::state::Version,
+        versioning: Versioning,
+    ) -> Result<Attributes, OssError> {
         let mut attributes = self.attributes.clone();
         let kept = Attributes::of_version(source);
-        if self.metadata == MetadataDirective::Copy {
+        if self.metadata_from(versioning) == MetadataDirective::Copy {
             attributes.headers = kept.headers;
             attributes.user_meta = kept.user_meta;
         }
@@ -192,6 +279,10 @@ fn copy_of(
         etag,
         crc64,
         has_crc64,
+        content_md5: match keeps_tag {
+            true => source.content_md5.clone(),
+            false => String::new(),
+        },
         ..template
     }
 }
@@ -218,21 +309,28 @@ mod tests {
             }],
             ..Default::default()
         };
-        for (from, metadata, tagging, kind, tag) in [
-            ("/other/k", "COPY", "Copy", "a/b", "1"),
-            ("/other/k", "REPLACE", "Copy", "c/d", "1"),
-            ("/other/k", "COPY", "Replace", "a/b", "2"),
-            // Onto itself: always the request's.
-            ("/bucket/k", "COPY", "Replace", "c/d", "2"),
+        let new = Some("c/d");
+        let (unset, enabled) = (Versioning::Unset, Versioning::Enabled);
+        for (from, metadata, tagging, named, versioning, kind, tag) in [
+            ("/other/k", "COPY", "Copy", new, unset, "a/b", "1"),
+            ("/other/k", "REPLACE", "Copy", new, unset, "c/d", "1"),
+            ("/other/k", "COPY", "Replace", new, unset, "a/b", "2"),
+            // Onto itself: the request's, if it names any.
+            ("/bucket/k", "COPY", "Replace", new, unset, "c/d", "2"),
+            ("/bucket/k", "COPY", "Copy", None, unset, "a/b", "1"),
+            // A version of its own: as the directive says.
+            ("/bucket/k", "COPY", "Copy", new, enabled, "a/b", "1"),
+            ("/bucket/k", "REPLACE", "Copy", new, enabled, "c/d", "1"),
         ] {
-            let copy = parse(&[
+            let mut headers = vec![
                 ("x-oss-copy-source", from),
                 ("x-oss-metadata-directive", metadata),
                 ("x-oss-tagging-directive", tagging),
                 ("x-oss-tagging", "t=2"),
-                ("content-type", "c/d"),
-            ]);
-            let attributes = copy.unwrap().attributes(&source).unwrap();
+            ];
+            headers.extend(named.map(|kind| ("content-type", kind)));
+            let copy = parse(&headers);
+            let attributes = copy.unwrap().attributes(&source, versioning).unwrap();
             assert_eq!(
                 attributes.headers,
                 [("content-type".to_owned(), kind.to_owned())]

@@ -16,15 +16,16 @@ use granary_types::ObjectKey;
 use granary_types::limits::DELETE_OBJECTS_BODY_BYTES_MAX;
 use http::StatusCode;
 
-use super::delete_object::{command, outcome};
+use super::delete_object::{command, marker_id, outcome};
 use crate::authz::{authorise, authorise_object};
+use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
 use crate::ops::{Body, BodyKind, Operation};
 use crate::pipeline::document;
 use crate::render::Output;
-use crate::version_id::{self, VersionRef};
+use crate::version_id::VersionRef;
 
 /// Deletions of one request that are under way at once.
 const CONCURRENT: usize = 64;
@@ -70,7 +71,10 @@ impl Operation for DeleteMultipleObjects {
         if quiet {
             return Ok(Output::empty(StatusCode::OK));
         }
-        let deleted = targets.into_iter().zip(replies).map(describe).collect();
+        let versioning = cx.bucket()?.versioning;
+        let deleted = targets.into_iter().zip(replies);
+        let deleted = deleted.map(|(target, reply)| describe(target, &reply, versioning));
+        let deleted = deleted.collect();
         let result = DeleteResult {
             encoding: self.encoding,
             deleted,
@@ -126,10 +130,10 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
     Ok(replies)
 }
 
-fn describe((target, reply): (Target, pb::DeleteReply)) -> DeletedObject {
+fn describe(target: Target, reply: &pb::DeleteReply, versioning: Versioning) -> DeletedObject {
     let marker = match (&target.version_id, reply.delete_marker, reply.stamp) {
         (Some(id), true, _) => Some(id.clone()),
-        (None, true, stamp) if stamp > 0 => Some(version_id::of_stamp(stamp)),
+        (None, true, stamp) if stamp > 0 => marker_id(reply, versioning),
         _ => None,
     };
     DeletedObject {

@@ -46,7 +46,10 @@ impl Operation for DeleteObject {
             .query
             .get_non_empty("versionId")
             .map(str::to_owned)
-            .or_else(|| (reply.stamp > 0).then(|| marker_id(&reply, cx)).flatten());
+            .or_else(|| match (reply.stamp, cx.bucket()) {
+                (1.., Ok(bucket)) => marker_id(&reply, bucket.versioning),
+                _ => None,
+            });
         Ok(Output::empty(StatusCode::NO_CONTENT)
             .oss("x-oss-delete-marker", reply.delete_marker.then_some("true"))
             .oss("x-oss-version-id", id))
@@ -54,8 +57,8 @@ impl Operation for DeleteObject {
 }
 
 /// The id of a marker that was made; a suspended bucket makes the null version.
-fn marker_id(reply: &pb::DeleteReply, cx: &Ctx) -> Option<String> {
-    match cx.bucket().ok()?.versioning {
+pub(super) fn marker_id(reply: &pb::DeleteReply, versioning: Versioning) -> Option<String> {
+    match versioning {
         Versioning::Unset => None,
         Versioning::Enabled => Some(version_id::of_stamp(reply.stamp)),
         Versioning::Suspended => Some("null".to_owned()),

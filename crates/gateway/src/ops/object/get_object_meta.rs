@@ -4,7 +4,7 @@
 use granary_oss::OssError;
 use granary_oss::header::date::format_http_date;
 use granary_types::{ObjectKey, Timestamp};
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::version::{existing, identify};
 use crate::ctx::{Ctx, Subject};
@@ -42,7 +42,8 @@ impl Operation for GetObjectMeta {
             .oss("x-oss-transition-time", time(version.transition_ms))
             .oss("x-oss-last-access-time", time(version.accessed_ms));
         identify(&mut output.headers, &version, cx.bucket()?);
-        output.length = Some(version.size);
+        // Documents once had GET for it, whose answer has no body either.
+        output.length = (cx.head.method == Method::HEAD).then_some(version.size);
         Ok(output)
     }
 }

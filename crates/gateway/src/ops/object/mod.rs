@@ -25,7 +25,9 @@ mod source;
 mod version;
 
 pub(crate) use append_object::AppendObject;
-pub(crate) use attributes::{Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite};
+pub(crate) use attributes::{
+    Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite, refuse_unbuilt,
+};
 pub(crate) use copy_object::CopyObject;
 pub(crate) use delete_multiple_objects::DeleteMultipleObjects;
 pub(crate) use delete_object::DeleteObject;
@@ -37,10 +39,12 @@ pub(crate) use get_object_tagging::GetObjectTagging;
 pub(crate) use get_symlink::GetSymlink;
 pub(crate) use head_object::HeadObject;
 pub(crate) use option_object::OptionObject;
-pub(crate) use put_object::{PutObject, body_limits, content_md5_header, write_failed};
+pub(crate) use put_object::{
+    PutObject, body_limits, content_md5_header, refuse_early, write_failed,
+};
 pub(crate) use put_object_acl::PutObjectAcl;
 pub(crate) use put_object_tagging::PutObjectTagging;
 pub(crate) use put_symlink::PutSymlink;
 pub(crate) use seal_append_object::SealAppendObject;
 pub(crate) use source::Source;
-pub(crate) use version::restore_text;
+pub(crate) use version::{content_md5, restore_text};

@@ -79,7 +79,7 @@ impl Operation for PutObject {
             etag: ETag::from_md5(written.md5).as_str().to_owned(),
             crc64: written.crc64,
             has_crc64: true,
-            ..attributes.to_version(cx.bucket()?, cx.writer()?)
+            ..attributes.to_version(cx.bucket()?, cx.object_owner()?)
         };
         let movable = is_inline(&written.payload);
         let decision = cx.propose_at(&key, movable, |at| pb::PutObject {
@@ -105,7 +105,10 @@ impl Operation for PutObject {
 }
 
 /// Tells a client that may not overwrite so before it sends its bytes. The commit decides.
-async fn refuse_early(cx: &mut Ctx, key: &ObjectKey) -> Result<(), OssError> {
+///
+/// # Errors
+/// FileAlreadyExists; those of looking the object up.
+pub(crate) async fn refuse_early(cx: &mut Ctx, key: &ObjectKey) -> Result<(), OssError> {
     let found = cx.find_version(key, VersionRef::Current, false).await?;
     match found.and_then(|found| found.version) {
         Some(version) if !version.delete_marker => {

@@ -56,7 +56,7 @@ impl Operation for PutSymlink {
             object_type: ObjectType::Symlink.number(),
             etag: etag.as_str().to_owned(),
             symlink_target: self.target.as_str().to_owned(),
-            ..self.attributes.to_version(cx.bucket()?, cx.writer()?)
+            ..self.attributes.to_version(cx.bucket()?, cx.object_owner()?)
         };
         let decision = cx.propose_at(&self.key, true, |at| pb::PutObject {
             at: Some(at),

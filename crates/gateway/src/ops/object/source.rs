@@ -37,6 +37,8 @@ pub(crate) struct Found {
     read: ReadSource,
     traffic_limit: Option<u64>,
     bucket: Arc<Bucket>,
+    /// Its shard can change an object's attributes where it stands.
+    pub(crate) changes_in_place: bool,
 }
 
 impl Source {
@@ -92,6 +94,7 @@ impl Source {
             }
         }
         let answer = answer.filter(|answer| answer.found);
+        let changes_in_place = answer.as_ref().is_some_and(|a| a.takes_object_meta);
         let (version, inline) =
             existing(answer, key, self.version).map_err(|error| match error.code() {
                 ErrorCode::MethodNotAllowed => {
@@ -110,11 +113,17 @@ impl Source {
             read,
             traffic_limit: self.traffic_limit,
             bucket,
+            changes_in_place,
         })
     }
 }
 
 impl Found {
+    /// The source's bucket.
+    pub(crate) fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
     /// The source's record.
     pub(crate) fn version(&self) -> &state::Version {
         &self.read.version

@@ -96,8 +96,11 @@ pub(crate) fn restore_text(restore: &state::RestoreState) -> String {
 }
 
 /// The base64 MD5 of a version's bytes, where it is known: what was written in one piece has it as
-/// its tag.
-pub(super) fn content_md5(version: &state::Version) -> Option<String> {
+/// its tag, of others the record may know it.
+pub(crate) fn content_md5(version: &state::Version) -> Option<String> {
+    if !version.content_md5.is_empty() {
+        return Some(version.content_md5.clone());
+    }
     let tag = version.etag.as_bytes();
     if version.object_type != ObjectType::Normal.number() || tag.len() != 32 {
         return None;
