@@ -49,6 +49,20 @@ pub mod ec {
     pub const V4_PRODUCT: &str = "0002-00009005";
     /// Own: `x-oss-expires` outside 1 to 604800.
     pub const V4_EXPIRES: &str = "0002-00009006";
+    /// A form has parts of a signature, but no policy (troubleshooting page).
+    pub const POST_POLICY_MISSING: &str = "0002-00000702";
+    /// Own: a form has a policy, but not all of its signature.
+    pub const POST_SIGNATURE_INCOMPLETE: &str = "0002-00009007";
+    /// A form's policy has no expiration (troubleshooting page).
+    pub const POST_POLICY_EXPIRATION: &str = "0006-00000208";
+    /// A condition of a form's policy is neither a map nor a list (troubleshooting page).
+    pub const POST_POLICY_CONDITION: &str = "0006-00000222";
+    /// A condition of a form's policy has a value of the wrong type (troubleshooting page).
+    pub const POST_POLICY_TYPE: &str = "0006-00000224";
+    /// Own: a form's policy has expired.
+    pub const POST_POLICY_EXPIRED: &str = "0006-00009403";
+    /// Own: a form does not keep to its policy.
+    pub const POST_POLICY_FAILED: &str = "0006-00009404";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).
