@@ -15,6 +15,7 @@ mod config;
 mod cors;
 mod ctx;
 mod failure;
+mod form;
 mod gzip;
 mod head;
 mod metrics;

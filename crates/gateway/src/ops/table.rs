@@ -22,8 +22,8 @@ use super::multipart::{
 };
 use super::object::{
     CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject, GetObjectAcl,
-    GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PutObject, PutObjectAcl,
-    PutObjectTagging, PutSymlink,
+    GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PostObject, PutObject,
+    PutObjectAcl, PutObjectTagging, PutSymlink,
 };
 use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
@@ -469,7 +469,7 @@ operations! {
     "object-basic" DeleteMultipleObjects "POST" Bucket [Has("delete")] WriteObject ("DeleteObject") built;
     "object-basic" HeadObject "HEAD" Object [] ReadObject ("GetObject") built;
     "object-basic" GetObjectMeta "HEAD" Object [Has("objectMeta")] ReadObject ("GetObject") built;
-    "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") later;
+    "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") built;
     // Not a request of its own: headers or parameters of uploads.
     "object-basic" Callback "-" Object [] WriteObject later;
     "object-basic" RestoreObject "POST" Object [Has("restore")] WriteObject later;

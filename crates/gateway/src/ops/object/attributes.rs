@@ -7,6 +7,7 @@ use granary_oss::header::{
 };
 use granary_oss::{ErrorCode, OssError};
 use granary_types::{AccountId, ObjectAcl, StorageClass};
+use http::HeaderMap;
 
 use crate::buckets::{Bucket, Versioning};
 use crate::head::{Head, not_implemented};
@@ -65,11 +66,19 @@ impl Attributes {
     /// InvalidArgument, MetadataTooLarge, NotImplemented.
     pub(crate) fn parse(head: &Head) -> Result<Self, OssError> {
         head.refuse(UNBUILT_IN_WRITES)?;
-        let mut headers: Vec<(String, String)> = ContentHeaders::from_headers(&head.headers)
+        Self::from_headers(&head.headers)
+    }
+
+    /// Reads them from headers that ask for nothing that is refused.
+    ///
+    /// # Errors
+    /// InvalidArgument, MetadataTooLarge; NotImplemented for an archive class.
+    pub(crate) fn from_headers(all: &HeaderMap) -> Result<Self, OssError> {
+        let mut headers: Vec<(String, String)> = ContentHeaders::from_headers(all)
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        for (name, value) in persistent_headers(&head.headers)? {
+        for (name, value) in persistent_headers(all)? {
             if is_ours(&name) || headers.iter().any(|(other, _)| *other == name) {
                 return Err(OssError::invalid_argument(
                     "A persistent header must not be one that the service sets itself.",
@@ -81,11 +90,10 @@ impl Attributes {
         }
         let attributes = Self {
             headers,
-            user_meta: user_metadata(&head.headers)?,
-            tags: tagging(&head.headers)?.unwrap_or_default(),
-            acl: object_acl(&head.headers)?,
-            storage_class: storage_class(&head.headers)?
-                .map(checked_class)
+            user_meta: user_metadata(all)?,
+            tags: tagging(all)?.unwrap_or_default(),
+            acl: object_acl(all)?,
+            storage_class: storage_class(all)?.map(checked_class)
                 .transpose()?,
         };
         attributes.check_size()?;

@@ -1,5 +1,5 @@
-//! Operations on objects, and what they share: the attributes of a write, the description of a
-//! version, the look-up of a version to read.
+//! Operations on objects, and what they share: the attributes of a write, its steps, the description
+//! of a version, the look-up of a version to read.
 
 mod attributes;
 mod copy_object;
@@ -14,12 +14,14 @@ mod get_symlink;
 mod head_object;
 mod link;
 mod option_object;
+mod post_object;
 mod put_object;
 mod put_object_acl;
 mod put_object_tagging;
 mod put_symlink;
 mod settings;
 mod source;
+mod store;
 mod version;
 
 pub(crate) use attributes::{Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite};
@@ -34,9 +36,11 @@ pub(crate) use get_object_tagging::GetObjectTagging;
 pub(crate) use get_symlink::GetSymlink;
 pub(crate) use head_object::HeadObject;
 pub(crate) use option_object::OptionObject;
-pub(crate) use put_object::{PutObject, body_limits, content_md5_header, write_failed};
+pub(crate) use post_object::PostObject;
+pub(crate) use put_object::{PutObject, body_limits};
 pub(crate) use put_object_acl::PutObjectAcl;
 pub(crate) use put_object_tagging::PutObjectTagging;
 pub(crate) use put_symlink::PutSymlink;
 pub(crate) use source::Source;
+pub(crate) use store::{content_md5_header, write_failed};
 pub(crate) use version::restore_text;
