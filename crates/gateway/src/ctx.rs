@@ -332,7 +332,10 @@ mod tests {
         ] {
             let head = head("POST", host, target, &[]);
             let key = head.object_key().unwrap();
-            assert_eq!(object_url("http", &head, "bucket", key.as_bytes()), expected);
+            assert_eq!(
+                object_url("http", &head, "bucket", key.as_bytes()),
+                expected
+            );
         }
     }
 }

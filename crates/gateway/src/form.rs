@@ -209,7 +209,11 @@ pub(crate) async fn authenticate(
         let length = (0, u64::MAX);
         return Ok((Identity::ANONYMOUS, SignedForm { form, length }));
     };
-    let identity = cx.shared.authenticator.authenticate_form(&signature).await?;
+    let identity = cx
+        .shared
+        .authenticator
+        .authenticate_form(&signature)
+        .await?;
     let policy = signature.policy()?;
     let bucket = cx.bucket()?.name.clone();
     policy.check(&form, bucket.as_str(), cx.shared.runtime.now())?;

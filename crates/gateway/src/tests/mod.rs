@@ -7,6 +7,7 @@ mod encoding;
 mod fixture;
 mod multipart;
 mod objects;
+mod post_object;
 mod server;
 mod settings;
 mod traffic_limit;

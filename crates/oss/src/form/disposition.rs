@@ -35,7 +35,9 @@ pub(super) fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
     if !kind.eq_ignore_ascii_case(b"multipart/form-data") {
         return None;
     }
-    let (_, boundary) = parameters.into_iter().find(|(name, _)| name == "boundary")?;
+    let (_, boundary) = parameters
+        .into_iter()
+        .find(|(name, _)| name == "boundary")?;
     let legal = |b: &u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(b);
     let fits = (1..=granary_types::limits::FORM_BOUNDARY_BYTES_MAX).contains(&boundary.len());
     (fits && boundary.iter().all(legal) && !boundary.ends_with(b" ")).then_some(boundary)
@@ -132,16 +134,44 @@ mod tests {
         for (value, name, filename) in [
             (r#"form-data; name="key""#, "key", None),
             (r#"Form-Data;name=key;"#, "key", None),
-            (r#"form-data; name="file"; filename="a b.txt""#, "file", Some("a b.txt")),
-            (r#"form-data; name="file"; filename="中文.png""#, "file", Some("中文.png")),
-            (r#"form-data; name="file"; filename="a\"b\\c""#, "file", Some("a\"b\\c")),
-            (r#"form-data; name="file"; filename="C:\dir\x""#, "file", Some(r"C:\dir\x")),
-            (r#"form-data; name="a;b"; filename="x%22y""#, "a;b", Some("x%22y")),
-            ("form-data; name=\"file\"; filename=\"x\"; filename*=utf-8''%E4%B8%AD", "file", Some("中")),
+            (
+                r#"form-data; name="file"; filename="a b.txt""#,
+                "file",
+                Some("a b.txt"),
+            ),
+            (
+                r#"form-data; name="file"; filename="中文.png""#,
+                "file",
+                Some("中文.png"),
+            ),
+            (
+                r#"form-data; name="file"; filename="a\"b\\c""#,
+                "file",
+                Some("a\"b\\c"),
+            ),
+            (
+                r#"form-data; name="file"; filename="C:\dir\x""#,
+                "file",
+                Some(r"C:\dir\x"),
+            ),
+            (
+                r#"form-data; name="a;b"; filename="x%22y""#,
+                "a;b",
+                Some("x%22y"),
+            ),
+            (
+                "form-data; name=\"file\"; filename=\"x\"; filename*=utf-8''%E4%B8%AD",
+                "file",
+                Some("中"),
+            ),
             (r#"form-data; filename=""; name="f""#, "f", Some("")),
         ] {
             let read = parse(value.as_bytes()).unwrap_or_else(|| panic!("{value}"));
-            assert_eq!((read.name.as_str(), read.filename.as_deref()), (name, filename), "{value}");
+            assert_eq!(
+                (read.name.as_str(), read.filename.as_deref()),
+                (name, filename),
+                "{value}"
+            );
         }
     }
 
@@ -169,7 +199,10 @@ mod tests {
         let longest = format!("multipart/form-data; boundary={}", "b".repeat(70));
         for (content_type, expected) in [
             ("multipart/form-data; boundary=abc", Some("abc")),
-            ("Multipart/Form-Data; charset=utf-8; Boundary=\"a b:c\"", Some("a b:c")),
+            (
+                "Multipart/Form-Data; charset=utf-8; Boundary=\"a b:c\"",
+                Some("a b:c"),
+            ),
             (longest.as_str(), Some("b".repeat(70).leak() as &str)),
             ("multipart/form-data", None),
             ("multipart/form-data; boundary=", None),
@@ -179,7 +212,11 @@ mod tests {
             ("text/plain", None),
         ] {
             let read = boundary(content_type.as_bytes());
-            assert_eq!(read.as_deref(), expected.map(str::as_bytes), "{content_type}");
+            assert_eq!(
+                read.as_deref(),
+                expected.map(str::as_bytes),
+                "{content_type}"
+            );
         }
         let too_long = format!("multipart/form-data; boundary={}", "b".repeat(71));
         assert_eq!(boundary(too_long.as_bytes()), None);

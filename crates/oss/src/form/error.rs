@@ -39,7 +39,8 @@ impl FormError {
 
 impl fmt::Display for FormError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MALFORMED: &str = "The body of your POST request is not well-formed multipart/form-data";
+        const MALFORMED: &str =
+            "The body of your POST request is not well-formed multipart/form-data";
         match self {
             Self::ContentType => write!(
                 f,

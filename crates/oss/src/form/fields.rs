@@ -20,7 +20,9 @@ const CONTENT_FIELDS: [&str; 5] = [
     "expires",
 ];
 /// Fields that say who asks, or that are read apart.
-const NOT_OF_THE_OBJECT: [&str; 8] = [
+const NOT_OF_THE_OBJECT: [&str; 10] = [
+    "x-oss-callback",
+    "x-oss-callback-var",
     "x-oss-content-type",
     "x-oss-content-sha256",
     "x-oss-credential",
@@ -53,7 +55,9 @@ pub enum Success {
 impl Form {
     /// Adds a field, unless there is one of that name.
     pub fn add(&mut self, name: &str, value: String) {
-        self.fields.entry(name.to_ascii_lowercase()).or_insert(value);
+        self.fields
+            .entry(name.to_ascii_lowercase())
+            .or_insert(value);
     }
 
     /// What the file's part says.
@@ -106,8 +110,10 @@ impl Form {
     /// IncorrectNumberOfFilesInPOSTRequest when there is no key, as OSS answers; InvalidObjectName.
     pub fn key(&self) -> Result<ObjectKey, OssError> {
         let Some(key) = self.field("key") else {
-            return Err(OssError::new(ErrorCode::IncorrectNumberOfFilesInPOSTRequest)
-                .message("The form must contain a field named 'key' before its file."));
+            return Err(
+                OssError::new(ErrorCode::IncorrectNumberOfFilesInPOSTRequest)
+                    .message("The bucket POST must contain the specified field name."),
+            );
         };
         let name = self.file.filename.as_deref().unwrap_or_default();
         // Some browsers send the path of the file at the client.
@@ -230,7 +236,11 @@ mod tests {
             (&[("key", "${filename}")][..], ErrorCode::InvalidObjectName),
             (&[("key", "/a")][..], ErrorCode::InvalidObjectName),
         ] {
-            assert_eq!(form(fields, None).key().unwrap_err().code(), code, "{fields:?}");
+            assert_eq!(
+                form(fields, None).key().unwrap_err().code(),
+                code,
+                "{fields:?}"
+            );
         }
     }
 
@@ -242,7 +252,10 @@ mod tests {
         };
         assert_eq!(typed(&[]), "image/png");
         assert_eq!(typed(&[("Content-Type", "a/b")]), "a/b");
-        assert_eq!(typed(&[("Content-Type", "a/b"), ("x-oss-content-type", "c/d")]), "c/d");
+        assert_eq!(
+            typed(&[("Content-Type", "a/b"), ("x-oss-content-type", "c/d")]),
+            "c/d"
+        );
     }
 
     #[test]
@@ -277,7 +290,13 @@ mod tests {
     #[test]
     fn success_is_told_as_asked() {
         let status = |code| Success::Status(StatusCode::from_u16(code).unwrap());
-        for (value, expected) in [("200", 200), ("201", 201), ("204", 204), ("404", 204), ("", 204)] {
+        for (value, expected) in [
+            ("200", 200),
+            ("201", 201),
+            ("204", 204),
+            ("404", 204),
+            ("", 204),
+        ] {
             let told = form(&[("success_action_status", value)], None).success();
             assert_eq!(told.unwrap(), status(expected));
         }
@@ -287,11 +306,21 @@ mod tests {
             Success::Redirect("https://h/p?q=1".to_owned())
         );
         for url in ["/p", "javascript:alert(1)", "https://h/\r\nx", "ftp://h/"] {
-            assert_eq!(page(url).unwrap_err().code(), ErrorCode::InvalidArgument, "{url}");
+            assert_eq!(
+                page(url).unwrap_err().code(),
+                ErrorCode::InvalidArgument,
+                "{url}"
+            );
         }
         for (url, expected) in [
-            ("http://h/p", "http://h/p?bucket=b&key=a%2Fb%20c&etag=%22E%22"),
-            ("http://h/p?q=1#f", "http://h/p?q=1&bucket=b&key=a%2Fb%20c&etag=%22E%22#f"),
+            (
+                "http://h/p",
+                "http://h/p?bucket=b&key=a%2Fb%20c&etag=%22E%22",
+            ),
+            (
+                "http://h/p?q=1#f",
+                "http://h/p?q=1&bucket=b&key=a%2Fb%20c&etag=%22E%22#f",
+            ),
         ] {
             assert_eq!(redirect_target(url, "b", "a/b c", "\"E\""), expected);
         }

@@ -202,7 +202,9 @@ impl FormParser {
     fn begin(&mut self) -> Result<Step, FormError> {
         let disposition = self.part.disposition.as_ref();
         let name = &disposition
-            .ok_or(FormError::Malformed("a part has no Content-Disposition with a name"))?
+            .ok_or(FormError::Malformed(
+                "a part has no Content-Disposition with a name",
+            ))?
             .name;
         if name.len() > FORM_FIELD_NAME_BYTES_MAX {
             return Err(FormError::TooLong("the name of a field"));
@@ -279,9 +281,11 @@ impl FormParser {
 
     fn read_file(&mut self) -> Step {
         match self.find() {
-            Found::Delimiter { at: 0, next, closing } => {
-                self.past_delimiter(next, closing, Some(FormEvent::FileEnd))
-            }
+            Found::Delimiter {
+                at: 0,
+                next,
+                closing,
+            } => self.past_delimiter(next, closing, Some(FormEvent::FileEnd)),
             Found::Delimiter { at: bytes, .. } | Found::NotYet(bytes) if bytes > 0 => {
                 Step::Event(FormEvent::Data(self.buffer.split_to(bytes).freeze()))
             }
@@ -349,8 +353,10 @@ impl FormParser {
             .saturating_sub(self.delimiter.len() - 1)
             .max(from);
         let window = self.buffer.get(tail..).unwrap_or_default();
-        let begun = memchr::memchr_iter(b'\r', window)
-            .find(|at| self.delimiter.starts_with(window.get(*at..).unwrap_or_default()));
+        let begun = memchr::memchr_iter(b'\r', window).find(|at| {
+            self.delimiter
+                .starts_with(window.get(*at..).unwrap_or_default())
+        });
         Found::NotYet(begun.map_or(self.buffer.len(), |at| tail + at))
     }
 
@@ -362,7 +368,10 @@ impl FormParser {
             [b'-'] => return Line::Unknown,
             _ => {}
         }
-        let spaces = rest.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        let spaces = rest
+            .iter()
+            .take_while(|b| matches!(b, b' ' | b'\t'))
+            .count();
         if spaces > LINE_PADDING_MAX {
             return Line::Other;
         }
@@ -389,10 +398,13 @@ impl Headers {
         };
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case(b"content-disposition") {
-            let read = disposition::parse(value)
-                .ok_or(FormError::Malformed("a part has no Content-Disposition with a name"))?;
+            let read = disposition::parse(value).ok_or(FormError::Malformed(
+                "a part has no Content-Disposition with a name",
+            ))?;
             if self.disposition.replace(read).is_some() {
-                return Err(FormError::Malformed("a part has two Content-Disposition headers"));
+                return Err(FormError::Malformed(
+                    "a part has two Content-Disposition headers",
+                ));
             }
         } else if name.eq_ignore_ascii_case(b"content-type") {
             let text = std::str::from_utf8(value)
@@ -400,7 +412,10 @@ impl Headers {
             self.content_type = Some(text.to_owned()).filter(|text| !text.is_empty());
         } else if name.eq_ignore_ascii_case(b"content-transfer-encoding") {
             let plain = ["7bit", "8bit", "binary"];
-            if !plain.iter().any(|coding| value.eq_ignore_ascii_case(coding.as_bytes())) {
+            if !plain
+                .iter()
+                .any(|coding| value.eq_ignore_ascii_case(coding.as_bytes()))
+            {
                 return Err(FormError::Encoded);
             }
         }

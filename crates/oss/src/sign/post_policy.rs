@@ -53,9 +53,13 @@ impl PostSignature {
     pub fn of(form: &Form) -> Result<Option<Self>, OssError> {
         let has = |name: &&str| form.field(name).is_some();
         let v1 = ["ossaccesskeyid", "signature"].iter().any(has);
-        let v4 = ["x-oss-signature-version", "x-oss-credential", "x-oss-signature"]
-            .iter()
-            .any(has);
+        let v4 = [
+            "x-oss-signature-version",
+            "x-oss-credential",
+            "x-oss-signature",
+        ]
+        .iter()
+        .any(has);
         match (v1, v4, has(&"policy")) {
             (false, false, false) => Ok(None),
             (true, true, _) => Err(OssError::new(ErrorCode::InvalidArgument)
@@ -157,7 +161,10 @@ impl PostSignature {
         let policy = PostPolicy::parse(&self.policy)?;
         if let Scheme::V4 { .. } = self.scheme {
             let fields = ["x-oss-signature-version", "x-oss-credential", "x-oss-date"];
-            let token = self.security_token.is_some().then_some(SECURITY_TOKEN_HEADER);
+            let token = self
+                .security_token
+                .is_some()
+                .then_some(SECURITY_TOKEN_HEADER);
             if let Some(field) = fields.into_iter().chain(token).find(|f| !policy.names(f)) {
                 return Err(invalid(format!("the condition of {field} is missing.")));
             }
@@ -170,9 +177,12 @@ fn required(form: &Form, name: &'static str) -> Result<String, OssError> {
     form.text(&name.to_ascii_lowercase())
         .map(str::to_owned)
         .ok_or_else(|| {
-            let message = format!(
-                "Bucket POST must contain a field named '{name}'. If it is specified, please check the order of the fields."
-            );
+            let message = match name {
+                "OSSAccessKeyId" => "Post request accessKeyId is empty.",
+                "Signature" => "Post request signature is empty.",
+                "policy" => "Post request policy is empty.",
+                _ => "The bucket POST must contain the specified field name.",
+            };
             let error = OssError::invalid_argument(message, name, "");
             match name {
                 "policy" => error.ec(ec::POST_POLICY_MISSING),
@@ -353,8 +363,11 @@ impl PostPolicy {
         };
         match self.conditions.iter().find(|c| !c.holds(value(&c.field))) {
             None => Ok(()),
-            Some(condition) => Err(denied(format!("Policy Condition failed: {}", condition.shown()))
-                .ec(ec::POST_POLICY_FAILED)),
+            Some(condition) => Err(denied(format!(
+                "Policy Condition failed: {}",
+                condition.shown()
+            ))
+            .ec(ec::POST_POLICY_FAILED)),
         }
     }
 

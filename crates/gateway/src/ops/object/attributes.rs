@@ -93,8 +93,7 @@ impl Attributes {
             user_meta: user_metadata(all)?,
             tags: tagging(all)?.unwrap_or_default(),
             acl: object_acl(all)?,
-            storage_class: storage_class(all)?.map(checked_class)
-                .transpose()?,
+            storage_class: storage_class(all)?.map(checked_class).transpose()?,
         };
         attributes.check_size()?;
         Ok(attributes)

@@ -46,7 +46,8 @@ impl Operation for PostObject {
         let form = &signed.form;
         head.refuse(UNBUILT_IN_WRITES)?;
         let refused = UNBUILT_IN_WRITES.iter().chain(&NOT_IN_FORMS);
-        if let Some(name) = refused.into_iter().find(|name| form.field(name).is_some()) {
+        let asked = |name: &&&str| form.field(&name.to_ascii_lowercase()).is_some();
+        if let Some(name) = refused.into_iter().find(asked) {
             return Err(not_implemented(name));
         }
         let headers = form.headers()?;
@@ -170,9 +171,17 @@ mod tests {
         for (name, value, code) in [
             ("x-oss-storage-class", "Archive", ErrorCode::NotImplemented),
             ("x-oss-object-acl", "open", ErrorCode::InvalidArgument),
-            ("x-oss-forbid-overwrite", "maybe", ErrorCode::InvalidArgument),
+            (
+                "x-oss-forbid-overwrite",
+                "maybe",
+                ErrorCode::InvalidArgument,
+            ),
             ("x-oss-traffic-limit", "1", ErrorCode::InvalidArgument),
-            ("success_action_redirect", "here", ErrorCode::InvalidArgument),
+            (
+                "success_action_redirect",
+                "here",
+                ErrorCode::InvalidArgument,
+            ),
         ] {
             assert_eq!(parse(&[(name, value)]).unwrap_err().code(), code, "{name}");
         }

@@ -45,7 +45,9 @@ impl NewObject {
         if !self.forbid_overwrite {
             return Ok(());
         }
-        let found = cx.find_version(&self.key, VersionRef::Current, false).await?;
+        let found = cx
+            .find_version(&self.key, VersionRef::Current, false)
+            .await?;
         match found.and_then(|found| found.version) {
             Some(version) if !version.delete_marker => {
                 Err(OssError::new(ErrorCode::FileAlreadyExists).extra("Key", self.key.as_str()))

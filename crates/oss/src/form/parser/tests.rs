@@ -110,7 +110,8 @@ fn unusual_forms_are_read() {
 
 #[test]
 fn nested_forms_are_bytes() {
-    let inner = b"--XyZinner\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nz\r\n--XyZinner--\r\n";
+    let inner =
+        b"--XyZinner\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nz\r\n--XyZinner--\r\n";
     let body = [
         b"--XyZ\r\nContent-Disposition: form-data; name=\"file\"\r\nContent-Type: multipart/form-data; boundary=XyZinner\r\n\r\n",
         &inner[..],
@@ -134,16 +135,23 @@ fn what_is_no_form_is_told() {
         "Content-Disposition: form-data; name=a\r\nContent-Disposition: form-data; name=b",
     ] {
         let error = whole(part(header).as_bytes()).unwrap_err();
-        assert!(matches!(error, FormError::Malformed(_)), "{header}: {error:?}");
+        assert!(
+            matches!(error, FormError::Malformed(_)),
+            "{header}: {error:?}"
+        );
     }
     let not_text = b"--XyZ\r\nContent-Disposition: form-data; name=a\r\n\r\n\xff\r\n--XyZ--";
     assert!(matches!(whole(not_text), Err(FormError::Malformed(_))));
-    let coded = "Content-Disposition: form-data; name=\"file\"\r\nContent-Transfer-Encoding: base64";
+    let coded =
+        "Content-Disposition: form-data; name=\"file\"\r\nContent-Transfer-Encoding: base64";
     assert_eq!(whole(part(coded).as_bytes()), Err(FormError::Encoded));
     let two = "--XyZ\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n1\r\n".repeat(2);
     assert_eq!(whole(two.as_bytes()), Err(FormError::Files));
     for content_type in [&b""[..], b"text/plain", b"multipart/form-data"] {
-        assert_eq!(FormParser::new(content_type).unwrap_err(), FormError::ContentType);
+        assert_eq!(
+            FormParser::new(content_type).unwrap_err(),
+            FormError::ContentType
+        );
     }
 }
 
@@ -165,8 +173,14 @@ fn everything_that_is_kept_is_bounded() {
     too_long(part("a", &value) + &part("b", &value) + &part("c", "v") + end);
     too_long(part("a", "").repeat(FORM_FIELDS_MAX + 1) + end);
     // Neither ends.
-    too_long(format!("--XyZ\r\nX: {}", "h".repeat(FORM_PART_HEADER_BYTES_MAX)));
-    too_long(format!("--XyZ\r\n{}", "X: h\r\n".repeat(FORM_PART_HEADER_BYTES_MAX)));
+    too_long(format!(
+        "--XyZ\r\nX: {}",
+        "h".repeat(FORM_PART_HEADER_BYTES_MAX)
+    ));
+    too_long(format!(
+        "--XyZ\r\n{}",
+        "X: h\r\n".repeat(FORM_PART_HEADER_BYTES_MAX)
+    ));
     let preamble = vec![b'p'; 2 * FORM_PADDING_BYTES_MAX];
     assert!(matches!(whole(&preamble), Err(FormError::Malformed(_))));
     assert_eq!(FORM_BOUNDARY_BYTES_MAX, 70);

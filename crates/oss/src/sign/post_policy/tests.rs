@@ -46,7 +46,9 @@ fn v4_form(policy: &str, signature: &str) -> Form {
 }
 
 fn signature(form: &Form) -> PostSignature {
-    PostSignature::of(form).unwrap().expect("the form is signed")
+    PostSignature::of(form)
+        .unwrap()
+        .expect("the form is signed")
 }
 
 fn document(conditions: &str) -> String {
@@ -112,7 +114,14 @@ fn all_of_a_signature_or_nothing() {
         }
     }
     for (fields, ec) in [
-        (&[("policy", "x"), ("signature", "x"), ("x-oss-signature", "x")][..], ec::TWO_SIGNATURES),
+        (
+            &[
+                ("policy", "x"),
+                ("signature", "x"),
+                ("x-oss-signature", "x"),
+            ][..],
+            ec::TWO_SIGNATURES,
+        ),
         (
             &[("policy", "x"), ("x-oss-signature-version", "OSS2")][..],
             ec::UNKNOWN_SCHEME,
@@ -120,7 +129,10 @@ fn all_of_a_signature_or_nothing() {
         (&[("signature", "x")][..], ec::POST_POLICY_MISSING),
     ] {
         let error = PostSignature::of(&form(fields)).err().unwrap();
-        assert_eq!((error.code(), error.ec_text()), (ErrorCode::InvalidArgument, ec));
+        assert_eq!(
+            (error.code(), error.ec_text()),
+            (ErrorCode::InvalidArgument, ec)
+        );
     }
 }
 
@@ -192,7 +204,10 @@ fn every_condition_decides() {
         (r#"["starts-with", "$key", "user/"]"#, true),
         (r#"["starts-with", "$key", "User/"]"#, false),
         (r#"["starts-with", "key", "user/"]"#, true),
-        (r#"["in", "$content-type", ["image/jpg", "image/png"]]"#, true),
+        (
+            r#"["in", "$content-type", ["image/jpg", "image/png"]]"#,
+            true,
+        ),
         (r#"["in", "$content-type", ["image/jpg"]]"#, false),
         (r#"["in", "$content-type", []]"#, false),
         (r#"["not-in", "$content-type", ["image/jpg"]]"#, true),
@@ -211,12 +226,19 @@ fn every_condition_decides() {
         if let Err(error) = checked {
             assert_eq!(error.code(), ErrorCode::AccessDenied);
             let said = error.message_text();
-            assert!(said.starts_with("Invalid according to Policy: Policy Condition failed: [\""), "{said}");
+            assert!(
+                said.starts_with("Invalid according to Policy: Policy Condition failed: [\""),
+                "{said}"
+            );
         }
     }
     let failed = |condition: &str| {
         let policy = PostPolicy::parse(&document(&format!("[{condition}]"))).unwrap();
-        policy.check(&form, "bkt", NOW).unwrap_err().message_text().to_owned()
+        policy
+            .check(&form, "bkt", NOW)
+            .unwrap_err()
+            .message_text()
+            .to_owned()
     };
     assert_eq!(
         failed(r#"["starts-with", "$Key", "a\"b/"]"#),
@@ -242,7 +264,10 @@ fn policies_expire() {
         let checked = policy.check(&Form::default(), "bkt", NOW);
         assert_eq!(checked.is_ok(), good, "{expiration}");
         if let Err(error) = checked {
-            assert_eq!(error.message_text(), "Invalid according to Policy: Policy expired.");
+            assert_eq!(
+                error.message_text(),
+                "Invalid according to Policy: Policy expired."
+            );
             assert_eq!(error.code(), ErrorCode::AccessDenied);
         }
     }
@@ -250,7 +275,11 @@ fn policies_expire() {
 
 #[test]
 fn ranges_meet() {
-    let range = |conditions: &str| PostPolicy::parse(&document(conditions)).unwrap().length_range();
+    let range = |conditions: &str| {
+        PostPolicy::parse(&document(conditions))
+            .unwrap()
+            .length_range()
+    };
     assert_eq!(range("[]"), (0, u64::MAX));
     assert_eq!(range(r#"[["content-length-range", 0, 10]]"#), (0, 10));
     assert_eq!(
@@ -262,7 +291,10 @@ fn ranges_meet() {
 #[test]
 fn documents_that_are_none_are_refused() {
     let encoded = |text: &str| STANDARD.encode(text);
-    let many = format!("[{}]", vec![r#"{"a":"b"}"#; POST_POLICY_CONDITIONS_MAX + 1].join(","));
+    let many = format!(
+        "[{}]",
+        vec![r#"{"a":"b"}"#; POST_POLICY_CONDITIONS_MAX + 1].join(",")
+    );
     for (text, ec) in [
         ("%%%".to_owned(), ""),
         (encoded("{"), ""),
@@ -271,7 +303,10 @@ fn documents_that_are_none_are_refused() {
         (encoded(r#"{"conditions": []}"#), ec::POST_POLICY_EXPIRATION),
         (encoded(r#"{"expiration": "2023-12-03T13:00:00Z"}"#), ""),
         (encoded(r#"{"expiration": 5, "conditions": []}"#), ""),
-        (encoded(r#"{"expiration": "tomorrow", "conditions": []}"#), ""),
+        (
+            encoded(r#"{"expiration": "tomorrow", "conditions": []}"#),
+            "",
+        ),
         (document("{}"), ""),
         (document("[123]"), ec::POST_POLICY_CONDITION),
         (document("[{}]"), ""),
@@ -280,10 +315,19 @@ fn documents_that_are_none_are_refused() {
         (document(r#"[["eq", "$a"]]"#), ""),
         (document(r#"[["like", "$a", "b"]]"#), ""),
         (document(r#"[["eq", 1, "b"]]"#), ec::POST_POLICY_TYPE),
-        (document(r#"[["not-in", "cache-control", "no-cache"]]"#), ec::POST_POLICY_TYPE),
+        (
+            document(r#"[["not-in", "cache-control", "no-cache"]]"#),
+            ec::POST_POLICY_TYPE,
+        ),
         (document(r#"[["in", "$a", [1]]]"#), ec::POST_POLICY_TYPE),
-        (document(r#"[["content-length-range", -1, 2]]"#), ec::POST_POLICY_TYPE),
-        (document(r#"[["content-length-range", 1.5, 2]]"#), ec::POST_POLICY_TYPE),
+        (
+            document(r#"[["content-length-range", -1, 2]]"#),
+            ec::POST_POLICY_TYPE,
+        ),
+        (
+            document(r#"[["content-length-range", 1.5, 2]]"#),
+            ec::POST_POLICY_TYPE,
+        ),
         (document(&many), ""),
         (document(&"[".repeat(10_000)), ""),
     ] {
@@ -294,11 +338,14 @@ fn documents_that_are_none_are_refused() {
         }
     }
     // Lines that a mail program would make.
-    let wrapped = document("[]").as_bytes().chunks(20).fold(String::new(), |mut text, line| {
-        text.push_str(std::str::from_utf8(line).unwrap());
-        text.push_str("\r\n");
-        text
-    });
+    let wrapped = document("[]")
+        .as_bytes()
+        .chunks(20)
+        .fold(String::new(), |mut text, line| {
+            text.push_str(std::str::from_utf8(line).unwrap());
+            text.push_str("\r\n");
+            text
+        });
     assert!(PostPolicy::parse(&wrapped).is_ok());
 }
 
