@@ -63,6 +63,16 @@ pub mod ec {
     pub const POST_POLICY_EXPIRED: &str = "0006-00009403";
     /// Own: a form does not keep to its policy.
     pub const POST_POLICY_FAILED: &str = "0006-00009404";
+    /// `callback` is not base64 (troubleshooting page).
+    pub const CALLBACK_BASE64: &str = "0007-00000002";
+    /// `callbackUrl` is not a URL (troubleshooting page).
+    pub const CALLBACK_URL: &str = "0007-00000004";
+    /// `callbackUrl` has more than five URLs (troubleshooting page).
+    pub const CALLBACK_URLS: &str = "0007-00000005";
+    /// `callbackBody` is empty (troubleshooting page).
+    pub const CALLBACK_BODY_EMPTY: &str = "0007-00000011";
+    /// `callbackBodyType` is not one (troubleshooting page).
+    pub const CALLBACK_BODY_TYPE: &str = "0007-00000012";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).

@@ -6,6 +6,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`address`] | Host header and path → bucket and key |
+//! | [`callback`] | what a callback of an upload says, and to whom |
 //! | [`query`] | ordered raw query parameters and their decoded lookups |
 //! | [`escape`] | the percent-encoding variants of the protocol |
 //! | [`error_code`], [`mod@error`] | the table of error codes; an error, its XML and its HEAD form |
@@ -16,6 +17,7 @@
 //! | [`xml`] | request bodies and response documents |
 
 pub mod address;
+pub mod callback;
 pub mod error;
 pub mod error_code;
 pub mod escape;

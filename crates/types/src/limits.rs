@@ -64,6 +64,12 @@ pub const FORM_PART_HEADER_BYTES_MAX: usize = 2 * FORM_FIELD_NAME_BYTES_MAX + 10
 pub const FORM_PADDING_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of the boundary of a form's parts (RFC 2046, section 5.1.1).
 pub const FORM_BOUNDARY_BYTES_MAX: usize = 70;
+/// Bytes of a callback, and of its variables, as an upload carries them (API reference, Callback: 5 KB).
+pub const CALLBACK_BYTES_MAX: usize = 5 * 1024;
+/// Servers that a callback names (API reference, Callback).
+pub const CALLBACK_URLS_MAX: usize = 5;
+/// Bytes of an application server's answer that are relayed (API reference, Callback: 3 MB).
+pub const CALLBACK_ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Conditions of a form's policy.
 pub const POST_POLICY_CONDITIONS_MAX: usize = 1000;
 
