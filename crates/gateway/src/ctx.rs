@@ -1,6 +1,7 @@
 //! What an operation works with: the shared parts of the gateway, and one request's head, caller
 //! and bucket, with the retries that an old view of the bucket needs.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use granary_types::{AccountId, BucketName, ObjectKey, StorageClass};
 use crate::admission::Admission;
 use crate::authn::Authenticator;
 use crate::buckets::{Bucket, BucketViews};
+use crate::callback::Callbacks;
 use crate::config::Settings;
 use crate::failure;
 use crate::gzip::Gzip;
@@ -39,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) buckets: BucketViews,
     pub(crate) authenticator: Authenticator,
     pub(crate) admission: Admission,
+    pub(crate) callbacks: Callbacks,
     pub(crate) gzip: Gzip,
     pub(crate) metrics: Metrics,
     /// When a line about a refused request was written last.
@@ -75,9 +78,17 @@ pub(crate) enum Subject {
     Object(ObjectKey, VersionRef),
 }
 
+/// Which request it is, and whose machine sent it.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) request_id: String,
+    pub(crate) client_ip: IpAddr,
+}
+
 /// One request, past authentication.
 pub(crate) struct Ctx {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) origin: Origin,
     pub(crate) head: Head,
     pub(crate) caller: Caller,
     pub(crate) action: Action,

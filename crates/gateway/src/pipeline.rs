@@ -30,7 +30,7 @@ use crate::admission::Permit;
 use crate::authn::Identity;
 use crate::body::{RequestBody, ResponseBody};
 use crate::buckets::Bucket;
-use crate::ctx::{Ctx, Shared, Subject, no_such_bucket};
+use crate::ctx::{Ctx, Origin, Shared, Subject, no_such_bucket};
 use crate::form::{self, FormBody};
 use crate::head::Head;
 use crate::ops::table::Row;
@@ -50,6 +50,7 @@ pub(crate) type Answer<'a> = Pin<Box<dyn Future<Output = Result<Output, OssError
 /// One request on its way to its operation.
 pub(crate) struct Call<'a> {
     shared: Arc<Shared>,
+    origin: Origin,
     head: Head,
     operation: &'static str,
     action: Action,
@@ -100,6 +101,10 @@ pub(crate) async fn serve(
             let mut notes = Notes::default();
             let call = Call {
                 shared: Arc::clone(&shared),
+                origin: Origin {
+                    request_id: completion.seen.request_id.clone(),
+                    client_ip: peer.ip().to_canonical(),
+                },
                 head,
                 operation: row.name,
                 action: row.action,
@@ -271,6 +276,7 @@ async fn admit_caller<'a>(
 ) -> Result<(Ctx, &'a mut RequestBody, &'a mut Notes), OssError> {
     let Call {
         shared,
+        origin,
         head,
         action,
         body,
@@ -299,6 +305,7 @@ async fn admit_caller<'a>(
     let caller = identity.caller;
     let cx = Ctx {
         shared,
+        origin,
         head,
         caller,
         action,

@@ -5,12 +5,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use granary_oss::callback::Callback;
 use granary_oss::form::{Form, FormError, FormEvent, FormParser};
+use granary_oss::query::Query;
 use granary_oss::sign::post_policy::{PostPolicy, PostSignature};
 use granary_types::Timestamp;
 use granary_types::limits::{
     FORM_FIELD_NAME_BYTES_MAX, FORM_FIELD_VALUE_BYTES_MAX, FORM_FIELDS_MAX,
 };
+use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 
 /// The boundary of every form here.
@@ -49,6 +52,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(key) = form.key() {
         assert!((1..=1023).contains(&key.as_bytes().len()));
     }
+    let _ = Callback::of_form(&form, &HeaderMap::new(), &Query::default());
     check_signature(&form);
     if let Some(policy) = form.field("policy") {
         check_policy(&form, policy);

@@ -190,8 +190,11 @@ macro_rules! operations {
     (@action $name:ident) => { stringify!($name) };
     (@handler built $name:ident) => { run::<$name> };
     (@handler later $name:ident) => { later };
+    // Done by the operations that it modifies; no request reaches it.
+    (@handler modifier $name:ident) => { later };
     (@built built) => { true };
     (@built later) => { false };
+    (@built modifier) => { true };
 }
 
 operations! {
@@ -471,7 +474,7 @@ operations! {
     "object-basic" GetObjectMeta "HEAD" Object [Has("objectMeta")] ReadObject ("GetObject") built;
     "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") built;
     // Not a request of its own: headers or parameters of uploads.
-    "object-basic" Callback "-" Object [] WriteObject later;
+    "object-basic" Callback "-" Object [] WriteObject modifier;
     "object-basic" RestoreObject "POST" Object [Has("restore")] WriteObject later;
     "object-basic" CleanRestoredObject "POST" Object [Has("cleanRestoredObject")] WriteObject later;
     "object-basic" SelectObject "POST" Object [Is("x-oss-process", &["csv/select", "json/select"])] WriteObject later;

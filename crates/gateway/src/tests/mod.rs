@@ -2,6 +2,7 @@
 //! every operation.
 
 mod buckets;
+mod callback;
 mod client;
 mod encoding;
 mod fixture;

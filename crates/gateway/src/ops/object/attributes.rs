@@ -15,10 +15,6 @@ use crate::head::{Head, not_implemented};
 /// Headers and parameters of writes that this version does not act on. Ignoring one would store
 /// something else than the client asked for.
 pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
-    "x-oss-callback",
-    "x-oss-callback-var",
-    "callback",
-    "callback-var",
     "x-oss-server-side-encryption",
     "x-oss-server-side-encryption-key-id",
     "x-oss-server-side-data-encryption",
@@ -38,6 +34,14 @@ pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
     "withHashContext",
     "if-match",
     "if-none-match",
+];
+
+/// What asks for a callback, for writes that OSS makes none of.
+pub(crate) const CALLBACKS: &[&str] = &[
+    "x-oss-callback",
+    "x-oss-callback-var",
+    "callback",
+    "callback-var",
 ];
 
 /// Bytes that all attributes of an object may take together: the record is bounded
@@ -118,6 +122,12 @@ impl Attributes {
             acl: None,
             storage_class: None,
         }
+    }
+
+    /// The object's `Content-Type`.
+    pub(crate) fn content_type(&self) -> Option<&str> {
+        let header = self.headers.iter().find(|(name, _)| name == "content-type");
+        header.map(|(_, value)| value.as_str())
     }
 
     /// The class of an object in `bucket`.

@@ -24,7 +24,9 @@ mod source;
 mod store;
 mod version;
 
-pub(crate) use attributes::{Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite};
+pub(crate) use attributes::{
+    Attributes, CALLBACKS, UNBUILT_IN_WRITES, checked_class, forbids_overwrite,
+};
 pub(crate) use copy_object::CopyObject;
 pub(crate) use delete_multiple_objects::DeleteMultipleObjects;
 pub(crate) use delete_object::DeleteObject;

@@ -3,6 +3,7 @@
 //! Who asks is known by then: the form's policy says so, and was checked with the fields.
 
 use granary_datapath::BodyLimits;
+use granary_oss::callback::Callback;
 use granary_oss::form::{Success, redirect_target};
 use granary_oss::header::{flag, traffic_limit};
 use granary_oss::xml::PostResponse;
@@ -14,6 +15,7 @@ use http::{StatusCode, header};
 use super::store::{NewObject, Stored};
 use super::{Attributes, UNBUILT_IN_WRITES};
 use crate::buckets::Versioning;
+use crate::callback;
 use crate::ctx::{Ctx, Subject};
 use crate::head::{Head, not_implemented};
 use crate::ops::{Body, BodyKind, Operation};
@@ -22,7 +24,12 @@ use crate::version_id::VersionRef;
 
 /// Fields that a form may have and that PutObject knows as headers, but which OSS does not take from
 /// forms: an object without them is not what was asked for.
-const NOT_IN_FORMS: [&str; 1] = ["x-oss-tagging"];
+const NOT_IN_FORMS: [&str; 4] = [
+    "x-oss-tagging",
+    "x-oss-callback",
+    "x-oss-callback-var",
+    "callback-var",
+];
 
 /// The input.
 #[derive(Debug)]
@@ -34,6 +41,7 @@ pub(crate) struct PostObject {
     /// The least and the most bytes that the policy allows.
     length: (u64, u64),
     traffic_limit: Option<u64>,
+    callback: Option<Callback>,
 }
 
 impl Operation for PostObject {
@@ -58,6 +66,7 @@ impl Operation for PostObject {
             success: form.success()?,
             length: signed.length,
             traffic_limit: traffic_limit(&headers, &head.query)?,
+            callback: Callback::of_form(form, &head.headers, &head.query)?,
         })
     }
 
@@ -72,6 +81,7 @@ impl Operation for PostObject {
             attributes: self.attributes,
             forbid_overwrite: self.forbid_overwrite && unversioned,
         };
+        cx.shared.callbacks.check(self.callback.as_ref())?;
         object.refuse_early(cx).await?;
         let Body::Form(mut body) = body else {
             return Err(OssError::new(ErrorCode::InternalError).source("no form to read"));
@@ -91,8 +101,9 @@ impl Operation for PostObject {
         }
         body.check_md5()?;
         let stored = object.commit(cx, written).await?;
-        let output = answer(cx, &self.key, &stored, &self.success)?;
-        Ok(stored.describe(output))
+        let output = stored.describe(answer(cx, &self.key, &stored, &self.success)?);
+        let upload = stored.upload("PostObject", &self.key);
+        callback::finish(cx, self.callback, upload, output).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! PutObject: stores an object in one piece, replacing the one of that name.
 
 use granary_datapath::BodyLimits;
+use granary_oss::callback::Callback;
 use granary_oss::header::{content_length, content_md5, traffic_limit};
 use granary_oss::{ErrorCode, OssError};
 use granary_types::ObjectKey;
@@ -10,6 +11,7 @@ use http::{StatusCode, header};
 use super::store::NewObject;
 use super::{Attributes, forbids_overwrite};
 use crate::body::check_md5;
+use crate::callback;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
 use crate::ops::{Body, BodyKind, Operation};
@@ -24,6 +26,7 @@ pub(crate) struct PutObject {
     md5: Option<[u8; 16]>,
     limits: BodyLimits,
     traffic_limit: Option<u64>,
+    callback: Option<Callback>,
 }
 
 impl Operation for PutObject {
@@ -36,6 +39,7 @@ impl Operation for PutObject {
             md5: content_md5(&head.headers)?,
             limits: body_limits(head)?,
             traffic_limit: traffic_limit(&head.headers, &head.query)?,
+            callback: Callback::of_request(&head.headers, &head.query)?,
         })
     }
 
@@ -46,9 +50,10 @@ impl Operation for PutObject {
     async fn handle(self, cx: &mut Ctx, body: Body<'_>) -> Result<Output, OssError> {
         let object = NewObject {
             forbid_overwrite: forbids_overwrite(&cx.head, cx.bucket()?)?,
-            key: self.key,
+            key: self.key.clone(),
             attributes: self.attributes,
         };
+        cx.shared.callbacks.check(self.callback.as_ref())?;
         object.refuse_early(cx).await?;
         let Body::Stream(body) = body else {
             return Err(OssError::new(ErrorCode::InternalError).source("no body to read"));
@@ -57,7 +62,9 @@ impl Operation for PutObject {
         let written = object.write(cx, body, self.limits).await?;
         check_md5(self.md5, || written.md5)?;
         let stored = object.commit(cx, written).await?;
-        Ok(stored.describe(Output::empty(StatusCode::OK)))
+        let output = stored.describe(Output::empty(StatusCode::OK));
+        let upload = stored.upload("PutObject", &self.key);
+        callback::finish(cx, self.callback, upload, output).await
     }
 }
 

@@ -14,6 +14,7 @@ use http::header;
 
 use super::Attributes;
 use crate::buckets::Versioning;
+use crate::callback::Upload;
 use crate::ctx::Ctx;
 use crate::failure;
 use crate::render::Output;
@@ -33,6 +34,7 @@ pub(crate) struct NewObject {
 pub(crate) struct Stored {
     pub(crate) version: pb::state::Version,
     pub(crate) md5: [u8; 16],
+    content_type: Option<String>,
     versioned: bool,
 }
 
@@ -103,12 +105,24 @@ impl NewObject {
         Ok(Stored {
             version: reply.version.unwrap_or(version),
             md5: written.md5,
+            content_type: self.attributes.content_type().map(str::to_owned),
             versioned: cx.bucket()?.versioning != Versioning::Unset,
         })
     }
 }
 
 impl Stored {
+    /// What a callback tells of it.
+    pub(crate) fn upload<'a>(&'a self, operation: &'static str, key: &'a ObjectKey) -> Upload<'a> {
+        Upload {
+            operation,
+            key,
+            version: &self.version,
+            content_type: self.content_type.as_deref(),
+            md5: Some(self.md5),
+        }
+    }
+
     /// Adds what an answer says of the object.
     pub(crate) fn describe(&self, output: Output) -> Output {
         let version = &self.version;
