@@ -51,7 +51,7 @@ impl Admission {
         })
     }
 
-    /// Takes memory for a body that is read whole: once it is known that it may be.
+    /// Takes memory for a body that is read whole, or more of it: once it is known that it may be.
     ///
     /// # Errors
     /// ServiceUnavailable when there is none.
@@ -63,7 +63,11 @@ impl Admission {
     ) -> Result<(), OssError> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let memory = Arc::clone(&self.memory).try_acquire_many_owned(units);
-        permit.memory = Some(memory.map_err(|_| refused(metrics))?);
+        let memory = memory.map_err(|_| refused(metrics))?;
+        match &mut permit.memory {
+            Some(held) => held.merge(memory),
+            none => *none = Some(memory),
+        }
         Ok(())
     }
 }

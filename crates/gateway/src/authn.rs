@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use granary_meta_api::{Meta, pb};
 use granary_oss::sign::parse_authorization;
+use granary_oss::sign::post_policy::PostSignature;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Caller;
 use granary_runtime::Runtime;
@@ -139,6 +140,30 @@ impl Authenticator {
         Ok(Identity {
             caller: Caller::Account(key.account),
             signature,
+        })
+    }
+
+    /// Establishes who signed the policy of a form.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub(crate) async fn authenticate_form(
+        &self,
+        presented: &PostSignature,
+    ) -> Result<Identity, OssError> {
+        let id = presented.access_key_id();
+        let unknown = || OssError::new(ErrorCode::InvalidAccessKeyId).extra("OSSAccessKeyId", id);
+        let key = self.find(id).await?.ok_or_else(unknown)?;
+        if key.disabled {
+            return Err(unknown().message("The OSS Access Key Id is disabled."));
+        }
+        presented.verify(key.secret.expose(), self.runtime.now(), &self.region)?;
+        if presented.security_token().is_some() {
+            return Err(OssError::new(ErrorCode::InvalidSecurityToken));
+        }
+        Ok(Identity {
+            caller: Caller::Account(key.account),
+            signature: presented.kind(),
         })
     }
 

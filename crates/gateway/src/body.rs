@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use granary_datapath::{BodyError, ReadError, ReadStream};
+use granary_oss::form::FormError;
 use granary_oss::header::{content_length, content_md5};
 use granary_oss::{ErrorCode, OssError};
 use granary_runtime::{Runtime, within};
@@ -219,6 +220,9 @@ impl Stream for RequestBody {
 
 /// The answer to a body that failed. A client that went away will not read it.
 pub(crate) fn failure(error: &BodyError) -> OssError {
+    if let Some(error) = error.downcast_ref::<FormError>() {
+        return error.to_oss();
+    }
     match error.downcast_ref::<RequestBodyError>() {
         Some(RequestBodyError::Stalled) => OssError::new(ErrorCode::RequestTimeout),
         _ => OssError::new(ErrorCode::RequestTimeout)

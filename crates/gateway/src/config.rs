@@ -6,6 +6,8 @@ use std::time::Duration;
 use granary_oss::address::Domains;
 use serde::{Deserialize, Serialize};
 
+use crate::callback::Allowed;
+
 /// Settings of a gateway, as the section `[gateway]` of the configuration file spells them. The
 /// fields that are not of this section are set by whoever starts the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,19 @@ pub struct GatewayConfig {
     pub bucket_view_ms: u64,
     /// How old a gateway's view of an access key may be, in milliseconds.
     pub access_key_view_ms: u64,
+    /// Whom callbacks of uploads may reach: `public` for the Internet, names, addresses, networks.
+    pub callback_hosts: Vec<String>,
+    /// PEM file of the RSA key that signs callbacks; empty: they are not signed.
+    pub callback_key_file: String,
+    /// URL at which application servers find the public key.
+    pub callback_public_key_url: String,
+    /// PEM file of certificates that application servers are believed by, besides the system's.
+    pub callback_ca_file: String,
+    /// Callbacks at once; more fail.
+    pub callbacks_in_flight_max: usize,
+    /// Ports that callbacks never reach: those at which this process serves nodes and operators.
+    #[serde(skip)]
+    pub callback_ports_refused: Vec<u16>,
 }
 
 /// Which redundancy a bucket gets that asks for none.
@@ -90,6 +105,12 @@ impl Default for GatewayConfig {
             header_bytes_max: 64 * 1024,
             bucket_view_ms: 1_000,
             access_key_view_ms: 5_000,
+            callback_hosts: vec!["public".to_owned()],
+            callback_key_file: String::new(),
+            callback_public_key_url: String::new(),
+            callback_ca_file: String::new(),
+            callbacks_in_flight_max: 256,
+            callback_ports_refused: Vec::new(),
         }
     }
 }
@@ -116,6 +137,7 @@ impl GatewayConfig {
         check("public_endpoint", is_endpoint(endpoint), || {
             format!("`{endpoint}` is not a URL such as https://oss.example.com:9000")
         })?;
+        Allowed::parse(&self.callback_hosts, &[])?;
         check_numbers(self)
     }
 }
@@ -205,6 +227,10 @@ fn check_numbers(config: &GatewayConfig) -> Result<(), ConfigError> {
         ("idle_timeout_ms", config.idle_timeout_ms),
         ("body_stall_timeout_ms", config.body_stall_timeout_ms),
         ("write_stall_timeout_ms", config.write_stall_timeout_ms),
+        (
+            "callbacks_in_flight_max",
+            config.callbacks_in_flight_max as u64,
+        ),
     ] {
         check(setting, value > 0, || "must be more than 0".to_owned())?;
     }
@@ -274,7 +300,10 @@ mod tests {
     #[test]
     fn wrong_settings_are_named() {
         type Change = fn(&mut GatewayConfig);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 10] = [
+            ("callback_hosts", |c| {
+                c.callback_hosts = vec!["a b".to_owned()]
+            }),
             ("public_endpoint", |c| c.public_endpoint = "foo".to_owned()),
             ("region", |c| c.region = "oss-cn-x".to_owned()),
             ("region", |c| c.region = String::new()),

@@ -1,14 +1,16 @@
 //! What an operation works with: the shared parts of the gateway, and one request's head, caller
 //! and bucket, with the retries that an old view of the bucket needs.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use granary_datapath::{DataPath, WriteTarget};
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::{Command, Meta, pb};
+use granary_oss::address::AddressStyle;
 use granary_oss::xml::Owner;
-use granary_oss::{ErrorCode, OssError};
+use granary_oss::{ErrorCode, OssError, escape};
 use granary_policy::{Action, Caller};
 use granary_runtime::Runtime;
 use granary_types::{AccountId, BucketName, ObjectKey, StorageClass};
@@ -16,6 +18,7 @@ use granary_types::{AccountId, BucketName, ObjectKey, StorageClass};
 use crate::admission::Admission;
 use crate::authn::Authenticator;
 use crate::buckets::{Bucket, BucketViews};
+use crate::callback::Callbacks;
 use crate::config::Settings;
 use crate::failure;
 use crate::gzip::Gzip;
@@ -38,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) buckets: BucketViews,
     pub(crate) authenticator: Authenticator,
     pub(crate) admission: Admission,
+    pub(crate) callbacks: Callbacks,
     pub(crate) gzip: Gzip,
     pub(crate) metrics: Metrics,
     /// When a line about a refused request was written last.
@@ -74,9 +78,17 @@ pub(crate) enum Subject {
     Object(ObjectKey, VersionRef),
 }
 
+/// Which request it is, and whose machine sent it.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) request_id: String,
+    pub(crate) client_ip: IpAddr,
+}
+
 /// One request, past authentication.
 pub(crate) struct Ctx {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) origin: Origin,
     pub(crate) head: Head,
     pub(crate) caller: Caller,
     pub(crate) action: Action,
@@ -269,12 +281,25 @@ impl Ctx {
         }
     }
 
+    /// An object's URL, as the client would address it.
+    pub(crate) fn object_url(&self, bucket: &str, key: &ObjectKey) -> String {
+        object_url(self.scheme(), &self.head, bucket, key.as_bytes())
+    }
+
     /// An account as answers show it.
     pub(crate) fn owner(&self, account: AccountId) -> Owner {
         Owner {
             id: account.to_string(),
             display_name: account.to_string(),
         }
+    }
+}
+
+fn object_url(scheme: &str, head: &Head, bucket: &str, key: &[u8]) -> String {
+    let (host, key) = (&head.host, escape::encode_path(key));
+    match head.address.style {
+        AddressStyle::VirtualHost => format!("{scheme}://{host}/{key}"),
+        AddressStyle::Path => format!("{scheme}://{host}/{bucket}/{key}"),
     }
 }
 
@@ -299,4 +324,29 @@ pub(crate) async fn find_version_in(
 /// NoSuchBucket with the name.
 pub(crate) fn no_such_bucket(name: &BucketName) -> OssError {
     OssError::new(ErrorCode::NoSuchBucket).extra("BucketName", name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::tests::head;
+
+    #[test]
+    fn the_location_is_what_the_client_would_use() {
+        for (host, target, expected) in [
+            (
+                "127.0.0.1:9000",
+                "/bucket/a%20b",
+                "http://127.0.0.1:9000/bucket/a%20b",
+            ),
+            ("bucket.localhost", "/a/b", "http://bucket.localhost/a/b"),
+        ] {
+            let head = head("POST", host, target, &[]);
+            let key = head.object_key().unwrap();
+            assert_eq!(
+                object_url("http", &head, "bucket", key.as_bytes()),
+                expected
+            );
+        }
+    }
 }

@@ -9,6 +9,7 @@ use granary_types::{BucketName, ObjectKey};
 use http::request::Parts;
 use http::{HeaderMap, Method, Version, header};
 
+use crate::form::SignedForm;
 use crate::version_id::VersionRef;
 
 /// The head of a request.
@@ -22,6 +23,8 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     /// The host the client used, with its port; empty when it named none.
     pub(crate) host: String,
+    /// What the form says, for an operation whose input is one.
+    pub(crate) form: Option<SignedForm>,
 }
 
 impl Head {
@@ -42,6 +45,7 @@ impl Head {
             method: parts.method,
             headers: parts.headers,
             host,
+            form: None,
         })
     }
 

@@ -11,10 +11,12 @@ mod authn;
 mod authz;
 mod body;
 mod buckets;
+mod callback;
 mod config;
 mod cors;
 mod ctx;
 mod failure;
+mod form;
 mod gzip;
 mod head;
 mod metrics;
@@ -68,7 +70,6 @@ impl Gateway {
     /// # Errors
     /// A setting that cannot be.
     pub fn new(config: GatewayConfig, parts: GatewayParts<'_>) -> Result<Self, ConfigError> {
-        let settings = config::Settings::try_from(config)?;
         let GatewayParts {
             runtime,
             meta,
@@ -76,6 +77,9 @@ impl Gateway {
             vault,
             registry,
         } = parts;
+        config.validate()?;
+        let callbacks = callback::Callbacks::new(&config, &runtime)?;
+        let settings = config::Settings::try_from(config)?;
         let metrics = metrics::Metrics::register(registry);
         let buckets = buckets::BucketViews::new(
             runtime.clone(),
@@ -103,6 +107,7 @@ impl Gateway {
             buckets,
             authenticator,
             admission,
+            callbacks,
             gzip: gzip::Gzip::new(),
             metrics,
             refusals: throttle::Throttle::default(),

@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     pub(crate) requests_refused: Counter,
     pub(crate) bucket_lookups: Counter,
     pub(crate) access_key_lookups: Counter,
+    pub(crate) callbacks: Counter,
+    pub(crate) callbacks_failed: Counter,
 }
 
 impl Metrics {
@@ -55,6 +57,8 @@ impl Metrics {
             requests_refused: Counter::default(),
             bucket_lookups: Counter::default(),
             access_key_lookups: Counter::default(),
+            callbacks: Counter::default(),
+            callbacks_failed: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("granary_gateway");
         r.register(
@@ -107,6 +111,16 @@ impl Metrics {
             "access_key_lookups",
             "Access keys read from the root because no fresh view was at hand",
             metrics.access_key_lookups.clone(),
+        );
+        r.register(
+            "callbacks",
+            "Uploads that asked for a callback",
+            metrics.callbacks.clone(),
+        );
+        r.register(
+            "callbacks_failed",
+            "Callbacks that no server answered well",
+            metrics.callbacks_failed.clone(),
         );
         metrics
     }

@@ -3,6 +3,8 @@
 //! address → row of the table → a place in flight → bucket → caller → parsed input → permission →
 //! memory for a document → operation
 //!
+//! (an operation whose input is a form reads its fields between bucket and caller: they say who asks)
+//!
 //! and [`serve`] the only place where answers, errors, logs and metrics are written. NoSuchBucket
 //! comes before InvalidAccessKeyId, as clients check; errors of an operation's input come after the
 //! signature, so that strangers learn nothing. What comes before everything is a head that names no
@@ -28,7 +30,8 @@ use crate::admission::Permit;
 use crate::authn::Identity;
 use crate::body::{RequestBody, ResponseBody};
 use crate::buckets::Bucket;
-use crate::ctx::{Ctx, Shared, Subject, no_such_bucket};
+use crate::ctx::{Ctx, Origin, Shared, Subject, no_such_bucket};
+use crate::form::{self, FormBody};
 use crate::head::Head;
 use crate::ops::table::Row;
 use crate::ops::{Body, BodyKind, BucketUse, Operation};
@@ -47,6 +50,7 @@ pub(crate) type Answer<'a> = Pin<Box<dyn Future<Output = Result<Output, OssError
 /// One request on its way to its operation.
 pub(crate) struct Call<'a> {
     shared: Arc<Shared>,
+    origin: Origin,
     head: Head,
     operation: &'static str,
     action: Action,
@@ -60,6 +64,8 @@ pub(crate) struct Notes {
     account: Option<AccountId>,
     signature: &'static str,
     permit: Option<Permit>,
+    /// The object, where the head does not name it.
+    key: Option<String>,
     /// What the answer says to a browser of another site.
     cors: HeaderMap,
 }
@@ -95,6 +101,10 @@ pub(crate) async fn serve(
             let mut notes = Notes::default();
             let call = Call {
                 shared: Arc::clone(&shared),
+                origin: Origin {
+                    request_id: completion.seen.request_id.clone(),
+                    client_ip: peer.ip().to_canonical(),
+                },
                 head,
                 operation: row.name,
                 action: row.action,
@@ -105,6 +115,9 @@ pub(crate) async fn serve(
             completion.account = notes.account;
             completion.signature = notes.signature;
             completion.permit = notes.permit;
+            if let Some(key) = notes.key {
+                completion.seen.key = shortened(&key);
+            }
             cors = notes.cors;
             outcome
         }
@@ -173,24 +186,54 @@ fn render(
 /// One operation's whole way.
 pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
-        let (mut cx, body, notes) = admit_caller(call, Op::BUCKET, Op::SIGNED).await?;
+        let in_form = Op::BODY == BodyKind::Form;
+        let signed = Op::SIGNED && !in_form;
+        let (mut cx, body, notes) = admit_caller(call, Op::BUCKET, signed).await?;
+        let mut body = Body::Stream(body);
+        if in_form {
+            body = read_form(&mut cx, notes, body).await?;
+        }
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
+        if let (true, Subject::Object(key, _)) = (in_form, &cx.subject) {
+            notes.key = Some(key.as_str().to_owned());
+        }
         if Op::SIGNED {
             authz::authorise(&mut cx).await?;
         }
         if let BodyKind::Buffered { max_bytes } = Op::BODY {
             reserve(&cx, notes, max_bytes)?;
         }
-        let body = match Op::BODY {
-            BodyKind::None => Body::None,
-            BodyKind::Stream => Body::Stream(body),
-            BodyKind::Buffered { max_bytes } => {
+        let body = match (Op::BODY, body) {
+            (BodyKind::None, _) => Body::None,
+            (BodyKind::Buffered { max_bytes }, Body::Stream(body)) => {
                 Body::Whole(body.read_whole(&cx.head, max_bytes).await?)
             }
+            (_, body) => body,
         };
         op.handle(&mut cx, body).await
     })
+}
+
+/// Reads the fields of a form, and with them who asks.
+async fn read_form<'a>(
+    cx: &mut Ctx,
+    notes: &mut Notes,
+    body: Body<'a>,
+) -> Result<Body<'a>, OssError> {
+    let Body::Stream(body) = body else {
+        return Ok(body);
+    };
+    let mut body = FormBody::new(&cx.head, body)?;
+    let form = body
+        .read_fields(|bytes| reserve_bytes(cx, notes, bytes))
+        .await?;
+    let (identity, form) = form::authenticate(cx, form).await?;
+    notes.account = identity.caller.account();
+    notes.signature = identity.signature;
+    cx.caller = identity.caller;
+    cx.head.form = Some(form);
+    Ok(Body::Form(body))
 }
 
 /// Memory for a body that is read whole: what it declares, or the most it may have.
@@ -201,6 +244,10 @@ fn reserve(cx: &Ctx, notes: &mut Notes, max_bytes: usize) -> Result<(), OssError
             .unwrap_or(max_bytes)
             .min(max_bytes)
     });
+    reserve_bytes(cx, notes, bytes)
+}
+
+fn reserve_bytes(cx: &Ctx, notes: &mut Notes, bytes: usize) -> Result<(), OssError> {
     match &mut notes.permit {
         Some(permit) => cx
             .shared
@@ -229,6 +276,7 @@ async fn admit_caller<'a>(
 ) -> Result<(Ctx, &'a mut RequestBody, &'a mut Notes), OssError> {
     let Call {
         shared,
+        origin,
         head,
         action,
         body,
@@ -257,6 +305,7 @@ async fn admit_caller<'a>(
     let caller = identity.caller;
     let cx = Ctx {
         shared,
+        origin,
         head,
         caller,
         action,
@@ -335,6 +384,6 @@ fn shortened(text: &str) -> String {
 pub(crate) fn document(body: Body<'_>) -> Bytes {
     match body {
         Body::Whole(document) => document,
-        Body::None | Body::Stream(_) => Bytes::new(),
+        Body::None | Body::Stream(_) | Body::Form(_) => Bytes::new(),
     }
 }

@@ -400,14 +400,16 @@ impl ServerConfig {
         let endpoint = args.public_endpoint.or(file.public_endpoint);
         let region = region.unwrap_or_else(|| "cn-granary-1".to_owned());
         let domains = first_list(args.domain, file.domain, Vec::new);
-        let gateway = gateway(file.gateway, region, domains, endpoint);
+        let mut gateway = gateway(file.gateway, region, domains, endpoint);
+        let admin_listen = match admin.as_str() {
+            "off" => None,
+            text => Some(address("admin-listen", text)?),
+        };
+        gateway.callback_ports_refused = admin_listen.iter().map(SocketAddr::port).collect();
         let config = Self {
             meta_dir,
             listen: address("listen", listen.as_deref().unwrap_or("127.0.0.1:9000"))?,
-            admin_listen: match admin.as_str() {
-                "off" => None,
-                text => Some(address("admin-listen", text)?),
-            },
+            admin_listen,
             root_credentials: credentials(id, secret)?,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
@@ -563,7 +565,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(2)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [14, 10, 6, 9, 8]));
+        assert_eq!((flags.len(), counts), (12, [19, 10, 6, 9, 8]));
     }
 
     #[test]

@@ -237,6 +237,15 @@ impl StartConfig {
             file.public_endpoint,
         );
         gateway.default_redundancy = file.default_redundancy;
+        let advertised = cluster_address.rsplit_once(':');
+        gateway.callback_ports_refused = [
+            Some(cluster_listen.port()),
+            advertised.and_then(|(_, port)| port.parse().ok()),
+            admin_listen.map(|address| address.port()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let zone = args
             .zone
             .or(file.zone)

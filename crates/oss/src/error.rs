@@ -71,6 +71,30 @@ pub mod ec {
     pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
     /// PutObjectAcl by somebody who may not (troubleshooting page).
     pub const PUT_OBJECT_ACL_DENIED: &str = "0003-00000008";
+    /// A form has parts of a signature, but no policy (troubleshooting page).
+    pub const POST_POLICY_MISSING: &str = "0002-00000702";
+    /// Own: a form has a policy, but not all of its signature.
+    pub const POST_SIGNATURE_INCOMPLETE: &str = "0002-00009007";
+    /// A form's policy has no expiration (troubleshooting page).
+    pub const POST_POLICY_EXPIRATION: &str = "0006-00000208";
+    /// A condition of a form's policy is neither a map nor a list (troubleshooting page).
+    pub const POST_POLICY_CONDITION: &str = "0006-00000222";
+    /// A condition of a form's policy has a value of the wrong type (troubleshooting page).
+    pub const POST_POLICY_TYPE: &str = "0006-00000224";
+    /// Own: a form's policy has expired.
+    pub const POST_POLICY_EXPIRED: &str = "0006-00009403";
+    /// Own: a form does not keep to its policy.
+    pub const POST_POLICY_FAILED: &str = "0006-00009404";
+    /// `callback` is not base64 (troubleshooting page).
+    pub const CALLBACK_BASE64: &str = "0007-00000002";
+    /// `callbackUrl` is not a URL (troubleshooting page).
+    pub const CALLBACK_URL: &str = "0007-00000004";
+    /// `callbackUrl` has more than five URLs (troubleshooting page).
+    pub const CALLBACK_URLS: &str = "0007-00000005";
+    /// `callbackBody` is empty (troubleshooting page).
+    pub const CALLBACK_BODY_EMPTY: &str = "0007-00000011";
+    /// `callbackBodyType` is not one (troubleshooting page).
+    pub const CALLBACK_BODY_TYPE: &str = "0007-00000012";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).

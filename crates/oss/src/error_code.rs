@@ -3,7 +3,7 @@
 //! A row is: variant (its name is the wire name), HTTP status, default EC, default message. Sources
 //! of an EC: the assertions of the official SDKs' integration tests and the vendor's troubleshooting
 //! pages. An EC that neither mentions is marked `own`: well-formed, stable, and in the range of the
-//! service's own module (0002 authentication, 0015 buckets, 0016 objects, 0042 multipart), with the
+//! service's own module (0002 authentication, 0006 forms, 0015 buckets, 0016 objects, 0042 multipart), with the
 //! ordinal 9xxx that the service has not been seen to use.
 
 use http::StatusCode;
@@ -66,6 +66,9 @@ error_codes! {
     EntityTooSmall                 BAD_REQUEST           "0042-00009204" "Your proposed upload smaller than the minimum allowed size." // own
     EntityTooLarge                 BAD_REQUEST           "0016-00009407" "Your proposed upload exceeds the maximum allowed size." // own
     FieldItemTooLong               BAD_REQUEST           "0016-00009408" "Your form field item or header field is too long." // own
+    IncorrectNumberOfFilesInPOSTRequest BAD_REQUEST      "0006-00009400" "POST requires exactly one file upload per request." // own
+    InvalidPolicyDocument          BAD_REQUEST           "0006-00009401" "The content of the form does not meet the conditions specified in the policy document." // own
+    MalformedPOSTRequest           BAD_REQUEST           "0006-00000103" "The body of your POST request is not well-formed multipart/form-data."
     KeyTooLong                     BAD_REQUEST           "0016-00000002" "Your key is too long."
     MetadataTooLarge               BAD_REQUEST           "0016-00009409" "Your metadata headers exceed the maximum allowed metadata size." // own
     MalformedXML                   BAD_REQUEST           "0015-00000231" "The XML you provided was not well-formed or did not validate against our published schema."

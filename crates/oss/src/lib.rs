@@ -6,18 +6,22 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`address`] | Host header and path → bucket and key |
+//! | [`callback`] | what a callback of an upload says, and to whom |
 //! | [`query`] | ordered raw query parameters and their decoded lookups |
 //! | [`escape`] | the percent-encoding variants of the protocol |
 //! | [`error_code`], [`mod@error`] | the table of error codes; an error, its XML and its HEAD form |
-//! | [`sign`] | signatures V1, V2 and V4 in header and URL: reading, verifying, and making them |
+//! | [`form`] | forms of browsers: their parts and fields |
+//! | [`sign`] | signatures V1, V2 and V4 in header and URL, V1 and V4 in forms: reading, verifying, and making them |
 //! | [`header`] | typed request headers, HTTP and ISO dates |
 //! | [`listing`] | parameters of list requests, continuation tokens |
 //! | [`xml`] | request bodies and response documents |
 
 pub mod address;
+pub mod callback;
 pub mod error;
 pub mod error_code;
 pub mod escape;
+pub mod form;
 pub mod header;
 pub mod listing;
 pub mod query;

@@ -61,6 +61,29 @@ pub const BUCKET_TAG_KEY_BYTES_MAX: usize = 64;
 /// Bytes of the value of a bucket's tag (API reference, PutBucketTags).
 pub const BUCKET_TAG_VALUE_BYTES_MAX: usize = 128;
 
+/// Bytes of the name of a form's field (API reference, PostObject: 8 KB).
+pub const FORM_FIELD_NAME_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of the value of a form's field (API reference, PostObject: 2 MB).
+pub const FORM_FIELD_VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// All fields of a form together, with the header lines of their parts, in bytes: they stand in memory.
+pub const FORM_FIELDS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Fields of a form.
+pub const FORM_FIELDS_MAX: usize = 1000;
+/// Header lines of one part of a form, in bytes: the longest name, and a file's name as long.
+pub const FORM_PART_HEADER_BYTES_MAX: usize = 2 * FORM_FIELD_NAME_BYTES_MAX + 1024;
+/// Bytes before a form's first part and after its last one, which mean nothing.
+pub const FORM_PADDING_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the boundary of a form's parts (RFC 2046, section 5.1.1).
+pub const FORM_BOUNDARY_BYTES_MAX: usize = 70;
+/// Bytes of a callback, and of its variables, as an upload carries them (API reference, Callback: 5 KB).
+pub const CALLBACK_BYTES_MAX: usize = 5 * 1024;
+/// Servers that a callback names (API reference, Callback).
+pub const CALLBACK_URLS_MAX: usize = 5;
+/// Bytes of an application server's answer that are relayed (API reference, Callback: 3 MB).
+pub const CALLBACK_ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Conditions of a form's policy.
+pub const POST_POLICY_CONDITIONS_MAX: usize = 1000;
+
 /// Distance between a request's clock and ours that a signature survives, in milliseconds (15 min).
 pub const CLOCK_SKEW_MS_MAX: u64 = 15 * 60 * 1000;
 /// Longest life of a V4 presigned URL, in seconds (7 days).

@@ -16,6 +16,7 @@ use granary_oss::OssError;
 
 use crate::body::RequestBody;
 use crate::ctx::{Ctx, Subject};
+use crate::form::FormBody;
 use crate::head::Head;
 use crate::render::Output;
 
@@ -31,6 +32,9 @@ pub(crate) enum BodyKind {
     },
     /// Bytes of an object.
     Stream,
+    /// A form (`multipart/form-data`): its fields, which come first, are part of the head and say who
+    /// asks; the file is bytes of an object.
+    Form,
 }
 
 /// A body as the operation gets it.
@@ -41,6 +45,8 @@ pub(crate) enum Body<'a> {
     Whole(Bytes),
     /// The bytes, not yet asked for.
     Stream(&'a mut RequestBody),
+    /// The file of a form, not yet asked for.
+    Form(FormBody<'a>),
 }
 
 /// What an operation needs to know of the bucket before the signature is looked at.

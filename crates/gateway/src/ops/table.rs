@@ -22,8 +22,8 @@ use super::multipart::{
 };
 use super::object::{
     AppendObject, CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject,
-    GetObjectAcl, GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PutObject,
-    PutObjectAcl, PutObjectTagging, PutSymlink, SealAppendObject,
+    GetObjectAcl, GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PostObject,
+    PutObject, PutObjectAcl, PutObjectTagging, PutSymlink, SealAppendObject,
 };
 use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
@@ -193,8 +193,11 @@ macro_rules! operations {
     (@action $name:ident) => { stringify!($name) };
     (@handler built $name:ident) => { run::<$name> };
     (@handler later $name:ident) => { later };
+    // Done by the operations that it modifies; no request reaches it.
+    (@handler modifier $name:ident) => { later };
     (@built built) => { true };
     (@built later) => { false };
+    (@built modifier) => { true };
 }
 
 operations! {
@@ -472,9 +475,9 @@ operations! {
     "object-basic" DeleteMultipleObjects "POST" Bucket [Has("delete")] WriteObject ("DeleteObject") built;
     "object-basic" HeadObject "HEAD" Object [] ReadObject ("GetObject") built;
     "object-basic" GetObjectMeta "HEAD/GET" Object [Has("objectMeta")] ReadObject ("GetObject") built;
-    "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") later;
+    "object-basic" PostObject "POST" Bucket [] WriteObject ("PutObject") built;
     // Not a request of its own: headers or parameters of uploads.
-    "object-basic" Callback "-" Object [] WriteObject later;
+    "object-basic" Callback "-" Object [] WriteObject modifier;
     "object-basic" RestoreObject "POST" Object [Has("restore")] WriteObject later;
     "object-basic" CleanRestoredObject "POST" Object [Has("cleanRestoredObject")] WriteObject later;
     "object-basic" SelectObject "POST" Object [Is("x-oss-process", &["csv/select", "json/select"])] WriteObject later;

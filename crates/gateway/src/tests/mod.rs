@@ -3,12 +3,14 @@
 
 mod appends;
 mod buckets;
+mod callback;
 mod client;
 mod encoding;
 mod fixture;
 mod in_place;
 mod multipart;
 mod objects;
+mod post_object;
 mod server;
 mod settings;
 mod traffic_limit;

@@ -12,6 +12,7 @@
 //! - `x-oss-content-sha256` may only say UNSIGNED-PAYLOAD: a hash that nobody checks is a lie.
 
 pub mod client;
+pub mod post_policy;
 mod subresources;
 mod v1;
 mod v2;

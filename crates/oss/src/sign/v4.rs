@@ -254,7 +254,7 @@ fn check_url_period(date: &str, expires: &str, now: Timestamp) -> Result<(), Oss
 }
 
 /// `ak/yyyymmdd/region/product/aliyun_v4_request`, read from the end.
-fn parse_credential(text: &str) -> Option<(String, Scope)> {
+pub(super) fn parse_credential(text: &str) -> Option<(String, Scope)> {
     let mut parts = text.rsplitn(5, '/');
     let (terminator, product, region, date, id) = (
         parts.next()?,

@@ -24,7 +24,7 @@ pub use de::{Element, malformed_xml, parse};
 pub use listing::{Encoding, ListBucketResult, ListBucketResultV2, ListedObject, Owner};
 pub use multipart::{
     CompleteMultipartUploadResult, InitiateMultipartUploadResult, ListMultipartUploadsResult,
-    ListPartsResult, ListedPart, ListedUpload,
+    ListPartsResult, ListedPart, ListedUpload, PostResponse,
 };
 pub use object::{CopyObjectResult, CopyPartResult, DeleteResult, DeletedObject};
 pub(crate) use request::checked_part_number;

@@ -59,6 +59,31 @@ impl CompleteMultipartUploadResult {
     }
 }
 
+/// Answer of PostObject, when the form asks for status 201.
+#[derive(Clone, Debug)]
+pub struct PostResponse {
+    /// The bucket.
+    pub bucket: String,
+    /// The object's URL.
+    pub location: String,
+    /// The key.
+    pub key: String,
+    /// The object's tag.
+    pub etag: ETag,
+}
+
+impl PostResponse {
+    /// The document.
+    pub fn to_xml(&self) -> Vec<u8> {
+        let mut xml = Writer::new("PostResponse");
+        xml.elem("Bucket", &self.bucket)
+            .elem("Location", &self.location)
+            .elem("Key", &self.key)
+            .elem("ETag", self.etag.quoted());
+        xml.finish()
+    }
+}
+
 /// Answer of ListMultipartUploads.
 #[derive(Clone, Debug, Default)]
 pub struct ListMultipartUploadsResult {

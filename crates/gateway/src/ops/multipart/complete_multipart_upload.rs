@@ -2,21 +2,21 @@
 
 use granary_meta_api::pb;
 use granary_oss::OssError;
-use granary_oss::address::AddressStyle;
+use granary_oss::callback::Callback;
 use granary_oss::error::ec;
-use granary_oss::escape;
 use granary_oss::header::{object_acl, text};
 use granary_oss::listing::encoding;
 use granary_oss::xml::{
     CompleteMultipartUpload as Document, CompleteMultipartUploadResult, Encoding,
 };
 use granary_types::limits::COMPLETE_BODY_BYTES_MAX;
-use granary_types::{ETag, ObjectAcl};
+use granary_types::{ETag, ObjectAcl, ObjectKey};
 use http::header;
 
 use super::upload::UploadRef;
 use crate::buckets::Versioning;
-use crate::ctx::{Ctx, Subject};
+use crate::callback::{self, Upload};
+use crate::ctx::{Ctx, Subject, find_version_in};
 use crate::head::Head;
 use crate::ops::object::{UNBUILT_IN_WRITES, content_md5, forbids_overwrite};
 use crate::ops::{Body, BodyKind, Operation};
@@ -32,6 +32,7 @@ pub(crate) struct CompleteMultipartUpload {
     all: bool,
     acl: Option<ObjectAcl>,
     encoding: Encoding,
+    callback: Option<Callback>,
 }
 
 impl Operation for CompleteMultipartUpload {
@@ -57,6 +58,7 @@ impl Operation for CompleteMultipartUpload {
             all,
             acl: object_acl(&head.headers)?,
             encoding: encoding(&head.query)?,
+            callback: Callback::of_request(&head.headers, &head.query)?,
         })
     }
 
@@ -66,12 +68,14 @@ impl Operation for CompleteMultipartUpload {
 
     async fn handle(self, cx: &mut Ctx, body: Body<'_>) -> Result<Output, OssError> {
         let parts = self.parts(&document(body))?;
+        cx.shared.callbacks.check(self.callback.as_ref())?;
         let forbid_overwrite = forbids_overwrite(&cx.head, cx.bucket()?)?;
         let Self {
             upload,
             all,
             acl,
             encoding,
+            callback,
         } = self;
         let upload_id = upload.id()?;
         let decision = cx.propose_at(&upload.key, true, |at| pb::CompleteUpload {
@@ -90,18 +94,13 @@ impl Operation for CompleteMultipartUpload {
         let bucket = cx.bucket()?;
         let versioned = bucket.versioning != Versioning::Unset;
         let result = CompleteMultipartUploadResult {
-            location: location(
-                cx.scheme(),
-                &cx.head,
-                bucket.name.as_str(),
-                upload.key.as_bytes(),
-            ),
+            location: cx.object_url(bucket.name.as_str(), &upload.key),
             bucket: bucket.name.as_str().to_owned(),
             key: upload.key.as_str().to_owned(),
             etag: etag.clone(),
             encoding,
         };
-        Ok(Output::xml(result.to_xml())
+        let output = Output::xml(result.to_xml())
             .header(header::ETAG, &etag.quoted())
             .oss("content-md5", content_md5(&version))
             .oss(
@@ -111,7 +110,19 @@ impl Operation for CompleteMultipartUpload {
             .oss(
                 "x-oss-version-id",
                 versioned.then(|| version_id::of(&version)),
-            ))
+            );
+        let content_type = match callback {
+            Some(_) => content_type(cx, &upload.key, &version).await,
+            None => None,
+        };
+        let upload = Upload {
+            operation: "CompleteMultipartUpload",
+            key: &upload.key,
+            version: &version,
+            content_type: content_type.as_deref(),
+            md5: None,
+        };
+        callback::finish(cx, callback, upload, output).await
     }
 }
 
@@ -139,13 +150,16 @@ impl CompleteMultipartUpload {
     }
 }
 
-/// The object's URL, as the client would address it.
-fn location(scheme: &str, head: &Head, bucket: &str, key: &[u8]) -> String {
-    let (host, key) = (&head.host, escape::encode_path(key));
-    match head.address.style {
-        AddressStyle::VirtualHost => format!("{scheme}://{host}/{key}"),
-        AddressStyle::Path => format!("{scheme}://{host}/{bucket}/{key}"),
-    }
+/// The type that the object got when its upload began, for a callback; `None` also when the object is
+/// not there any more, since what was stored stays stored.
+async fn content_type(cx: &Ctx, key: &ObjectKey, version: &pb::state::Version) -> Option<String> {
+    let reference = VersionRef::parse(Some(&version_id::of(version))).ok()?;
+    let found = find_version_in(&cx.shared, cx.bucket().ok()?, key, reference, false).await;
+    let found = found.ok()??.version?;
+    let mut headers = found.headers.into_iter();
+    (found.stamp == version.stamp)
+        .then(|| headers.find(|header| header.name == header::CONTENT_TYPE.as_str()))?
+        .map(|header| header.value)
 }
 
 #[cfg(test)]
@@ -175,21 +189,5 @@ mod tests {
             listed.parts(b"").unwrap_err().code(),
             ErrorCode::MalformedXML
         );
-    }
-
-    #[test]
-    fn the_location_is_what_the_client_would_use() {
-        for (host, target, expected) in [
-            (
-                "127.0.0.1:9000",
-                "/bucket/a%20b",
-                "http://127.0.0.1:9000/bucket/a%20b",
-            ),
-            ("bucket.localhost", "/a/b", "http://bucket.localhost/a/b"),
-        ] {
-            let head = head("POST", host, target, &[]);
-            let key = head.object_key().unwrap();
-            assert_eq!(location("http", &head, "bucket", key.as_bytes()), expected);
-        }
     }
 }

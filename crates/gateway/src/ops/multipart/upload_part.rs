@@ -13,7 +13,9 @@ use super::upload::{UploadRef, storage_class};
 use crate::body::check_md5;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
-use crate::ops::object::{UNBUILT_IN_WRITES, body_limits, content_md5_header, write_failed};
+use crate::ops::object::{
+    CALLBACKS, UNBUILT_IN_WRITES, body_limits, content_md5_header, write_failed,
+};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::VersionRef;
@@ -33,6 +35,7 @@ impl Operation for UploadPart {
 
     fn parse(head: &Head) -> Result<Self, OssError> {
         head.refuse(UNBUILT_IN_WRITES)?;
+        head.refuse(CALLBACKS)?;
         Ok(Self {
             upload: UploadRef::parse(head, ec::NO_SUCH_UPLOAD_PART)?,
             number: part_number(&head.query)?,

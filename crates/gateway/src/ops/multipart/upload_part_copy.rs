@@ -14,7 +14,7 @@ use http::header;
 use super::upload::{UploadRef, storage_class};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
-use crate::ops::object::{Source, refuse_unbuilt, write_failed};
+use crate::ops::object::{CALLBACKS, Source, refuse_unbuilt, write_failed};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::VersionRef;
@@ -32,6 +32,7 @@ impl Operation for UploadPartCopy {
 
     fn parse(head: &Head) -> Result<Self, OssError> {
         refuse_unbuilt(head)?;
+        head.refuse(CALLBACKS)?;
         Ok(Self {
             upload: UploadRef::parse(head, ec::NO_SUCH_UPLOAD_PART_COPY)?,
             number: part_number(&head.query)?,

@@ -15,7 +15,7 @@ use granary_types::{ETag, ObjectKey, ObjectType, StorageClass};
 use http::{StatusCode, header};
 
 use super::settings::shown_id;
-use super::{Attributes, body_limits, content_md5_header, write_failed};
+use super::{Attributes, CALLBACKS, body_limits, content_md5_header, write_failed};
 use crate::body::check_md5;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
@@ -44,6 +44,7 @@ impl Operation for AppendObject {
     const BODY: BodyKind = BodyKind::Stream;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
+        head.refuse(CALLBACKS)?;
         let position = position(head)?;
         Ok(Self {
             key: head.object_key()?,
@@ -86,7 +87,7 @@ impl Operation for AppendObject {
         // 2. The commit makes them the object's end.
         let command = pb::AppendObject {
             at: None,
-            version: Some(self.attributes.to_version(cx.bucket()?, cx.writer()?)),
+            version: Some(self.attributes.to_version(cx.bucket()?, cx.object_owner()?)),
             payload: Some(written.payload),
             position: self.position,
             crc64: written.crc64,

@@ -7,6 +7,7 @@ use granary_oss::header::{
 };
 use granary_oss::{ErrorCode, OssError};
 use granary_types::{AccountId, ObjectAcl, StorageClass};
+use http::HeaderMap;
 
 use crate::buckets::{Bucket, Versioning};
 use crate::head::{Head, not_implemented};
@@ -14,10 +15,6 @@ use crate::head::{Head, not_implemented};
 /// Headers and parameters of writes that this version does not act on. Ignoring one would store
 /// something else than the client asked for.
 pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
-    "x-oss-callback",
-    "x-oss-callback-var",
-    "callback",
-    "callback-var",
     "x-oss-server-side-encryption",
     "x-oss-server-side-encryption-key-id",
     "x-oss-server-side-data-encryption",
@@ -37,6 +34,14 @@ pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
     "withHashContext",
     "if-match",
     "if-none-match",
+];
+
+/// What asks for a callback, for writes that OSS makes none of.
+pub(crate) const CALLBACKS: &[&str] = &[
+    "x-oss-callback",
+    "x-oss-callback-var",
+    "callback",
+    "callback-var",
 ];
 
 /// Plain conditions. A copy has its own, about its source; these mean nothing to it.
@@ -79,11 +84,19 @@ impl Attributes {
     /// InvalidArgument, MetadataTooLarge, NotImplemented.
     pub(crate) fn parse(head: &Head) -> Result<Self, OssError> {
         refuse_unbuilt(head)?;
-        let mut headers: Vec<(String, String)> = ContentHeaders::from_headers(&head.headers)
+        Self::from_headers(&head.headers)
+    }
+
+    /// Reads them from headers that ask for nothing that is refused.
+    ///
+    /// # Errors
+    /// InvalidArgument, MetadataTooLarge; NotImplemented for an archive class.
+    pub(crate) fn from_headers(all: &HeaderMap) -> Result<Self, OssError> {
+        let mut headers: Vec<(String, String)> = ContentHeaders::from_headers(all)
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        for (name, value) in persistent_headers(&head.headers)? {
+        for (name, value) in persistent_headers(all)? {
             if is_ours(&name) || headers.iter().any(|(other, _)| *other == name) {
                 return Err(OssError::invalid_argument(
                     "A persistent header must not be one that the service sets itself.",
@@ -95,12 +108,10 @@ impl Attributes {
         }
         let attributes = Self {
             headers,
-            user_meta: user_metadata(&head.headers)?,
-            tags: tagging(&head.headers)?.unwrap_or_default(),
-            acl: object_acl(&head.headers)?,
-            storage_class: storage_class(&head.headers)?
-                .map(checked_class)
-                .transpose()?,
+            user_meta: user_metadata(all)?,
+            tags: tagging(all)?.unwrap_or_default(),
+            acl: object_acl(all)?,
+            storage_class: storage_class(all)?.map(checked_class).transpose()?,
         };
         attributes.check_size()?;
         Ok(attributes)
@@ -125,6 +136,12 @@ impl Attributes {
             acl: None,
             storage_class: None,
         }
+    }
+
+    /// The object's `Content-Type`.
+    pub(crate) fn content_type(&self) -> Option<&str> {
+        let header = self.headers.iter().find(|(name, _)| name == "content-type");
+        header.map(|(_, value)| value.as_str())
     }
 
     /// The class of an object in `bucket`.

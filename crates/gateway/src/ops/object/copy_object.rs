@@ -17,7 +17,7 @@ use granary_types::{ByteRange, ETag, ObjectKey, ObjectType, Timestamp};
 use http::header;
 
 use super::source::Found;
-use super::{Attributes, Source, forbids_overwrite, write_failed};
+use super::{Attributes, CALLBACKS, Source, forbids_overwrite, write_failed};
 use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
@@ -44,6 +44,7 @@ impl Operation for CopyObject {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
+        head.refuse(CALLBACKS)?;
         let (key, source) = (head.object_key()?, Source::parse(head)?);
         let bucket = head.bucket_name()?;
         let onto_itself = source.named.bucket == bucket

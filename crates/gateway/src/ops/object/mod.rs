@@ -1,5 +1,5 @@
-//! Operations on objects, and what they share: the attributes of a write, the description of a
-//! version, the look-up of a version to read.
+//! Operations on objects, and what they share: the attributes of a write, its steps, the description
+//! of a version, the look-up of a version to read.
 
 mod append_object;
 mod attributes;
@@ -15,6 +15,7 @@ mod get_symlink;
 mod head_object;
 mod link;
 mod option_object;
+mod post_object;
 mod put_object;
 mod put_object_acl;
 mod put_object_tagging;
@@ -22,11 +23,12 @@ mod put_symlink;
 mod seal_append_object;
 mod settings;
 mod source;
+mod store;
 mod version;
 
 pub(crate) use append_object::AppendObject;
 pub(crate) use attributes::{
-    Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite, refuse_unbuilt,
+    Attributes, CALLBACKS, UNBUILT_IN_WRITES, checked_class, forbids_overwrite, refuse_unbuilt,
 };
 pub(crate) use copy_object::CopyObject;
 pub(crate) use delete_multiple_objects::DeleteMultipleObjects;
@@ -39,12 +41,12 @@ pub(crate) use get_object_tagging::GetObjectTagging;
 pub(crate) use get_symlink::GetSymlink;
 pub(crate) use head_object::HeadObject;
 pub(crate) use option_object::OptionObject;
-pub(crate) use put_object::{
-    PutObject, body_limits, content_md5_header, refuse_early, write_failed,
-};
+pub(crate) use post_object::PostObject;
+pub(crate) use put_object::{PutObject, body_limits};
 pub(crate) use put_object_acl::PutObjectAcl;
 pub(crate) use put_object_tagging::PutObjectTagging;
 pub(crate) use put_symlink::PutSymlink;
 pub(crate) use seal_append_object::SealAppendObject;
 pub(crate) use source::Source;
+pub(crate) use store::{content_md5_header, refuse_early, write_failed};
 pub(crate) use version::{content_md5, restore_text};

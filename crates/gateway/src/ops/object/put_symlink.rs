@@ -9,7 +9,7 @@ use http::{StatusCode, header};
 use md5::{Digest as _, Md5};
 
 use super::settings::shown_id;
-use super::{Attributes, forbids_overwrite};
+use super::{Attributes, CALLBACKS, forbids_overwrite};
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
@@ -31,6 +31,7 @@ impl Operation for PutSymlink {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
+        head.refuse(CALLBACKS)?;
         let missing = || OssError::new(ErrorCode::MissingArgument).extra("ArgumentName", TARGET);
         let named = head.text(TARGET).ok_or_else(missing)?;
         let target = escape::decode(&named).and_then(|name| String::from_utf8(name).ok());

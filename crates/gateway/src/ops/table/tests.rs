@@ -13,7 +13,7 @@ const NOT_REQUESTS: [(&str, &str, &str); 2] = [
     (
         "Callback",
         "Callback",
-        "headers or parameters of uploads, refused there",
+        "headers, parameters or fields of uploads, done there",
     ),
     ("Udf*", "Udf", "thirteen retired operations in one row"),
 ];

@@ -1,0 +1,242 @@
+//! One request to one application server: resolve, check, dial, send, read.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_oss::callback::CallbackUrl;
+use granary_runtime::Runtime;
+use granary_types::limits::CALLBACK_ANSWER_BYTES_MAX;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_rustls::TlsConnector;
+
+use super::Failure;
+use super::target::Allowed;
+use crate::config::ConfigError;
+
+/// Names that are looked up at once. A look-up cannot be cut short: what hangs holds its place.
+const LOOKUPS_MAX: usize = 32;
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 3;
+/// Bytes of an answer's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Speaks HTTP/1.1 to application servers.
+pub(super) struct Client {
+    runtime: Runtime,
+    allowed: Allowed,
+    lookups: Arc<Semaphore>,
+    /// Certificates of the settings, which are believed besides the system's.
+    own_roots: Vec<CertificateDer<'static>>,
+    /// With and without the server's name in the clear; made when first needed.
+    tls: OnceCell<[Arc<ClientConfig>; 2]>,
+}
+
+impl Client {
+    /// Reads the certificates of `ca_file`, unless that is empty.
+    ///
+    /// # Errors
+    /// A file that cannot be read or has none.
+    pub(super) fn new(
+        runtime: Runtime,
+        allowed: Allowed,
+        ca_file: &str,
+    ) -> Result<Self, ConfigError> {
+        let own_roots = match ca_file {
+            "" => Vec::new(),
+            file => certificates(file).map_err(|reason| ConfigError {
+                setting: "callback_ca_file",
+                reason: format!("{file}: {reason}"),
+            })?,
+        };
+        Ok(Self {
+            runtime,
+            allowed,
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            own_roots,
+            tls: OnceCell::new(),
+        })
+    }
+
+    /// Whether the URL names an address that may not be called. Names are judged once they are
+    /// resolved.
+    pub(super) fn refuses(&self, url: &CallbackUrl) -> bool {
+        let address = url.host.parse::<IpAddr>();
+        address.is_ok_and(|ip| {
+            !self
+                .allowed
+                .allows(&url.host, SocketAddr::new(ip, url.port))
+        })
+    }
+
+    /// Posts a body; the answer's body when it is good.
+    pub(super) async fn post(
+        &self,
+        url: &CallbackUrl,
+        sni: bool,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = url.target().parse().map_err(broken)?;
+        *request.headers_mut() = headers;
+        let tcp = self.connect(url).await?;
+        if !url.tls {
+            return exchange(tcp, request).await;
+        }
+        let name = ServerName::try_from(url.host.clone()).map_err(broken)?;
+        let config = self.tls_config(sni).await?;
+        let stream = TlsConnector::from(config).connect(name, tcp).await;
+        exchange(stream.map_err(broken)?, request).await
+    }
+
+    /// A connection to the first address that may be called and takes it.
+    async fn connect(&self, url: &CallbackUrl) -> Result<TcpStream, Failure> {
+        let addresses = self.resolve(url).await?;
+        let allowed = addresses
+            .into_iter()
+            .filter(|address| self.allowed.allows(&url.host, *address))
+            .take(ADDRESSES_MAX);
+        let mut failure = Failure::Forbidden;
+        for address in allowed {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = broken(error),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn resolve(&self, url: &CallbackUrl) -> Result<Vec<SocketAddr>, Failure> {
+        let (host, port) = (url.host.clone(), url.port);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let place = Arc::clone(&self.lookups).try_acquire_owned();
+        let place = place.map_err(|_| Failure::Busy)?;
+        let shutdown = self.runtime.shutdown().clone();
+        let lookup = self.runtime.spawn(async move {
+            let found = tokio::select! {
+                found = lookup_host((host, port)) => found.map(Iterator::collect),
+                () = shutdown.cancelled() => Err(std::io::ErrorKind::Interrupted.into()),
+            };
+            drop(place);
+            found
+        });
+        lookup.await.map_err(broken)?.map_err(broken)
+    }
+
+    async fn tls_config(&self, sni: bool) -> Result<Arc<ClientConfig>, Failure> {
+        let make = || async {
+            let (own, clock) = (self.own_roots.clone(), WallClock(self.runtime.clone()));
+            let making = self.runtime.blocking(move || tls_configs(own, clock));
+            making.await.map_err(broken)?.map_err(broken)
+        };
+        let [with, without] = self.tls.get_or_try_init(make).await?;
+        Ok(Arc::clone(if sni { with } else { without }))
+    }
+}
+
+/// Sends the request and reads the answer; the connection is driven here and ends here.
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let handshake = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(broken)?;
+    let mut connection = std::pin::pin!(connection);
+    let mut answer = std::pin::pin!(async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        if response.status() != StatusCode::OK {
+            return Err(Failure::Status(response.status().as_u16()));
+        }
+        let body = Limited::new(response.into_body(), CALLBACK_ANSWER_BYTES_MAX).collect();
+        let body = body
+            .await
+            .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => Failure::TooLong,
+                None => Failure::Unreachable(error),
+            })?;
+        let body = body.to_bytes();
+        match serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
+            Ok(_) => Ok(body),
+            Err(_) => Err(Failure::NotJson),
+        }
+    });
+    let mut is_open = true;
+    loop {
+        tokio::select! {
+            answer = &mut answer => return answer,
+            // What came before the end is still to be read.
+            _ = &mut connection, if is_open => is_open = false,
+        }
+    }
+}
+
+/// No connection, or it broke.
+pub(super) fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::Unreachable(Box::new(error))
+}
+
+fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
+    let found: Result<Vec<_>, _> = found.collect();
+    let found = found.map_err(|error| error.to_string())?;
+    match found.is_empty() {
+        true => Err("no certificate in PEM".to_owned()),
+        false => Ok(found),
+    }
+}
+
+/// TLS 1.2 and 1.3, for servers that the system's certificates or the given ones vouch for.
+fn tls_configs(
+    own: Vec<CertificateDer<'static>>,
+    clock: WallClock,
+) -> Result<[Arc<ClientConfig>; 2], rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "some of the system's certificates cannot be read");
+    }
+    roots.add_parsable_certificates(system.certs.into_iter().chain(own));
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let with = ClientConfig::builder_with_details(provider, Arc::new(clock))
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut without = with.clone();
+    without.enable_sni = false;
+    Ok([Arc::new(with), Arc::new(without)])
+}
+
+/// The runtime's clock, by which certificates are judged.
+struct WallClock(Runtime);
+
+impl std::fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WallClock")
+    }
+}
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = Duration::from_millis(self.0.now().as_millis());
+        Some(UnixTime::since_unix_epoch(now))
+    }
+}
