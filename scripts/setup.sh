@@ -73,6 +73,25 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 [ -z "$problem" ] || exit 1
 
+# The tool chains of the clients of other languages. A run without them is a run all the same: scripts/test.sh says at its end
+# which clients it did without.
+if [ "$purpose" = test ]; then
+  wished=()
+  wish() { have "$1" || wished+=("$2"); }
+  wish node nodejs
+  wish npm npm
+  if [ ${#wished[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && have apt-get; then
+      echo "installing for the clients: ${wished[*]}"
+      export DEBIAN_FRONTEND=noninteractive
+      { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${wished[@]}" >/dev/null; } ||
+        echo "could not install ${wished[*]}: some clients will not be run" >&2
+    else
+      echo "for all clients install: ${wished[*]}" >&2
+    fi
+  fi
+fi
+
 if [ "$purpose" = test ]; then
   wanted=$(cat tests/sdk/requirements.txt tests/sdk/requirements-crc.txt | sha256sum | cut -c1-16)
   stamp="$GRANARY_VENV/.granary-$wanted"
@@ -86,4 +105,5 @@ if [ "$purpose" = test ]; then
     "${pip[@]}" --force-reinstall --no-deps -r tests/sdk/requirements-crc.txt
     touch "$stamp"
   fi
+  scripts/clients.sh
 fi

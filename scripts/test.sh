@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
-if [ -n "$all" ]; then stages="house cargo fuzz sim build sdk process crash disks memory cluster upstream"; else stages="house cargo build sdk process crash disks memory cluster"; fi
+if [ -n "$all" ]; then stages="house cargo fuzz sim build sdk clients process crash disks memory cluster upstream"; else stages="house cargo build sdk clients process crash disks memory cluster"; fi
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"
@@ -25,7 +25,8 @@ stage() {
     sim)      GRANARY_SIM_SEEDS="${GRANARY_SIM_SEEDS:-0..2000}" cargo test --release -p granary-sim --test seeds ;;
     build)    cargo build --release -p granary-node --bin granary &&
               cargo run --quiet --release -p xtask -- readme --check ;;
-    sdk)      pytest_in tests/sdk ;;
+    sdk)      pytest_in tests/sdk --ignore tests/sdk/clients ;;
+    clients)  pytest_in tests/sdk/clients -o console_output_style=classic ;;
     process)  pytest_in tests/process tests/compat ;;
     crash)    pytest_in tests/crash -s ;;
     disks)    pytest_in tests/disks -s ;;
@@ -61,5 +62,6 @@ done
 
 printf '\n%s\n' "suite     verdict  time  tests"
 printf '%s\n' "${summary[@]}"
+for name in $stages; do grep -h '^NOT RUN: ' "$logs/$name.log"; done
 printf 'in all %ds; logs in %s\n' "$SECONDS" "$logs"
 exit $failed

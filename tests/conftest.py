@@ -130,4 +130,5 @@ def pytest_terminal_summary(terminalreporter):
     stats = terminalreporter.stats
     passed, skipped = len(stats.get("passed", [])), len(stats.get("skipped", []))
     failed = len(stats.get("failed", [])) + len(stats.get("error", []))
-    terminalreporter.write_line(f"suite total: {passed} passed, {failed} failed, {skipped} skipped")
+    waiting = len(stats.get("xfailed", []))
+    terminalreporter.write_line(f"suite total: {passed} passed, {failed} failed, {skipped} skipped" + (f", {waiting} expected to fail" if waiting else ""))

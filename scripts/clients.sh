@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs the OSS clients of other languages that the tests run, each from its own registry at the version of its lock.
+#
+#   scripts/clients.sh [NAME...]        default: all of them
+#
+# NAME is node (ali-oss; the browser's build of it too), go, java, python (OpenDAL, and the clients whose own test suites run).
+# A client is in $GRANARY_CLIENTS/NAME (default: beside GRANARY_VENV) and is made again only when its lock or its sources
+# change. Where its tool chain or its registry cannot be had, $GRANARY_CLIENTS/NAME/missing says why and the tests say so at
+# the end; with GRANARY_REQUIRE_CLIENTS that is an error.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+source=$PWD/tests/sdk/clients
+clients=${GRANARY_CLIENTS:-${GRANARY_VENV:?set GRANARY_VENV or GRANARY_CLIENTS}-clients}
+
+# Each of these makes a client in the directory it is given, and prints what is wrong if it cannot.
+make_node() {
+  cp "$source"/node/package.json "$source"/node/package-lock.json "$1" &&
+    (cd "$1" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+}
+
+# tool chain | the files that decide whether to make it again
+needs() {
+  case "$1" in
+    node)   echo "node npm | node/package-lock.json" ;;
+    *)      echo "there is no client $1" >&2; return 2 ;;
+  esac
+}
+
+client() {
+  local name=$1 tools files place=$clients/$1 tool wanted new said
+  IFS='|' read -r tools files < <(needs "$name") || return 2
+  # shellcheck disable=SC2086
+  wanted=$(cd "$source" && { echo "$place"; sha256sum $files; } | sha256sum | cut -c1-16)
+  [ "$(cat "$place/ready" 2>/dev/null)" = "$wanted" ] && return 0
+  mkdir -p "$place"
+  rm -f "$place/ready" "$place/missing"
+  for tool in $tools; do
+    if ! command -v "$tool" >/dev/null 2>&1; then
+      echo "there is no \`$tool\`" >"$place/missing"
+      return 1
+    fi
+  done
+  echo "preparing the client $name in $place"
+  new=$(mktemp -d "$clients/$name.XXXXXX")
+  if said=$("make_$name" "$new" 2>&1); then
+    rm -rf "$place" && mv "$new" "$place" && echo "$wanted" >"$place/ready"
+  else
+    rm -rf "$new"
+    printf '%s\n' "$said" | tail -20 >&2
+    echo "it could not be installed: $(printf '%s' "$said" | tail -1 | cut -c1-200)" >"$place/missing"
+    return 1
+  fi
+}
+
+mkdir -p "$clients"
+exec 9>"$clients/lock"
+flock 9
+failed=()
+for name in ${*:-node}; do
+  client "$name" || failed+=("$name: $(cat "$clients/$name/missing" 2>/dev/null)")
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'client not installed: %s\n' "${failed[@]}" >&2
+  [ -z "${GRANARY_REQUIRE_CLIENTS:-}" ] || exit 1
+fi
+exit 0
