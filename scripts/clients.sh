@@ -3,7 +3,7 @@
 #
 #   scripts/clients.sh [NAME...]        default: all of them
 #
-# NAME is node (ali-oss; the browser's build of it too), go, java, python (OpenDAL, and the clients whose own test suites run).
+# NAME is node (ali-oss), go (the official Go SDK v2).
 # A client is in $GRANARY_CLIENTS/NAME (default: beside GRANARY_VENV) and is made again only when its lock or its sources
 # change. Where its tool chain or its registry cannot be had, $GRANARY_CLIENTS/NAME/missing says why and the tests say so at
 # the end; with GRANARY_REQUIRE_CLIENTS that is an error.
@@ -18,10 +18,16 @@ make_node() {
     (cd "$1" && npm ci --silent --no-audit --no-fund --ignore-scripts)
 }
 
+# A build, not a run: compiling belongs to installing. GOTOOLCHAIN=local: no other Go is fetched.
+make_go() {
+  (cd "$source/go" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$1/client" .)
+}
+
 # tool chain | the files that decide whether to make it again
 needs() {
   case "$1" in
     node)   echo "node npm | node/package-lock.json" ;;
+    go)     echo "go | go/*.go go/go.mod go/go.sum" ;;
     *)      echo "there is no client $1" >&2; return 2 ;;
   esac
 }
@@ -56,7 +62,7 @@ mkdir -p "$clients"
 exec 9>"$clients/lock"
 flock 9
 failed=()
-for name in ${*:-node}; do
+for name in ${*:-node go}; do
   client "$name" || failed+=("$name: $(cat "$clients/$name/missing" 2>/dev/null)")
 done
 if [ ${#failed[@]} -gt 0 ]; then

@@ -80,6 +80,7 @@ if [ "$purpose" = test ]; then
   wish() { have "$1" || wished+=("$2"); }
   wish node nodejs
   wish npm npm
+  wish go golang-go
   if [ ${#wished[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && have apt-get; then
       echo "installing for the clients: ${wished[*]}"
