@@ -3,7 +3,7 @@
 #
 #   scripts/clients.sh [NAME...]        default: all of them
 #
-# NAME is node (ali-oss), go (the official Go SDK v2).
+# NAME is node (ali-oss), go (the official Go SDK v2), java (the official Java SDK).
 # A client is in $GRANARY_CLIENTS/NAME (default: beside GRANARY_VENV) and is made again only when its lock or its sources
 # change. Where its tool chain or its registry cannot be had, $GRANARY_CLIENTS/NAME/missing says why and the tests say so at
 # the end; with GRANARY_REQUIRE_CLIENTS that is an error.
@@ -23,11 +23,20 @@ make_go() {
   (cd "$source/go" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$1/client" .)
 }
 
+# jars.txt is the lock: what one version of the client brings.
+make_java() {
+  (cd "$source/java" &&
+    mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory="$1/lib" -DincludeScope=runtime &&
+    LC_ALL=C diff jars.txt <(cd "$1/lib" && LC_ALL=C ls) &&
+    javac -encoding UTF-8 -Xlint:-options -nowarn -cp "$1/lib/*" -d "$1/classes" ./*.java)
+}
+
 # tool chain | the files that decide whether to make it again
 needs() {
   case "$1" in
     node)   echo "node npm | node/package-lock.json" ;;
     go)     echo "go | go/*.go go/go.mod go/go.sum" ;;
+    java)   echo "java javac mvn | java/*.java java/pom.xml java/jars.txt" ;;
     *)      echo "there is no client $1" >&2; return 2 ;;
   esac
 }
@@ -62,7 +71,7 @@ mkdir -p "$clients"
 exec 9>"$clients/lock"
 flock 9
 failed=()
-for name in ${*:-node go}; do
+for name in ${*:-node go java}; do
   client "$name" || failed+=("$name: $(cat "$clients/$name/missing" 2>/dev/null)")
 done
 if [ ${#failed[@]} -gt 0 ]; then

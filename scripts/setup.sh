@@ -81,6 +81,8 @@ if [ "$purpose" = test ]; then
   wish node nodejs
   wish npm npm
   wish go golang-go
+  wish javac default-jdk-headless
+  wish mvn maven
   if [ ${#wished[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && have apt-get; then
       echo "installing for the clients: ${wished[*]}"

@@ -26,7 +26,7 @@ stage() {
     build)    cargo build --release -p granary-node --bin granary &&
               cargo run --quiet --release -p xtask -- readme --check ;;
     sdk)      pytest_in tests/sdk --ignore tests/sdk/clients ;;
-    clients)  pytest_in tests/sdk/clients -o console_output_style=classic ;;
+    clients)  pytest_in tests/sdk/clients -o console_output_style=classic -rfEs ;;
     process)  pytest_in tests/process tests/compat ;;
     crash)    pytest_in tests/crash -s ;;
     disks)    pytest_in tests/disks -s ;;
