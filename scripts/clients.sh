@@ -3,7 +3,7 @@
 #
 #   scripts/clients.sh [NAME...]        default: all of them
 #
-# NAME is node (ali-oss), go (the official Go SDK v2), java (the official Java SDK).
+# NAME is node (ali-oss), go (the official Go SDK v2), java (the official Java SDK), python (OpenDAL, ossfs, aiooss2).
 # A client is in $GRANARY_CLIENTS/NAME (default: beside GRANARY_VENV) and is made again only when its lock or its sources
 # change. Where its tool chain or its registry cannot be had, $GRANARY_CLIENTS/NAME/missing says why and the tests say so at
 # the end; with GRANARY_REQUIRE_CLIENTS that is an error.
@@ -31,12 +31,25 @@ make_java() {
     javac -encoding UTF-8 -Xlint:-options -nowarn -cp "$1/lib/*" -d "$1/classes" ./*.java)
 }
 
+# The source distributions are unpacked beside the environment: their tests are what is run.
+make_python() {
+  local pip=("$1/bin/python" -m pip --quiet --disable-pip-version-check) name version
+  python3 -m venv "$1" &&
+    "${pip[@]}" install --no-deps -r "$source/python/requirements.txt" || return 1
+  for name in ossfs aiooss2; do
+    version=$(sed -n "s/^$name==//p" "$source/python/requirements.txt")
+    "${pip[@]}" download --no-deps --no-binary "$name" --dest "$1/sources" "$name==$version" &&
+      tar -xzf "$1/sources/$name-$version.tar.gz" -C "$1/sources" && mv "$1/sources/$name-$version" "$1/sources/$name" || return 1
+  done
+}
+
 # tool chain | the files that decide whether to make it again
 needs() {
   case "$1" in
     node)   echo "node npm | node/package-lock.json" ;;
     go)     echo "go | go/*.go go/go.mod go/go.sum" ;;
     java)   echo "java javac mvn | java/*.java java/pom.xml java/jars.txt" ;;
+    python) echo "python3 | python/requirements.txt" ;;
     *)      echo "there is no client $1" >&2; return 2 ;;
   esac
 }
@@ -71,7 +84,7 @@ mkdir -p "$clients"
 exec 9>"$clients/lock"
 flock 9
 failed=()
-for name in ${*:-node go java}; do
+for name in ${*:-node go java python}; do
   client "$name" || failed+=("$name: $(cat "$clients/$name/missing" 2>/dev/null)")
 done
 if [ ${#failed[@]} -gt 0 ]; then
