@@ -4,14 +4,16 @@ import shutil
 
 import pytest
 
-from conftest import DOMAIN
-from harness.cluster import GATEWAY_PORT, SETTINGS, Cluster
+from conftest import DOMAIN, NAMED
+from harness.cluster import GATEWAY_PORT, SETTINGS, Cluster, Spec, together
 
 ON_CLUSTER = os.environ.get("GRANARY_CLIENTS_ON") == "cluster"
 
 
 class ClusterServer:
     """A cluster with the face of `harness.server.Server`, through one of its gateways."""
+
+    redundancy = "ZRS"
 
     def __init__(self, cluster, gateway):
         self.cluster, self.gateway = cluster, gateway
@@ -47,9 +49,13 @@ if ON_CLUSTER:
     def shared_server(tmp_path_factory):
         """A gateway of a cluster that all tests share."""
         place = tmp_path_factory.mktemp("cluster")
-        with Cluster(place, settings=f'domain = ["{DOMAIN}"]\n{SETTINGS}') as cluster:
+        # A third storage node in one zone, for buckets that ask for LRS.
+        specs = together() + [Spec("z1c", "z1", ("storage",))]
+        with Cluster(place, specs, settings=f'domain = ["{DOMAIN}"]\n{SETTINGS}') as cluster:
             print(*cluster.sentences, sep="\n")
             cluster.form()
-            yield ClusterServer(cluster, cluster.some(role="gateway")[-1])
+            server = ClusterServer(cluster, cluster.some(role="gateway")[-1])
+            NAMED["address"] = server.address
+            yield server
             cluster.keep_logs("sdk-cluster")
         shutil.rmtree(place, ignore_errors=True)

@@ -67,7 +67,7 @@ test('buckets are found by their tags', 'ListBuckets PutBucketTags', async world
 });
 
 test('a bucket is described', 'PutBucket GetBucketInfo GetBucketLocation GetBucketStat', async world => {
-  const client = await world.bucket({ storageClass: 'IA', acl: 'private' });
+  const client = await world.bucket({ storageClass: 'IA', dataRedundancyType: 'LRS', acl: 'private' });
   const name = client.getBucket();
   const { bucket } = await client.getBucketInfo(name);
   assert.equal(bucket.Name, name);
