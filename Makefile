@@ -1,17 +1,19 @@
 # The doors into the repository. Each target is a short script under scripts/ or a cargo command.
 #
 #   make run        build and start a server on 127.0.0.1:9000 (ARGS="--data /srv/granary" for flags)
-#   make test       unit, property and conformance suites, then real SDKs against a real server, then clusters under faults
+#   make test       unit, property and conformance suites, then real clients against a real server, then clusters under faults
 #   make test-all   the same and everything that takes long: upstream SDK suites, 5 GiB bodies, more crashes
 #   make soak       the nemesis on clusters of real processes, seed after seed (GRANARY_SOAK_SECONDS, 7200)
 #   make lint       formatting, clippy, house rules, dependency policy
 #   make bench      Granary beside a bare HTTP server and, when installed, garage
 #
-# CARGO_TARGET_DIR and GRANARY_VENV move the build output and the Python environment elsewhere.
+# CARGO_TARGET_DIR, GRANARY_VENV and GRANARY_CLIENTS move the build output, the Python environment and the clients of other
+# languages elsewhere.
 
 SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export GRANARY_VENV ?= $(CURDIR)/.venv
+export GRANARY_CLIENTS ?= $(GRANARY_VENV)-clients
 GRANARY := $(CARGO_TARGET_DIR)/release/granary
 ARGS ?=
 

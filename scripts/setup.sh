@@ -78,6 +78,32 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 [ -z "$problem" ] || exit 1
 
+# The tool chains of the clients of other languages. A run without them is a run all the same: scripts/test.sh says at its end
+# which clients it did without.
+if [ "$purpose" = test ]; then
+  wished=()
+  wish() { have "$1" || wished+=("$2"); }
+  wish node nodejs
+  wish npm npm
+  wish go golang-go
+  wish javac default-jdk-headless
+  wish mvn maven
+  have chromium-browser || have google-chrome || wish chromium chromium
+  if [ ${#wished[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && have apt-get; then
+      echo "installing for the clients: ${wished[*]}"
+      export DEBIAN_FRONTEND=noninteractive
+      apt-get update -qq || true
+      # One by one: a package that this distribution does not have takes no other one with it.
+      for package in "${wished[@]}"; do
+        apt-get install -y -qq --no-install-recommends "$package" >/dev/null || echo "could not install $package: some clients will not be run" >&2
+      done
+    else
+      echo "for all clients install: ${wished[*]}" >&2
+    fi
+  fi
+fi
+
 if [ "$purpose" = test ]; then
   wanted=$(cat tests/sdk/requirements.txt tests/sdk/requirements-crc.txt | sha256sum | cut -c1-16)
   stamp="$GRANARY_VENV/.granary-$wanted"
@@ -91,4 +117,5 @@ if [ "$purpose" = test ]; then
     "${pip[@]}" --force-reinstall --no-deps -r tests/sdk/requirements-crc.txt
     touch "$stamp"
   fi
+  scripts/clients.sh
 fi

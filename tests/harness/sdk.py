@@ -4,6 +4,7 @@ An adapter only translates: arguments to the SDK's call, its result to the small
 service errors to ApiError. It must not check, retry or repair anything.
 """
 import datetime
+import urllib.parse
 from dataclasses import dataclass, field
 
 import alibabacloud_oss_v2 as ossv2
@@ -66,6 +67,35 @@ class Part:
     number: int
     etag: str
     size: int = 0
+
+
+@dataclass
+class CorsRule:
+    """One rule of a bucket's CORS configuration."""
+    origins: list
+    methods: list
+    headers: list = field(default_factory=list)
+    expose: list = field(default_factory=list)
+    age: int = None
+
+
+@dataclass
+class Version:
+    """A version of an object, or a delete marker (without ETag)."""
+    key: str
+    version: str
+    latest: bool
+    etag: str = None
+    size: int = None
+
+
+@dataclass
+class VersionPage:
+    """One page of a listing of versions."""
+    versions: list
+    markers: list
+    truncated: bool
+    next: tuple
 
 
 def make(name, server, endpoint=None, credentials=None):
@@ -211,6 +241,82 @@ class Oss2:
     def presign(self, method, bucket, key, expires_s, headers=None):
         call = self._bucket(bucket)
         return self._call(call.sign_url, method, key, expires_s, headers=headers, slash_safe=True)
+
+    def describe_regions(self, region=""):
+        service = oss2.Service(self.auth, self.endpoint, region=self.cred.region, session=self.session)
+        return [info.region for info in self._call(service.describe_regions, region).regions]
+
+    def put_bucket_acl(self, bucket, acl):
+        return self._reply(self._call(self._bucket(bucket).put_bucket_acl, acl))
+
+    def get_bucket_acl(self, bucket):
+        return self._call(self._bucket(bucket).get_bucket_acl).acl
+
+    def put_bucket_tags(self, bucket, tags):
+        return self._reply(self._call(self._bucket(bucket).put_bucket_tagging, self._tagging(tags)))
+
+    def get_bucket_tags(self, bucket):
+        return dict(self._call(self._bucket(bucket).get_bucket_tagging).tag_set.tagging_rule)
+
+    def delete_bucket_tags(self, bucket):
+        return self._reply(self._call(self._bucket(bucket).delete_bucket_tagging))
+
+    @staticmethod
+    def _tagging(tags):
+        rule = oss2.models.TaggingRule()
+        for key, value in tags.items():
+            rule.add(key, value)
+        return oss2.models.Tagging(rule)
+
+    def put_bucket_cors(self, bucket, rules, vary=None):
+        made = [oss2.models.CorsRule(rule.origins, rule.methods, rule.headers, rule.expose, rule.age) for rule in rules]
+        return self._reply(self._call(self._bucket(bucket).put_bucket_cors, oss2.models.BucketCors(made, vary)))
+
+    def get_bucket_cors(self, bucket):
+        found = self._call(self._bucket(bucket).get_bucket_cors)
+        return [CorsRule(r.allowed_origins, r.allowed_methods, r.allowed_headers, r.expose_headers, r.max_age_seconds) for r in found.rules], found.response_vary
+
+    def delete_bucket_cors(self, bucket):
+        return self._reply(self._call(self._bucket(bucket).delete_bucket_cors))
+
+    def put_bucket_versioning(self, bucket, status):
+        return self._reply(self._call(self._bucket(bucket).put_bucket_versioning, oss2.models.BucketVersioningConfig(status)))
+
+    def get_bucket_versioning(self, bucket):
+        return self._call(self._bucket(bucket).get_bucket_versioning).status
+
+    def list_versions(self, bucket, prefix="", marker=("", ""), max_keys=100):
+        result = self._call(self._bucket(bucket).list_object_versions, prefix=prefix, key_marker=marker[0], versionid_marker=marker[1], max_keys=max_keys)
+        versions = [Version(v.key, v.versionid, v.is_latest, v.etag, v.size) for v in result.versions]
+        markers = [Version(m.key, m.versionid, m.is_latest) for m in result.delete_marker]
+        return VersionPage(versions, markers, result.is_truncated, (result.next_key_marker, result.next_versionid_marker))
+
+    def delete_version(self, bucket, key, version):
+        return self._reply(self._call(self._bucket(bucket).delete_object, key, params={"versionId": version}))
+
+    def put_object_acl(self, bucket, key, acl):
+        return self._reply(self._call(self._bucket(bucket).put_object_acl, key, acl))
+
+    def get_object_acl(self, bucket, key):
+        return self._call(self._bucket(bucket).get_object_acl, key).acl
+
+    def put_object_tags(self, bucket, key, tags):
+        return self._reply(self._call(self._bucket(bucket).put_object_tagging, key, self._tagging(tags)))
+
+    def get_object_tags(self, bucket, key):
+        return dict(self._call(self._bucket(bucket).get_object_tagging, key).tag_set.tagging_rule)
+
+    def delete_object_tags(self, bucket, key):
+        return self._reply(self._call(self._bucket(bucket).delete_object_tagging, key))
+
+    def put_symlink(self, bucket, key, target, headers=None):
+        return self._reply(self._call(self._bucket(bucket).put_symlink, target, key, headers=headers))
+
+    def get_symlink(self, bucket, key):
+        return self._call(self._bucket(bucket).get_symlink, key).target_key
+
+    def append_object(self, bucket, key, position, data):
+        return self._call(self._bucket(bucket).append_object, key, position, data).next_position
 
 
 class OssV2:
@@ -374,3 +480,85 @@ class OssV2:
         kinds = {"GET": ossv2.GetObjectRequest, "PUT": ossv2.PutObjectRequest, "HEAD": ossv2.HeadObjectRequest}
         request = kinds[method](bucket=bucket, key=key, headers=headers or {})
         return self.client.presign(request, expires=datetime.timedelta(seconds=expires_s)).url
+
+    def describe_regions(self, region=None):
+        result = self._call(self.client.describe_regions, ossv2.DescribeRegionsRequest(regions=region))
+        return [info.region for info in result.region_info]
+
+    def put_bucket_acl(self, bucket, acl):
+        return self._reply(self._call(self.client.put_bucket_acl, ossv2.PutBucketAclRequest(bucket=bucket, acl=acl)))
+
+    def get_bucket_acl(self, bucket):
+        return self._call(self.client.get_bucket_acl, ossv2.GetBucketAclRequest(bucket=bucket)).acl
+
+    def put_bucket_tags(self, bucket, tags):
+        return self._reply(self._call(self.client.put_bucket_tags, ossv2.PutBucketTagsRequest(bucket=bucket, tagging=self._tagging(tags))))
+
+    def get_bucket_tags(self, bucket):
+        return self._tags(self._call(self.client.get_bucket_tags, ossv2.GetBucketTagsRequest(bucket=bucket)).tagging.tag_set)
+
+    def delete_bucket_tags(self, bucket):
+        return self._reply(self._call(self.client.delete_bucket_tags, ossv2.DeleteBucketTagsRequest(bucket=bucket)))
+
+    @staticmethod
+    def _tagging(tags):
+        return ossv2.Tagging(tag_set=ossv2.TagSet(tags=[ossv2.Tag(key=key, value=value) for key, value in tags.items()]))
+
+    @staticmethod
+    def _tags(tag_set):
+        return {tag.key: tag.value or "" for tag in (tag_set.tags if tag_set else None) or []}
+
+    def put_bucket_cors(self, bucket, rules, vary=None):
+        made = [ossv2.CORSRule(allowed_origins=r.origins, allowed_methods=r.methods, allowed_headers=r.headers, expose_headers=r.expose, max_age_seconds=r.age) for r in rules]
+        config = ossv2.CORSConfiguration(cors_rules=made, response_vary=vary)
+        return self._reply(self._call(self.client.put_bucket_cors, ossv2.PutBucketCorsRequest(bucket=bucket, cors_configuration=config)))
+
+    def get_bucket_cors(self, bucket):
+        found = self._call(self.client.get_bucket_cors, ossv2.GetBucketCorsRequest(bucket=bucket)).cors_configuration
+        rules = [CorsRule(r.allowed_origins or [], r.allowed_methods or [], r.allowed_headers or [], r.expose_headers or [], r.max_age_seconds) for r in found.cors_rules]
+        return rules, found.response_vary
+
+    def delete_bucket_cors(self, bucket):
+        return self._reply(self._call(self.client.delete_bucket_cors, ossv2.DeleteBucketCorsRequest(bucket=bucket)))
+
+    def put_bucket_versioning(self, bucket, status):
+        config = ossv2.VersioningConfiguration(status=status)
+        return self._reply(self._call(self.client.put_bucket_versioning, ossv2.PutBucketVersioningRequest(bucket=bucket, versioning_configuration=config)))
+
+    def get_bucket_versioning(self, bucket):
+        return self._call(self.client.get_bucket_versioning, ossv2.GetBucketVersioningRequest(bucket=bucket)).version_status
+
+    def list_versions(self, bucket, prefix=None, marker=(None, None), max_keys=None):
+        request = ossv2.ListObjectVersionsRequest(bucket=bucket, prefix=prefix, key_marker=marker[0] or None, version_id_marker=marker[1] or None, max_keys=max_keys)
+        result = self._call(self.client.list_object_versions, request)
+        versions = [Version(v.key, v.version_id, v.is_latest, _bare(v.etag), v.size) for v in result.version or []]
+        markers = [Version(m.key, m.version_id, m.is_latest) for m in result.delete_marker or []]
+        return VersionPage(versions, markers, bool(result.is_truncated), (result.next_key_marker, result.next_version_id_marker))
+
+    def delete_version(self, bucket, key, version):
+        return self._reply(self._call(self.client.delete_object, ossv2.DeleteObjectRequest(bucket=bucket, key=key, version_id=version)))
+
+    def put_object_acl(self, bucket, key, acl):
+        return self._reply(self._call(self.client.put_object_acl, ossv2.PutObjectAclRequest(bucket=bucket, key=key, acl=acl)))
+
+    def get_object_acl(self, bucket, key):
+        return self._call(self.client.get_object_acl, ossv2.GetObjectAclRequest(bucket=bucket, key=key)).acl
+
+    def put_object_tags(self, bucket, key, tags):
+        return self._reply(self._call(self.client.put_object_tagging, ossv2.PutObjectTaggingRequest(bucket=bucket, key=key, tagging=self._tagging(tags))))
+
+    def get_object_tags(self, bucket, key):
+        return self._tags(self._call(self.client.get_object_tagging, ossv2.GetObjectTaggingRequest(bucket=bucket, key=key)).tag_set)
+
+    def delete_object_tags(self, bucket, key):
+        return self._reply(self._call(self.client.delete_object_tagging, ossv2.DeleteObjectTaggingRequest(bucket=bucket, key=key)))
+
+    def put_symlink(self, bucket, key, target, headers=None):
+        request = ossv2.PutSymlinkRequest(bucket=bucket, key=key, target=urllib.parse.quote(target, safe="/"), headers=headers or {})
+        return self._reply(self._call(self.client.put_symlink, request))
+
+    def get_symlink(self, bucket, key):
+        return urllib.parse.unquote(self._call(self.client.get_symlink, ossv2.GetSymlinkRequest(bucket=bucket, key=key)).target)
+
+    def append_object(self, bucket, key, position, data):
+        return self._call(self.client.append_object, ossv2.AppendObjectRequest(bucket=bucket, key=key, position=position, body=data)).next_position

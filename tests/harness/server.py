@@ -47,6 +47,9 @@ def free_ports(count):
 class Server:
     """A server process on local ports. Directories outlive it, so it can be started again."""
 
+    # What a bucket has that asks for no redundancy.
+    redundancy = "LRS"
+
     def __init__(self, data_dirs, log_path, region="cn-granary-1", flags=(), env=None):
         self.data_dirs = [str(d) for d in data_dirs]
         self.log_path = str(log_path)

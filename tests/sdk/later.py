@@ -1,0 +1,46 @@
+"""What the clients ask for and the server does not answer yet, in one place. Strict: what passes must leave this list.
+
+A case of a client that uses an operation of OPERATIONS has to fail, and to say what is written there. When the
+operation is served, its line goes. CASES holds single cases that fail for another reason.
+"""
+import re
+
+# Operation -> how a refusal of today reads in any client.
+_REFUSED = r"NotImplemented|\b501\b"
+OPERATIONS = {
+    "AppendObject": _REFUSED,
+    "SealAppendObject": _REFUSED,
+    "PostObject": _REFUSED,
+    "Callback": _REFUSED,
+    "CreateDirectory": _REFUSED,
+    "Rename": _REFUSED,
+    "DeleteDirectory": _REFUSED,
+    # Not an operation: what is signed with the second version.
+    "SignatureV2": r"InvalidArgument|AccessDenied|NotImplemented|\b40[03]\b",
+}
+
+# (client, pattern of the case's whole name) -> (why it fails, how that reads).
+CASES = {
+    ("node", ".*: no buckets are listed as none"): ("white space in an empty Buckets element is taken for a bucket", "forEach is not a function"),
+    ("node", ".*: buckets are found by their tags"): ("ListBuckets does not look for tags", "NotImplemented"),
+    ("go", ".*: buckets are found by their tags"): ("ListBuckets does not look for tags", "NotImplemented"),
+    ("go", ".*: the MD5 of parts in sequence"): ("objects of sequential uploads have no Content-MD5", "got nothing, expected"),
+    ("opendal", "path: (listing|deleting a whole directory|versions)"): ("a path without the slash behind the bucket is signed so too", "SignatureDoesNotMatch"),
+    ("node", ".*: a copy under conditions"): ("If-Match on CopyObject is refused instead of left to x-oss-copy-source-if-match", "NotImplemented"),
+}
+
+
+def expected_failure(client, case):
+    """(reason, pattern of the message) when a case has to fail today, else None."""
+    waits = [operation for operation in case.operations if operation in OPERATIONS]
+    if waits:
+        return f"not served: {', '.join(waits)}", "|".join(OPERATIONS[operation] for operation in waits)
+    for (name, pattern), expected in CASES.items():
+        if name == client and re.fullmatch(pattern, case.name):
+            return expected
+    return None
+
+
+def unused(client, cases):
+    """Entries of CASES for a client that name no case of it."""
+    return [pattern for name, pattern in CASES if name == client and not any(re.fullmatch(pattern, case.name) for case in cases)]

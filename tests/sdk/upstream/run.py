@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Runs the test suites that the source distributions of Python clients ship, unmodified, against this server.
+
+    tests/sdk/upstream/run.py [--quick] [SUITE...]
+
+SUITE is oss2 (with V1, V4 and V2), aiooss2 or ossfs; default: all. What cannot pass is in SUITE.txt beside this file, with the
+reason; what passes although it is listed there fails the run. --quick leaves out what takes long. GRANARY_ENDPOINT names a
+server that runs already, with GRANARY_KEY_ID, GRANARY_KEY_SECRET and GRANARY_REGION.
+"""
+import argparse
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", ".."))
+
+from harness.server import Server  # noqa: E402  pylint: disable=wrong-import-position
+from harness.signing import Credentials  # noqa: E402  pylint: disable=wrong-import-position
+from harness.wire import Wire  # noqa: E402  pylint: disable=wrong-import-position
+
+# What of a suite is quick and worth a run every time.
+QUICK = {
+    "oss2": ["test_object.py", "test_multipart.py", "test_bucket_versioning.py", "test_list_objects_v2.py", "test_exception_ec.py", "test_sign.py", "test_chinese.py"],
+    "ossfs": ["func/test_object.py", "func/test_bucket.py", "func/test_error.py"],
+    "aiooss2": [""],
+}
+# Versions of the signature that are not served: everything has to fail with them, of which this much is tried.
+WAITING = {"v2": "test_list_objects_v2.py"}
+
+
+@dataclass
+class Target:
+    """The server under test."""
+    endpoint: str
+    credentials: Credentials
+
+    def wire(self):
+        """A raw client."""
+        host, _, port = self.endpoint.partition("://")[2].partition(":")
+        return Wire(host, int(port), self.credentials)
+
+
+def pinned():
+    """The version of oss2 in requirements.txt."""
+    with open(os.path.join(HERE, "..", "requirements.txt"), encoding="utf-8") as handle:
+        return re.search(r"^oss2==(\S+)$", handle.read(), re.M).group(1)
+
+
+def fetch(place):
+    """Unpacks the source distribution of oss2; returns its directory. Needs no network once pip has it in its cache."""
+    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", "oss2",
+                    f"oss2=={pinned()}", "--dest", place], check=True)
+    archive = glob.glob(os.path.join(place, "oss2-*.tar.gz"))[0]
+    with tarfile.open(archive) as packed:
+        packed.extractall(place, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(place)
+    source = archive.removesuffix(".tar.gz")
+    with open(os.path.join(source, "mock.py"), "w", encoding="utf-8") as module:
+        # The package that the suite imports has long been part of Python.
+        module.write("from unittest.mock import *\n")
+    return source
+
+
+def run(suite, python, source, signature, env, parts):
+    """One run of a suite; returns pytest's exit code."""
+    print(f"== the tests of {suite}, signature {signature}", flush=True)
+    listed = os.path.join(HERE, f"{suite}.txt")
+    if signature in WAITING:
+        parts = [WAITING[signature]]
+        listed = os.path.join(source, "waiting.txt")
+        with open(listed, "w", encoding="utf-8") as out:
+            out.write(f"[signature {signature} is not served]\n*\n")
+    env = {**os.environ, **env, "EXPECTED": listed, "SIGNATURE": signature, "PART": "1" if parts else "", "PYTHONPATH": os.pathsep.join([source, HERE])}
+    paths = [os.path.join("tests", part) for part in parts or [""]]
+    # Not --tb=short: rendering some of these tracebacks breaks Python 3.11.
+    return subprocess.run([python, "-m", "pytest", "-q", "-p", "expected", "-p", "no:cacheprovider", "--tb=native", "-W", "ignore", "--log-level=CRITICAL",
+                           "-o", "console_output_style=classic", "-rfE", *paths], cwd=source, env=env, check=False).returncode
+
+
+def run_oss2(target, place, quick):
+    """The suite of oss2 with each version of the signature."""
+    source = fetch(place)
+    cred = target.credentials
+    outcome = 0
+    for signature in ("v4",) if quick else ("v1", "v4", "v2"):
+        env = dict(OSS_TEST_ENDPOINT=target.endpoint, OSS_TEST_BUCKET=f"upstream-{signature}-", OSS_TEST_AUTH_VERSION=signature, OSS_TEST_ACCESS_KEY_ID=cred.key_id,
+                   OSS_TEST_ACCESS_KEY_SECRET=cred.secret, OSS_TEST_REGION=cred.region)
+        outcome = run("oss2", sys.executable, source, signature, env, QUICK["oss2"] if quick else []) or outcome
+    return outcome
+
+
+def run_in_environment(suite, target, quick):
+    """A suite that has an environment of its own; says so when scripts/clients.sh could not make it."""
+    clients = os.environ.get("GRANARY_CLIENTS") or os.environ.get("GRANARY_VENV", "") + "-clients"
+    place = os.path.join(clients, "python")
+    if not os.path.exists(os.path.join(place, "ready")):
+        print(f"NOT RUN: the tests of {suite}: there is no {place}")
+        return 1 if os.environ.get("GRANARY_REQUIRE_CLIENTS") else 0
+    wire = target.wire()
+    # aiooss2 has the name of its public bucket in its code.
+    for bucket, acl in ((f"upstream-{suite}", "private"), ("dvc-anonymous", "public-read")):
+        wire.must("PUT", bucket, headers={"x-oss-acl": acl})
+    wire.close()
+    env = dict(OSS_ENDPOINT=target.endpoint, OSS_ACCESS_KEY_ID=target.credentials.key_id, OSS_SECRET_ACCESS_KEY=target.credentials.secret,
+               OSS_TEST_BUCKET_NAME=f"upstream-{suite}", OSS_TEST_ANONYMOUS_BUCKET_NAME="dvc-anonymous")
+    return run(suite, os.path.join(place, "bin", "python"), os.path.join(place, "sources", suite), "v1", env, QUICK[suite] if quick and QUICK[suite] != [""] else [])
+
+
+def main():
+    """All suites against one server."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("suites", nargs="*", default=["aiooss2", "ossfs", "oss2"])
+    args = parser.parse_args()
+    place = tempfile.mkdtemp(prefix="upstream-")
+    server, outcome = None, 0
+    try:
+        if os.environ.get("GRANARY_ENDPOINT"):
+            cred = Credentials(os.environ["GRANARY_KEY_ID"], os.environ["GRANARY_KEY_SECRET"], os.environ["GRANARY_REGION"])
+            target = Target(os.environ["GRANARY_ENDPOINT"], cred)
+        else:
+            server = Server([os.path.join(place, "disk")], os.path.join(place, "server.log"))
+            # The suite of oss2 compares the advertised endpoint with its own.
+            server.flags += ["--public-endpoint", server.endpoint]
+            server.start()
+            target = Target(server.endpoint, server.credentials)
+        for suite in args.suites:
+            outcome = (run_oss2(target, place, args.quick) if suite == "oss2" else run_in_environment(suite, target, args.quick)) or outcome
+        if server is not None and server.stop() != 0:
+            print("the server did not end with 0")
+            outcome = 1
+    finally:
+        if server is not None:
+            server.kill()
+        shutil.rmtree(place, ignore_errors=True)
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())
