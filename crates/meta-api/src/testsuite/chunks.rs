@@ -428,3 +428,38 @@ pub async fn kept_chunks_are_not_abandoned(suite: Suite) {
     let shard = suite.shard_of(bucket, "a").await;
     assert_eq!(suite.deletions(shard).await.pending, 1);
 }
+
+/// What an attempt left stays until no attempt of its write can be on its way to a disk any more.
+pub async fn abandoned_chunks_go_when_no_attempt_is_under_way(suite: Suite) {
+    let bucket = suite.bucket("abandoned").await;
+    let settings = suite.settings().await;
+    let write_id = suite.begin_write(bucket, "a").await;
+    let mut command = commit(bucket, "a", &write_id, &[extent(1, CHUNK)], 0, 1);
+    let abandoned = extent(2, CHUNK).chunk;
+    command.payload.as_mut().unwrap().abandoned = vec![abandoned.clone()];
+    suite.accepted(command).await;
+    let shard = suite.shard_of(bucket, "a").await;
+    let lease_ms = settings.write_lease_ms;
+    assert!(
+        lease_ms > settings.reader_grace_ms,
+        "else nothing is tested"
+    );
+    suite.advance(lease_ms - 1).await;
+    let page = suite.deletions(shard).await;
+    assert_eq!((page.pending, page.entries.len()), (1, 0));
+    suite.advance(2).await;
+    let due = suite.deletions(shard).await.entries;
+    let deletion = due
+        .first()
+        .and_then(|entry| entry.deletion.clone())
+        .unwrap();
+    let Some(state::body::Place::Extents(body)) = deletion.body.unwrap().place else {
+        panic!("chunks are deleted by their names")
+    };
+    let named: Vec<_> = body
+        .extents
+        .into_iter()
+        .map(|extent| extent.chunk)
+        .collect();
+    assert_eq!(named, [abandoned]);
+}

@@ -8,7 +8,7 @@ use granary_meta_api::pb::state::owner::State;
 use granary_types::{ObjectId, limits};
 
 use super::tx::allocated_by_apply;
-use super::{ApplyContext, Refusal, Tx, expiry};
+use super::{ApplyContext, OBJECTS, Refusal, Tx, expiry};
 use crate::keyspace::Id;
 use crate::keyspace::deletion::DeletionKey;
 use crate::keyspace::inline::InlineKey;
@@ -52,7 +52,22 @@ pub(super) fn queue_deletion(
     body: &state::Body,
     size: u64,
 ) -> Result<(), Refusal> {
-    let grace_ms = tx.clock.settings.map_or(0, |s| s.reader_grace_ms);
+    let due_ms = time_ms.saturating_add(reader_grace_ms(tx));
+    queue(tx, place, (time_ms, due_ms), object, body, size)
+}
+
+fn reader_grace_ms(tx: &Tx<'_>) -> u64 {
+    tx.clock.settings.map_or(0, |s| s.reader_grace_ms)
+}
+
+fn queue(
+    tx: &mut Tx<'_>,
+    place: &Place,
+    (time_ms, due_ms): (u64, u64),
+    object: Id,
+    body: &state::Body,
+    size: u64,
+) -> Result<(), Refusal> {
     let (body, tail) = match &body.place {
         Some(BodyPlace::Appended(appended)) => (parts_of(appended), appended.tail_rows > 0),
         _ => (body.clone(), false),
@@ -64,7 +79,7 @@ pub(super) fn queue_deletion(
         object,
     };
     let deletion = state::Deletion {
-        due_ms: time_ms.saturating_add(grace_ms),
+        due_ms,
         bucket_id: place.bucket.0,
         object_id: object.to_bytes(),
         body: Some(body),
@@ -94,6 +109,9 @@ fn parts_of(appended: &state::AppendedBody) -> state::Body {
 
 /// Queues chunks that a write left on disks when it went on with others. No record refers to them,
 /// but their owner lives, so the sweep would keep them.
+///
+/// An attempt that was given up may still be on its way to a disk, and one that arrives after the
+/// deletion would stay as long as the owner. So they go when a write that began now would have ended.
 pub(super) fn queue_abandoned(
     tx: &mut Tx<'_>,
     place: &Place,
@@ -105,6 +123,11 @@ pub(super) fn queue_abandoned(
             "too many abandoned chunks, or a malformed id",
         ));
     }
+    let mut wait_ms = reader_grace_ms(tx);
+    if tx.clock.feature_level >= OBJECTS {
+        wait_ms = wait_ms.max(ApplyContext::write_lease_ms(tx));
+    }
+    let due_ms = time_ms.saturating_add(wait_ms);
     for chunks in chunks.chunks(limits::EXTENTS_PER_PAGE) {
         let extents = chunks.iter().map(|chunk| state::Extent {
             chunk: chunk.clone(),
@@ -115,7 +138,7 @@ pub(super) fn queue_abandoned(
             place: Some(BodyPlace::Extents(state::ExtentBody { extents })),
         };
         let object = tx.allocate_id(time_ms);
-        queue_deletion(tx, place, time_ms, object, &body, 0)?;
+        queue(tx, place, (time_ms, due_ms), object, &body, 0)?;
     }
     Ok(())
 }

@@ -92,7 +92,8 @@ pub(crate) const FIRST_LEVEL: u64 = 1;
 /// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
 /// configurations.
 pub(crate) const SETTINGS: u64 = 3;
-/// The level from which on objects can be appended to and changed in place, and accounts made.
+/// The level from which on objects can be appended to and changed in place, accounts made, and chunks
+/// that a write has abandoned are kept as long as one of its attempts may be under way.
 pub(crate) const OBJECTS: u64 = 4;
 
 /// What a command knows of its log entry and of where it acts.
