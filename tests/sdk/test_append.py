@@ -53,7 +53,8 @@ def test_appends_make_an_object(client, bucket, sizes):
 def test_attributes_are_those_of_the_first(client, bucket):
     first = {"Content-Type": "text/log", "x-oss-meta-a": "1", "x-oss-storage-class": "IA", "x-oss-tagging": "t=1"}
     client.append_object(bucket, "k", 0, b"one", first)
-    client.append_object(bucket, "k", 3, b"two", {"Content-Type": "text/other", "x-oss-meta-a": "2", "x-oss-storage-class": "Standard"})
+    client.append_object(bucket, "k", 3, b"two", {"Content-Type": "text/other", "x-oss-meta-a": "2", "x-oss-storage-class": "Standard",
+                                                 "x-oss-tagging": "&".join(f"t{n}=v" for n in range(11))})
     headers = client.head_object(bucket, "k").headers
     assert (headers["Content-Type"], headers["x-oss-meta-a"], headers["x-oss-storage-class"]) == ("text/log", "1", "IA")
     assert headers["x-oss-tagging-count"] == "1"

@@ -152,12 +152,14 @@ def test_put_object(server, wire, bucket, app, key, tmp_path, auth):
 
 def test_complete_multipart_upload(server, wire, bucket, app):
     target = raw_bucket(server, bucket, "v4")
-    upload = target.init_multipart_upload("big").upload_id
+    upload = target.init_multipart_upload("big", headers={**asking(app), "Content-Type": "a/b"}).upload_id
     part = target.upload_part("big", upload, 1, b"x" * 200_000)
     result = target.complete_multipart_upload("big", upload, [oss2.models.PartInfo(1, part.etag)], headers=asking(app))
     assert json.loads(result.resp.response.content) == OK
     told = app.fields()
-    assert (told["object"], told["size"], told["operation"]) == ("big", "200000", "CompleteMultipartUpload")
+    assert len(app.seen) == 1, "the completion calls, and nothing before it"
+    assert (told["object"], told["size"], told["mimeType"]) == ("big", "200000", "a/b")
+    assert told["operation"] == "CompleteMultipartUpload"
     assert told["etag"].endswith("-1")
     assert wire.get(bucket, "big").body == b"x" * 200_000
 

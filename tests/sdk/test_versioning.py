@@ -143,7 +143,7 @@ class OfOssV2:
         return self.ask("put_symlink", ossv2.PutSymlinkRequest, key=key, symlink_target=target).version_id
 
     def target(self, key, version=None):
-        return self.ask("get_symlink", ossv2.GetSymlinkRequest, key=key, version_id=version).symlink_target
+        return self.ask("get_symlink", ossv2.GetSymlinkRequest, key=key, version_id=version).target
 
     def versions(self, prefix=None, delimiter=None, key_marker=None, versionid_marker=None, max_keys=None):
         page = self.ask("list_object_versions", ossv2.ListObjectVersionsRequest, prefix=prefix, delimiter=delimiter, key_marker=key_marker,

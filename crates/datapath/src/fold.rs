@@ -139,7 +139,7 @@ mod tests {
                 }
                 assert!(folds < 3, "a fold makes room");
                 let from = begins_at(&known).unwrap();
-                let mut body = body_of(&known).unwrap().clone();
+                let mut body = *body_of(&known).unwrap();
                 if from < body.part_bytes || (from == body.part_bytes && body.run_parts == 0) {
                     body.parts -= body.run_parts;
                     body.part_bytes = from;
@@ -150,7 +150,7 @@ mod tests {
                 body.tail_rows = 0;
                 known = version(known.size, body);
             }
-            let mut body = body_of(&known).unwrap().clone();
+            let mut body = *body_of(&known).unwrap();
             match payload.extents.is_empty() {
                 true => body.tail_rows += 1,
                 false => add_part(&mut body, bytes),

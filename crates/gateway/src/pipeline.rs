@@ -233,7 +233,7 @@ async fn read_form<'a>(
     notes.signature = identity.signature;
     cx.caller = identity.caller;
     cx.head.form = Some(form);
-    Ok(Body::Form(body))
+    Ok(Body::Form(Box::new(body)))
 }
 
 /// Memory for a body that is read whole: what it declares, or the most it may have.

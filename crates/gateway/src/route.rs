@@ -104,7 +104,6 @@ fn holds(when: &When, head: &Head) -> bool {
         When::Header(name) => head.headers.contains_key(*name),
         When::May(_) => true,
         When::Path(pattern) => path_fits(pattern, &head.raw_path),
-        When::May(_) => true,
     }
 }
 

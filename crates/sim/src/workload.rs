@@ -102,12 +102,12 @@ async fn live(cluster: &Cluster, gateway: &Gateway, writes: bool, rng: &mut StdR
         };
         let dies = rng.random_range(0..100) < DEATHS_PERCENT;
         let life = Duration::from_micros(rng.random_range(100..400_000));
-        let operation = async {
+        let operation = Box::pin(async {
             match names[index] {
                 LOGS => append_or_read(gateway, &bucket, writes, rng).await,
                 _ => operate(gateway, &bucket, writes, rng).await,
             }
-        };
+        });
         let outcome = match dies {
             true => within(life, operation).await,
             false => Ok(operation.await),

@@ -46,7 +46,7 @@ pub(crate) enum Body<'a> {
     /// The bytes, not yet asked for.
     Stream(&'a mut RequestBody),
     /// The file of a form, not yet asked for.
-    Form(FormBody<'a>),
+    Form(Box<FormBody<'a>>),
 }
 
 /// What an operation needs to know of the bucket before the signature is looked at.

@@ -92,6 +92,7 @@ async fn bytes_are_added_where_the_object_ends() {
     let second = client
         .call("POST", "bkt/log?append&position=4")
         .header("x-oss-meta-a", "2")
+        .header("x-oss-object-acl", "no such thing")
         .body("two");
     let second = second.send().await;
     assert_eq!(second.header("x-oss-next-append-position"), "7");
@@ -174,7 +175,7 @@ async fn what_cannot_be_appended_is_refused() {
             "0",
             (409, "FileAlreadyExists"),
         ),
-        ("x-oss-object-acl", "open", "3", (400, "InvalidArgument")),
+        ("x-oss-object-acl", "open", "0", (400, "InvalidArgument")),
         ("x-oss-callback", "e30=", "3", (501, "NotImplemented")),
     ] {
         let answer = call(name, value, position).send().await;

@@ -77,7 +77,7 @@ async fn current(suite: &Suite, bucket: TestBucket, key: &str) -> state::Version
 
 fn body(version: &state::Version) -> state::AppendedBody {
     match version.body.as_ref().unwrap().place.as_ref().unwrap() {
-        state::body::Place::Appended(body) => body.clone(),
+        state::body::Place::Appended(body) => *body,
         other => panic!("{other:?}"),
     }
 }

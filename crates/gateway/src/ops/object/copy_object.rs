@@ -280,7 +280,7 @@ fn copy_of(
         etag,
         crc64,
         has_crc64,
-        content_md5: match keeps_tag {
+        content_md5: match has_own_tag(source) {
             true => source.content_md5.clone(),
             false => String::new(),
         },
