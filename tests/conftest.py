@@ -12,7 +12,6 @@ import pytest
 
 from harness import sdk
 from harness.server import Server
-from sdk import later
 
 DOMAIN = "oss.granary.test"
 # Where the names of DOMAIN are; a suite whose server is elsewhere says so here.
@@ -116,7 +115,7 @@ def bucket(wire, bucket_name):
     wire.delete_bucket_with_contents(bucket_name)
 
 
-@pytest.fixture(params=[*sdk.NAMES, "oss2-v2"])
+@pytest.fixture(params=sdk.NAMES)
 def client(request, server):
     """Each SDK in turn."""
     return sdk.make(request.param, server)
@@ -128,13 +127,6 @@ def signed(request, server):
     raw = server.wire(auth=request.param)
     yield raw
     raw.close()
-
-
-def pytest_collection_modifyitems(items):
-    """What signs with a version that is not served has to fail."""
-    for item in items:
-        if "SignatureV2" in later.OPERATIONS and "oss2-v2" in item.name and not item.name.startswith(later.WITHOUT_SIGNATURE):
-            item.add_marker(pytest.mark.xfail(reason="signature V2 is not served", strict=True))
 
 
 def pytest_terminal_summary(terminalreporter):

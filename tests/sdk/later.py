@@ -8,28 +8,16 @@ import re
 # Operation -> how a refusal of today reads in any client.
 _REFUSED = r"NotImplemented|\b501\b"
 OPERATIONS = {
-    "AppendObject": _REFUSED,
-    "SealAppendObject": _REFUSED,
-    "PostObject": _REFUSED,
-    "Callback": _REFUSED,
     "CreateDirectory": _REFUSED,
     "Rename": _REFUSED,
     "DeleteDirectory": _REFUSED,
-    # Not an operation: what is signed with the second version.
-    "SignatureV2": r"InvalidArgument|AccessDenied|NotImplemented|\b40[03]\b",
 }
-
-# Tests of a signature that is not served which pass all the same: they are refused before the signature is looked at, or as it is.
-WITHOUT_SIGNATURE = ("test_every_operation_says_no_such_bucket[", "test_promises_that_cannot_be_kept_are_not_made[oss2-v2-Standard-ZRS-")
 
 # (client, pattern of the case's whole name) -> (why it fails, how that reads).
 CASES = {
     ("node", ".*: no buckets are listed as none"): ("white space in an empty Buckets element is taken for a bucket", "forEach is not a function"),
-    ("node", ".*: buckets are found by their tags"): ("ListBuckets does not look for tags", "NotImplemented"),
-    ("go", ".*: buckets are found by their tags"): ("ListBuckets does not look for tags", "NotImplemented"),
     ("go", ".*: the MD5 of parts in sequence"): ("objects of sequential uploads have no Content-MD5", "got nothing, expected"),
     ("opendal", "path: (listing|deleting a whole directory|versions)"): ("a path without the slash behind the bucket is signed so too", "SignatureDoesNotMatch"),
-    ("node", ".*: a copy under conditions"): ("If-Match on CopyObject is refused instead of left to x-oss-copy-source-if-match", "NotImplemented"),
 }
 
 

@@ -31,8 +31,6 @@ QUICK = {
     "ossfs": ["func/test_bucket.py", "func/test_error.py", "func/test_object.py"],
     "aiooss2": [""],
 }
-# Versions of the signature that are not served: everything has to fail with them, of which this much is tried.
-WAITING = {"v2": "test_list_objects_v2.py"}
 
 
 @dataclass
@@ -71,11 +69,6 @@ def run(suite, python, source, signature, env, parts):
     """One run of a suite; returns pytest's exit code."""
     print(f"== the tests of {suite}, signature {signature}", flush=True)
     listed = os.path.join(HERE, f"{suite}.txt")
-    if signature in WAITING:
-        parts = [WAITING[signature]]
-        listed = os.path.join(source, "waiting.txt")
-        with open(listed, "w", encoding="utf-8") as out:
-            out.write(f"[signature {signature} is not served]\n*\n")
     env = {**os.environ, **env, "EXPECTED": listed, "SIGNATURE": signature, "PART": "1" if parts else "", "PYTHONPATH": os.pathsep.join([source, HERE])}
     paths = [os.path.join("tests", part) for part in parts or [""]]
     # oss2 would log everything; a test of ossfs reads a warning. Not --tb=short: rendering some of these tracebacks breaks Python 3.11.
