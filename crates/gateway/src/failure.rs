@@ -53,6 +53,7 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         Reason::TooManyBuckets => ErrorCode::TooManyBuckets,
         Reason::ObjectTooLarge => ErrorCode::EntityTooLarge,
         Reason::Immutable => ErrorCode::FileImmutable,
+        Reason::InvalidPath => ErrorCode::InvalidObjectName,
         // The client took longer than a write may; nothing of it is kept.
         Reason::WriteExpired => ErrorCode::RequestTimeout,
         // Views that stayed old although they were refreshed: the whole request may be repeated.

@@ -84,6 +84,9 @@ commands! {
     ActivateFeature(named) -> Empty(pb::Empty);
     SetObjectAcl(at) -> Version(pb::VersionReply);
     SetObjectTags(at) -> Version(pb::VersionReply);
+    CreateDirectory(at) -> Version(pb::VersionReply);
+    RenameEntry(at) -> Empty(pb::Empty);
+    DeleteDirectory(at) -> DirectoryDeleted(pb::DirectoryDeleted);
     InitCluster(root) -> InitCluster(pb::InitClusterReply);
     CreateBucket(root) -> Bucket(pb::state::Bucket);
     FinishCreateBucket(root) -> Empty(pb::Empty);

@@ -31,7 +31,7 @@ messages! {
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
         ShardClock, Bucket, Account, AccessKey, Node, Disk, Pool, PlacementGroup, PgMember,
         RangeHint, Lease, ClusterInfo, ShardEntry, ShardAllocation,
-        NodeAllocation, ClusterTrust, JoinToken, ConfigRow
+        NodeAllocation, ClusterTrust, JoinToken, ConfigRow, Directory, DirectoryPlace
     ]
     pb "" [
         ProposeRequest, ProposeReply, QueryRequest, QueryResponse, Fault, Command, CommandReply,
@@ -54,7 +54,8 @@ messages! {
         RemoveNode, PutTrust, PutJoinToken, ListReferences, Reference, ReferencesPage, GetTrust,
         GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup, WrongClock,
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
-        FinishConfigureBucket, BucketConfig
+        FinishConfigureBucket, BucketConfig, CreateDirectory, RenameEntry, DeleteDirectory,
+        DirectoryCursor, DirectoryDeleted
     ]
 }
 

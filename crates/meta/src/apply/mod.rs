@@ -13,6 +13,7 @@ mod body;
 mod bucket_rows;
 mod counters;
 mod deletions;
+mod directories;
 pub(crate) mod parts;
 mod root_rows;
 mod versions;
@@ -29,8 +30,10 @@ mod complete_pg_member;
 mod complete_upload;
 mod configure_bucket;
 mod create_bucket;
+mod create_directory;
 mod create_pgs;
 mod create_pool;
+mod delete_directory;
 mod delete_object;
 mod end_delete_bucket;
 mod fence_bucket;
@@ -47,6 +50,7 @@ mod put_trust;
 mod register_disk;
 mod register_node;
 mod remove_node;
+mod rename_entry;
 mod renew_root;
 mod replace_pg_member;
 mod report_range;
@@ -76,7 +80,7 @@ use crate::ownership::Place;
 /// The newest feature level this version can apply. Raised when apply learns something that older
 /// versions would do differently. New clusters begin at it; others get there when every metadata node
 /// applies it.
-pub const FEATURE_LEVEL: u64 = SETTINGS;
+pub const FEATURE_LEVEL: u64 = OBJECTS;
 /// The level from which on the root is put back by a command (`RenewRoot`), keeps what level nodes
 /// tell and lets in nobody who applies less, changes the state of a disk alone, and takes the word of
 /// a disk that was out for nothing.
@@ -86,13 +90,17 @@ pub(crate) const FIRST_LEVEL: u64 = 1;
 /// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
 /// configurations.
 pub(crate) const SETTINGS: u64 = 3;
+/// The level from which on objects can be appended to and changed in place, and buckets can have
+/// directories.
+pub(crate) const OBJECTS: u64 = 4;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]
 pub(crate) struct ApplyContext {
     /// The entry's time, stamped by the leader; never goes backwards for a shard.
     pub(crate) time_ms: u64,
-    /// The owned position; of a command without one: the home slab, bucket 0 and an empty key.
+    /// The owned position, and in a bucket with directories where its path leads; of a command without
+    /// one: the home slab, bucket 0 and an empty key.
     pub(crate) place: Place,
     /// What the shard knows of the bucket, for commands that change objects.
     pub(crate) view: state::BucketView,
@@ -135,6 +143,9 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::ActivateFeature(c) => c.apply(tx, at),
         Wire::SetObjectAcl(c) => c.apply(tx, at),
         Wire::SetObjectTags(c) => c.apply(tx, at),
+        Wire::CreateDirectory(c) => c.apply(tx, at),
+        Wire::RenameEntry(c) => c.apply(tx, at),
+        Wire::DeleteDirectory(c) => c.apply(tx, at),
         Wire::InitCluster(c) => c.apply(tx, at),
         Wire::CreateBucket(c) => c.apply(tx, at),
         Wire::FinishCreateBucket(c) => c.apply(tx, at),

@@ -3,7 +3,7 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 
-use super::{FIRST_LEVEL, NODES_TELL, SETTINGS};
+use super::{FIRST_LEVEL, NODES_TELL, OBJECTS, SETTINGS};
 
 /// Where a command acts.
 pub(super) enum Scope<'c> {
@@ -29,6 +29,9 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         Wire::StageExtents(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectAcl(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectTags(c) => Scope::Objects(c.at.as_ref()),
+        Wire::CreateDirectory(c) => Scope::Objects(c.at.as_ref()),
+        Wire::RenameEntry(c) => Scope::Objects(c.at.as_ref()),
+        Wire::DeleteDirectory(c) => Scope::Objects(c.at.as_ref()),
         Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
         Wire::AckDeletions(_)
         | Wire::ConfigureBucket(_)
@@ -76,6 +79,19 @@ pub(crate) fn level(command: &Wire) -> u64 {
         | Wire::SetBucketVersioning(_)
         | Wire::FinishConfigureBucket(_) => SETTINGS,
         Wire::RenewRoot(_) => NODES_TELL,
+        Wire::CreateDirectory(_) | Wire::RenameEntry(_) | Wire::DeleteDirectory(_) => OBJECTS,
+        Wire::CreateBucket(c) if c.bucket.as_ref().is_some_and(|b| b.hierarchical) => OBJECTS,
+        Wire::ConfigureBucket(c) if c.view.is_some_and(|view| view.hierarchical) => OBJECTS,
         _ => FIRST_LEVEL,
     }
+}
+
+/// Whom a directory belongs to that a command has to make.
+pub(super) fn owner(command: &Wire) -> u64 {
+    let made = match command {
+        Wire::PutObject(c) => c.version.as_ref(),
+        Wire::InitiateUpload(c) => c.template.as_ref(),
+        _ => None,
+    };
+    made.map_or(0, |version| version.owner)
 }

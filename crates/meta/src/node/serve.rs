@@ -237,6 +237,8 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::SplitRange(_)
         | WireCommand::SetObjectAcl(_)
         | WireCommand::SetObjectTags(_)
+        | WireCommand::CreateDirectory(_)
+        | WireCommand::RenameEntry(_)
         | WireCommand::SetBucketTags(_)
         | WireCommand::SetBucketConfig(_)
         | WireCommand::CreateBucket(_)
@@ -244,6 +246,7 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::CreatePgs(_)
         | WireCommand::AllocateShard(_) => true,
         WireCommand::DeleteObject(_)
+        | WireCommand::DeleteDirectory(_)
         | WireCommand::AbortUpload(_)
         | WireCommand::PinRead(_)
         | WireCommand::AckDeletions(_)
