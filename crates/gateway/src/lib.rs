@@ -17,6 +17,7 @@ mod ctx;
 mod failure;
 mod gzip;
 mod head;
+mod hierarchy;
 mod metrics;
 mod ops;
 mod pacer;

@@ -3,6 +3,7 @@
 
 mod buckets;
 mod client;
+mod directories;
 mod encoding;
 mod fixture;
 mod multipart;

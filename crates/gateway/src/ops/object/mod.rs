@@ -3,6 +3,8 @@
 
 mod attributes;
 mod copy_object;
+mod create_directory;
+mod delete_directory;
 mod delete_multiple_objects;
 mod delete_object;
 mod delete_object_tagging;
@@ -18,12 +20,15 @@ mod put_object;
 mod put_object_acl;
 mod put_object_tagging;
 mod put_symlink;
+mod rename;
 mod settings;
 mod source;
 mod version;
 
 pub(crate) use attributes::{Attributes, UNBUILT_IN_WRITES, checked_class, forbids_overwrite};
 pub(crate) use copy_object::CopyObject;
+pub(crate) use create_directory::CreateDirectory;
+pub(crate) use delete_directory::DeleteDirectory;
 pub(crate) use delete_multiple_objects::DeleteMultipleObjects;
 pub(crate) use delete_object::DeleteObject;
 pub(crate) use delete_object_tagging::DeleteObjectTagging;
@@ -38,5 +43,6 @@ pub(crate) use put_object::{PutObject, body_limits, content_md5_header, write_fa
 pub(crate) use put_object_acl::PutObjectAcl;
 pub(crate) use put_object_tagging::PutObjectTagging;
 pub(crate) use put_symlink::PutSymlink;
+pub(crate) use rename::Rename;
 pub(crate) use source::Source;
 pub(crate) use version::restore_text;
