@@ -142,7 +142,7 @@ impl<'s, K: InDirectory + 's> TreeWalk<'s, K> {
                 self.pop();
                 continue;
             };
-            let (name, node) = found;
+            let Step { path: name, node } = found;
             let path = [&self.path[..], &name].concat();
             if self.end.as_ref().is_some_and(|end| path >= *end) {
                 return Ok(None);
@@ -180,8 +180,8 @@ impl<'s, K: InDirectory + 's> TreeWalk<'s, K> {
         self.open = None;
     }
 
-    /// The next entry of the last frame, by its name.
-    fn next_here(&mut self) -> Result<Option<(Vec<u8>, Node<K>)>, QueryError> {
+    /// The next entry of the last frame, with its name for a path.
+    fn next_here(&mut self) -> Result<Option<Step<K>>, QueryError> {
         let open = match &mut self.open {
             Some(open) => open,
             closed => {
@@ -204,12 +204,18 @@ impl<'s, K: InDirectory + 's> TreeWalk<'s, K> {
             let Some((row, value)) = open.rows.next().transpose()? else {
                 return Ok(None);
             };
-            return Ok(Some((name_of(row.key()), Node::Row(row, value))));
+            return Ok(Some(Step {
+                path: name_of(row.key()),
+                node: Node::Row(row, value),
+            }));
         }
         let Some((row, directory)) = open.directories.next().transpose()? else {
             return Ok(None);
         };
-        Ok(Some((name_of(&row.key), Node::Directory(directory))))
+        Ok(Some(Step {
+            path: name_of(&row.key),
+            node: Node::Directory(directory),
+        }))
     }
 }
 

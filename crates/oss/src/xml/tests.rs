@@ -49,6 +49,7 @@ fn bucket_lists() {
             region: "cn-x".to_owned(),
             storage_class: StorageClass::Ia,
             resource_group_id: None,
+            hierarchical_namespace: false,
         }],
         max_keys: 100,
         ..Default::default()

@@ -29,7 +29,7 @@ impl Operation for CreateDirectory {
             return Err(OssError::invalid_argument(
                 "A directory holds no bytes.",
                 "Content-Length",
-                &length.to_string(),
+                length.to_string(),
             ));
         }
         Ok(Self {
