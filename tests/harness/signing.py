@@ -20,7 +20,8 @@ requestPayment resourceGroup response-cache-control response-content-disposition
 response-content-encoding response-content-language response-content-type response-expires restore
 security-token sequential startTime stat status style styleName symlink tagging
 transferAcceleration uploadId uploads versionId versioning versions vod website worm wormExtend
-wormId x-oss-async-process x-oss-process x-oss-request-payer x-oss-traffic-limit
+wormId x-oss-async-process x-oss-delete x-oss-dir x-oss-process x-oss-rename x-oss-request-payer
+x-oss-traffic-limit
 """.split())
 
 

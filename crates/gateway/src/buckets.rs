@@ -42,6 +42,8 @@ pub(crate) struct Bucket {
     pub(crate) redundancy: Redundancy,
     pub(crate) acl: BucketAcl,
     pub(crate) versioning: Versioning,
+    /// Keys are paths through directories.
+    pub(crate) hierarchical: bool,
     pub(crate) generation: u64,
     /// Being deleted: commits are refused until that is decided.
     pub(crate) deleting: bool,
@@ -90,6 +92,7 @@ impl Bucket {
                 1 => Versioning::Enabled,
                 _ => Versioning::Suspended,
             },
+            hierarchical: record.hierarchical,
             generation: record.generation,
             deleting: state == State::Deleting,
             resource_group: record.resource_group.clone(),

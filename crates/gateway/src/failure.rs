@@ -57,6 +57,7 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         Reason::PositionNotEqualToLength => return not_at_the_end(rejection.length),
         Reason::ObjectNotAppendable => ErrorCode::ObjectNotAppendable,
         Reason::AppendSealedObject => ErrorCode::AppendSealedObjectNotAllowed,
+        Reason::InvalidPath => ErrorCode::InvalidObjectName,
         // The client took longer than a write may; nothing of it is kept.
         Reason::WriteExpired => ErrorCode::RequestTimeout,
         // Views that stayed old although they were refreshed: the whole request may be repeated.

@@ -19,6 +19,7 @@ mod failure;
 mod form;
 mod gzip;
 mod head;
+mod hierarchy;
 mod metrics;
 mod ops;
 mod pacer;

@@ -37,7 +37,7 @@ use crate::ops::table::Row;
 use crate::ops::{Body, BodyKind, BucketUse, Operation};
 use crate::render::{self, Common, Output};
 use crate::server::phase::Phase;
-use crate::{authz, cors, route};
+use crate::{authz, cors, hierarchy, route};
 
 /// Longest path, host or agent that a log line quotes, in bytes.
 const LOGGED_BYTES_MAX: usize = 1024;
@@ -186,6 +186,7 @@ fn render(
 /// One operation's whole way.
 pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
+        let operation = call.operation;
         let in_form = Op::BODY == BodyKind::Form;
         let signed = Op::SIGNED && !in_form;
         let (mut cx, body, notes) = admit_caller(call, Op::BUCKET, signed).await?;
@@ -201,6 +202,7 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
         if Op::SIGNED {
             authz::authorise(&mut cx).await?;
         }
+        hierarchy::check(cx.bucket.as_deref(), operation)?;
         if let BodyKind::Buffered { max_bytes } = Op::BODY {
             reserve(&cx, notes, max_bytes)?;
         }

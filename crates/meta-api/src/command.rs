@@ -88,6 +88,9 @@ commands! {
     SealObject(at) -> Version(pb::VersionReply);
     FoldTail(at) -> Version(pb::VersionReply);
     SetObjectMeta(at) -> Version(pb::VersionReply);
+    CreateDirectory(at) -> Version(pb::VersionReply);
+    RenameEntry(at) -> Empty(pb::Empty);
+    DeleteDirectory(at) -> DirectoryDeleted(pb::DirectoryDeleted);
     InitCluster(root) -> InitCluster(pb::InitClusterReply);
     CreateBucket(root) -> Bucket(pb::state::Bucket);
     FinishCreateBucket(root) -> Empty(pb::Empty);

@@ -32,7 +32,7 @@ messages! {
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
         ShardClock, Bucket, Account, AccessKey, Node, Disk, Pool, PlacementGroup, PgMember,
         RangeHint, Lease, ClusterInfo, ShardEntry, ShardAllocation,
-        NodeAllocation, ClusterTrust, JoinToken, ConfigRow
+        NodeAllocation, ClusterTrust, JoinToken, ConfigRow, Directory, DirectoryPlace
     ]
     pb "" [
         ProposeRequest, ProposeReply, QueryRequest, QueryResponse, Fault, Command, CommandReply,
@@ -56,7 +56,8 @@ messages! {
         GetJoinToken, JoinTokenResult, LookupChunks, ChunksResult, RenewRoot, SeenGroup, WrongClock,
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
         FinishConfigureBucket, BucketConfig, AppendObject, SealObject, FoldTail, PutAccount,
-        ListAccessKeys, AccessKeysPage, SetObjectMeta
+        ListAccessKeys, AccessKeysPage, SetObjectMeta, CreateDirectory, RenameEntry,
+        DeleteDirectory, DirectoryCursor, DirectoryDeleted
     ]
 }
 

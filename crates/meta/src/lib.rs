@@ -23,6 +23,7 @@ mod limits;
 mod machine;
 mod node;
 mod ownership;
+mod paths;
 mod query;
 mod rows;
 #[cfg(any(test, feature = "testsuite"))]

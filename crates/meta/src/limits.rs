@@ -10,6 +10,9 @@ pub(crate) const EXTENTS_PER_COMMAND_MAX: usize = 4096;
 pub(crate) const PARTS_PER_PAGE: usize = 32;
 /// Parts of an aborted upload that one command, or the expiry that goes on with it, gives up.
 pub(crate) const PARTS_PER_STEP: usize = 1000;
+/// Objects and directories that one step of deleting a directory deletes (OSS API reference,
+/// DeleteDirectory).
+pub(crate) const ENTRIES_PER_STEP: usize = 100;
 /// Longest ETag of a part, in bytes.
 pub(crate) const ETAG_BYTES_MAX: usize = 80;
 

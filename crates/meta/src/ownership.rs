@@ -15,6 +15,16 @@ pub(crate) struct Place {
     pub(crate) key: Bytes,
 }
 
+impl Place {
+    /// The same bucket's place of another key.
+    pub(crate) fn held_at(&self, key: &Bytes) -> Self {
+        Self {
+            key: key.clone(),
+            ..self.clone()
+        }
+    }
+}
+
 /// Consecutive keys of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeySpan<'a> {

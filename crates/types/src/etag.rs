@@ -29,8 +29,11 @@ impl ETag {
         &self.0
     }
 
-    /// The tag as headers and XML carry it.
+    /// The tag as headers and XML carry it; nothing of what has none.
     pub fn quoted(&self) -> String {
+        if self.0.is_empty() {
+            return String::new();
+        }
         format!("\"{}\"", self.0)
     }
 

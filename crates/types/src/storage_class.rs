@@ -103,5 +103,7 @@ wire_enum!(
         Appendable = 3 => "Appendable",
         /// A link to another key.
         Symlink = 4 => "Symlink",
+        /// A directory, of a bucket whose keys are paths.
+        Directory = 5 => "Directory",
     }
 );

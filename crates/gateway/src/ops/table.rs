@@ -21,9 +21,10 @@ use super::multipart::{
     ListParts, UploadPart, UploadPartCopy,
 };
 use super::object::{
-    AppendObject, CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject,
-    GetObjectAcl, GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PostObject,
-    PutObject, PutObjectAcl, PutObjectTagging, PutSymlink, SealAppendObject,
+    AppendObject, CopyObject, CreateDirectory, DeleteDirectory, DeleteMultipleObjects,
+    DeleteObject, DeleteObjectTagging, GetObject, GetObjectAcl, GetObjectMeta, GetObjectTagging,
+    GetSymlink, HeadObject, OptionObject, PostObject, PutObject, PutObjectAcl, PutObjectTagging,
+    PutSymlink, Rename, SealAppendObject,
 };
 use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
@@ -486,9 +487,9 @@ operations! {
     "object-basic" AsyncProcessObject "POST" Object [Has("x-oss-async-process")] WriteObject later;
 
     // directory
-    "directory" CreateDirectory "POST" Object [Has("x-oss-dir")] WriteObject later;
-    "directory" Rename "POST" Object [Has("x-oss-rename")] Owner later;
-    "directory" DeleteDirectory "POST" Object [Has("x-oss-delete")] Owner later;
+    "directory" CreateDirectory "POST" Object [Has("x-oss-dir")] WriteObject ("PutObject") built;
+    "directory" Rename "POST" Object [Has("x-oss-rename")] WriteObject ("PutObject") built;
+    "directory" DeleteDirectory "POST" Object [Has("x-oss-delete")] WriteObject ("DeleteObject") built;
 
     // multipart
     "multipart" InitiateMultipartUpload "POST" Object [Has("uploads")] WriteObject ("PutObject") built;

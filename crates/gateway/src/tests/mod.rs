@@ -5,6 +5,7 @@ mod appends;
 mod buckets;
 mod callback;
 mod client;
+mod directories;
 mod encoding;
 mod fixture;
 mod in_place;

@@ -155,6 +155,7 @@ impl Meta {
             bucket_id: bucket.id,
             generation: bucket.generation,
             versioning: bucket.versioning,
+            hierarchical: bucket.hierarchical,
             ..Default::default()
         };
         // A shard that knows more than the root refuses, and is right.
@@ -173,6 +174,7 @@ impl Meta {
             bucket_id: bucket.id,
             generation: bucket.generation,
             versioning: bucket.versioning,
+            hierarchical: bucket.hierarchical,
             ..Default::default()
         };
         let told = self.on_every_segment(BucketId(bucket.id), |segment| pb::ConfigureBucket {

@@ -11,7 +11,12 @@ use crate::pb;
 const PAGES_MAX: usize = 1000;
 
 /// What a whole listing shows.
-fn model(keys: &BTreeSet<String>, prefix: &str, delimiter: &str, after: &str) -> Vec<String> {
+pub(super) fn model(
+    keys: &BTreeSet<String>,
+    prefix: &str,
+    delimiter: &str,
+    after: &str,
+) -> Vec<String> {
     let group = |key: &String| {
         let rest = &key[prefix.len()..];
         match rest.find(delimiter) {

@@ -14,6 +14,7 @@
 pub mod appends;
 pub mod buckets;
 pub mod chunks;
+pub mod directories;
 mod faulty;
 pub mod listing;
 pub mod objects;
@@ -346,6 +347,12 @@ macro_rules! meta_testsuite {
                 a_change_is_finished_by_others, a_version_keeps_its_settings,
                 versions_are_listed_across_splits, an_object_gets_other_attributes_in_place,
                 versions_are_not_changed_in_place;
+            directories: paths_make_their_directories, a_name_is_one_entry,
+                a_rename_moves_what_is_below, references_show_paths,
+                impossible_renames_are_refused, repeats_do_nothing_again,
+                a_directory_is_deleted_in_steps, concurrent_changes_exclude_each_other,
+                pages_go_on_while_directories_are_renamed, the_bucket_stays_whole,
+                changes_agree_with_a_model, uploads_are_listed_by_path;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
                 access_keys_belong_to_accounts, accounts_are_made_with_a_key,
                 nodes_are_allocated_once,

@@ -14,8 +14,8 @@ use granary_types::{ObjectId, limits};
 use super::deletions::{inline_key, owner_key, queue_abandoned};
 use super::tx::allocated_by_apply;
 use super::{ApplyContext, Refusal, Tx, expiry};
-use crate::keyspace::Id;
 use crate::keyspace::extent::ExtentKey;
+use crate::keyspace::{Id, same_holder};
 use crate::limits::{EXTENTS_IN_RECORD_MAX, EXTENTS_PER_COMMAND_MAX, INLINE_BYTES_MAX};
 use crate::ownership::Place;
 use crate::rows::Rows;
@@ -54,7 +54,7 @@ pub(super) fn open_write(
         if owner.state() != State::Writing {
             return Err(Refusal::invalid("the write id was used before"));
         }
-        if owner.key != at.place.key {
+        if !same_holder(&owner.key, &at.place.key) {
             return Err(Refusal::invalid("the write id belongs to another key"));
         }
         deadline_ms = deadline_ms.max(owner.deadline_ms);
@@ -136,7 +136,8 @@ fn place_chunks(
         return Err(Refusal::invalid("the size is not that of the chunks"));
     }
     if staged.deadline_ms > 0 {
-        expiry::unschedule(tx, &at.place, write.id, staged.deadline_ms);
+        let held = at.place.held_at(&staged.key);
+        expiry::unschedule(tx, &held, write.id, staged.deadline_ms);
     }
     let total = staged.staged_extents + payload.extents.len() as u64;
     let placed = if payload.staged_extents == 0 && payload.extents.len() <= EXTENTS_IN_RECORD_MAX {

@@ -17,6 +17,10 @@ impl Apply for pb::ConfigureBucket {
         };
         let bucket = BucketId(view.bucket_id);
         check_segment(tx, bucket, self.segment.as_ref())?;
+        let segment = self.segment.unwrap_or_default();
+        if view.hierarchical && (segment.bounded || !segment.start_key.is_empty()) {
+            return Err(Refusal::invalid("a bucket with directories is one shard's"));
+        }
         let row = view_key(tx, bucket);
         match tx.get(&row)? {
             Some(known) if known.dropped => return Err(Reason::NoSuchBucket.into()),

@@ -81,9 +81,9 @@ fn again(
     if bucket.state() == state::bucket::State::Deleting {
         return Ok(bucket);
     }
-    let same =
-        (bucket.storage_class, bucket.redundancy) == (wanted.storage_class, wanted.redundancy);
-    if !same {
+    let kind =
+        |bucket: &state::Bucket| (bucket.storage_class, bucket.redundancy, bucket.hierarchical);
+    if kind(&bucket) != kind(wanted) {
         return Err(Reason::BucketExistsOtherConfig.into());
     }
     if acl_given && bucket.acl != wanted.acl {

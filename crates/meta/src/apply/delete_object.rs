@@ -4,12 +4,16 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::state;
 
+use super::directories::delete_named;
 use super::versions::{Which, insert, remove, stamp_version, versioning};
 use super::{Apply, ApplyContext, Refusal, Tx};
 
 impl Apply for pb::DeleteObject {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
         let which = Which::named(self.version_stamp, self.null_version)?;
+        if let Some(deleted) = delete_named(tx, &at.place)? {
+            return Ok(Reply::Deleted(deleted));
+        }
         let reply = match which {
             Some(which) => delete_version(tx, at, which)?,
             // One version per key: the null one.

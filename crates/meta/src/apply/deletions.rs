@@ -9,11 +9,11 @@ use granary_types::{ObjectId, limits};
 
 use super::tx::allocated_by_apply;
 use super::{ApplyContext, OBJECTS, Refusal, Tx, expiry};
-use crate::keyspace::Id;
 use crate::keyspace::deletion::DeletionKey;
 use crate::keyspace::inline::InlineKey;
 use crate::keyspace::owner::OwnerKey;
 use crate::keyspace::tail::TailKey;
+use crate::keyspace::{Id, anchor};
 use crate::limits::EXTENTS_PER_COMMAND_MAX;
 use crate::ownership::Place;
 use crate::rows::Rows;
@@ -193,7 +193,7 @@ pub(super) fn inline_key(place: &Place, object: Id) -> InlineKey {
     InlineKey {
         slab: place.slab,
         bucket: place.bucket,
-        key: place.key.clone(),
+        key: anchor(&place.key),
         object,
     }
 }

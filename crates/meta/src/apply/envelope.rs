@@ -14,8 +14,8 @@ use granary_raft::StateMachineError;
 use granary_types::{BucketId, limits};
 use prost::Message;
 
-use super::scope::{Scope, level, scope};
-use super::{ApplyContext, FEATURE_LEVEL, Refusal, Tx, dispatch, expiry};
+use super::scope::{Scope, level, owner, scope};
+use super::{ApplyContext, FEATURE_LEVEL, Refusal, Tx, directories, dispatch, expiry};
 use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::command_reply::CommandReplyKey;
 use crate::keyspace::{Id, minute_of};
@@ -159,17 +159,21 @@ fn place_of(scope: &Scope<'_>, tx: &Tx<'_>) -> Result<Place, Refusal> {
         .ok_or_else(|| Refusal::fault(Kind::WrongShard, "the position is not this shard's"))
 }
 
-/// Checks the bucket, then applies.
+/// Checks the bucket and follows the path in it, then applies. Answers are kept at the path: what it
+/// leads to may be another entry when the command is repeated.
 fn guarded(
     command: pb::command::Command,
     time_ms: u64,
-    place: Place,
+    mut place: Place,
     tx: &mut Tx<'_>,
 ) -> Result<pb::command_reply::Reply, Refusal> {
     let view = match scope(&command) {
         Scope::Objects(Some(at)) => open_bucket(tx, at)?,
         _ => state::BucketView::default(),
     };
+    if view.hierarchical {
+        place = directories::enter(tx, place, &command, owner(&command), time_ms)?;
+    }
     let at = ApplyContext {
         time_ms,
         place,

@@ -20,6 +20,9 @@ use crate::keyspace::{KeyField, Kind, kind_prefix};
 use crate::ownership::positional_bounds;
 use crate::rows::{Bounds, Rows};
 
+/// What keeps a bucket from being deleted.
+const CONTENTS: [Kind; 4] = [Kind::Head, Kind::Version, Kind::Upload, Kind::Directory];
+
 impl Apply for pb::FenceBucket {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
         let bucket = BucketId(self.bucket_id);
@@ -89,14 +92,11 @@ fn drop_bucket(
     forget_bucket_later(tx, home, bucket, at.time_ms)
 }
 
-/// Whether the shard holds objects, versions or uploads of a bucket.
+/// Whether the shard holds objects, versions, uploads or directories of a bucket.
 fn contents(tx: &Tx<'_>, bucket: BucketId) -> Result<pb::FenceReply, Refusal> {
-    let mut found = [false; 3];
+    let mut found = [false; CONTENTS.len()];
     for range in &tx.descriptor.ranges {
-        for (kind, found) in [Kind::Head, Kind::Version, Kind::Upload]
-            .iter()
-            .zip(&mut found)
-        {
+        for (kind, found) in CONTENTS.iter().zip(&mut found) {
             let mut prefix = kind_prefix(SlabId(range.slab), *kind);
             bucket.write(&mut prefix);
             let in_bucket = Bounds::prefix(prefix);
@@ -110,7 +110,7 @@ fn contents(tx: &Tx<'_>, bucket: BucketId) -> Result<pb::FenceReply, Refusal> {
         }
     }
     Ok(pb::FenceReply {
-        empty: found == [false; 3],
+        empty: found == [false; CONTENTS.len()],
         has_uploads: found[2],
     })
 }

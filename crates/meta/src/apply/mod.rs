@@ -14,6 +14,7 @@ mod body;
 mod bucket_rows;
 mod counters;
 mod deletions;
+mod directories;
 pub(crate) mod parts;
 mod root_rows;
 mod versions;
@@ -31,8 +32,10 @@ mod complete_pg_member;
 mod complete_upload;
 mod configure_bucket;
 mod create_bucket;
+mod create_directory;
 mod create_pgs;
 mod create_pool;
+mod delete_directory;
 mod delete_object;
 mod end_delete_bucket;
 mod fence_bucket;
@@ -51,6 +54,7 @@ mod put_trust;
 mod register_disk;
 mod register_node;
 mod remove_node;
+mod rename_entry;
 mod renew_root;
 mod replace_pg_member;
 mod report_range;
@@ -92,8 +96,9 @@ pub(crate) const FIRST_LEVEL: u64 = 1;
 /// The level from which on settings of buckets and versions can be changed: ACL, tags, versioning and
 /// configurations.
 pub(crate) const SETTINGS: u64 = 3;
-/// The level from which on objects can be appended to and changed in place, accounts made, and chunks
-/// that a write has abandoned are kept as long as one of its attempts may be under way.
+/// The level from which on objects can be appended to and changed in place, accounts made, buckets have
+/// directories, and chunks that a write has abandoned are kept as long as one of its attempts may be
+/// under way.
 pub(crate) const OBJECTS: u64 = 4;
 
 /// What a command knows of its log entry and of where it acts.
@@ -101,7 +106,8 @@ pub(crate) const OBJECTS: u64 = 4;
 pub(crate) struct ApplyContext {
     /// The entry's time, stamped by the leader; never goes backwards for a shard.
     pub(crate) time_ms: u64,
-    /// The owned position; of a command without one: the home slab, bucket 0 and an empty key.
+    /// The owned position, and in a bucket with directories where its path leads; of a command without
+    /// one: the home slab, bucket 0 and an empty key.
     pub(crate) place: Place,
     /// What the shard knows of the bucket, for commands that change objects.
     pub(crate) view: state::BucketView,
@@ -148,6 +154,9 @@ fn dispatch(command: Wire, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, 
         Wire::SealObject(c) => c.apply(tx, at),
         Wire::FoldTail(c) => c.apply(tx, at),
         Wire::SetObjectMeta(c) => c.apply(tx, at),
+        Wire::CreateDirectory(c) => c.apply(tx, at),
+        Wire::RenameEntry(c) => c.apply(tx, at),
+        Wire::DeleteDirectory(c) => c.apply(tx, at),
         Wire::InitCluster(c) => c.apply(tx, at),
         Wire::CreateBucket(c) => c.apply(tx, at),
         Wire::FinishCreateBucket(c) => c.apply(tx, at),

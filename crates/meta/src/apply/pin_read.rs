@@ -11,8 +11,8 @@ use granary_meta_api::pb::state::owner::State;
 
 use super::deletions::owner_key;
 use super::{Apply, ApplyContext, Refusal, Tx, empty, expiry};
-use crate::keyspace::Id;
 use crate::keyspace::pin::PinKey;
+use crate::keyspace::{Id, same_holder};
 use crate::limits::PIN_MS_MAX;
 use crate::rows::Rows;
 
@@ -34,7 +34,7 @@ impl Apply for pb::PinRead {
                 State::Deleting => owner.due_ms > at.time_ms || pinned,
                 State::Writing | State::Part | State::Deleted => false,
             };
-            readable && owner.key == at.place.key
+            readable && same_holder(&owner.key, &at.place.key)
         });
         if !alive {
             return Err(Reason::NoSuchVersion.into());

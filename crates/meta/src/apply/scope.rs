@@ -33,6 +33,9 @@ pub(super) fn scope(command: &Wire) -> Scope<'_> {
         Wire::SealObject(c) => Scope::Objects(c.at.as_ref()),
         Wire::FoldTail(c) => Scope::Objects(c.at.as_ref()),
         Wire::SetObjectMeta(c) => Scope::Objects(c.at.as_ref()),
+        Wire::CreateDirectory(c) => Scope::Objects(c.at.as_ref()),
+        Wire::RenameEntry(c) => Scope::Objects(c.at.as_ref()),
+        Wire::DeleteDirectory(c) => Scope::Objects(c.at.as_ref()),
         Wire::PinRead(c) => Scope::Position(c.at.as_ref()),
         Wire::AckDeletions(_)
         | Wire::ConfigureBucket(_)
@@ -82,7 +85,21 @@ pub(crate) fn level(command: &Wire) -> u64 {
         | Wire::SetBucketVersioning(_)
         | Wire::FinishConfigureBucket(_) => SETTINGS,
         Wire::SetObjectMeta(_) | Wire::PutAccount(_) => OBJECTS,
+        Wire::CreateDirectory(_) | Wire::RenameEntry(_) | Wire::DeleteDirectory(_) => OBJECTS,
         Wire::RenewRoot(_) => NODES_TELL,
+        Wire::CreateBucket(c) if c.bucket.as_ref().is_some_and(|b| b.hierarchical) => OBJECTS,
+        Wire::ConfigureBucket(c) if c.view.is_some_and(|view| view.hierarchical) => OBJECTS,
         _ => FIRST_LEVEL,
     }
+}
+
+/// Whom a directory belongs to that a command has to make.
+pub(super) fn owner(command: &Wire) -> u64 {
+    let made = match command {
+        Wire::PutObject(c) => c.version.as_ref(),
+        Wire::AppendObject(c) => c.version.as_ref(),
+        Wire::InitiateUpload(c) => c.template.as_ref(),
+        _ => None,
+    };
+    made.map_or(0, |version| version.owner)
 }

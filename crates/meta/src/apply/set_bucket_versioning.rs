@@ -25,6 +25,11 @@ impl Apply for pb::SetBucketVersioning {
             // Whether it stays is being decided.
             State::Deleting => return Err(Reason::Stale.into()),
         }
+        if bucket.hierarchical {
+            return Err(Refusal::invalid(
+                "a bucket with directories keeps no versions",
+            ));
+        }
         if bucket.versioning != self.versioning {
             bucket.versioning = self.versioning;
             bucket.generation += 1;

@@ -10,6 +10,7 @@ use granary_meta_api::pb::fault::Kind as FaultKind;
 use granary_meta_api::pb::state;
 use granary_types::{BucketId, SlabId, limits};
 
+use super::bucket_rows::view_key;
 use super::expiry::forget_bucket_later;
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::keyspace::bucket_view::BucketViewKey;
@@ -51,6 +52,11 @@ impl Apply for pb::SplitRange {
                 "the split point is not this shard's",
             ));
         };
+        let row = view_key(tx, BucketId(self.split_bucket));
+        let whole = tx.get(&row)?.is_some_and(|view| view.hierarchical);
+        if whole && !self.split_key.is_empty() {
+            return Err(Refusal::invalid("a bucket with directories is one shard's"));
+        }
         let range = tx.descriptor.ranges[index].clone();
         if start_of(&range) == at {
             return Err(Refusal::invalid(

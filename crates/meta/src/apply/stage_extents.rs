@@ -35,7 +35,8 @@ impl Apply for pb::StageExtents {
             return Err(Refusal::invalid("other extents are staged in that place"));
         }
         if owner.deadline_ms > 0 {
-            expiry::unschedule(tx, &at.place, write.id, owner.deadline_ms);
+            let held = at.place.held_at(&owner.key);
+            expiry::unschedule(tx, &held, write.id, owner.deadline_ms);
         }
         let renewed = at.time_ms.saturating_add(ApplyContext::write_lease_ms(tx));
         owner.deadline_ms = write.deadline_ms.max(renewed);

@@ -57,16 +57,21 @@ pub(crate) enum Kind {
     PartPage = 114,
     Pin = 115,
     Tail = 116,
+    // Data slab, positional: a directory of a bucket whose keys are paths.
+    Directory = 117,
+    DirectoryById = 118,
 }
 
 impl Kind {
     /// Kinds whose keys go on with a position.
-    pub(crate) const POSITIONAL: [Kind; 5] = [
+    pub(crate) const POSITIONAL: [Kind; 7] = [
         Kind::Head,
         Kind::Version,
         Kind::Inline,
         Kind::Upload,
         Kind::Part,
+        Kind::Directory,
+        Kind::DirectoryById,
     ];
 
     /// Kinds whose keys go on with a minute and a position.

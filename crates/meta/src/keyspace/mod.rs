@@ -22,6 +22,7 @@
 //! docs/data-layout-meta.md has the table of all kinds.
 
 mod codec;
+mod entry;
 mod kind;
 mod row;
 
@@ -39,6 +40,8 @@ pub(crate) mod cluster_trust;
 pub(crate) mod command_reply;
 pub(crate) mod counter;
 pub(crate) mod deletion;
+pub(crate) mod directory;
+pub(crate) mod directory_by_id;
 pub(crate) mod disk;
 pub(crate) mod expiry;
 pub(crate) mod extent;
@@ -72,6 +75,7 @@ pub(crate) mod version;
 mod tests;
 
 pub(crate) use codec::{Id, KeyField, Newest, escape};
+pub(crate) use entry::{Entry, anchor, same_holder};
 pub(crate) use kind::Kind;
 pub(crate) use row::{RowKey, decode_value, kind_prefix, row_key};
 

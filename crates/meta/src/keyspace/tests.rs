@@ -375,6 +375,30 @@ fn keys_keep_their_bytes() {
         },
         "00000007740000000000000102abababababababababababababababab0000000000000304",
     );
+    golden(
+        &directory::DirectoryKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Entry {
+                directory: 0x0304,
+                name: b"k/",
+            }
+            .key(),
+        },
+        "00000007750000000000000102ff00ff00ff00ff00ff00ff00ff03046b2f0001",
+    );
+    golden(
+        &directory_by_id::DirectoryByIdKey {
+            slab,
+            bucket: BucketId(0x0102),
+            key: Entry {
+                directory: 0x0304,
+                name: b"",
+            }
+            .key(),
+        },
+        "00000007760000000000000102ff00ff00ff00ff00ff00ff00ff03040001",
+    );
 }
 
 proptest! {
@@ -422,5 +446,7 @@ proptest! {
         round_trips_in_order::<part_page::PartPageKey>(&a, &b);
         round_trips_in_order::<pin::PinKey>(&a, &b);
         round_trips_in_order::<tail::TailKey>(&a, &b);
+        round_trips_in_order::<directory::DirectoryKey>(&a, &b);
+        round_trips_in_order::<directory_by_id::DirectoryByIdKey>(&a, &b);
     }
 }

@@ -240,6 +240,8 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::AppendObject(_)
         | WireCommand::SealObject(_)
         | WireCommand::SetObjectMeta(_)
+        | WireCommand::CreateDirectory(_)
+        | WireCommand::RenameEntry(_)
         | WireCommand::SetBucketTags(_)
         | WireCommand::SetBucketConfig(_)
         | WireCommand::CreateBucket(_)
@@ -248,6 +250,7 @@ fn grows(command: &WireCommand) -> bool {
         | WireCommand::CreatePgs(_)
         | WireCommand::AllocateShard(_) => true,
         WireCommand::DeleteObject(_)
+        | WireCommand::DeleteDirectory(_)
         | WireCommand::AbortUpload(_)
         // Bytes leave the metadata.
         | WireCommand::FoldTail(_)

@@ -8,21 +8,17 @@ use granary_meta_api::pb::state::body::Place as BodyPlace;
 
 use super::{Answer, QueryError, ShardView};
 use crate::apply::OBJECTS;
-use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::head::HeadKey;
 use crate::keyspace::inline::InlineKey;
 use crate::keyspace::version::VersionKey;
-use crate::keyspace::{Id, Newest};
+use crate::keyspace::{Id, Newest, anchor};
 use crate::ownership::Place;
+use crate::paths::{directory_at, shown};
 use crate::rows::Rows;
 
 impl Answer for pb::GetVersion {
     fn answer(self, shard: &ShardView<'_>) -> Result<Reply, QueryError> {
-        let place = shard.place(self.at.as_ref())?;
-        let view = shard.rows.get(&BucketViewKey {
-            slab: shard.home,
-            bucket: place.bucket,
-        })?;
+        let (place, view) = shard.locate(self.at.as_ref())?;
         let mut result = pb::VersionResult {
             bucket_unknown: view.is_none_or(|view| view.dropped),
             takes_object_meta: shard.clock.feature_level >= OBJECTS,
@@ -55,7 +51,7 @@ fn find(
         null_stamp,
     }) = head
     else {
-        return Ok(None);
+        return directory(shard, place, stamp);
     };
     let is_current = match (stamp, null) {
         (0, false) => true,
@@ -76,6 +72,19 @@ fn find(
         stamp: Newest(stamp),
     };
     Ok(shard.rows.get(&row)?)
+}
+
+/// A directory of that name stands for itself; it has no versions to name.
+fn directory(
+    shard: &ShardView<'_>,
+    place: &Place,
+    stamp: u64,
+) -> Result<Option<state::Version>, QueryError> {
+    if stamp != 0 {
+        return Ok(None);
+    }
+    let found = directory_at(&shard.rows, place)?;
+    Ok(found.map(|(_, directory)| shown(&directory)))
 }
 
 fn inline(
@@ -102,7 +111,7 @@ pub(super) fn inline_bytes(
     let row = InlineKey {
         slab: place.slab,
         bucket: place.bucket,
-        key: place.key.clone(),
+        key: anchor(&place.key),
         object,
     };
     Ok(shard.rows.get(&row)?.unwrap_or_default())

@@ -1,6 +1,7 @@
 //! What listings share: prefix and delimiter, and where to go on in the key space. Groups are
 //! passed over by seeking behind them, never by reading their members.
 
+use granary_kv::prefix_end;
 use granary_types::SlabId;
 
 use crate::keyspace::{KeyField, Kind, escape, kind_prefix};
@@ -53,6 +54,22 @@ impl<'q> Grouping<'q> {
         Bounds { start, end }
     }
 
+    /// The paths of the listing in a bucket with directories: the first that may be in it, after
+    /// `marker` unless that is empty, and the first behind it.
+    pub(super) fn paths(&self, marker: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+        let after = match marker {
+            [] => Vec::new(),
+            group if self.group_of(group) == Some(group) => behind_group(group),
+            path => [path, &[0]].concat(),
+        };
+        let first = self.prefix.max(self.span.start).max(&after).to_vec();
+        let end = match (self.span.end, prefix_end(self.prefix)) {
+            (Some(a), Some(b)) => Some(b.min(a.to_vec())),
+            (a, b) => a.map(<[u8]>::to_vec).or(b),
+        };
+        (first, end)
+    }
+
     /// Where the rows after `name` begin: after the group when it is one, otherwise after the key.
     pub(super) fn after(&self, name: &[u8]) -> Vec<u8> {
         if self.group_of(name) == Some(name) {
@@ -94,6 +111,12 @@ impl<'q> Grouping<'q> {
             .position(|window| window == self.delimiter)?;
         key.get(..self.prefix.len() + found + self.delimiter.len())
     }
+}
+
+/// The first path behind every one of a group.
+pub(super) fn behind_group(group: &[u8]) -> Vec<u8> {
+    // Only bytes 0xff have no end, and they are no group.
+    prefix_end(group).unwrap_or_else(|| [group, &[0]].concat())
 }
 
 /// What one page may still cost.

@@ -10,11 +10,13 @@ use granary_meta_api::pb::query_reply::Reply;
 use granary_meta_api::pb::state;
 use prost::Message;
 
-use super::grouping::{Grouping, PageBudget};
+use super::grouping::{Grouping, PageBudget, behind_group};
+use super::tree::{Node, Step, TreeWalk};
 use super::{Answer, QueryError, ShardView};
 use crate::keyspace::Kind;
 use crate::keyspace::head::HeadKey;
 use crate::ownership::KeySpan;
+use crate::paths::shown;
 use crate::rows::Rows;
 
 impl Answer for pb::ListObjects {
@@ -33,7 +35,13 @@ impl Answer for pb::ListObjects {
                 ..Default::default()
             },
         };
-        if self.limit > 0 {
+        let view = shard.view(span.bucket)?;
+        if self.limit > 0 && view.is_some_and(|view| view.hierarchical) {
+            let (from, end) = grouping.paths(&self.after);
+            let mut tree = TreeWalk::new(shard, slab, span.bucket, end);
+            tree.seek(&from, &[])?;
+            lister.run_tree(tree, &grouping)?;
+        } else if self.limit > 0 {
             lister.run(shard, &grouping, bounds)?;
         }
         Ok(Reply::Objects(lister.page))
@@ -83,6 +91,35 @@ impl Lister {
             }
             return Ok(());
         }
+    }
+
+    /// Where keys are paths: directories are listed like objects.
+    fn run_tree(
+        &mut self,
+        mut tree: TreeWalk<'_, HeadKey>,
+        grouping: &Grouping<'_>,
+    ) -> Result<(), QueryError> {
+        while let Some(Step { path, node }) = tree.next()? {
+            if self.budget.is_full() || !self.budget.read_row() {
+                self.page.more = true;
+                return Ok(());
+            }
+            if let Some(group) = grouping.group_of(&path) {
+                self.add(Item::CommonPrefix(Bytes::copy_from_slice(group)), group);
+                tree.seek(&behind_group(group), &[])?;
+                continue;
+            }
+            let version = match node {
+                Node::Directory(directory) => Some(shown(&directory)),
+                Node::Row(_, head) => head.current,
+            };
+            let entry = pb::ObjectEntry {
+                key: Bytes::copy_from_slice(&path),
+                version: version.map(for_listing),
+            };
+            self.add(Item::Object(entry), &path);
+        }
+        Ok(())
     }
 
     fn add(&mut self, item: Item, name: &[u8]) {

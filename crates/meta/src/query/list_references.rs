@@ -22,6 +22,7 @@ use crate::keyspace::version::VersionKey;
 use crate::keyspace::{Id, Kind, RowKey, decode_value, kind_prefix};
 use crate::limits::{PAGE_BYTES_MAX, ROWS_PER_PAGE_MAX};
 use crate::ownership::{data_slabs, place_at};
+use crate::paths::path_of;
 use crate::rows::{Bounds, RawRows, Rows};
 
 /// References in one page, about; the references of one row are never torn apart.
@@ -104,12 +105,12 @@ impl Walk<'_> {
                 let row = HeadKey::decode(key)?;
                 let head: state::Head = decode_value(kind, value)?;
                 let version = head.current.unwrap_or_default();
-                self.version(slab, row.bucket, &row.key, &version);
+                self.version(slab, row.bucket, &row.key, &version)?;
             }
             Kind::Version => {
                 let row = VersionKey::decode(key)?;
                 let version: state::Version = decode_value(kind, value)?;
-                self.version(slab, row.bucket, &row.key, &version);
+                self.version(slab, row.bucket, &row.key, &version)?;
             }
             Kind::Part => {
                 let row = PartKey::decode(key)?;
@@ -120,7 +121,7 @@ impl Walk<'_> {
                     key: &row.key,
                     pending: false,
                 };
-                self.body(slab, &whose, part.body.as_ref());
+                self.body(slab, &whose, part.body.as_ref())?;
             }
             Kind::Deletion => {
                 let row = DeletionKey::decode(key)?;
@@ -131,7 +132,7 @@ impl Walk<'_> {
                     key: &deletion.key,
                     pending: true,
                 };
-                self.body(slab, &whose, deletion.body.as_ref());
+                self.body(slab, &whose, deletion.body.as_ref())?;
             }
             Kind::Extent => {
                 let row = ExtentKey::decode(key)?;
@@ -143,7 +144,7 @@ impl Walk<'_> {
                         key: &owner.key,
                         pending: is_pending(&owner),
                     };
-                    self.extents(slab, &whose, &page.extents);
+                    self.extents(slab, &whose, &page.extents)?;
                 }
             }
             Kind::PartPage => {
@@ -157,7 +158,7 @@ impl Walk<'_> {
                             key: &owner.key,
                             pending: is_pending(&owner),
                         };
-                        self.body(slab, &whose, part.body.as_ref());
+                        self.body(slab, &whose, part.body.as_ref())?;
                     }
                 }
             }
@@ -166,40 +167,59 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn version(&mut self, slab: SlabId, bucket: BucketId, key: &Bytes, version: &state::Version) {
+    fn version(
+        &mut self,
+        slab: SlabId,
+        bucket: BucketId,
+        key: &Bytes,
+        version: &state::Version,
+    ) -> Result<(), QueryError> {
         let whose = Whose {
             bucket,
             object: &version.object_id,
             key,
             pending: false,
         };
-        self.body(slab, &whose, version.body.as_ref());
+        self.body(slab, &whose, version.body.as_ref())
     }
 
     /// References that stand in a record; those in pages come with the pages' own rows.
-    fn body(&mut self, slab: SlabId, whose: &Whose<'_>, body: Option<&state::Body>) {
-        if let Some(BodyPlace::Extents(extents)) = body.and_then(|body| body.place.as_ref()) {
-            self.extents(slab, whose, &extents.extents);
+    fn body(
+        &mut self,
+        slab: SlabId,
+        whose: &Whose<'_>,
+        body: Option<&state::Body>,
+    ) -> Result<(), QueryError> {
+        match body.and_then(|body| body.place.as_ref()) {
+            Some(BodyPlace::Extents(extents)) => self.extents(slab, whose, &extents.extents),
+            _ => Ok(()),
         }
     }
 
-    fn extents(&mut self, slab: SlabId, whose: &Whose<'_>, extents: &[state::Extent]) {
+    fn extents(
+        &mut self,
+        slab: SlabId,
+        whose: &Whose<'_>,
+        extents: &[state::Extent],
+    ) -> Result<(), QueryError> {
         // A sibling's rows lie in the same slab.
         let place = place_at(&self.shard.descriptor, whose.bucket, whose.key);
-        if place.is_none_or(|place| place.slab != slab) {
-            return;
+        if extents.is_empty() || place.is_none_or(|place| place.slab != slab) {
+            return Ok(());
         }
+        let path = path_of(&self.shard.rows, slab, whose.bucket, whose.key)?;
         for extent in extents {
             let reference = pb::Reference {
                 extent: Some(extent.clone()),
                 bucket_id: whose.bucket.0,
                 object_id: Bytes::copy_from_slice(whose.object),
-                key: whose.key.clone(),
+                key: path.clone(),
                 pending: whose.pending,
             };
             self.bytes += reference.encoded_len();
             self.page.references.push(reference);
         }
+        Ok(())
     }
 
     fn owner(

@@ -8,13 +8,15 @@ use granary_meta_api::pb::state;
 use granary_meta_api::pb::version_item::Item;
 use prost::Message;
 
-use super::grouping::{Grouping, PageBudget};
+use super::grouping::{Grouping, PageBudget, behind_group};
 use super::list_objects::for_listing;
+use super::tree::{Node, Step, TreeWalk};
 use super::{Answer, QueryError, ShardView};
 use crate::keyspace::Kind;
 use crate::keyspace::head::HeadKey;
 use crate::keyspace::version::VersionKey;
 use crate::ownership::{KeySpan, Place, key_bounds};
+use crate::paths::shown;
 use crate::rows::{Bounds, Rows};
 
 impl Answer for pb::ListVersions {
@@ -34,7 +36,13 @@ impl Answer for pb::ListVersions {
             marker: (self.key_marker.clone(), self.stamp_marker),
             page: pb::VersionsPage::default(),
         };
-        if self.limit > 0 {
+        let view = shard.view(span.bucket)?;
+        if self.limit > 0 && view.is_some_and(|view| view.hierarchical) {
+            let (from, end) = grouping.paths(&self.key_marker);
+            let mut tree = TreeWalk::new(shard, slab, span.bucket, end);
+            tree.seek(&from, &[])?;
+            lister.run_tree(tree, &grouping)?;
+        } else if self.limit > 0 {
             lister.run(shard, &grouping, bounds)?;
         }
         Ok(Reply::Versions(lister.page))
@@ -71,6 +79,32 @@ impl Lister {
             }
             return Ok(());
         }
+    }
+
+    /// Where keys are paths: every one has one version.
+    fn run_tree(
+        &mut self,
+        mut tree: TreeWalk<'_, HeadKey>,
+        grouping: &Grouping<'_>,
+    ) -> Result<(), QueryError> {
+        while let Some(Step { path, node }) = tree.next()? {
+            if let Some(group) = grouping.group_of(&path) {
+                let item = Item::CommonPrefix(Bytes::copy_from_slice(group));
+                if !self.add(item, group, 0, false) {
+                    return Ok(());
+                }
+                tree.seek(&behind_group(group), &[])?;
+                continue;
+            }
+            let version = match node {
+                Node::Directory(directory) => shown(&directory),
+                Node::Row(_, head) => head.current.unwrap_or_default(),
+            };
+            if !self.version(&path.into(), version, true) {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Adds the versions of a key; false when the page ended.

@@ -24,7 +24,7 @@ use crate::keyspace::part::PartKey;
 use crate::keyspace::part_page::PartPageKey;
 use crate::keyspace::upload::UploadKey;
 use crate::keyspace::version::VersionKey;
-use crate::keyspace::{Id, Newest};
+use crate::keyspace::{Id, Newest, same_holder};
 use crate::limits::{CHUNKS_PER_QUERY_MAX, ROWS_PER_PAGE_MAX};
 use crate::ownership::{KeySpan, Place, data_slabs, place_at};
 use crate::rows::Rows;
@@ -153,11 +153,14 @@ impl Lookup<'_> {
             bucket: self.place.bucket,
             object: upload,
         })?;
-        let ours =
-            |owner: &state::Owner| owner.state() == State::Committed && owner.key == self.place.key;
+        let ours = |owner: &state::Owner| {
+            owner.state() == State::Committed && same_holder(&owner.key, &self.place.key)
+        };
         let Some(owner) = owner.filter(ours) else {
             return Ok(None);
         };
+        // An object that was renamed took its upload's owner row along, not those of its parts.
+        self.place = self.place.held_at(&owner.key);
         let version = self.version(upload, owner.stamp)?;
         let body = version.and_then(|version| version.body);
         let pages = match body.and_then(|body| body.place) {

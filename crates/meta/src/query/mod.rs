@@ -5,6 +5,7 @@
 //! the snapshot's own descriptor says.
 
 mod grouping;
+mod tree;
 
 mod begin_write;
 mod describe_shard;
@@ -42,9 +43,11 @@ use granary_meta_api::pb::state;
 use granary_raft::StateMachineError;
 use granary_types::{BucketId, ShardId, SlabId};
 
+use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::ownership::{KeySpan, Place, place_at, slab_of_span};
+use crate::paths::resolve;
 use crate::rows::{Rows, View};
 
 /// Why a query was not answered.
@@ -103,10 +106,30 @@ impl<'a> ShardView<'a> {
         })
     }
 
-    /// The place of a position that the shard owns.
+    /// The place of a position that the shard owns; of a path, where it leads.
     pub(crate) fn place(&self, at: Option<&pb::Position>) -> Result<Place, QueryError> {
+        Ok(self.locate(at)?.0)
+    }
+
+    /// The place of a position, and what the shard knows of its bucket.
+    pub(crate) fn locate(
+        &self,
+        at: Option<&pb::Position>,
+    ) -> Result<(Place, Option<state::BucketView>), QueryError> {
         let at = at.ok_or(QueryError::Invalid("no position"))?;
-        place_at(&self.descriptor, BucketId(at.bucket_id), &at.key).ok_or(QueryError::WrongShard)
+        let place = place_at(&self.descriptor, BucketId(at.bucket_id), &at.key);
+        let place = place.ok_or(QueryError::WrongShard)?;
+        let view = self.view(place.bucket)?;
+        if view.is_some_and(|view| view.hierarchical) {
+            return Ok((resolve(&self.rows, place)?, view));
+        }
+        Ok((place, view))
+    }
+
+    /// What the shard knows of a bucket.
+    pub(crate) fn view(&self, bucket: BucketId) -> Result<Option<state::BucketView>, QueryError> {
+        let slab = self.home;
+        Ok(self.rows.get(&BucketViewKey { slab, bucket })?)
     }
 
     /// The slab of a span of keys that the shard owns as a whole.

@@ -74,6 +74,24 @@ impl CopySource {
     }
 }
 
+/// `x-oss-rename-source: percent-encoded-path`, of the bucket that is addressed; a slash before it is
+/// allowed.
+///
+/// # Errors
+/// InvalidArgument when there is none; InvalidObjectName.
+pub fn rename_source(headers: &HeaderMap) -> Result<ObjectKey, OssError> {
+    let Some(value) = text(headers, "x-oss-rename-source") else {
+        let message = "The path to rename must be named.";
+        return Err(OssError::invalid_argument(
+            message,
+            "x-oss-rename-source",
+            "",
+        ));
+    };
+    let decoded = escape::decode_query(&value);
+    parse_object_key(decoded.strip_prefix(b"/").unwrap_or(&decoded))
+}
+
 /// The bytes of the source that a part is copied from. Anything but a range wholly inside the source
 /// means all of it, as the service has it.
 pub fn copy_source_range(headers: &HeaderMap, size: u64) -> ByteRange {

@@ -13,7 +13,7 @@ mod tagging;
 mod traffic_limit;
 
 pub use condition::{EtagList, Preconditions, Verdict};
-pub use copy::{CopySource, MetadataDirective, TaggingDirective, copy_source_range};
+pub use copy::{CopySource, MetadataDirective, TaggingDirective, copy_source_range, rename_source};
 pub use metadata::{
     ContentHeaders, ResponseOverrides, persistent_headers, user_metadata, user_metadata_size,
 };

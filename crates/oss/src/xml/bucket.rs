@@ -42,6 +42,8 @@ pub struct BucketSummary {
     pub storage_class: StorageClass,
     /// The bucket's resource group.
     pub resource_group_id: Option<String>,
+    /// Whether it has directories.
+    pub hierarchical_namespace: bool,
 }
 
 impl ListAllMyBucketsResult {
@@ -62,6 +64,10 @@ impl ListAllMyBucketsResult {
             xml.open("Bucket")
                 .elem("CreationDate", format_iso8601(bucket.creation_date))
                 .elem("ExtranetEndpoint", &bucket.extranet_endpoint)
+                .elem_if(
+                    "HierarchicalNamespace",
+                    hierarchical(bucket.hierarchical_namespace),
+                )
                 .elem("IntranetEndpoint", &bucket.intranet_endpoint)
                 .elem("Location", format_args!("oss-{}", bucket.region))
                 .elem("Name", &bucket.name)
@@ -103,6 +109,8 @@ pub struct BucketInfo {
     pub encryption: Option<BucketEncryption>,
     /// Whether last accesses are tracked.
     pub access_monitor: bool,
+    /// Whether it has directories.
+    pub hierarchical_namespace: bool,
     /// Whether transfer acceleration is on.
     pub transfer_acceleration: bool,
     /// Whether cross-region replication is on.
@@ -111,6 +119,11 @@ pub struct BucketInfo {
     pub block_public_access: bool,
     /// Where access logs go: bucket and prefix.
     pub logging: Option<(String, String)>,
+}
+
+/// Shown of buckets that have it.
+fn hierarchical(enabled: bool) -> Option<&'static str> {
+    enabled.then_some("Enabled")
 }
 
 /// Default encryption of a bucket.
@@ -139,6 +152,10 @@ impl BucketInfo {
             )
             .elem("DataRedundancyType", self.redundancy)
             .elem("ExtranetEndpoint", &self.extranet_endpoint)
+            .elem_if(
+                "HierarchicalNamespace",
+                hierarchical(self.hierarchical_namespace),
+            )
             .elem("IntranetEndpoint", &self.intranet_endpoint)
             .elem("Location", format_args!("oss-{}", self.region))
             .elem("Name", &self.name)

@@ -83,7 +83,7 @@ impl ListedObject {
             .elem("Key", encoding.apply(&self.key))
             .elem_if("TransitionTime", self.transition_time.map(format_iso8601))
             .elem("LastModified", format_iso8601(self.last_modified))
-            .elem("ETag", format_args!("\"{}\"", self.etag))
+            .elem("ETag", self.etag.quoted())
             .elem("Type", self.object_type)
             .elem("Size", self.size)
             .elem("StorageClass", self.storage_class)

@@ -26,7 +26,9 @@ pub use multipart::{
     CompleteMultipartUploadResult, InitiateMultipartUploadResult, ListMultipartUploadsResult,
     ListPartsResult, ListedPart, ListedUpload, PostResponse,
 };
-pub use object::{CopyObjectResult, CopyPartResult, DeleteResult, DeletedObject};
+pub use object::{
+    CopyObjectResult, CopyPartResult, DeleteDirectoryResult, DeleteResult, DeletedObject,
+};
 pub(crate) use request::checked_part_number;
 pub use request::{
     CompleteMultipartUpload, CompletedPart, CreateBucketConfiguration, Delete, DeleteTarget,

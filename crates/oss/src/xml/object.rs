@@ -1,4 +1,4 @@
-//! Response documents of copies and of DeleteMultipleObjects.
+//! Response documents of copies, of DeleteMultipleObjects and of DeleteDirectory.
 
 use granary_types::{ETag, Timestamp};
 
@@ -40,6 +40,28 @@ impl CopyPartResult {
         let mut xml = Writer::new("CopyPartResult");
         xml.elem("LastModified", format_iso8601(self.last_modified))
             .elem("ETag", self.etag.quoted());
+        xml.finish()
+    }
+}
+
+/// Answer of DeleteDirectory.
+#[derive(Clone, Debug)]
+pub struct DeleteDirectoryResult {
+    /// The directory's path as it was named.
+    pub directory_name: String,
+    /// Objects and directories that this request has deleted.
+    pub delete_number: u32,
+    /// To go on with; `None` when the directory is gone.
+    pub next_delete_token: Option<String>,
+}
+
+impl DeleteDirectoryResult {
+    /// The document.
+    pub fn to_xml(&self) -> Vec<u8> {
+        let mut xml = Writer::new("DeleteDirectoryResult");
+        xml.elem("DirectoryName", &self.directory_name)
+            .elem("DeleteNumber", self.delete_number)
+            .elem_if("NextDeleteToken", self.next_delete_token.as_ref());
         xml.finish()
     }
 }

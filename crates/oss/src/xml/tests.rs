@@ -49,6 +49,7 @@ fn bucket_lists() {
             region: "cn-x".to_owned(),
             storage_class: StorageClass::Ia,
             resource_group_id: None,
+            hierarchical_namespace: false,
         }],
         max_keys: 100,
         ..Default::default()
@@ -91,6 +92,7 @@ fn bucket_documents() {
         versioning: None,
         encryption: None,
         access_monitor: false,
+        hierarchical_namespace: true,
         transfer_acceleration: false,
         cross_region_replication: false,
         block_public_access: true,
@@ -103,6 +105,7 @@ fn bucket_documents() {
              <BlockPublicAccess>true</BlockPublicAccess><CreationDate>{ISO}</CreationDate>\
              <CrossRegionReplication>Disabled</CrossRegionReplication>\
              <DataRedundancyType>LRS</DataRedundancyType><ExtranetEndpoint>e</ExtranetEndpoint>\
+             <HierarchicalNamespace>Enabled</HierarchicalNamespace>\
              <IntranetEndpoint>i</IntranetEndpoint><Location>oss-cn-x</Location><Name>b-1</Name>\
              <StorageClass>Standard</StorageClass>\
              <TransferAcceleration>Disabled</TransferAcceleration>\

@@ -49,6 +49,7 @@ impl Operation for GetBucketInfo {
             // None of these can be switched on yet.
             encryption: None,
             access_monitor: false,
+            hierarchical_namespace: bucket.hierarchical,
             transfer_acceleration: false,
             cross_region_replication: false,
             block_public_access: false,

@@ -18,9 +18,11 @@ use crate::ops::{Body, BodyKind, BucketUse, Operation};
 use crate::pipeline::document;
 use crate::render::Output;
 
+const HNS_STATUS: &str = "x-oss-hns-status";
+/// The feature level from which on the metadata knows directories.
+const DIRECTORIES: u64 = 4;
 /// Headers that would make another kind of bucket.
 const UNBUILT: &[&str] = &[
-    "x-oss-hns-status",
     "x-oss-server-side-encryption",
     "x-oss-server-side-encryption-key-id",
     "x-oss-server-side-data-encryption",
@@ -35,6 +37,7 @@ pub(crate) struct PutBucket {
     acl: Option<BucketAcl>,
     storage_class: Option<StorageClass>,
     redundancy: Option<Redundancy>,
+    hierarchical: Option<bool>,
     resource_group: String,
 }
 
@@ -45,23 +48,13 @@ impl Operation for PutBucket {
     const BUCKET: BucketUse = BucketUse::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        let enabled_hns = head
-            .text("x-oss-hns-status")
-            .is_some_and(|v| v != "disabled");
-        if enabled_hns {
-            return Err(not_implemented("x-oss-hns-status"));
-        }
-        let others: Vec<&str> = UNBUILT
-            .iter()
-            .copied()
-            .filter(|name| *name != "x-oss-hns-status")
-            .collect();
-        head.refuse(&others)?;
+        head.refuse(UNBUILT)?;
         Ok(Self {
             name: head.bucket_name()?,
             acl: bucket_acl(&head.headers)?,
             storage_class: storage_class(&head.headers)?,
             redundancy: redundancy(&head.headers)?,
+            hierarchical: hierarchical(head)?,
             resource_group: head.text("x-oss-resource-group-id").unwrap_or_default(),
         })
     }
@@ -116,6 +109,10 @@ impl PutBucket {
         {
             check_honoured(cx, asked)?;
         }
+        let known_kind = existing.as_ref().map(|bucket| bucket.hierarchical);
+        if self.hierarchical == Some(true) && known_kind != Some(true) {
+            check_activated(cx).await?;
+        }
         let redundancy = redundancy.or(known);
         let redundancy = redundancy.unwrap_or_else(|| default_redundancy(cx));
         Ok(pb::state::Bucket {
@@ -125,8 +122,36 @@ impl PutBucket {
             redundancy: redundancy.number(),
             acl: self.acl.unwrap_or(BucketAcl::Private).number(),
             resource_group: self.resource_group.clone(),
+            hierarchical: self.hierarchical.or(known_kind).unwrap_or(false),
             ..pb::state::Bucket::default()
         })
+    }
+}
+
+/// Whether directories are asked for.
+fn hierarchical(head: &Head) -> Result<Option<bool>, OssError> {
+    match head.text(HNS_STATUS).as_deref() {
+        None => Ok(None),
+        Some("enabled") => Ok(Some(true)),
+        Some("disabled") => Ok(Some(false)),
+        Some(other) => Err(OssError::invalid_argument(
+            "It is either enabled or disabled.",
+            HNS_STATUS,
+            other,
+        )),
+    }
+}
+
+/// Refuses a bucket with directories as long as a metadata node may run a version that has none.
+async fn check_activated(cx: &Ctx) -> Result<(), OssError> {
+    let map = cx.shared.meta.query(pb::GetClusterMap { known_epoch: 0 });
+    let map = map.await.map_err(failure::of_meta)?;
+    match map
+        .info
+        .is_some_and(|info| info.feature_level >= DIRECTORIES)
+    {
+        true => Ok(()),
+        false => Err(not_implemented(HNS_STATUS)),
     }
 }
 
@@ -160,7 +185,7 @@ fn rejected(rejection: &pb::Rejection, name: &BucketName) -> OssError {
     let error = failure::of_rejection(rejection).extra("BucketName", name.as_str());
     match rejection.reason() {
         Reason::BucketExistsOtherConfig => {
-            error.message("The bucket exists with another storage class or redundancy.")
+            error.message("The bucket exists with another storage class, redundancy or namespace.")
         }
         _ => error,
     }
@@ -193,7 +218,7 @@ mod tests {
     #[test]
     fn other_kinds_of_buckets_are_not_made_by_accident() {
         for (name, value, code) in [
-            ("x-oss-hns-status", "enabled", ErrorCode::NotImplemented),
+            ("x-oss-hns-status", "Enabled", ErrorCode::InvalidArgument),
             (
                 "x-oss-server-side-encryption",
                 "AES256",
@@ -204,12 +229,10 @@ mod tests {
             let head = head("PUT", "localhost", "/bucket", &[(name, value)]);
             assert_eq!(PutBucket::parse(&head).unwrap_err().code(), code, "{name}");
         }
-        let head = head(
-            "PUT",
-            "localhost",
-            "/bucket",
-            &[("x-oss-hns-status", "disabled")],
-        );
-        assert!(PutBucket::parse(&head).is_ok());
+        for (status, asked) in [("enabled", true), ("disabled", false)] {
+            let headers = [("x-oss-hns-status", status)];
+            let put = PutBucket::parse(&head("PUT", "localhost", "/bucket", &headers)).unwrap();
+            assert_eq!(put.hierarchical, Some(asked));
+        }
     }
 }

@@ -4,6 +4,8 @@
 mod append_object;
 mod attributes;
 mod copy_object;
+mod create_directory;
+mod delete_directory;
 mod delete_multiple_objects;
 mod delete_object;
 mod delete_object_tagging;
@@ -20,6 +22,7 @@ mod put_object;
 mod put_object_acl;
 mod put_object_tagging;
 mod put_symlink;
+mod rename;
 mod seal_append_object;
 mod settings;
 mod source;
@@ -31,6 +34,8 @@ pub(crate) use attributes::{
     Attributes, CALLBACKS, UNBUILT_IN_WRITES, checked_class, forbids_overwrite, refuse_unbuilt,
 };
 pub(crate) use copy_object::CopyObject;
+pub(crate) use create_directory::CreateDirectory;
+pub(crate) use delete_directory::DeleteDirectory;
 pub(crate) use delete_multiple_objects::DeleteMultipleObjects;
 pub(crate) use delete_object::DeleteObject;
 pub(crate) use delete_object_tagging::DeleteObjectTagging;
@@ -46,6 +51,7 @@ pub(crate) use put_object::{PutObject, body_limits};
 pub(crate) use put_object_acl::PutObjectAcl;
 pub(crate) use put_object_tagging::PutObjectTagging;
 pub(crate) use put_symlink::PutSymlink;
+pub(crate) use rename::Rename;
 pub(crate) use seal_append_object::SealAppendObject;
 pub(crate) use source::Source;
 pub(crate) use store::{content_md5_header, refuse_early, write_failed};

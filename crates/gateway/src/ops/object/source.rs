@@ -12,7 +12,7 @@ use granary_oss::{ErrorCode, OssError};
 use granary_policy::{Access, Action};
 use granary_types::ByteRange;
 
-use super::version::{check_conditions, check_readable, existing};
+use super::version::{check_conditions, check_readable, existing, refuse_directory};
 use crate::authz::authorise_object;
 use crate::buckets::{Bucket, Versioning};
 use crate::ctx::{Ctx, find_version_in, no_such_bucket};
@@ -102,6 +102,7 @@ impl Source {
                 }
                 _ => error,
             })?;
+        refuse_directory(&version, key)?;
         check_conditions(&self.conditions, &version)?;
         check_readable(&version, shared.runtime.now())?;
         let read = ReadSource {

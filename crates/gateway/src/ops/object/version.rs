@@ -66,7 +66,9 @@ pub(super) fn describe(version: &state::Version, bucket: &Bucket) -> HeaderMap {
 
 /// The headers that identify a version: for GET, HEAD and GetObjectMeta.
 pub(super) fn identify(headers: &mut HeaderMap, version: &state::Version, bucket: &Bucket) {
-    insert(headers, ETAG, &etag(version).quoted());
+    if !version.etag.is_empty() {
+        insert(headers, ETAG, &etag(version).quoted());
+    }
     insert(
         headers,
         LAST_MODIFIED,
@@ -136,6 +138,19 @@ pub(super) fn existing(
         None if asked == VersionRef::Current => Err(no_such_key(key)),
         None => Err(OssError::new(ErrorCode::NoSuchVersion).extra("Key", key.as_str())),
     }
+}
+
+/// Refuses what a directory does not have: an ACL of its own, bytes to copy.
+///
+/// # Errors
+/// FileAlreadyExists, as the service answers.
+pub(super) fn refuse_directory(version: &state::Version, key: &ObjectKey) -> Result<(), OssError> {
+    if version.object_type != ObjectType::Directory.number() {
+        return Ok(());
+    }
+    Err(OssError::new(ErrorCode::FileAlreadyExists)
+        .message("The object you specified is a directory.")
+        .extra("Key", key.as_str()))
 }
 
 fn is_delete_marker(marker: &state::Version, key: &ObjectKey, asked: VersionRef) -> OssError {

@@ -130,6 +130,7 @@ fn summary(bucket: Bucket, endpoint: &str, region: &str) -> BucketSummary {
         intranet_endpoint: endpoint.to_owned(),
         region: region.to_owned(),
         storage_class: bucket.storage_class,
+        hierarchical_namespace: bucket.hierarchical,
         resource_group_id: Some(bucket.resource_group).filter(|group| !group.is_empty()),
     }
 }
