@@ -256,6 +256,7 @@ async fn what_the_service_lacks_there_is_refused_by_name() {
             "DeleteMultipleObjects",
         ),
         ("GET", "lacking/k?symlink", "", "GetSymlink"),
+        ("POST", "lacking/k?append&position=0", "", "AppendObject"),
     ] {
         let call = client.call(method, target).body(body);
         let answer = call.header("content-md5", EMPTY_MD5).send().await;

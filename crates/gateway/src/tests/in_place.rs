@@ -227,3 +227,26 @@ async fn a_link_onto_itself_stays_a_link() {
         ("k", "2")
     );
 }
+
+#[tokio::test]
+async fn an_object_in_a_directory_is_changed_where_it_is() {
+    let (_served, _beside, client, diskless) = stocked().await;
+    let bucket = client
+        .call("PUT", "tree")
+        .header("x-oss-hns-status", "enabled");
+    assert_eq!(bucket.send().await.status, 200);
+    client.put("tree/a/k", vec![7; LARGE]).await;
+    let rename = client
+        .call("POST", "tree/b?x-oss-rename")
+        .header("x-oss-rename-source", "a");
+    assert_eq!(rename.send().await.status, 200);
+    let copy = diskless
+        .call("PUT", "tree/b/k")
+        .header("x-oss-copy-source", "/tree/b/k")
+        .header("content-type", "c/d");
+    let copied = copy.send().await;
+    assert_eq!(copied.status, 200, "{}", copied.text());
+    let after = client.get("tree/b/k").await;
+    assert!(after.body == vec![7; LARGE]);
+    assert_eq!(after.header("content-type"), "c/d");
+}

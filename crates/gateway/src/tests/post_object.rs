@@ -193,6 +193,34 @@ async fn files_are_stored_with_what_the_fields_say() {
 }
 
 #[tokio::test]
+async fn forms_make_the_directories_of_a_path() {
+    let (_served, client) = served().await;
+    let bucket = client
+        .call("PUT", "tree")
+        .header("x-oss-hns-status", "enabled");
+    assert_eq!(bucket.send().await.status, 200);
+    for (key, file, expected) in [
+        ("a/b/k", &b"file"[..], (204, "")),
+        ("a/b/large", &[7; 100_000][..], (204, "")),
+        ("c/", b"", (204, "")),
+        ("d/", b"file", (400, "InvalidObjectName")),
+        ("a//k", b"file", (400, "InvalidObjectName")),
+        ("a/b", b"file", (409, "FileAlreadyExists")),
+        ("a/b/k/x", b"file", (409, "FileAlreadyExists")),
+    ] {
+        let signed = form(&[("key", key)], file).signed_v1("[]");
+        let answer = signed.post(&client, "tree").await;
+        let expected = (expected.0, expected.1.to_owned());
+        assert_eq!(answer.outcome(), expected, "{key}: {}", answer.text());
+    }
+    assert_eq!(client.get("tree/a/b/k").await.text(), "file");
+    assert_eq!(
+        client.get("tree").await.elements("Key"),
+        ["a/", "a/b/", "a/b/k", "a/b/large", "c/"]
+    );
+}
+
+#[tokio::test]
 async fn success_is_told_as_asked() {
     let (_served, client) = served().await;
     for (fields, status) in [
