@@ -27,7 +27,7 @@ fn crc64(bytes: &[u8]) -> u64 {
 }
 
 /// An append of bytes that travel inside the command.
-fn small(bucket: TestBucket, key: &str, position: u64, bytes: &str) -> pb::AppendObject {
+pub(super) fn small(bucket: TestBucket, key: &str, position: u64, bytes: &str) -> pb::AppendObject {
     pb::AppendObject {
         at: Some(bucket.at(key)),
         payload: Some(inline(bytes)),
@@ -71,7 +71,7 @@ async fn chunks(
     }
 }
 
-async fn current(suite: &Suite, bucket: TestBucket, key: &str) -> state::Version {
+pub(super) async fn current(suite: &Suite, bucket: TestBucket, key: &str) -> state::Version {
     suite.version(bucket, key, 0).await.version.unwrap()
 }
 
@@ -122,7 +122,7 @@ async fn read_from(
     }
 }
 
-async fn read(suite: &Suite, bucket: TestBucket, key: &str) -> String {
+pub(super) async fn read(suite: &Suite, bucket: TestBucket, key: &str) -> String {
     let version = current(suite, bucket, key).await;
     read_from(suite, bucket, key, &version, 0).await
 }
@@ -267,7 +267,7 @@ pub async fn a_full_tail_is_folded_first(suite: Suite) {
 }
 
 /// A fold of the bytes from `from` on into one chunk, which is said to have the bytes of the object.
-async fn fold_of(
+pub(super) async fn fold_of(
     suite: &Suite,
     bucket: TestBucket,
     key: &str,

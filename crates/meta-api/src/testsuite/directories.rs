@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use granary_types::limits::{OBJECT_KEY_BYTES_MAX, PART_BYTES_MIN};
-use granary_types::{BucketId, ObjectType};
+use granary_types::{BucketId, ObjectAcl, ObjectType};
 
+use super::appends::{current, fold_of, read, small};
 use super::chunks::write;
 use super::listing::{model, walk};
 use super::uploads::{initiate, part};
 use super::{Suite, TestBucket, bucket_record, inline};
 use crate::pb;
 use crate::pb::rejection::Reason;
+use crate::pb::state;
 use crate::pb::upload_item::Item;
 
 /// A bucket with directories.
@@ -845,4 +847,65 @@ pub async fn uploads_are_listed_by_path(suite: Suite) {
     };
     let page = suite.meta.list_uploads(grouped).await.unwrap();
     assert_eq!(page.items.len(), 5, "a- a/ a0 c/ f");
+}
+
+/// An append makes the directories of its path. What is appended, folded, sealed or changed in place is found
+/// under the path that the object has by then, and nothing of it is a directory's.
+pub async fn appended_objects_are_renamed(suite: Suite) {
+    let bucket = bucket(&suite, "appended").await;
+    let first = pb::AppendObject {
+        version: Some(state::Version {
+            owner: 9,
+            ..Default::default()
+        }),
+        ..small(bucket, "a/b/log", 0, "one")
+    };
+    suite.accepted(first).await;
+    assert_eq!(current(&suite, bucket, "a/b").await.owner, 9);
+    for (path, reason) in [
+        ("a/b", Reason::AlreadyExists),
+        ("a/b/log/x", Reason::AlreadyExists),
+        ("a/c/", Reason::InvalidPath),
+    ] {
+        let append = small(bucket, path, 0, "x");
+        assert_eq!(suite.rejected(append).await, reason, "{path}");
+    }
+    suite.accepted(rename(bucket, "a", "z")).await;
+    suite.accepted(rename(bucket, "z/b/log", "z/log")).await;
+    suite.accepted(small(bucket, "z/log", 3, "two")).await;
+    assert_eq!(read(&suite, bucket, "z/log").await, "onetwo");
+    let fold = fold_of(&suite, bucket, "z/log", 0, (1, 6)).await;
+    suite.accepted(rename(bucket, "z/log", "z/b/log")).await;
+    assert_eq!(suite.rejected(fold.clone()).await, Reason::Stale);
+    let at = Some(bucket.at("z/b/log"));
+    suite.accepted(pb::FoldTail { at, ..fold }).await;
+    suite.accepted(small(bucket, "z/b/log", 6, "three")).await;
+    assert_eq!(read(&suite, bucket, "z/b/log").await, "#1,6;three");
+    let seen = current(&suite, bucket, "z/b/log").await;
+    let change = |path: &str| pb::SetObjectMeta {
+        at: Some(bucket.at(path)),
+        version_stamp: seen.stamp,
+        modified_ms: seen.modified_ms,
+        etag: seen.etag.clone(),
+        acl: ObjectAcl::Default.number(),
+        ..Default::default()
+    };
+    let seal = |path: &str, position| pb::SealObject {
+        at: Some(bucket.at(path)),
+        position,
+    };
+    for (path, changed, sealed) in [
+        ("z/log", Reason::Stale, Reason::NoSuchKey),
+        ("none/log", Reason::Stale, Reason::NoSuchKey),
+        ("z/b", Reason::AlreadyExists, Reason::AlreadyExists),
+    ] {
+        assert_eq!(suite.rejected(change(path)).await, changed, "{path}");
+        assert_eq!(suite.rejected(seal(path, 0)).await, sealed, "{path}");
+    }
+    suite.accepted(change("z/b/log")).await;
+    suite.accepted(seal("z/b/log", 11)).await;
+    assert_eq!(all(&suite, bucket).await, ["z/", "z/b/", "z/b/log"]);
+    assert_eq!(delete_all(&suite, bucket, "z").await, [3]);
+    let counter = suite.counters(bucket).await;
+    assert_eq!((counter.objects, counter.bytes), (0, 0));
 }

@@ -352,7 +352,8 @@ macro_rules! meta_testsuite {
                 impossible_renames_are_refused, repeats_do_nothing_again,
                 a_directory_is_deleted_in_steps, concurrent_changes_exclude_each_other,
                 pages_go_on_while_directories_are_renamed, the_bucket_stays_whole,
-                changes_agree_with_a_model, uploads_are_listed_by_path;
+                changes_agree_with_a_model, uploads_are_listed_by_path,
+                appended_objects_are_renamed;
             root: leases_have_growing_tokens, the_map_has_epochs, shards_are_allocated_once,
                 access_keys_belong_to_accounts, accounts_are_made_with_a_key,
                 nodes_are_allocated_once,
