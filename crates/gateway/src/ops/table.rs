@@ -22,8 +22,8 @@ use super::multipart::{
 };
 use super::object::{
     AppendObject, CopyObject, DeleteMultipleObjects, DeleteObject, DeleteObjectTagging, GetObject,
-    GetObjectAcl, GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject, PostObject,
-    PutObject, PutObjectAcl, PutObjectTagging, PutSymlink, SealAppendObject,
+    GetObjectAcl, GetObjectMeta, GetObjectTagging, GetSymlink, HeadObject, OptionObject,
+    PostObject, PutObject, PutObjectAcl, PutObjectTagging, PutSymlink, SealAppendObject,
 };
 use super::service::{DescribeRegions, ListBuckets};
 use crate::pipeline::{Handler, later, run};
