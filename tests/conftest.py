@@ -72,9 +72,11 @@ def make_server(tmp_path_factory, request):
 
 
 @pytest.fixture(scope="session")
-def shared_server(make_server):
-    """The server that most tests use."""
-    return make_server("shared", flags=["--domain", DOMAIN])
+def shared_server(make_server, tmp_path_factory):
+    """The server that most tests use; it may call back to this machine."""
+    config = tmp_path_factory.mktemp("shared-config") / "granary.toml"
+    config.write_text('[gateway]\ncallback_hosts = ["127.0.0.0/8"]\n')
+    return make_server("shared", flags=["--domain", DOMAIN, "--config", str(config)])
 
 
 @pytest.fixture

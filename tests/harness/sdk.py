@@ -315,9 +315,6 @@ class Oss2:
     def get_symlink(self, bucket, key):
         return self._call(self._bucket(bucket).get_symlink, key).target_key
 
-    def append_object(self, bucket, key, position, data):
-        return self._call(self._bucket(bucket).append_object, key, position, data).next_position
-
 
 class OssV2:
     """The `alibabacloud-oss-v2` package."""
@@ -559,6 +556,3 @@ class OssV2:
 
     def get_symlink(self, bucket, key):
         return urllib.parse.unquote(self._call(self.client.get_symlink, ossv2.GetSymlinkRequest(bucket=bucket, key=key)).target)
-
-    def append_object(self, bucket, key, position, data):
-        return self._call(self.client.append_object, ossv2.AppendObjectRequest(bucket=bucket, key=key, position=position, body=data)).next_position

@@ -51,7 +51,7 @@ if ON_CLUSTER:
         place = tmp_path_factory.mktemp("cluster")
         # A third storage node in one zone, for buckets that ask for LRS.
         specs = together() + [Spec("z1c", "z1", ("storage",))]
-        with Cluster(place, specs, settings=f'domain = ["{DOMAIN}"]\n{SETTINGS}') as cluster:
+        with Cluster(place, specs, settings=f'domain = ["{DOMAIN}"]\n{SETTINGS}\n[gateway]\ncallback_hosts = ["10.213.0.0/16", "127.0.0.0/8"]\n') as cluster:
             print(*cluster.sentences, sep="\n")
             cluster.form()
             server = ClusterServer(cluster, cluster.some(role="gateway")[-1])

@@ -2,9 +2,8 @@
 import pytest
 
 from harness import digest
-from harness.sdk import ApiError, CorsRule
+from harness.sdk import CorsRule
 
-from . import later
 from .test_bucket import check_refused
 
 
@@ -125,13 +124,3 @@ def test_symbolic_links(client, bucket):
     client.put_symlink(bucket, "twice", "link")
     check_refused(lambda: client.get_object(bucket, "twice"), 400, "InvalidTargetType")
     check_refused(lambda: client.get_symlink(bucket, "none"), 404, "NoSuchKey", "0026-00000001")
-
-
-@pytest.mark.xfail(condition="AppendObject" in later.OPERATIONS, reason="AppendObject is not served", raises=ApiError, strict=True)
-def test_appending(client, bucket):
-    assert client.append_object(bucket, "log", 0, b"one") == 3
-    assert client.append_object(bucket, "log", 3, b"-two") == 7
-    got = client.get_object(bucket, "log")
-    assert (got.data, got.headers["x-oss-object-type"], got.headers["x-oss-next-append-position"]) == (b"one-two", "Appendable", "7")
-    error = check_refused(lambda: client.append_object(bucket, "log", 3, b"x"), 409, "PositionNotEqualToLength")
-    assert error.headers["x-oss-next-append-position"] == "7"

@@ -279,7 +279,7 @@ fn what_a_rewrite_left_on_disks_goes_although_its_object_lives() {
             "nothing was rewritten: the test tests nothing"
         );
         world.keep().await;
-        world.pass(Duration::from_millis(GRACE_MS + 1000)).await;
+        world.pass(Duration::from_millis(LEASE_MS + 1000)).await;
         run(&mut deletion(&world)).await;
         assert_eq!(world.chunks().await.0, referenced);
         assert!(world.get("a").await.unwrap() == bytes);

@@ -566,7 +566,8 @@ final class Cases {
             String bucket = w.bucket();
             Callback callback = new Callback();
             callback.setCallbackUrl(CALLBACK + "/ok");
-            callback.setCallbackBody("{\"object\":${object},\"size\":${size},\"mine\":${x:mine}}");
+            // The SDK puts it between quotes as it is.
+            callback.setCallbackBody("{\\\"object\\\":${object},\\\"size\\\":${size},\\\"mine\\\":${x:mine}}");
             callback.setCalbackBodyType(Callback.CalbackBodyType.JSON);
             callback.addCallbackVar("x:mine", "yes");
             PutObjectRequest request = new PutObjectRequest(bucket, "k", in(text("12345")));

@@ -183,8 +183,15 @@ pub(super) fn check_conditions(
     let modified = Timestamp(version.modified_ms);
     match conditions.evaluate(&etag(version), modified) {
         Verdict::Proceed => Ok(()),
-        Verdict::Failed => Err(OssError::new(ErrorCode::PreconditionFailed)
-            .extra("LastModified", format_iso8601(modified))),
+        Verdict::Failed => {
+            let condition = match conditions.if_match {
+                Some(_) => "If-Match",
+                None => "If-Unmodified-Since",
+            };
+            Err(OssError::new(ErrorCode::PreconditionFailed)
+                .extra("Condition", condition)
+                .extra("LastModified", format_iso8601(modified)))
+        }
         Verdict::NotModified => {
             let mut error = OssError::new(ErrorCode::NotModified);
             for (name, value) in [
