@@ -75,7 +75,7 @@ fn json_is_escaped() {
 #[test]
 fn variables_come_with_the_callback() {
     let callback = encoded(r#"{"callbackUrl":"h","callbackBody":"a=${x:a}&b=${x:b.c}"}"#);
-    let variables = encoded(r#"{"x:a":"1 2","x:b.c":"&"}"#);
+    let variables = encoded(r#"{"x:a":"1 2","x:b.c":"&","object":"means nothing"}"#);
     let expected = "a=1%202&b=%26";
     let given = in_headers(&callback, &variables).unwrap().unwrap();
     assert_eq!(given.body(&stored()), expected.as_bytes());
@@ -230,7 +230,7 @@ fn what_is_wrong_is_told_as_oss_does() {
     }
     let good = encoded(r#"{"callbackUrl":"h","callbackBody":"x"}"#);
     let bad_variables = "The callback var is not expecten json.";
-    for json in ["", "[]", r#"{"a":"b"}"#, r#"{"x:A":"b"}"#, r#"{"x:a":1}"#] {
+    for json in ["", "[]", r#"{"x:A":"b"}"#, r#"{"x:a":1}"#] {
         let given = if json.is_empty() {
             "%%".to_owned()
         } else {
