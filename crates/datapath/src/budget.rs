@@ -15,7 +15,7 @@ pub(crate) const UNIT_BYTES: usize = 16 * 1024;
 
 /// A bounded amount of memory. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct BufferBudget {
+pub struct BufferBudget {
     free: Arc<Semaphore>,
     total: u64,
     peak: Arc<AtomicU64>,
@@ -23,11 +23,11 @@ pub(crate) struct BufferBudget {
 
 /// Part of a budget, returned when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share(OwnedSemaphorePermit);
+pub struct Share(OwnedSemaphorePermit);
 
 impl BufferBudget {
     /// A budget of `bytes`, at least one unit.
-    pub(crate) fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64) -> Self {
         let units = (bytes / UNIT_BYTES as u64).clamp(1, u64::from(u32::MAX));
         Self {
             free: Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX))),
@@ -37,13 +37,13 @@ impl BufferBudget {
     }
 
     /// A share of at least `bytes`, if it can be had at once.
-    pub(crate) fn try_take(&self, bytes: usize) -> Option<Share> {
+    pub fn try_take(&self, bytes: usize) -> Option<Share> {
         let permit = Arc::clone(&self.free).try_acquire_many_owned(self.units(bytes));
         self.taken(permit.ok()?)
     }
 
     /// A share of at least `bytes`; `None` when none was free in time.
-    pub(crate) async fn take(&self, bytes: usize, wait: Duration) -> Option<Share> {
+    pub async fn take(&self, bytes: usize, wait: Duration) -> Option<Share> {
         let permit = Arc::clone(&self.free).acquire_many_owned(self.units(bytes));
         self.taken(within(wait, permit).await.ok()?.ok()?)
     }
@@ -59,7 +59,7 @@ impl BufferBudget {
     }
 
     /// Bytes given out now.
-    pub(crate) fn used_bytes(&self) -> u64 {
+    pub fn used_bytes(&self) -> u64 {
         (self.total - (self.free.available_permits() as u64).min(self.total)) * UNIT_BYTES as u64
     }
 
@@ -80,8 +80,18 @@ impl BufferBudget {
 }
 
 impl Share {
+    /// Makes one share of two of the same budget.
+    pub fn merge(&mut self, other: Self) {
+        self.0.merge(other.0);
+    }
+
+    /// The bytes that it stands for.
+    pub fn bytes(&self) -> usize {
+        self.0.num_permits() * UNIT_BYTES
+    }
+
     /// Ties a part of this share to `bytes`: it is returned when the last reference to them goes.
-    pub(crate) fn attach(&mut self, bytes: Bytes) -> Bytes {
+    pub fn attach(&mut self, bytes: Bytes) -> Bytes {
         let units = bytes.len().div_ceil(UNIT_BYTES).min(self.0.num_permits());
         match self.0.split(units) {
             Some(part) if units > 0 => Bytes::from_owner(Held {

@@ -41,11 +41,11 @@ use granary_runtime::Runtime;
 use granary_types::{ByteRange, ChunkId, DiskId, Redundancy, StorageClass};
 use prometheus_client::registry::Registry;
 
-use budget::BufferBudget;
 use latency::{HedgeBudget, ReadLatency};
 use metrics::Metrics;
 use repair_pace::RepairPace;
 
+pub use budget::{BufferBudget, Share};
 pub use cluster::{ClusterView, MAP_AGE_MAX, NodeDirectory};
 pub use config::{DataPathConfig, InvalidConfig};
 pub use error::{BodyError, ReadError, WriteError};

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use granary_datapath::{BufferBudget, Share};
 use granary_oss::callback::CallbackUrl;
 use granary_runtime::Runtime;
 use granary_types::limits::CALLBACK_ANSWER_BYTES_MAX;
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::crypto::aws_lc_rs;
@@ -33,12 +35,15 @@ const LOOKUPS_MAX: usize = 32;
 const ADDRESSES_MAX: usize = 3;
 /// Bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of all answers that are being read, or that clients have not read yet.
+const ANSWERS_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Speaks HTTP/1.1 to application servers.
 pub(super) struct Client {
     runtime: Runtime,
     allowed: Allowed,
     lookups: Arc<Semaphore>,
+    answers: BufferBudget,
     /// Certificates of the settings, which are believed besides the system's.
     own_roots: Vec<CertificateDer<'static>>,
     /// With and without the server's name in the clear; made when first needed.
@@ -66,6 +71,7 @@ impl Client {
             runtime,
             allowed,
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            answers: BufferBudget::new(ANSWERS_BYTES_MAX),
             own_roots,
             tls: OnceCell::new(),
         })
@@ -96,12 +102,12 @@ impl Client {
         *request.headers_mut() = headers;
         let tcp = self.connect(url).await?;
         if !url.tls {
-            return exchange(tcp, request).await;
+            return self.exchange(tcp, request).await;
         }
         let name = ServerName::try_from(url.host.clone()).map_err(broken)?;
         let config = self.tls_config(sni).await?;
         let stream = TlsConnector::from(config).connect(name, tcp).await;
-        exchange(stream.map_err(broken)?, request).await
+        self.exchange(stream.map_err(broken)?, request).await
     }
 
     /// A connection to the first address that may be called and takes it.
@@ -140,6 +146,37 @@ impl Client {
         lookup.await.map_err(broken)?.map_err(broken)
     }
 
+    /// Sends the request and reads the answer; the connection is driven here and ends here.
+    async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let handshake = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.map_err(broken)?;
+        let mut connection = std::pin::pin!(connection);
+        let mut answer = std::pin::pin!(async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            if response.status() != StatusCode::OK {
+                return Err(Failure::Status(response.status().as_u16()));
+            }
+            let body = read_answer(response.into_body(), &self.answers).await?;
+            match serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
+                Ok(_) => Ok(body),
+                Err(_) => Err(Failure::NotJson),
+            }
+        });
+        let mut is_open = true;
+        loop {
+            tokio::select! {
+                answer = &mut answer => return answer,
+                // What came before the end is still to be read.
+                _ = &mut connection, if is_open => is_open = false,
+            }
+        }
+    }
+
     async fn tls_config(&self, sni: bool) -> Result<Arc<ClientConfig>, Failure> {
         let make = || async {
             let (own, clock) = (self.own_roots.clone(), WallClock(self.runtime.clone()));
@@ -151,42 +188,40 @@ impl Client {
     }
 }
 
-/// Sends the request and reads the answer; the connection is driven here and ends here.
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, Failure>
+/// Reads an answer whole. Its memory is given back when the last reference to it goes.
+async fn read_answer<B>(body: B, memory: &BufferBudget) -> Result<Bytes, Failure>
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body<Data = Bytes>,
+    B::Error: std::error::Error + Send + Sync + 'static,
 {
-    let handshake = http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
-        .handshake(TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(broken)?;
-    let mut connection = std::pin::pin!(connection);
-    let mut answer = std::pin::pin!(async {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        if response.status() != StatusCode::OK {
-            return Err(Failure::Status(response.status().as_u16()));
+    let mut body = std::pin::pin!(body);
+    let mut held: Option<Share> = None;
+    let mut answer = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else {
+            continue;
+        };
+        let length = answer.len() + data.len();
+        if length > CALLBACK_ANSWER_BYTES_MAX {
+            return Err(Failure::TooLong);
         }
-        let body = Limited::new(response.into_body(), CALLBACK_ANSWER_BYTES_MAX).collect();
-        let body = body
-            .await
-            .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => Failure::TooLong,
-                None => Failure::Unreachable(error),
-            })?;
-        let body = body.to_bytes();
-        match serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
-            Ok(_) => Ok(body),
-            Err(_) => Err(Failure::NotJson),
+        let have = held.as_ref().map_or(0, Share::bytes);
+        if length > have {
+            let more = memory.try_take(length - have).ok_or(Failure::Busy)?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                none => *none = Some(more),
+            }
+            let room = held.as_ref().map_or(length, Share::bytes);
+            answer.reserve_exact(room - answer.len());
         }
-    });
-    let mut is_open = true;
-    loop {
-        tokio::select! {
-            answer = &mut answer => return answer,
-            // What came before the end is still to be read.
-            _ = &mut connection, if is_open => is_open = false,
-        }
+        answer.extend_from_slice(&data);
     }
+    let answer = Bytes::from(answer);
+    Ok(match held {
+        Some(mut held) => held.attach(answer),
+        None => answer,
+    })
 }
 
 /// No connection, or it broke.
@@ -238,5 +273,53 @@ impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
         let now = Duration::from_millis(self.0.now().as_millis());
         Some(UnixTime::since_unix_epoch(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    const STEP: usize = 16 * 1024;
+
+    /// An answer that comes in frames of so many bytes.
+    fn answer(frames: &[usize]) -> impl Body<Data = Bytes, Error = std::io::Error> {
+        let frames: Vec<_> = frames
+            .iter()
+            .map(|length| Ok(Frame::data(Bytes::from(vec![b' '; *length]))))
+            .collect();
+        StreamBody::new(stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_has_read_yet_leave_less_for_others() {
+        let memory = BufferBudget::new(4 * STEP as u64);
+        let unread = read_answer(answer(&[1, STEP, STEP]), &memory)
+            .await
+            .unwrap();
+        assert_eq!(unread.len(), 2 * STEP + 1);
+        assert_eq!(memory.used_bytes(), 3 * STEP as u64);
+        let refused = read_answer(answer(&[STEP, 1]), &memory).await;
+        assert!(matches!(refused, Err(Failure::Busy)));
+        drop(unread);
+        assert_eq!(memory.used_bytes(), 0);
+        let whole = read_answer(answer(&[STEP, 1]), &memory).await.unwrap();
+        assert_eq!(whole.len(), STEP + 1);
+    }
+
+    #[tokio::test]
+    async fn small_frames_share_their_memory_and_no_answer_exceeds_the_limit() {
+        let memory = BufferBudget::new(ANSWERS_BYTES_MAX);
+        let small = read_answer(answer(&[1; 1000]), &memory).await.unwrap();
+        assert_eq!((small.len(), memory.used_bytes()), (1000, STEP as u64));
+        let exact = answer(&[CALLBACK_ANSWER_BYTES_MAX]);
+        assert!(read_answer(exact, &memory).await.is_ok());
+        let longer = answer(&[CALLBACK_ANSWER_BYTES_MAX, 1]);
+        let refused = read_answer(longer, &memory).await;
+        assert!(matches!(refused, Err(Failure::TooLong)));
     }
 }
