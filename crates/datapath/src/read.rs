@@ -212,7 +212,7 @@ impl Reading {
     async fn fetch(&mut self, pace: Pace, mut share: Share) -> Result<(), ReadError> {
         let slot = match self.cursor.next(pace.piece_bytes).await? {
             None => return Ok(()),
-            Some(Piece::Inline(bytes)) => Slot::Inline(bytes),
+            Some(Piece::Inline(bytes)) => Slot::Inline(share.attach(bytes)),
             Some(Piece::Chunk(piece)) => {
                 let shared = Arc::clone(&self.shared);
                 let task = self.shared.runtime.spawn(async move {

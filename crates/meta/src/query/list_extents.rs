@@ -24,6 +24,9 @@ use crate::rows::Rows;
 
 /// Pieces in one page at most.
 const PIECES_MAX: usize = 4096;
+/// Inline bytes in one page, beyond its first piece: a reader holds a page for as long as its client
+/// takes to read it.
+const INLINE_PER_PAGE_BYTES_MAX: usize = 128 * 1024;
 
 impl Answer for pb::ListExtents {
     fn answer(self, shard: &ShardView<'_>) -> Result<Reply, QueryError> {
@@ -35,7 +38,7 @@ impl Answer for pb::ListExtents {
             place,
             offset: self.offset,
             limit: page_limit(self.limit, PIECES_MAX).max(1),
-            bytes: PAGE_BYTES_MAX,
+            bytes: INLINE_PER_PAGE_BYTES_MAX,
             result: pb::ExtentsResult::default(),
         };
         walk.body(object, &self.body.unwrap_or_default(), 0)?;
@@ -215,4 +218,7 @@ fn last_page_at(
     Ok(low)
 }
 
-const _: () = assert!(PIECES_MAX * 64 < PAGE_BYTES_MAX && limits::EXTENTS_PER_PAGE <= PIECES_MAX);
+const _: () = assert!(
+    PIECES_MAX * 64 + INLINE_PER_PAGE_BYTES_MAX < PAGE_BYTES_MAX
+        && limits::EXTENTS_PER_PAGE <= PIECES_MAX
+);
