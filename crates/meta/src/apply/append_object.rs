@@ -11,7 +11,7 @@ use granary_types::{StorageClass, limits};
 use super::appended::{Appended, check_position, current, describe, lengthen};
 use super::counters::{class_of, count, signed};
 use super::deletions::owner_key;
-use super::versions::{change, for_reply, insert, stamp_version};
+use super::versions::{change, check_not_retained, for_reply, insert, stamp_version};
 use super::{Apply, ApplyContext, Refusal, Tx};
 
 impl Apply for pb::AppendObject {
@@ -79,11 +79,7 @@ fn append(
     if version.sealed_ms != 0 {
         return Err(Reason::AppendSealedObject.into());
     }
-    if let Some(retention) = &version.retention
-        && (retention.legal_hold || retention.until_ms > at.time_ms)
-    {
-        return Err(Reason::Immutable.into());
-    }
+    check_not_retained(at, &version)?;
     check_position(command.position, version.size)?;
     let payload = command.payload.unwrap_or_default();
     check_size(version.size, &payload)?;

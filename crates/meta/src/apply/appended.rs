@@ -16,7 +16,7 @@ use md5::{Digest, Md5};
 use super::body::place_payload;
 use super::deletions::tail_key;
 use super::parts::release_parts;
-use super::versions::head_key;
+use super::versions;
 use super::{ApplyContext, Refusal, Tx};
 use crate::keyspace::Id;
 use crate::keyspace::part_page::PartPageKey;
@@ -29,8 +29,7 @@ pub(super) fn current(
     tx: &Tx<'_>,
     at: &ApplyContext,
 ) -> Result<Option<(state::Version, Appended)>, Refusal> {
-    let head = tx.get(&head_key(at))?;
-    let Some(version) = head.and_then(|head| head.current) else {
+    let Some(version) = versions::current(tx, at)? else {
         return Ok(None);
     };
     let place = version.body.as_ref().and_then(|body| body.place.as_ref());
