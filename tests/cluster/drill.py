@@ -2,8 +2,9 @@
 import random
 import time
 
-from harness.cluster import GATEWAY_PORT, wait_for
+from harness.cluster import GATEWAY_PORT
 from harness.history import LOST, Ballast, Gateways, History, Load, check_everything
+from harness.waiting import wait_for
 
 
 class Drill:

@@ -12,10 +12,11 @@ import time
 import pytest
 
 from harness import nemesis
-from harness.cluster import BACKED_UP, SETTINGS, apart, together, wait_for
+from harness.cluster import BACKED_UP, SETTINGS, apart, together
 from harness.history import LOST
 from harness.server import binary
 from harness.signing import Credentials
+from harness.waiting import wait_for
 
 from .drill import Drill
 

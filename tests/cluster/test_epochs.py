@@ -12,8 +12,9 @@ import time
 import pytest
 
 from harness import network
-from harness.cluster import SETTINGS, wait_for
+from harness.cluster import SETTINGS
 from harness.history import check_everything
+from harness.waiting import wait_for
 
 from .drill import Drill
 

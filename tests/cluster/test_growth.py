@@ -13,8 +13,9 @@ import pytest
 
 from compat.make_directory import body, fill
 from compat.test_old_directories import check
-from harness.cluster import GATEWAY_PORT, Spec, wait_for
+from harness.cluster import GATEWAY_PORT, Spec
 from harness.history import Gateways, History, Load, check_everything
+from harness.waiting import wait_for
 from harness.wire import complete_body
 
 OLD, LIVE, NEW = "old-bucket", "live-bucket", "new-bucket"

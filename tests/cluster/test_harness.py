@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from harness import leftovers, network
-from harness.cluster import ADMIN_PORT, Cluster, Spec, apart, not_whole, together, wait_for
+from harness.cluster import ADMIN_PORT, Cluster, Spec, apart, not_whole, together
 
 pytestmark = pytest.mark.long
 
@@ -138,6 +138,7 @@ def test_a_killed_run_is_cleaned_by_the_next(tmp_path, kind):
 import os, sys
 from harness import network, standin
 from harness.cluster import Cluster, together
+from harness.waiting import wait_for
 c = Cluster({str(tmp_path / 'dead')!r}, together()[:2], network=network.{kind.__name__}, disk_mebibytes=2,
             program=[sys.executable, os.path.abspath(standin.__file__)], relays=True)
 c.form(whole=False)

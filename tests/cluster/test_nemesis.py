@@ -5,7 +5,7 @@ import random
 import pytest
 
 from harness import nemesis
-from harness.cluster import wait_for
+from harness.waiting import wait_for
 
 ROOT = os.geteuid() == 0
 pytestmark = pytest.mark.long

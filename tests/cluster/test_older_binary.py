@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from harness.cluster import wait_for
 from harness.server import binary
+from harness.waiting import wait_for
 
 from .drill import Drill
 

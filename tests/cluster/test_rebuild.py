@@ -15,7 +15,8 @@ import urllib.request
 
 import pytest
 
-from harness.cluster import ADMIN_PORT, BACKED_UP, Spec, wait_for
+from harness.cluster import ADMIN_PORT, BACKED_UP, Spec
+from harness.waiting import wait_for
 
 BUCKET = "rebuilt-bucket"
 NODE_ROLES = ("gateway", "meta", "worker")

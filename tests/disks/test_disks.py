@@ -8,6 +8,7 @@ import time
 import pytest
 
 from harness.server import Server
+from harness.waiting import wait_for
 
 from .volume import volumes
 
@@ -100,14 +101,6 @@ def lacks_copies(server):
     return (Count(server).below or 0) > 0
 
 
-def wait_for(what, condition, deadline_s=120):
-    """Polls a condition until it holds."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {deadline_s} s for: {what}"
-        time.sleep(0.1)
-
-
 def put_all(server, keys):
     """Stores the keys; every one must be accepted."""
     raw = server.wire()
@@ -169,15 +162,15 @@ def test_a_disk_dies_under_load_and_is_replaced(rig, disks):
     meta = rig.place / "meta"
     server = rig([disk.data for disk in disks], flags=["--meta-dir", str(meta)])
     load = Load(server, "before")
-    wait_for("some load", lambda: len(load.keys) > 40)
+    wait_for("some load", lambda: len(load.keys) > 40, 120)
     disks[1].die()
     written = len(load.keys)
-    wait_for("load going on after the failure", lambda: len(load.keys) > written + 40)
+    wait_for("load going on after the failure", lambda: len(load.keys) > written + 40, 120)
     keys = load.stop()
     read_all(server, keys)
     put_all(server, [f"after/{n}" for n in range(20)])
     keys += [f"after/{n}" for n in range(20)]
-    wait_for("the loss to be counted", lambda: lacks_copies(server))
+    wait_for("the loss to be counted", lambda: lacks_copies(server), 120)
     assert server.stop() == 0
 
     disks[1].replace()

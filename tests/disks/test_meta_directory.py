@@ -10,6 +10,7 @@ import time
 import pytest
 
 from harness.server import Server
+from harness.waiting import wait_for
 
 from .volume import volumes
 
@@ -123,11 +124,3 @@ def test_writes_are_refused_before_the_disk_of_the_metadata_is_full(place, disk)
         assert sum("free under the metadata" in alarm for alarm in alarms) == 1, alarms
     finally:
         server.kill()
-
-
-def wait_for(what, condition, deadline_s=60):
-    """Polls a condition until it holds."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {deadline_s} s for: {what}"
-        time.sleep(0.1)

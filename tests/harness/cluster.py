@@ -19,6 +19,7 @@ from .leftovers import Leftovers, clean_after_others
 from .relay import Relay
 from .server import binary
 from .signing import Credentials
+from .waiting import wait_for
 from .wire import Wire
 
 CLUSTER_PORT, GATEWAY_PORT, ADMIN_PORT = 9100, 9000, 9001
@@ -56,19 +57,6 @@ replace_after_secs = 1
 unreachable_out_secs = 45
 """
 BACKED_UP = SETTINGS.replace("backup = false", "backup = true")
-
-
-def wait_for(what, condition, deadline_s=60, pause_s=0.1):
-    """Polls until the condition holds and returns what it gave. An answer that is a list says what is still missing."""
-    end = time.monotonic() + deadline_s
-    while True:
-        answer = condition()
-        missing = answer if isinstance(answer, list) else None
-        if missing == [] or (missing is None and answer):
-            return answer
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline_s} s for: {what}" + (f"; still: {'; '.join(map(str, missing[:12]))}" if missing else ""))
-        time.sleep(pause_s)
 
 
 @dataclass(frozen=True)

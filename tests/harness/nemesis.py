@@ -11,8 +11,9 @@ import threading
 import time
 import traceback
 
-from .cluster import SWEEP_DEADLINE_S, wait_for
+from .cluster import SWEEP_DEADLINE_S
 from .network import REFUSED, SILENT
+from .waiting import wait_for
 
 CLOCK_VARIABLE = "GRANARY_TEST_CLOCK"
 

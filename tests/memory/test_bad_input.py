@@ -16,6 +16,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from harness.waiting import at_once, wait_for
 from harness.wire import content_md5
 
 BUCKET = "bad-input"
@@ -74,14 +75,6 @@ def in_flight(server):
     return sum(value for name, value in server.metrics().items() if name.startswith("granary_gateway_in_flight"))
 
 
-def wait_for(what, holds, deadline_s=60):
-    """Waits for a condition."""
-    end = time.monotonic() + deadline_s
-    while not holds():
-        assert time.monotonic() < end, f"{what}: not within {deadline_s} s"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def storm(stormy, request):
     """The server, with a bystander beside the test; checks all that has to hold afterwards."""
@@ -102,25 +95,6 @@ def storm(stormy, request):
     assert stormy.new_alarms() == []
     names = stormy.wire().must("GET", BUCKET, query=[("max-keys", "1000")]).texts("Contents/Key")
     assert set(names) - {"bystander"} == set(names_before) - {"bystander"}
-
-
-def at_once(count, call):
-    """Runs call(n) in `count` threads; raises the first failure."""
-    failures = []
-
-    def run(number):
-        try:
-            call(number)
-        except BaseException as failure:  # pylint: disable=broad-except
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def rest_of(link):

@@ -8,12 +8,12 @@ import os
 import random
 import resource
 import socket
-import threading
 import time
 
 import pytest
 
 from harness import digest
+from harness.waiting import at_once
 
 LIMIT_BYTES = 512 << 20
 BLOCK = random.Random(20).randbytes(1 << 20)
@@ -90,25 +90,6 @@ def test_one_gibibyte(fresh):
 @pytest.mark.long
 def test_five_gibibytes(fresh):
     check_big_body(fresh, 5)
-
-
-def at_once(count, call):
-    """Runs call(n) in `count` threads; raises the first failure."""
-    failures = []
-
-    def run(number):
-        try:
-            call(number)
-        except BaseException as failure:  # pylint: disable=broad-except
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def test_64_bodies_of_64_mebibytes_at_once(fresh):

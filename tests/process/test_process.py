@@ -14,6 +14,7 @@ import pytest
 
 from harness.server import Server, binary, free_ports
 from harness.signing import Credentials
+from harness.waiting import wait_for
 
 from .otlp import Collector
 
@@ -53,14 +54,6 @@ def run_until_it_ends(*arguments, env=None):
     done = subprocess.run([binary(), *map(str, arguments)], env={**clean, **(env or {})}, text=True, timeout=60,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     return done.returncode, done.stdout
-
-
-def wait_for(what, condition, deadline_s=60):
-    """Polls a condition until it holds."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {deadline_s} s for: {what}"
-        time.sleep(0.05)
 
 
 def refuses(code, output, *words):

@@ -7,6 +7,7 @@ import pytest
 
 from harness import sdk
 from harness.signing import Credentials
+from harness.waiting import wait_for
 from harness.wire import Wire
 
 from .test_bucket import check_refused, fresh_name
@@ -73,21 +74,12 @@ def test_a_key_is_disabled_and_enabled(server):
     assert raw.request("GET").status == 200
     assert server.account("disable", cred.key_id) == {"access_key_id": cred.key_id, "enabled": False, "changed": True}
     assert not server.account("disable", cred.key_id)["changed"]
-    wait_for(lambda: raw.request("GET").code == "InvalidAccessKeyId")
+    wait_for("the new view of the key", lambda: raw.request("GET").code == "InvalidAccessKeyId")
     assert server.account("enable", cred.key_id)["changed"]
-    wait_for(lambda: raw.request("GET").status == 200)
+    wait_for("the new view of the key", lambda: raw.request("GET").status == 200)
     raw.close()
     assert "there is no access key nobody" in server.account("disable", "nobody", expect=1)
     assert "root account" in server.account("disable", server.credentials.key_id, expect=1)
-
-
-def wait_for(condition, deadline_s=20):
-    """Polls until the view of a key has been looked up again."""
-    import time
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "the gateway's view of the key did not change"
-        time.sleep(0.1)
 
 
 def test_accounts_outlive_the_server(make_server):
