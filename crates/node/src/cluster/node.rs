@@ -549,10 +549,12 @@ fn prepare_storage(
     let blob = config.storage.for_cluster(&base.identity.cluster_id);
     let (node, budget) = (base.identity.node, base.budget.clone());
     let (data, client, late) = (config.data.clone(), client.clone(), Arc::clone(late));
+    let others = StorageNodes(BlobNodes::new(Arc::clone(&base.links), None));
     let opening = runtime.clone();
     Some(runtime.spawn(async move {
         let opened = async {
             let role = StorageRole::new(&opening, node, blob, &data, budget, client).await?;
+            role.know(Arc::new(others));
             // Before the first disk is open: each of them serves as soon as it can.
             late.set(Arc::new(role.store.clone()));
             role.open_all(Wanted::Hope).await?;
@@ -606,6 +608,14 @@ async fn announce(
     let record = record(config, identity.node);
     if map.nodes.contains(&record) {
         return Ok(());
+    }
+    let known = map.nodes.iter().find(|known| known.id == record.id);
+    if let Some(known) = known.filter(|known| known.zone != record.zone) {
+        tracing::warn!(
+            before = known.zone,
+            now = record.zone,
+            "this node is in another zone now: copies move to where the zones ask for them"
+        );
     }
     loop {
         let node = Some(record.clone());

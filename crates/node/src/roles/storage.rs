@@ -13,17 +13,17 @@ mod directories;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use granary_blob::{BlobConfig, BlobStore, DiskConfig, OpenError, OpeningDisk};
-use granary_blob_api::{BlobNode, DiskHealth};
+use granary_blob_api::{BlobNode, DiskHealth, DiskStatus};
 use granary_datapath::NodeDirectory;
 use granary_kv::Kv;
 use granary_kv_rocks::{RocksBudget, RocksConfig, RocksKv};
 use granary_meta_api::{Meta, disk_state, pb};
-use granary_runtime::Runtime;
+use granary_runtime::{Runtime, within};
 use granary_types::{DiskId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Vfs};
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ use parking_lot::Mutex;
 const MAP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a start waits for disks that are being opened; what takes longer is there later.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
+/// How long the node that had a disk gets to say whether it still has it.
+const OWNER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The disks of this process.
 pub(crate) struct StorageRole {
@@ -43,6 +45,8 @@ pub(crate) struct StorageRole {
     meta: Meta,
     /// The node whose disks they are.
     node: NodeId,
+    /// The other nodes, of which one may have what a directory holds; none without a cluster.
+    others: OnceLock<Arc<dyn NodeDirectory>>,
     cluster_id: String,
     pub(crate) store: BlobStore,
     directories: Mutex<Vec<Directory>>,
@@ -169,6 +173,7 @@ impl StorageRole {
             budget,
             meta,
             node,
+            others: OnceLock::new(),
             cluster_id,
             store,
             directories: Mutex::new(directories.iter().map(|dir| Directory::new(dir)).collect()),
@@ -188,6 +193,11 @@ impl StorageRole {
             .iter()
             .map(|directory| (directory.path.clone(), directory.disk.is_some_and(serves)))
             .collect()
+    }
+
+    /// Names the other nodes of the cluster, once.
+    pub(crate) fn know(&self, others: Arc<dyn NodeDirectory>) {
+        let _ = self.others.set(others);
     }
 
     /// This process as a directory of storage nodes.
@@ -320,7 +330,37 @@ impl StorageRole {
         }
     }
 
+    /// Refuses a disk that another node serves, as after a copy of its directory: two that take
+    /// writes for one disk would each have half of them. A disk that was moved is served by nobody.
+    async fn check_not_elsewhere(&self, disk: DiskId) -> anyhow::Result<()> {
+        let Some(others) = self.others.get() else {
+            return Ok(());
+        };
+        let map = self.meta.query(pb::GetClusterMap::default()).await?;
+        let known = map.disks.iter().find(|known| known.id == disk.0);
+        let Some(owner) = known.map(|known| NodeId(known.node)) else {
+            return Ok(());
+        };
+        let other = others.node(owner).filter(|_| owner != self.node);
+        let Some(other) = other else {
+            return Ok(());
+        };
+        let told = within(OWNER_LIMIT, other.disks()).await;
+        let disks = told.ok().and_then(Result::ok).unwrap_or_default();
+        let serves = |status: &DiskStatus| status.id == disk && status.health != DiskHealth::Failed;
+        if disks.iter().any(serves) {
+            bail!(
+                "node {} serves disk {} already: this data directory is a copy of that one, and only \
+                 one of them may be used",
+                owner.0,
+                disk.0
+            );
+        }
+        Ok(())
+    }
+
     async fn register(&self, path: &Path, disk: DiskId) -> anyhow::Result<()> {
+        self.check_not_elsewhere(disk).await?;
         let statuses = self.store.disks().await?;
         let total_bytes = statuses
             .iter()
@@ -507,7 +547,11 @@ fn may_pass(error: &anyhow::Error) -> bool {
 }
 
 #[cfg(test)]
+mod copied;
+#[cfg(test)]
 mod hanging;
+#[cfg(test)]
+mod root;
 
 #[cfg(test)]
 mod tests {

@@ -1,24 +1,20 @@
 //! Directories that hang, or take long, when a node starts and afterwards.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use granary_blob::BlobConfig;
 use granary_blob_api::{BlobNode, DiskHealth};
 use granary_kv_rocks::RocksBudget;
-use granary_meta_api::pb::command::Command;
-use granary_meta_api::pb::command_reply::Reply;
-use granary_meta_api::pb::query_reply::Reply as Answer;
-use granary_meta_api::{Meta, MetaError, MetaService, pb};
+use granary_meta_api::Meta;
 use granary_runtime::{Runtime, within};
-use granary_types::{DiskId, NodeId, ShardId};
+use granary_types::{DiskId, NodeId};
 use granary_vfs::{DirLock, RealVfs, Space, Vfs, VfsFile};
 use parking_lot::{Condvar, Mutex};
 
+use super::root::Root;
 use super::{StorageRole, Wanted};
 
 /// What hangs.
@@ -96,36 +92,6 @@ impl Vfs for Gate {
     fn lock(&self, dir: &Path) -> io::Result<DirLock> {
         self.pass(dir, Hang::Everything);
         RealVfs.lock(dir)
-    }
-}
-
-/// A root that takes every disk.
-#[derive(Default)]
-struct Root(Mutex<BTreeSet<u64>>);
-
-#[async_trait]
-impl MetaService for Root {
-    async fn propose(
-        &self,
-        _: ShardId,
-        command: pb::Command,
-    ) -> Result<pb::CommandReply, MetaError> {
-        match command.command {
-            Some(Command::RegisterDisk(register)) => {
-                self.0.lock().extend(register.disk.map(|disk| disk.id));
-            }
-            other => return Err(MetaError::Invalid(format!("{other:?}"))),
-        }
-        Ok(pb::CommandReply {
-            reply: Some(Reply::Empty(pb::Empty {})),
-            rejection: None,
-        })
-    }
-
-    async fn query(&self, _: ShardId, _: pb::Query) -> Result<pb::QueryReply, MetaError> {
-        Ok(pb::QueryReply {
-            reply: Some(Answer::ClusterMap(pb::ClusterMap::default())),
-        })
     }
 }
 
@@ -218,13 +184,13 @@ async fn a_directory_that_hangs_keeps_no_other_out() {
     machine.until_served(&role, [false, true, true]).await;
     // Whoever is too late for the start is introduced later.
     let introduced = async |disks: usize| {
-        while machine.root.0.lock().len() < disks {
+        while machine.root.disks.lock().len() < disks {
             role.look().await;
             machine.runtime.sleep(Duration::from_millis(10)).await;
         }
     };
     quickly("introducing", introduced(2)).await;
-    assert_eq!(machine.root.0.lock().len(), 2);
+    assert_eq!(machine.root.disks.lock().len(), 2);
     // Nor is one that comes back kept waiting.
     let back = disk_in(&role, &machine.paths[1]).unwrap();
     role.store.remove_disk(back).await;
@@ -272,7 +238,7 @@ async fn a_node_whose_only_disk_hangs_starts_and_stops() {
         .gate
         .set(Some((&machine.paths[0], Hang::Everything)));
     let role = machine.start(&machine.paths[..1], Wanted::Hope).await;
-    assert!(machine.root.0.lock().is_empty());
+    assert!(machine.root.disks.lock().is_empty());
     quickly("the stop", role.stop()).await;
     machine.gate.set(None);
 }
