@@ -3,7 +3,9 @@
 docs/testing.md has the table. Every case runs many times at once against one server while a bystander
 writes, reads and lists; afterwards no request may be left behind and memory must be where it was.
 """
+import base64
 import contextlib
+import json
 import os
 import random
 import re
@@ -367,6 +369,56 @@ def test_documents(storm, name):
 def test_configurations_that_are_none(storm, query, body):
     answer = storm.wire().request("PUT", BUCKET, query=query, body=body, headers={"Content-MD5": content_md5(body)})
     assert answer.status == 400 and answer.code in ("MalformedXML", "InvalidArgument", "InvalidTag"), answer.body
+
+
+# -- forms -------------------------------------------------------------------------------------------
+
+CALLBACK = base64.b64encode(json.dumps({"callbackUrl": "127.0.0.1:1/c", "callbackBody": "${x:a}" * 500}).encode())
+FORMS = {
+    "a key that repeats the file's name": ([("key", b"${filename}" * 190_000)], "n" * 8000, [(400, "InvalidObjectName")]),
+    "many persistent headers": ([("key", b"k"), ("x-oss-persistent-headers", b",".join(b"h%d:" % n for n in range(200_000)))], "f", [(400, "MetadataTooLarge")]),
+    "many tags": ([("key", b"k"), ("x-oss-tagging", b"&".join(b"t%d" % n for n in range(200_000)))], "f", [(400, "MetadataTooLarge")]),
+    "long variables of a callback": ([("key", b"k"), ("callback", CALLBACK), ("x:a", b"v" * 2_000_000)], "f", [(400, "InvalidArgument")]),
+    "a field that is too long": ([("key", b"k"), ("v", b"v" * 2_100_000)], "f", [(400, "FieldItemTooLong")]),
+    "fields that are too long together": ([("key", b"k")] + [(f"v{n}", b"v" * 1_000_000) for n in range(5)], "f", [(400, "FieldItemTooLong")]),
+}
+
+
+def form_of(fields, filename, after=()):
+    """A body of `multipart/form-data` and its head; `after` are fields behind the file."""
+    part = b"--b\r\nContent-Disposition: form-data; name=\"%s\"\r\n\r\n%s\r\n"
+    body = b"".join(part % (name.encode(), value) for name, value in fields)
+    body += b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%s\"\r\n\r\nbytes\r\n" % filename.encode()
+    body += b"".join(part % (name.encode(), value) for name, value in after) + b"--b--\r\n"
+    return body, {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(len(body))}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_that_swell(storm, name):
+    """Nobody signs them: a stranger may send them to any bucket."""
+    fields, filename, expected = FORMS[name]
+    body, headers = form_of(fields, filename)
+
+    def attack(_):
+        answer = storm.wire().request("POST", BUCKET, headers=headers, body=body, auth=None)
+        # Forms share a memory of their own; who finds it full comes again.
+        assert (answer.status, answer.code) in expected + [(503, "ServiceUnavailable")], answer.body[:300]
+
+    at_once(20, attack)
+
+
+def test_forms_that_trickle(storm):
+    """More than there may be requests: known callers have their places."""
+    body, headers = form_of([("key", b"k"), ("v", b"v" * 1000)], "f")
+    head = storm.wire().head_bytes("POST", BUCKET, None, headers, auth=None)
+    links = [storm.wire().socket(timeout_s=60) for _ in range(2300)]
+    try:
+        for link in links:
+            say(link, head + body[:100])
+        assert {first_answer(rest_of(link)) for link in links} <= {(400, "RequestTimeout"), (503, "ServiceUnavailable"), (0, "")}
+    finally:
+        for link in links:
+            link.close()
 
 
 # -- names and numbers -------------------------------------------------------------------------------

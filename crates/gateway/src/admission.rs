@@ -13,12 +13,18 @@ use crate::metrics::{Metrics, Tracked};
 
 /// Bytes of one unit of the memory semaphore.
 const UNIT_BYTES: usize = 1024;
+/// One part in so many of the places, and as much memory again, is for forms.
+const FORM_PART: usize = 2;
 
 /// The limits.
 #[derive(Debug)]
 pub(crate) struct Admission {
     requests: Arc<Semaphore>,
     memory: Arc<Semaphore>,
+    /// Forms whose fields are being read: nobody knows yet who sends them.
+    forms: Arc<Semaphore>,
+    /// Memory for the fields of forms, apart from that of callers who are known.
+    form_memory: Arc<Semaphore>,
 }
 
 /// A place among the requests in flight, and memory for a buffered body.
@@ -26,6 +32,7 @@ pub(crate) struct Admission {
 pub(crate) struct Permit {
     _request: OwnedSemaphorePermit,
     memory: Option<OwnedSemaphorePermit>,
+    form_memory: Option<OwnedSemaphorePermit>,
     _in_flight: Tracked,
 }
 
@@ -35,6 +42,10 @@ impl Admission {
         Self {
             requests: Arc::new(Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS))),
             memory: Arc::new(Semaphore::new(units)),
+            forms: Arc::new(Semaphore::new(
+                (requests_max / FORM_PART).clamp(1, Semaphore::MAX_PERMITS),
+            )),
+            form_memory: Arc::new(Semaphore::new((units / FORM_PART).max(1))),
         }
     }
 
@@ -47,6 +58,7 @@ impl Admission {
         Ok(Permit {
             _request: place.map_err(|_| refused(metrics))?,
             memory: None,
+            form_memory: None,
             _in_flight: metrics.in_flight.track(),
         })
     }
@@ -61,15 +73,46 @@ impl Admission {
         permit: &mut Permit,
         bytes: usize,
     ) -> Result<(), OssError> {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&self.memory).try_acquire_many_owned(units);
-        let memory = memory.map_err(|_| refused(metrics))?;
-        match &mut permit.memory {
-            Some(held) => held.merge(memory),
-            none => *none = Some(memory),
-        }
-        Ok(())
+        take(&self.memory, metrics, &mut permit.memory, bytes)
     }
+
+    /// A place among the forms whose sender is not known yet.
+    ///
+    /// # Errors
+    /// ServiceUnavailable when there is none.
+    pub(crate) fn enter_form(&self, metrics: &Metrics) -> Result<OwnedSemaphorePermit, OssError> {
+        let place = Arc::clone(&self.forms).try_acquire_owned();
+        place.map_err(|_| refused(metrics))
+    }
+
+    /// Takes memory for the fields of a form, or more of it.
+    ///
+    /// # Errors
+    /// ServiceUnavailable when there is none.
+    pub(crate) fn reserve_fields(
+        &self,
+        metrics: &Metrics,
+        permit: &mut Permit,
+        bytes: usize,
+    ) -> Result<(), OssError> {
+        take(&self.form_memory, metrics, &mut permit.form_memory, bytes)
+    }
+}
+
+fn take(
+    memory: &Arc<Semaphore>,
+    metrics: &Metrics,
+    held: &mut Option<OwnedSemaphorePermit>,
+    bytes: usize,
+) -> Result<(), OssError> {
+    let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+    let more = Arc::clone(memory).try_acquire_many_owned(units);
+    let more = more.map_err(|_| refused(metrics))?;
+    match held {
+        Some(held) => held.merge(more),
+        none => *none = Some(more),
+    }
+    Ok(())
 }
 
 fn refused(metrics: &Metrics) -> OssError {
@@ -98,5 +141,25 @@ mod tests {
         assert!(admission.enter(&metrics).is_ok());
         assert_eq!(metrics.requests_refused.get(), 2);
         assert!(small.memory.is_some());
+    }
+
+    #[test]
+    fn forms_of_strangers_leave_room_for_known_callers() {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let admission = Admission::new(4, 8 * 1024);
+        let mut permits: Vec<Permit> = (0..3).map(|_| admission.enter(&metrics).unwrap()).collect();
+        let places = [0, 1].map(|_| admission.enter_form(&metrics).unwrap());
+        assert!(admission.enter_form(&metrics).is_err());
+        let [form, known, _] = &mut permits[..] else {
+            panic!("three");
+        };
+        admission.reserve_fields(&metrics, form, 4 * 1024).unwrap();
+        assert!(admission.reserve_fields(&metrics, form, 1).is_err());
+        admission.reserve(&metrics, known, 8 * 1024).unwrap();
+        drop(places);
+        assert!(admission.enter_form(&metrics).is_ok());
+        permits.clear();
+        let mut form = admission.enter(&metrics).unwrap();
+        admission.reserve_fields(&metrics, &mut form, 4096).unwrap();
     }
 }

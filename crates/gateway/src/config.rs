@@ -29,7 +29,8 @@ pub struct GatewayConfig {
     pub connections_max: usize,
     /// Requests being handled; more are answered 503.
     pub requests_in_flight_max: usize,
-    /// Memory for request bodies that are read whole (XML), in bytes.
+    /// Memory for request bodies that are read whole (XML), in bytes. Half as much again is for the
+    /// fields of forms.
     pub buffered_body_bytes_max: usize,
     /// Time from the connection to its first byte, in milliseconds.
     pub first_byte_timeout_ms: u64,

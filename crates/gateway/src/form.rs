@@ -2,7 +2,7 @@
 //! and the file is the body.
 //!
 //! Signatures in the head or the query are not looked at, as in OSS: a form is signed by its policy.
-//! Memory for the fields is taken from the same budget as that of XML bodies, as it is needed.
+//! Memory for the fields is taken as it is needed, from a budget that all forms share.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

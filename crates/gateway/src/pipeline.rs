@@ -16,10 +16,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Action;
+use granary_runtime::within;
 use granary_types::{AccountId, BucketName};
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
@@ -217,6 +219,9 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
     })
 }
 
+/// Time the fields of a form may take: they come before anybody knows who sends them.
+const FORM_FIELDS_TIME: Duration = Duration::from_secs(60);
+
 /// Reads the fields of a form, and with them who asks.
 async fn read_form<'a>(
     cx: &mut Ctx,
@@ -226,10 +231,17 @@ async fn read_form<'a>(
     let Body::Stream(body) = body else {
         return Ok(body);
     };
+    let _stranger = cx.shared.admission.enter_form(&cx.shared.metrics)?;
     let mut body = FormBody::new(&cx.head, body)?;
-    let form = body
-        .read_fields(|bytes| reserve_bytes(cx, notes, bytes))
-        .await?;
+    let fields = body.read_fields(|bytes| match &mut notes.permit {
+        Some(permit) => {
+            let (admission, metrics) = (&cx.shared.admission, &cx.shared.metrics);
+            admission.reserve_fields(metrics, permit, bytes)
+        }
+        None => Ok(()),
+    });
+    let form = within(FORM_FIELDS_TIME, fields).await;
+    let form = form.map_err(|_| OssError::new(ErrorCode::RequestTimeout))??;
     let (identity, form) = form::authenticate(cx, form).await?;
     notes.account = identity.caller.account();
     notes.signature = identity.signature;
@@ -246,10 +258,6 @@ fn reserve(cx: &Ctx, notes: &mut Notes, max_bytes: usize) -> Result<(), OssError
             .unwrap_or(max_bytes)
             .min(max_bytes)
     });
-    reserve_bytes(cx, notes, bytes)
-}
-
-fn reserve_bytes(cx: &Ctx, notes: &mut Notes, bytes: usize) -> Result<(), OssError> {
     match &mut notes.permit {
         Some(permit) => cx
             .shared

@@ -142,13 +142,18 @@ pub fn parse_object_key(key: &[u8]) -> Result<ObjectKey, OssError> {
                 .message("The Object name can not be empty")
                 .ec(ec::OBJECT_NAME_EMPTY)
         } else if key.len() > OBJECT_KEY_BYTES_MAX {
-            error
-                .message("The Length of Object name must be less than 1024")
-                .ec(ec::OBJECT_NAME_TOO_LONG)
+            object_key_too_long()
         } else {
             error.extra("ObjectName", String::from_utf8_lossy(key))
         }
     })
+}
+
+/// InvalidObjectName for a key of too many bytes.
+pub(crate) fn object_key_too_long() -> OssError {
+    OssError::new(ErrorCode::InvalidObjectName)
+        .message("The Length of Object name must be less than 1024")
+        .ec(ec::OBJECT_NAME_TOO_LONG)
 }
 
 /// The documented catalogue has no code for a target that cannot be read; InvalidURI is what S3,

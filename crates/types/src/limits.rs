@@ -67,6 +67,8 @@ pub const FORM_FIELD_NAME_BYTES_MAX: usize = 8 * 1024;
 pub const FORM_FIELD_VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// All fields of a form together, with the header lines of their parts, in bytes: they stand in memory.
 pub const FORM_FIELDS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Fields of a form that become headers of its object, in bytes: as many as a request's head may have.
+pub const FORM_HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Fields of a form.
 pub const FORM_FIELDS_MAX: usize = 1000;
 /// Header lines of one part of a form, in bytes: the longest name, and a file's name as long.
@@ -77,6 +79,8 @@ pub const FORM_PADDING_BYTES_MAX: usize = 64 * 1024;
 pub const FORM_BOUNDARY_BYTES_MAX: usize = 70;
 /// Bytes of a callback, and of its variables, as an upload carries them (API reference, Callback: 5 KB).
 pub const CALLBACK_BYTES_MAX: usize = 5 * 1024;
+/// Bytes of a callback's body once its variables are filled in: a template of 5 KB may repeat them.
+pub const CALLBACK_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Servers that a callback names (API reference, Callback).
 pub const CALLBACK_URLS_MAX: usize = 5;
 /// Bytes of an application server's answer that are relayed (API reference, Callback: 3 MB).

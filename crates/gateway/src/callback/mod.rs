@@ -51,6 +51,9 @@ enum Failure {
     /// Too many calls at once.
     #[error("Too many callback requests.")]
     Busy,
+    /// Its variables make the body too long.
+    #[error("The callback body is too long.")]
+    BodyTooLong,
     /// Not within the time.
     #[error("Cost too long time.")]
     Slow,
@@ -115,7 +118,8 @@ impl Callbacks {
     ) -> Result<Bytes, Failure> {
         metrics.callbacks.inc();
         let _place = self.places.try_acquire().map_err(|_| Failure::Busy)?;
-        let body = Bytes::from(callback.body(stored));
+        let body = callback.body(stored).ok_or(Failure::BodyTooLong)?;
+        let body = Bytes::from(body);
         let mut failure = Failure::Busy;
         for url in &callback.urls {
             let one = self.call_one(callback, url, body.clone(), stored);

@@ -117,8 +117,12 @@ impl Callback {
                 return Err(twice(at));
             }
         }
-        let own = form.fields().filter(|(name, _)| name.starts_with("x:"));
-        let variables: BTreeMap<String, String> = own
+        let own = || form.fields().filter(|(name, _)| name.starts_with("x:"));
+        let bytes: usize = own().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > CALLBACK_BYTES_MAX {
+            return Err(variables_too_long());
+        }
+        let variables: BTreeMap<String, String> = own()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         Self::parse(callback, variables).map(Some)
@@ -202,11 +206,10 @@ impl Callback {
         })
     }
 
-    /// The body that tells what was stored.
-    pub fn body(&self, stored: &Stored<'_>) -> Vec<u8> {
-        self.body
-            .render(self.body_type, stored, &self.variables)
-            .into_bytes()
+    /// The body that tells what was stored; `None` when its variables make it too long.
+    pub fn body(&self, stored: &Stored<'_>) -> Option<Vec<u8>> {
+        let text = self.body.render(self.body_type, stored, &self.variables);
+        text.map(String::into_bytes)
     }
 }
 
@@ -221,8 +224,7 @@ fn variables_of(text: &str) -> Result<BTreeMap<String, String>, OssError> {
         )
     };
     if text.len() > CALLBACK_BYTES_MAX {
-        let message = "The length of callback var exceed max value.";
-        return Err(argument(message, "callback-var", ""));
+        return Err(variables_too_long());
     }
     let decoded = STANDARD.decode(text.trim()).map_err(|_| invalid())?;
     let mut members: BTreeMap<String, String> =
@@ -235,6 +237,11 @@ fn variables_of(text: &str) -> Result<BTreeMap<String, String>, OssError> {
         true => Err(invalid()),
         false => Ok(members),
     }
+}
+
+fn variables_too_long() -> OssError {
+    let message = "The length of callback var exceed max value.";
+    argument(message, "callback-var", "")
 }
 
 fn twice(at: usize) -> OssError {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use granary_types::limits::CALLBACK_BODY_BYTES_MAX;
+
 use super::BodyType;
 use crate::escape;
 
@@ -114,15 +116,19 @@ impl Template {
         Some(Self(pieces))
     }
 
-    /// The text with every variable replaced, as the body's type writes values.
+    /// The text with every variable replaced, as the body's type writes values; `None` when that
+    /// is longer than a body may be.
     pub(super) fn render(
         &self,
         body_type: BodyType,
         stored: &Stored<'_>,
         custom: &BTreeMap<String, String>,
-    ) -> String {
+    ) -> Option<String> {
         let mut text = String::new();
         for piece in &self.0 {
+            if text.len() > CALLBACK_BODY_BYTES_MAX {
+                return None;
+            }
             let (name, in_string) = match piece {
                 Piece::Text(plain) => {
                     text.push_str(plain);
@@ -148,7 +154,7 @@ impl Template {
                 }
             }
         }
-        text
+        (text.len() <= CALLBACK_BODY_BYTES_MAX).then_some(text)
     }
 }
 

@@ -48,7 +48,7 @@ fn stored() -> Stored<'static> {
 }
 
 fn body(json: &str) -> String {
-    String::from_utf8(parse(json).unwrap().body(&stored())).unwrap()
+    String::from_utf8(parse(json).unwrap().body(&stored()).unwrap()).unwrap()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn variables_come_with_the_callback() {
     let variables = encoded(r#"{"x:a":"1 2","x:b.c":"&","object":"means nothing"}"#);
     let expected = "a=1%202&b=%26";
     let given = in_headers(&callback, &variables).unwrap().unwrap();
-    assert_eq!(given.body(&stored()), expected.as_bytes());
+    assert_eq!(given.body(&stored()).unwrap(), expected.as_bytes());
     let raw = format!(
         "callback={}&callback-var={}",
         crate::escape::encode(callback.as_bytes()),
@@ -88,13 +88,14 @@ fn variables_come_with_the_callback() {
     let given = Callback::of_request(&HeaderMap::new(), &query)
         .unwrap()
         .unwrap();
-    assert_eq!(given.body(&stored()), expected.as_bytes());
+    assert_eq!(given.body(&stored()).unwrap(), expected.as_bytes());
     let mut form = Form::default();
     form.add("Callback", callback.clone());
     form.add("x:a", "1 2".to_owned());
     form.add("x:B.c", "&".to_owned());
     let given = Callback::of_form(&form, &HeaderMap::new(), &Query::default());
-    assert_eq!(given.unwrap().unwrap().body(&stored()), expected.as_bytes());
+    let given = given.unwrap().unwrap();
+    assert_eq!(given.body(&stored()).unwrap(), expected.as_bytes());
     // One way only.
     let header = headers(&[("x-oss-callback", &callback)]);
     for error in [
@@ -256,4 +257,24 @@ fn what_is_wrong_is_told_as_oss_does() {
             .extra_value("Header"),
         Some("callbackPolicy")
     );
+}
+
+#[test]
+fn bodies_and_variables_are_bounded() {
+    let callback = encoded(&format!(
+        r#"{{"callbackUrl":"h","callbackBody":"{}"}}"#,
+        "${x:a}".repeat(500)
+    ));
+    let given = |value: &str| {
+        let mut form = Form::default();
+        form.add("callback", callback.clone());
+        form.add("x:a", value.to_owned());
+        Callback::of_form(&form, &HeaderMap::new(), &Query::default())
+    };
+    let short = given("abc").unwrap().unwrap().body(&stored()).unwrap();
+    assert_eq!(short, "abc".repeat(500).as_bytes());
+    let long = given(&"a".repeat(4096)).unwrap().unwrap();
+    assert_eq!(long.body(&stored()), None);
+    let error = given(&"a".repeat(CALLBACK_BYTES_MAX)).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use granary_types::ObjectKey;
+use granary_types::limits::{FORM_HEADERS_BYTES_MAX, OBJECT_KEY_BYTES_MAX};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 
 use super::parser::FilePart;
-use crate::address::parse_object_key;
+use crate::address::{object_key_too_long, parse_object_key};
 use crate::error::OssError;
 use crate::error_code::ErrorCode;
 use crate::escape;
@@ -118,16 +119,29 @@ impl Form {
         let name = self.file.filename.as_deref().unwrap_or_default();
         // Some browsers send the path of the file at the client.
         let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+        // A key of 2 MB may ask for the name a hundred thousand times.
+        let asked = key.matches(FILENAME).count();
+        let length = key.len() - asked * FILENAME.len() + asked.saturating_mul(name.len());
+        if length > OBJECT_KEY_BYTES_MAX {
+            return Err(object_key_too_long());
+        }
         parse_object_key(key.replace(FILENAME, name).as_bytes())
     }
 
     /// What the fields say about the object, as headers of PutObject.
     ///
     /// # Errors
-    /// InvalidArgument for a field that no header can carry.
+    /// InvalidArgument for a field that no header can carry; MetadataTooLarge when they are too long
+    /// together.
     pub fn headers(&self) -> Result<HeaderMap, OssError> {
         let mut headers = HeaderMap::new();
+        let mut bytes = 0;
         let mut insert = |name: &str, value: &str| {
+            bytes += name.len() + value.len();
+            if bytes > FORM_HEADERS_BYTES_MAX {
+                return Err(OssError::new(ErrorCode::MetadataTooLarge)
+                    .extra("MaxMetadataSize", FORM_HEADERS_BYTES_MAX.to_string()));
+            }
             let invalid = || {
                 let message = "The field cannot be a header of the object.";
                 OssError::invalid_argument(message, name, value)
@@ -215,6 +229,37 @@ mod tests {
         let form = form(&[("Key", "a"), ("KEY", "b"), ("X-OSS-Meta-A", "1")], None);
         assert_eq!(form.field("key"), Some("a"));
         assert_eq!(form.headers().unwrap()["x-oss-meta-a"], "1");
+    }
+
+    #[test]
+    fn a_key_that_asks_for_the_name_too_often_is_too_long() {
+        let name = "n".repeat(17_000);
+        for (key, name, fits) in [
+            ("${filename}".repeat(190_000), name.as_str(), false),
+            ("${filename}".repeat(1023), "n", true),
+            ("${filename}".repeat(1024), "n", false),
+            ("${filename}".repeat(190_000) + "k", "", true),
+        ] {
+            let key = form(&[("key", &key)], Some(name)).key();
+            match key {
+                Ok(_) => assert!(fits),
+                Err(error) => {
+                    assert!(!fits);
+                    assert_eq!(error.code(), ErrorCode::InvalidObjectName);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_become_headers_are_bounded_together() {
+        let many = "aaaa:,".repeat(20_000);
+        let error = form(&[("x-oss-persistent-headers", &many)], None).headers();
+        assert_eq!(error.unwrap_err().code(), ErrorCode::MetadataTooLarge);
+        let half = "a".repeat(FORM_HEADERS_BYTES_MAX / 2);
+        let fields = [("x-oss-meta-a", half.as_str()), ("x-oss-meta-b", &half)];
+        assert!(form(&fields[..1], None).headers().is_ok());
+        assert!(form(&fields, None).headers().is_err());
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct FilePart {
 /// What comes next in a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FormEvent {
-    /// A field, whole.
+    /// A field before the file, whole; those after it mean nothing.
     Field {
         /// Its name, as it was sent.
         name: String,
@@ -259,7 +259,12 @@ impl FormParser {
         let found = self.find();
         let (Found::Delimiter { at: bytes, .. } | Found::NotYet(bytes)) = found;
         let piece = self.buffer.split_to(bytes);
-        self.value.extend_from_slice(&piece);
+        if self.file_seen {
+            // It means nothing: only its length is kept.
+            self.count(piece.len())?;
+        } else {
+            self.value.extend_from_slice(&piece);
+        }
         if self.value.len() > FORM_FIELD_VALUE_BYTES_MAX {
             return Err(FormError::TooLong("the value of a field"));
         }
@@ -273,10 +278,11 @@ impl FormParser {
         let value = String::from_utf8(std::mem::take(&mut self.value))
             .map_err(|_| FormError::Malformed("the value of a field is not UTF-8"))?;
         let state = std::mem::replace(&mut self.state, State::End);
-        let State::Field(name) = state else {
-            return Ok(Step::Again);
+        let event = match state {
+            State::Field(name) if !self.file_seen => Some(FormEvent::Field { name, value }),
+            _ => None,
         };
-        Ok(self.past_delimiter(next - at, closing, Some(FormEvent::Field { name, value })))
+        Ok(self.past_delimiter(next - at, closing, event))
     }
 
     fn read_file(&mut self) -> Step {

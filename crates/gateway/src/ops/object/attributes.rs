@@ -1,6 +1,8 @@
 //! What a write says about its object besides the bytes: content headers, user metadata, tags, ACL
 //! and storage class. Pure.
 
+use std::collections::HashSet;
+
 use granary_meta_api::pb::state;
 use granary_oss::header::{
     ContentHeaders, flag, object_acl, persistent_headers, storage_class, tagging, user_metadata,
@@ -96,8 +98,9 @@ impl Attributes {
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
+        let mut names: HashSet<String> = headers.iter().map(|(name, _)| name.clone()).collect();
         for (name, value) in persistent_headers(all)? {
-            if is_ours(&name) || headers.iter().any(|(other, _)| *other == name) {
+            if is_ours(&name) || !names.insert(name.clone()) {
                 return Err(OssError::invalid_argument(
                     "A persistent header must not be one that the service sets itself.",
                     "x-oss-persistent-headers",

@@ -16,11 +16,12 @@ use super::{StorageRole, Wanted};
 /// A node with one data directory, which is open but not told of.
 async fn node(runtime: &Runtime, root: &Arc<Root>, id: u64, path: &Path) -> Arc<StorageRole> {
     let meta = Meta::new(runtime.clone(), Arc::clone(root) as _);
+    let paths = [path.to_owned()];
     let role = StorageRole::new(
         runtime,
         NodeId(id),
         BlobConfig::for_cluster("test"),
-        &[path.to_owned()],
+        &paths,
         RocksBudget::new(64 << 20),
         meta,
     );

@@ -64,7 +64,6 @@ fn plain() -> Vec<FormEvent> {
         file(Some("x.png"), Some("image/png")),
         data(b"one\r\n--Xy\r\n--XyZ1\r\n--XyZ-\r\ntwo"),
         FormEvent::FileEnd,
-        field("submit", "Upload"),
         FormEvent::End,
     ]
 }
@@ -89,6 +88,34 @@ fn the_file_is_not_kept() {
         while let Some(FormEvent::Data(_)) = parser.next_event().unwrap() {}
         assert!(parser.held() < 1024, "{}", parser.held());
     }
+}
+
+#[test]
+fn fields_after_the_file_are_not_kept_but_counted() {
+    let mut parser = parser();
+    parser.feed(b"--XyZ\r\nContent-Disposition: form-data; name=file\r\n\r\nx\r\n--XyZ\r\n");
+    parser.feed(b"Content-Disposition: form-data; name=late\r\n\r\n");
+    let piece = [b'x'; 64 * 1024];
+    let mut fed = 0;
+    loop {
+        parser.feed(&piece);
+        fed += piece.len();
+        let outcome = loop {
+            match parser.next_event() {
+                Ok(Some(FormEvent::Field { .. })) => panic!("a field"),
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert!(parser.value.is_empty());
+        if let Err(error) = outcome {
+            assert_eq!(error, FormError::TooLong("all fields together"));
+            break;
+        }
+        assert!(fed <= FORM_FIELDS_BYTES_MAX + piece.len());
+    }
+    assert!(fed >= FORM_FIELDS_BYTES_MAX);
 }
 
 #[test]
