@@ -80,6 +80,23 @@ pub(crate) async fn authorise_object(
     }
 }
 
+/// Decides about a request that also reaches objects which it does not name, so that nobody asks
+/// their own lists: only the bucket's owner may send it.
+///
+/// # Errors
+/// AccessDenied.
+pub(crate) fn authorise_owner(cx: &Ctx) -> Result<(), OssError> {
+    let action = Action::new(cx.action.name(), Access::Owner);
+    let facts = Facts {
+        bucket: cx.bucket.as_deref().map(facts_of),
+        object: None,
+    };
+    match evaluate(cx.caller, action, &facts) {
+        Decision::Allow => Ok(()),
+        Decision::Deny | Decision::NeedsObject => Err(denied(cx.caller, action)),
+    }
+}
+
 fn facts_of(bucket: &Bucket) -> BucketFacts {
     BucketFacts {
         owner: bucket.owner,

@@ -235,6 +235,34 @@ async fn directories_are_deleted_in_steps() {
 }
 
 #[tokio::test]
+async fn only_the_owner_deletes_what_is_in_a_directory() {
+    let served = Served::real().await;
+    let client = served.client();
+    let open = client
+        .call("PUT", "open")
+        .header("x-oss-hns-status", "enabled")
+        .header("x-oss-acl", "public-read-write");
+    assert_eq!(open.send().await.status, 200);
+    let secret = client
+        .call("PUT", "open/d/secret")
+        .header("x-oss-object-acl", "private")
+        .body("secret");
+    assert_eq!(secret.send().await.status, 200);
+    let recursive = ("x-oss-delete-recursive", "true");
+    for stranger in [served.other(), client.signing(Sign::Anonymous)] {
+        assert_eq!(stranger.delete("open/d/secret").await.status, 403);
+        let answer = rmdir(&stranger, "open/d", &[recursive]).await;
+        assert_eq!(answer.outcome(), refused(403, "AccessDenied"));
+        assert_eq!(client.get("open/d/secret").await.text(), "secret");
+        // An empty directory has nothing of its own.
+        assert_eq!(mkdir(&stranger, "open/empty").await.status, 200);
+        assert_eq!(rmdir(&stranger, "open/empty", &[]).await.status, 200);
+    }
+    let all = rmdir(&client, "open/d", &[recursive]).await;
+    assert_eq!(all.element("DeleteNumber"), "2");
+}
+
+#[tokio::test]
 async fn what_the_service_lacks_there_is_refused_by_name() {
     let served = with_bucket("lacking").await;
     let client = served.client();

@@ -158,7 +158,7 @@ impl NodeDirectory for OneNode {
     }
 }
 
-/// Metadata on an in-memory key-value store, with the first account and its key.
+/// Metadata on an in-memory key-value store, with two accounts and a key of each.
 async fn real_meta(runtime: &Runtime) -> Meta {
     let kv = Arc::new(MemoryKv::new());
     let config = MetaConfig {
@@ -185,6 +185,14 @@ async fn real_meta(runtime: &Runtime) -> Meta {
         .await
         .unwrap()
         .unwrap();
+    let second = pb::PutAccount {
+        account: Some(pb::state::Account {
+            id: 2,
+            name: "second".to_owned(),
+        }),
+        key: access_key("second").key,
+    };
+    meta.propose(second).await.unwrap().unwrap();
     meta
 }
 
