@@ -111,6 +111,12 @@ pub mod ec {
     pub const NO_SUCH_UPLOAD_COMPLETE: &str = "0042-00009405";
     /// MalformedXML from CompleteMultipartUpload (seen in the Go SDK's recorded answers).
     pub const MALFORMED_COMPLETE: &str = "0042-00000205";
+    /// A `versionId` that is empty (troubleshooting page).
+    pub const VERSION_ID_EMPTY: &str = "0012-00000201";
+    /// A `versionId` that is none (troubleshooting page).
+    pub const VERSION_ID_INVALID: &str = "0012-00000202";
+    /// An empty `VersionId` in the body of DeleteMultipleObjects (troubleshooting page).
+    pub const DELETE_EMPTY_VERSION_ID: &str = "0016-00000612";
     /// MalformedXML from DeleteMultipleObjects (seen in the Go SDK's recorded answers).
     pub const MALFORMED_DELETE: &str = "0016-00000608";
     /// NoSuchUpload from UploadPartCopy (asserted by the Go SDK's tests).

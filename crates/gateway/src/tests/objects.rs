@@ -621,10 +621,23 @@ async fn versions_of_a_bucket_without_versioning() {
             .outcome(),
         (404, "NoSuchVersion".to_owned())
     );
-    assert_eq!(
-        client.get("bkt/key?versionId=x").await.outcome(),
-        (400, "InvalidArgument".to_owned())
-    );
+    // An id that was forgotten is not the current version.
+    for (id, ec) in [("x", "0012-00000202"), ("", "0012-00000201")] {
+        let target = format!("bkt/key?versionId={id}");
+        for answer in [client.get(&target).await, client.delete(&target).await] {
+            assert_eq!(answer.outcome(), (400, "InvalidArgument".to_owned()));
+            assert_eq!(answer.header("x-oss-ec"), ec);
+        }
+    }
+    let forgotten = "<Delete><Object><Key>key</Key><VersionId></VersionId></Object></Delete>";
+    let many = client
+        .call("POST", "bkt?delete")
+        .header("content-md5", &md5_of(forgotten.as_bytes()))
+        .body(forgotten);
+    let many = many.send().await;
+    assert_eq!(many.outcome(), (400, "InvalidArgument".to_owned()));
+    assert_eq!(many.header("x-oss-ec"), "0016-00000612");
+    assert_eq!(client.get("bkt/key").await.text(), "x");
     assert_eq!(client.delete("bkt/key?versionId=null").await.status, 204);
     assert_eq!(client.get("bkt/key").await.status, 404);
 }
