@@ -609,6 +609,47 @@ async fn access_follows_the_lists() {
 }
 
 #[tokio::test]
+async fn who_may_not_delete_one_of_many_deletes_none() {
+    let served = Served::real().await;
+    let client = served.client();
+    let open = client
+        .call("PUT", "open")
+        .header("x-oss-acl", "public-read-write");
+    assert_eq!(open.send().await.status, 200);
+    let names: Vec<_> = (0..3).map(|n| format!("open/{n}")).collect();
+    for name in &names {
+        client.put(name, "x").await;
+    }
+    let close = client
+        .call("PUT", "open/2?acl")
+        .header("x-oss-object-acl", "private");
+    assert_eq!(close.send().await.status, 200);
+    let objects: String = (0..3)
+        .map(|n| format!("<Object><Key>{n}</Key></Object>"))
+        .collect();
+    let xml = format!("<Delete>{objects}</Delete>");
+    let delete_as = |caller: Client| {
+        let (digest, xml) = (md5_of(xml.as_bytes()), xml.clone());
+        async move {
+            caller
+                .call("POST", "open?delete")
+                .header("content-md5", &digest)
+                .body(xml)
+                .send()
+                .await
+        }
+    };
+    for stranger in [served.other(), client.signing(Sign::Anonymous)] {
+        let refused = delete_as(stranger).await;
+        assert_eq!(refused.outcome(), (403, "AccessDenied".to_owned()));
+        for name in &names {
+            assert_eq!(client.head(name).await.status, 200, "{name}");
+        }
+    }
+    assert_eq!(delete_as(client).await.elements("Key"), ["0", "1", "2"]);
+}
+
+#[tokio::test]
 async fn versions_of_a_bucket_without_versioning() {
     let (_served, client) = bucket().await;
     client.put("bkt/key", "x").await;
