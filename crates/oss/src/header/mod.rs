@@ -18,7 +18,8 @@ pub use metadata::{
     ContentHeaders, ResponseOverrides, persistent_headers, user_metadata, user_metadata_size,
 };
 pub use object::{
-    bucket_acl, content_length, content_md5, flag, object_acl, redundancy, storage_class, text,
+    bucket_acl, content_length, content_md5, flag, object_acl, redundancy, resource_group,
+    storage_class, text,
 };
 pub use range::{RangeOutcome, resolve_range, uses_standard_range};
 pub use tagging::{check_object_tags, format_tagging, parse_tagging, tagging};
