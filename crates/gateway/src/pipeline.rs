@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use granary_oss::header::check_readable;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Action;
 use granary_types::{AccountId, BucketName};
@@ -194,6 +195,7 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
         if in_form {
             body = read_form(&mut cx, notes, body).await?;
         }
+        check_readable(&cx.head.headers)?;
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
         if let (true, Subject::Object(key, _)) = (in_form, &cx.subject) {

@@ -146,6 +146,16 @@ impl Call<'_> {
         self
     }
 
+    /// One more line, in Latin-1.
+    pub(crate) fn header_line(mut self, name: &str, value: &str) -> Self {
+        let bytes: Vec<u8> = value.chars().map(|char| char as u8).collect();
+        let value = HeaderValue::from_bytes(&bytes).unwrap();
+        self.request
+            .headers
+            .append(HeaderName::try_from(name).unwrap(), value);
+        self
+    }
+
     pub(crate) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = body.as_ref().to_vec();
         self

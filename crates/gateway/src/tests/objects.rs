@@ -650,6 +650,32 @@ async fn who_may_not_delete_one_of_many_deletes_none() {
 }
 
 #[tokio::test]
+async fn a_header_that_cannot_be_read_is_not_absent() {
+    let (_served, client) = bucket().await;
+    client.put("bkt/key", "kept").await;
+    let overwrite = "x-oss-forbid-overwrite";
+    for (name, values, code) in [
+        (overwrite, &["tru\u{e9}"][..], "InvalidArgument"),
+        (overwrite, &["false", "true"], "InvalidArgument"),
+        ("content-md5", &["\u{e9}"], "InvalidDigest"),
+        ("content-disposition", &["\u{e9}"], "InvalidArgument"),
+    ] {
+        let mut call = client.call("PUT", "bkt/key");
+        for value in values {
+            call = call.header_line(name, value);
+        }
+        let answer = call.body("lost").send().await;
+        assert_eq!(answer.outcome(), (400, code.to_owned()), "{name}");
+    }
+    let read = client.call("GET", "bkt/key");
+    let answer = read.header_line("if-match", "\u{e9}").send().await;
+    assert_eq!(answer.outcome(), (400, "InvalidArgument".to_owned()));
+    let read = client.call("GET", "bkt/key");
+    let answer = read.header_line("user-agent", "\u{e9}").send().await;
+    assert_eq!(answer.text(), "kept");
+}
+
+#[tokio::test]
 async fn versions_of_a_bucket_without_versioning() {
     let (_served, client) = bucket().await;
     client.put("bkt/key", "x").await;

@@ -9,6 +9,7 @@ pub mod date;
 mod metadata;
 mod object;
 mod range;
+mod readable;
 mod tagging;
 mod traffic_limit;
 
@@ -22,5 +23,6 @@ pub use object::{
     storage_class, text,
 };
 pub use range::{RangeOutcome, resolve_range, uses_standard_range};
+pub use readable::check_readable;
 pub use tagging::{check_object_tags, format_tagging, parse_tagging, tagging};
 pub use traffic_limit::{TRAFFIC_LIMIT_MAX, TRAFFIC_LIMIT_MIN, traffic_limit};

@@ -9,7 +9,8 @@ use http::HeaderMap;
 use crate::error::OssError;
 use crate::error_code::ErrorCode;
 
-/// The first value of a header, trimmed; `None` when absent, empty or not UTF-8.
+/// The first value of a header, trimmed; `None` when absent, empty or not UTF-8, which
+/// [`super::check_readable`] refuses where it matters.
 pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = std::str::from_utf8(headers.get(name)?.as_bytes())
         .ok()?
