@@ -129,10 +129,7 @@ pub(crate) async fn serve(
     let close = !body.settle(waits_for_continue).await;
     completion.bytes_in = body.received();
     let mut response = render(outcome, completion, &method, close);
-    for (name, value) in cors.iter() {
-        // An answer to OPTIONS has its own.
-        response.headers_mut().entry(name).or_insert(value.clone());
-    }
+    cors::add(response.headers_mut(), &cors);
     response
 }
 

@@ -284,10 +284,14 @@ pub(crate) async fn read_answer(stream: &mut TcpStream, is_head: bool) -> Answer
             .unwrap()
             .parse()
             .unwrap();
-        let headers: HashMap<String, String> = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
+        let mut headers: HashMap<String, String> = HashMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let all = headers.entry(name.to_ascii_lowercase()).or_default();
+            if !all.is_empty() {
+                all.push_str(", ");
+            }
+            all.push_str(value.trim());
+        }
         let bodiless = is_head || [100, 204, 304].contains(&status);
         let length: usize = match bodiless {
             true => 0,
