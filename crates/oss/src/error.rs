@@ -67,6 +67,8 @@ pub mod ec {
     pub const V4_EXPIRES: &str = "0002-00009006";
     /// MissingArgument: an append or a seal without a position.
     pub const POSITION_MISSING: &str = "0016-00000501";
+    /// An append that names a version (troubleshooting page).
+    pub const APPEND_VERSION_ID: &str = "0016-00000504";
     /// GetObjectAcl by somebody who may not (troubleshooting page).
     pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
     /// PutObjectAcl by somebody who may not (troubleshooting page).
