@@ -151,6 +151,39 @@ async fn a_directory_is_shown_as_one() {
 }
 
 #[tokio::test]
+async fn a_directory_keeps_no_attributes_and_says_so() {
+    let served = with_bucket("plain").await;
+    let client = served.client();
+    let source = client.call("PUT", "plain/source");
+    let source = source.header("x-oss-meta-a", "1").send().await;
+    assert_eq!(source.status, 200);
+    for (name, value) in [
+        ("x-oss-object-acl", "private"),
+        ("x-oss-meta-a", "1"),
+        ("x-oss-tagging", "a=1"),
+        // What is copied has metadata.
+        ("x-oss-copy-source", "/plain/source"),
+    ] {
+        let put = client.call("PUT", "plain/d/").header(name, value);
+        assert_eq!(
+            put.send().await.outcome(),
+            refused(501, "NotImplemented"),
+            "{name}"
+        );
+        assert_eq!(client.head("plain/d").await.status, 404);
+    }
+    let put = client
+        .call("PUT", "plain/d/")
+        .header("x-oss-object-acl", "default")
+        .header("content-type", "text/plain");
+    assert_eq!(put.send().await.status, 200);
+    assert_eq!(
+        client.head("plain/d").await.header("content-type"),
+        "application/x-directory"
+    );
+}
+
+#[tokio::test]
 async fn objects_and_directories_are_renamed() {
     let served = with_bucket("renames").await;
     let client = served.client();
