@@ -1,8 +1,8 @@
 //! Conditional requests: `If-*` on reads and `x-oss-copy-source-if-*` on copies.
 //!
 //! Evaluated as RFC 9110 §13.2.2 orders it: tags before dates, a date is ignored when the tag header of
-//! its kind is there. A date that cannot be read, or lies in the future for If-Modified-Since, is no
-//! condition. Times compare in whole seconds, since that is all a client has seen.
+//! its kind is there. A date that cannot be read is no condition; nothing has changed after one in the
+//! future. Times compare in whole seconds, since that is all a client has seen.
 
 use granary_types::{ETag, Timestamp};
 use http::HeaderMap;
@@ -177,6 +177,10 @@ mod tests {
             (&[("if-modified-since", THEN)], NotModified),
             (&[("if-modified-since", EARLIER)], Proceed),
             (&[("if-modified-since", "never")], Proceed),
+            (
+                &[("if-modified-since", "Mon, 28 Dec 2122 10:27:41 GMT")],
+                NotModified,
+            ),
             (&[("if-unmodified-since", THEN)], Proceed),
             (&[("if-unmodified-since", EARLIER)], Failed),
             // Tags beat dates.
