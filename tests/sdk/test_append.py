@@ -72,6 +72,13 @@ def test_another_place_than_the_end_is_refused(client, bucket):
     assert client.get_object(bucket, "k").data == b"abc"
 
 
+def test_an_append_names_no_version(wire, bucket):
+    wire.must("POST", bucket, "k", query={"append": "", "position": "0"}, body=b"abc")
+    refused = wire.request("POST", bucket, "k", query={"append": "", "position": "3", "versionId": "null"}, body=b"x")
+    assert (refused.status, refused.code, refused.headers["x-oss-ec"]) == (400, "InvalidArgument", "0016-00000504")
+    assert wire.must("GET", bucket, "k").body == b"abc"
+
+
 def test_each_append_is_a_modification(client, bucket):
     client.append_object(bucket, "k", 0, b"a")
     before = client.head_object(bucket, "k").headers["Last-Modified"]

@@ -65,6 +65,10 @@ def test_errors_of_head_travel_in_a_header(signed, bucket):
     check_error(answer, 404, "NoSuchKey", "0026-00000001")
     root = ElementTree.fromstring(base64.b64decode(answer.headers["x-oss-err"]))
     assert root.findtext("RequestId") == answer.headers["x-oss-request-id"]
+    # However long what is asked for.
+    answer = signed.request("HEAD", bucket, "gone", query={"versionId": "x" * 60_000})
+    assert len(answer.headers["x-oss-err"]) < 8192
+    check_error(answer, 400, "InvalidArgument", "0012-00000202")
 
 
 def test_errors_name_what_was_asked_for(signed, bucket):
@@ -583,6 +587,36 @@ def test_delete_objects_needs_no_more_than_its_body(signed, bucket):
     body = b"<Delete><Object><Key>k</Key></Object></Delete>"
     answer = signed.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
     assert (answer.status, answer.texts("Deleted/Key")) == (200, ["k"])
+
+
+def test_an_empty_version_id_is_not_the_current_version(signed, bucket):
+    signed.put(bucket, "k", b"kept")
+    for method in ("GET", "HEAD", "DELETE"):
+        check_error(signed.request(method, bucket, "k", query=["versionId"]), 400, "InvalidArgument", "0012-00000201")
+    body = b"<Delete><Object><Key>k</Key><VersionId></VersionId></Object></Delete>"
+    answer = signed.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
+    check_error(answer, 400, "InvalidArgument", "0016-00000612")
+    assert signed.get(bucket, "k").body == b"kept"
+
+
+def test_a_header_that_cannot_be_read_is_not_absent(wire, bucket):
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    wire.put(bucket, "k", b"kept")
+    anyone = wire.clone(cred=None, auth=None)
+    for name, code in (("x-oss-forbid-overwrite", "InvalidArgument"), ("Content-MD5", "InvalidDigest")):
+        check_error(anyone.request("PUT", bucket, "k", body=b"lost", headers={name: b"tru\xe9"}), 400, code)
+    assert wire.get(bucket, "k").body == b"kept"
+
+
+def test_a_caller_who_may_not_delete_one_of_many_deletes_none(wire, bucket):
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    for key in "abc":
+        wire.put(bucket, key, b"kept", headers={"x-oss-object-acl": "private" if key == "b" else "default"})
+    body = b"<Delete>" + b"".join(b"<Object><Key>%c</Key></Object>" % key for key in b"abc") + b"</Delete>"
+    anyone = wire.clone(cred=None, auth=None)
+    answer = anyone.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
+    check_error(answer, 403, "AccessDenied")
+    assert [wire.get(bucket, key).body for key in "abc"] == [b"kept"] * 3
 
 
 def test_xml_bodies_are_bounded(wire, bucket):

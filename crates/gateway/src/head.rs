@@ -70,7 +70,7 @@ impl Head {
     /// The version asked for (`versionId`).
     ///
     /// # Errors
-    /// InvalidArgument for an id that is none of ours.
+    /// InvalidArgument for an empty id and for one that is none of ours.
     pub(crate) fn version(&self) -> Result<VersionRef, OssError> {
         VersionRef::parse(self.query.get("versionId"))
     }

@@ -9,6 +9,7 @@ mod directories;
 mod encoding;
 mod fixture;
 mod in_place;
+mod links;
 mod multipart;
 mod objects;
 mod post_object;

@@ -17,6 +17,7 @@ use crate::buckets::Versioning;
 use crate::callback::Upload;
 use crate::ctx::Ctx;
 use crate::failure;
+use crate::hierarchy;
 use crate::render::Output;
 use crate::version_id::{self, VersionRef};
 
@@ -39,11 +40,13 @@ pub(crate) struct Stored {
 }
 
 impl NewObject {
-    /// Tells a client that may not overwrite so before it sends its bytes. The commit decides.
+    /// Tells a client that may not overwrite, or asks a directory to keep attributes, so before it
+    /// sends its bytes. The commit decides about overwriting.
     ///
     /// # Errors
-    /// FileAlreadyExists.
+    /// FileAlreadyExists, NotImplemented.
     pub(crate) async fn refuse_early(&self, cx: &mut Ctx) -> Result<(), OssError> {
+        hierarchy::check_attributes(cx.bucket()?, &self.key, &self.attributes)?;
         match self.forbid_overwrite {
             true => refuse_early(cx, &self.key).await,
             false => Ok(()),
