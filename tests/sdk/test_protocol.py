@@ -1,6 +1,8 @@
 """What SDKs hide: signatures, clocks, errors on the wire, addressing, HTTP framing, refusals."""
 import base64
 import gzip
+import hashlib
+import hmac
 import random
 import re
 import socket
@@ -371,6 +373,29 @@ def test_sdks_by_virtual_host(server, bucket):
 
 def test_path_style_without_slash(signed, bucket):
     assert signed.request("GET", bucket, path=f"/{bucket}").status == 200
+
+
+def test_v1_of_a_path_without_slash(server, bucket):
+    """Some clients sign the path as they send it; a resource without the slash is good for nothing else."""
+    raw = server.wire(auth="v1")
+    raw.put(bucket, "k", b"x")
+
+    def signed_without_slash(method, query=""):
+        headers = {"Date": http_date()}
+        text = f"{method}\n\n\n{headers['Date']}\n/{bucket}" + (f"?{query}" if query else "")
+        digest = hmac.new(raw.cred.secret.encode(), text.encode(), hashlib.sha1).digest()
+        return {**headers, "Authorization": f"OSS {raw.cred.key_id}:{base64.b64encode(digest).decode()}"}
+
+    assert raw.send("GET", f"/{bucket}?list-type=2", signed_without_slash("GET")).texts("Contents/Key") == ["k"]
+    assert raw.send("GET", f"/{bucket}?acl", signed_without_slash("GET", "acl")).status == 200
+    expires = int(time.time()) + 60
+    digest = hmac.new(raw.cred.secret.encode(), f"GET\n\n\n{expires}\n/{bucket}".encode(), hashlib.sha1).digest()
+    url = signing.query_text([("OSSAccessKeyId", raw.cred.key_id), ("Expires", str(expires)), ("Signature", base64.b64encode(digest).decode())])
+    assert raw.send("GET", f"/{bucket}?{url}", {}).status == 200
+    for method, target, host in (("GET", f"/{bucket}/", None), ("GET", f"/{bucket}/k", None), ("GET", f"/{bucket}?cors", None), ("HEAD", f"/{bucket}", None),
+                                 ("GET", f"/{bucket[0]}%{ord(bucket[1]):02x}{bucket[2:]}", None), ("GET", f"/{bucket}", f"{bucket}.{DOMAIN}")):
+        answer = raw.send(method, target, signed_without_slash("GET"), host=host)
+        assert (answer.status, answer.code) == (403, "SignatureDoesNotMatch"), (method, target, host)
 
 
 def test_slashes_and_escapes_in_paths(signed, bucket):
