@@ -76,6 +76,20 @@ def test_errors_name_what_was_asked_for(signed, bucket):
     assert error["Key"] == "<a>&'"
 
 
+def test_elements_of_nothing_are_empty(signed, bucket):
+    """There are parsers that take white space in an element for its content."""
+    signed.put(bucket, "k", b"x")
+    upload = signed.initiate(bucket, "up")
+    for method, key, query, body in (("GET", None, [("list-type", "2"), ("prefix", "none")], b""), ("GET", None, [("prefix", "none")], b""),
+                                     ("GET", None, ["versions", ("prefix", "none")], b""), ("GET", None, ["uploads", ("prefix", "none")], b""), ("GET", None, ["acl"], b""),
+                                     ("GET", None, ["versioning"], b""), ("GET", None, ["bucketInfo"], b""), ("GET", None, ["stat"], b""), ("GET", "k", ["tagging"], b""),
+                                     ("GET", "up", [("uploadId", upload)], b"")):
+        answer = signed.must(method, bucket, key, query=query, body=body)
+        assert not re.search(rb"<(\w+)>\s+</\1>", answer.body), answer.body
+    answer = signed.must("GET", query=[("prefix", "no-bucket-is-called-this")])
+    assert b"<Buckets></Buckets>" in answer.body, answer.body
+
+
 def test_head_bucket(signed, bucket):
     answer = signed.request("HEAD", bucket)
     assert (answer.status, answer.body) == (200, b"")
