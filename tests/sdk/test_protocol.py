@@ -422,6 +422,25 @@ def test_slashes_and_escapes_in_paths(signed, bucket):
         assert signed.get(bucket, key).body == key.encode()
 
 
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_meta_by_get_announces_a_body_that_does_not_come(signed, bucket, size):
+    """Clients of old read the length; whoever waits for the bytes is not left waiting, nor given another answer for them."""
+    signed.put(bucket, "k", bytes(size))
+    head = signed.request("HEAD", bucket, "k", query=["objectMeta"]).headers
+    with signed.socket(timeout_s=20) as connection:
+        second = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" if size == 0 else b""
+        connection.sendall(signed.head_bytes("GET", bucket, "k", {}, query=["objectMeta"]) + second)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    first, _, rest = received.partition(b"\r\n\r\n")
+    status, *lines = first.decode().split("\r\n")
+    got = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert status == "HTTP/1.1 200 OK"
+    assert (got["content-length"], got["etag"], got["last-modified"]) == (str(size), head["etag"], head["last-modified"])
+    assert (got["connection"], rest[:8]) == (("close", b"") if size else ("keep-alive", b"HTTP/1.1"))
+
+
 def test_plus_is_a_plus_in_paths(signed, bucket):
     assert signed.request("PUT", bucket, "a+b", path=f"/{bucket}/a+b", body=b"plus").status == 200
     assert signed.must("GET", bucket).texts("Contents/Key") == ["a+b"]
