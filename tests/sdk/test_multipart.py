@@ -322,6 +322,50 @@ def test_sequential_parts(signed, bucket):
     assert signed.complete(bucket, "k", upload, [(1, first), (2, second)]).status == 200
 
 
+def begin_sequential(raw, bucket, key):
+    """An upload whose parts come in order; returns its id."""
+    return raw.must("POST", bucket, key, query=["uploads", "sequential"]).text("UploadId")
+
+
+def test_sequential_parts_have_the_md5_of_the_whole(signed, bucket):
+    bodies = [random.randbytes(size) for size in (PART, PART + 63, 3 * PART, 5)]
+    upload = begin_sequential(signed, bucket, "k")
+    parts = [(n, signed.upload_part(bucket, "k", upload, n, body)) for n, body in enumerate(bodies, 1)]
+    done = signed.complete(bucket, "k", upload, parts)
+    whole = b"".join(bodies)
+    for answer in (done, signed.request("HEAD", bucket, "k"), signed.get(bucket, "k")):
+        assert (answer.status, answer.headers["content-md5"]) == (200, content_md5(whole))
+        assert answer.headers["etag"] == f'"{digest.multipart_etag([etag.strip(chr(34)) for _, etag in parts])}"'
+    upload = begin_sequential(signed, bucket, "all")
+    copied = signed.must("PUT", bucket, "all", query=[("partNumber", "1"), ("uploadId", upload)], headers={"x-oss-copy-source": f"/{bucket}/k"})
+    assert copied.text("ETag") == f'"{digest.etag(whole)}"'
+    signed.upload_part(bucket, "all", upload, 2, b"more")
+    done = signed.must("POST", bucket, "all", query=[("uploadId", upload)], headers={"x-oss-complete-all": "yes"})
+    assert done.headers["content-md5"] == content_md5(whole + b"more")
+
+
+def test_a_sequential_part_that_is_replaced_leaves_no_md5_behind_it(signed, bucket):
+    """What stands behind a part went on from it; after other bytes it has to be sent again. A repeat changes nothing."""
+    for again, other, known in (((2,), True, False), ((1, 2), True, False), ((2, 3), True, True), ((3,), True, True), ((1,), False, True), ((2, 1), False, True)):
+        bodies = [random.randbytes(PART) for _ in range(3)]
+        upload = begin_sequential(signed, bucket, "k")
+        etags = [signed.upload_part(bucket, "k", upload, n, body) for n, body in enumerate(bodies, 1)]
+        for number in again:
+            bodies[number - 1] = random.randbytes(PART) if other else bodies[number - 1]
+            etags[number - 1] = signed.upload_part(bucket, "k", upload, number, bodies[number - 1])
+        done = signed.complete(bucket, "k", upload, list(enumerate(etags, 1)))
+        assert (done.status, done.headers.get("content-md5")) == (200, content_md5(b"".join(bodies)) if known else None), (again, other)
+        assert signed.get(bucket, "k").body == b"".join(bodies)
+
+
+def test_a_part_out_of_sequence_is_refused_before_its_bytes(signed, bucket):
+    upload = begin_sequential(signed, bucket, "k")
+    head = signed.head_bytes("PUT", bucket, "k", {"Content-Length": "1000000", "Expect": "100-continue"}, query=[("partNumber", "2"), ("uploadId", upload)])
+    with signed.socket(timeout_s=20) as connection:
+        connection.sendall(head)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
 def test_many_parts(signed, bucket):
     """The part list of one object goes over many metadata records."""
     upload = signed.initiate(bucket, "k")

@@ -244,5 +244,6 @@ fn part(reference: state::PartRef) -> state::Part {
         crc64: reference.crc64,
         modified_ms: 0,
         body: reference.body,
+        prefix: None,
     }
 }
