@@ -33,6 +33,10 @@ pub(super) fn current(
     let Some(version) = head.and_then(|head| head.current) else {
         return Ok(None);
     };
+    if version.delete_marker {
+        // There is no object any more: the next append makes one, above the marker.
+        return Ok(None);
+    }
     let place = version.body.as_ref().and_then(|body| body.place.as_ref());
     let (Some(BodyPlace::Appended(body)), Some(object)) =
         (place, Id::from_slice(&version.object_id))
