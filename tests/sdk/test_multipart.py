@@ -1,4 +1,5 @@
 """Multipart uploads through the SDKs and raw: all seven operations, their order, errors and edges."""
+import concurrent.futures
 import random
 
 import pytest
@@ -379,6 +380,62 @@ def test_many_parts(signed, bucket):
     assert signed.get(bucket, "k").body == whole
     middle = signed.get(bucket, "k", {"Range": f"bytes={PART * 150 - 5}-{PART * 150 + 5}"})
     assert middle.body == whole[PART * 150 - 5:PART * 150 + 6]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("by", ["list", "all"])
+def test_as_many_parts_as_there_may_be(wire, bucket, by):
+    """10,000 parts of the smallest size that all but the last may have: uploaded, listed, completed and read across their borders."""
+    count, common = 10_000, random.randbytes(PART - 4)
+
+    def body(number):
+        return number.to_bytes(4, "big") + common
+
+    def span(start, end):
+        first, last = start // PART, (end - 1) // PART
+        around = b"".join(body(n + 1) for n in range(first, last + 1))
+        return around[start - first * PART:end - first * PART]
+
+    upload = wire.initiate(bucket, "k")
+
+    def send(share):
+        own = wire.clone()
+        sent = [(n, own.upload_part(bucket, "k", upload, n, body(n))) for n in range(1 + share, count + 1, 4)]
+        own.close()
+        return sent
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        parts = sorted(part for sent in pool.map(send, range(4)) for part in sent)
+    assert parts == [(n, f'"{digest.etag(body(n))}"') for n in range(1, count + 1)]
+    refused = wire.request("PUT", bucket, "k", query=[("partNumber", str(count + 1)), ("uploadId", upload)], body=b"x")
+    assert (refused.status, refused.code) == (400, "InvalidArgument")
+    listed, marker = [], "0"
+    while marker:
+        page = wire.must("GET", bucket, "k", query=[("uploadId", upload), ("max-parts", "1000"), ("part-number-marker", marker)])
+        assert set(page.texts("Part/Size")) == {str(PART)}
+        listed += zip(map(int, page.texts("Part/PartNumber")), page.texts("Part/ETag"))
+        marker = page.text("NextPartNumberMarker") if page.text("IsTruncated") == "true" else ""
+    assert listed == parts
+    if by == "list":
+        done = wire.complete(bucket, "k", upload, parts)
+    else:
+        done = wire.request("POST", bucket, "k", query=[("uploadId", upload)], headers={"x-oss-complete-all": "yes"})
+    assert done.status == 200, done.body
+    assert done.headers["etag"] == f'"{digest.multipart_etag([etag.strip(chr(34)) for _, etag in parts])}"'
+    crc = 0
+    for number in range(1, count + 1):
+        crc = digest.crc64(body(number), crc)
+    head = wire.must("HEAD", bucket, "k")
+    assert (done.headers["x-oss-hash-crc64ecma"], head.headers["x-oss-hash-crc64ecma"], head.headers["content-length"]) == (str(crc), str(crc), str(count * PART))
+    starts = [n * PART + d for n in (1, 31, 32, 33, 4999, 9998, count - 1) for d in (-1, 0)] + [random.randrange(count * PART) for _ in range(30)]
+    for start in starts:
+        end = min(start + random.choice((1, 2, PART, 40 * PART + 1)), count * PART)
+        got = wire.get(bucket, "k", {"Range": f"bytes={start}-{end - 1}"})
+        assert (got.status, got.body == span(start, end)) == (206, True), (start, end)
+    crc, step = 0, 500 * PART
+    for start in range(0, count * PART, step):
+        crc = digest.crc64(wire.get(bucket, "k", {"Range": f"bytes={start}-{start + step - 1}"}).body, crc)
+    assert str(crc) == head.headers["x-oss-hash-crc64ecma"]
 
 
 def test_malformed_ids(signed, bucket):
