@@ -1,6 +1,8 @@
 """What SDKs hide: signatures, clocks, errors on the wire, addressing, HTTP framing, refusals."""
 import base64
 import gzip
+import hashlib
+import hmac
 import random
 import re
 import socket
@@ -76,6 +78,20 @@ def test_errors_name_what_was_asked_for(signed, bucket):
                 BucketName="no-such-bucket-4")
     error = check_error(signed.request("GET", bucket, "<a>&'"), 404, "NoSuchKey")
     assert error["Key"] == "<a>&'"
+
+
+def test_elements_of_nothing_are_empty(signed, bucket):
+    """There are parsers that take white space in an element for its content."""
+    signed.put(bucket, "k", b"x")
+    upload = signed.initiate(bucket, "up")
+    for method, key, query, body in (("GET", None, [("list-type", "2"), ("prefix", "none")], b""), ("GET", None, [("prefix", "none")], b""),
+                                     ("GET", None, ["versions", ("prefix", "none")], b""), ("GET", None, ["uploads", ("prefix", "none")], b""), ("GET", None, ["acl"], b""),
+                                     ("GET", None, ["versioning"], b""), ("GET", None, ["bucketInfo"], b""), ("GET", None, ["stat"], b""), ("GET", "k", ["tagging"], b""),
+                                     ("GET", "up", [("uploadId", upload)], b"")):
+        answer = signed.must(method, bucket, key, query=query, body=body)
+        assert not re.search(rb"<(\w+)>\s+</\1>", answer.body), answer.body
+    answer = signed.must("GET", query=[("prefix", "no-bucket-is-called-this")])
+    assert b"<Buckets></Buckets>" in answer.body, answer.body
 
 
 def test_head_bucket(signed, bucket):
@@ -377,6 +393,29 @@ def test_path_style_without_slash(signed, bucket):
     assert signed.request("GET", bucket, path=f"/{bucket}").status == 200
 
 
+def test_v1_of_a_path_without_slash(server, bucket):
+    """Some clients sign the path as they send it; a resource without the slash is good for nothing else."""
+    raw = server.wire(auth="v1")
+    raw.put(bucket, "k", b"x")
+
+    def signed_without_slash(method, query=""):
+        headers = {"Date": http_date()}
+        text = f"{method}\n\n\n{headers['Date']}\n/{bucket}" + (f"?{query}" if query else "")
+        digest = hmac.new(raw.cred.secret.encode(), text.encode(), hashlib.sha1).digest()
+        return {**headers, "Authorization": f"OSS {raw.cred.key_id}:{base64.b64encode(digest).decode()}"}
+
+    assert raw.send("GET", f"/{bucket}?list-type=2", signed_without_slash("GET")).texts("Contents/Key") == ["k"]
+    assert raw.send("GET", f"/{bucket}?acl", signed_without_slash("GET", "acl")).status == 200
+    expires = int(time.time()) + 60
+    digest = hmac.new(raw.cred.secret.encode(), f"GET\n\n\n{expires}\n/{bucket}".encode(), hashlib.sha1).digest()
+    url = signing.query_text([("OSSAccessKeyId", raw.cred.key_id), ("Expires", str(expires)), ("Signature", base64.b64encode(digest).decode())])
+    assert raw.send("GET", f"/{bucket}?{url}", {}).status == 200
+    for method, target, host in (("GET", f"/{bucket}/", None), ("GET", f"/{bucket}/k", None), ("GET", f"/{bucket}?cors", None), ("HEAD", f"/{bucket}", None),
+                                 ("GET", f"/{bucket[0]}%{ord(bucket[1]):02x}{bucket[2:]}", None), ("GET", f"/{bucket}", f"{bucket}.{DOMAIN}")):
+        answer = raw.send(method, target, signed_without_slash("GET"), host=host)
+        assert (answer.status, answer.code) == (403, "SignatureDoesNotMatch"), (method, target, host)
+
+
 def test_slashes_and_escapes_in_paths(signed, bucket):
     """`%2F` and `/` are the same key, and nothing is normalised away."""
     signed.put(bucket, "a/b", b"1")
@@ -385,6 +424,25 @@ def test_slashes_and_escapes_in_paths(signed, bucket):
     for key in ("x//y", "x/./y", "x/../y", "./x", "../x", "x/"):
         assert signed.request("PUT", bucket, key, body=key.encode()).status == 200, key
         assert signed.get(bucket, key).body == key.encode()
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_meta_by_get_announces_a_body_that_does_not_come(signed, bucket, size):
+    """Clients of old read the length; whoever waits for the bytes is not left waiting, nor given another answer for them."""
+    signed.put(bucket, "k", bytes(size))
+    head = signed.request("HEAD", bucket, "k", query=["objectMeta"]).headers
+    with signed.socket(timeout_s=20) as connection:
+        second = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" if size == 0 else b""
+        connection.sendall(signed.head_bytes("GET", bucket, "k", {}, query=["objectMeta"]) + second)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    first, _, rest = received.partition(b"\r\n\r\n")
+    status, *lines = first.decode().split("\r\n")
+    got = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert status == "HTTP/1.1 200 OK"
+    assert (got["content-length"], got["etag"], got["last-modified"]) == (str(size), head["etag"], head["last-modified"])
+    assert (got["connection"], rest[:8]) == (("close", b"") if size else ("keep-alive", b"HTTP/1.1"))
 
 
 def test_plus_is_a_plus_in_paths(signed, bucket):

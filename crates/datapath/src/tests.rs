@@ -33,6 +33,7 @@ fn target() -> WriteTarget {
         },
         redundancy: Redundancy::Lrs,
         storage_class: StorageClass::Standard,
+        continues: None,
     }
 }
 

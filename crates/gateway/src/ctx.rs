@@ -138,6 +138,7 @@ impl Ctx {
             at: bucket.position(key),
             redundancy: bucket.redundancy,
             storage_class,
+            continues: None,
         })
     }
 

@@ -376,7 +376,11 @@ async fn older_spellings_are_understood() {
     }
     assert_eq!(
         (head.header("content-length"), got.header("content-length")),
-        ("5", "0")
+        ("5", "5")
+    );
+    assert_eq!(
+        (head.header("connection"), got.header("connection")),
+        ("keep-alive", "close")
     );
     let link = client
         .call("PUT", "bkt/link?symlink")

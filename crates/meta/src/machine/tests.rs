@@ -510,6 +510,7 @@ impl World {
             etag: format!("{number:032X}"),
             crc64: 0,
             payload: Some(payload),
+            prefix: None,
         });
         self.yes(shard, command);
         let upload = self.model.uploads.get_mut(&id).unwrap();

@@ -304,6 +304,7 @@ impl World {
             at: self.at(key),
             redundancy: Redundancy::Lrs,
             storage_class: StorageClass::Standard,
+            continues: None,
         };
         let limits = BodyLimits {
             declared_length: Some(bytes.len() as u64),

@@ -198,10 +198,12 @@ pub(super) fn position(head: &Head) -> Result<u64, OssError> {
     })
 }
 
-/// The current version as it is now, delete markers included.
+/// The object as it is now. Above a delete marker an append makes a new one, as the service does,
+/// although its API reference says that delete markers cannot be appended to.
 async fn find(cx: &mut Ctx, key: &ObjectKey) -> Result<Option<state::Version>, OssError> {
     let found = cx.find_version(key, VersionRef::Current, false).await?;
-    Ok(found.and_then(|found| found.version))
+    let current = found.and_then(|found| found.version);
+    Ok(current.filter(|version| !version.delete_marker))
 }
 
 /// Makes of what an object has in small pieces one larger piece. When others have changed them

@@ -98,7 +98,13 @@ impl NewObject {
             .await?
             .map_err(|rejection| failure::of_rejection(&rejection))?;
         Ok(Stored {
-            version: reply.version.unwrap_or(version),
+            // A directory that was made keeps no digests; what is told of it are those of its nothing.
+            version: pb::state::Version {
+                etag: version.etag.clone(),
+                crc64: version.crc64,
+                has_crc64: true,
+                ..reply.version.unwrap_or(version)
+            },
             md5: written.md5,
             content_type: self.attributes.content_type().map(str::to_owned),
             versioned: cx.bucket()?.versioning != Versioning::Unset,
