@@ -73,6 +73,9 @@ pub(crate) struct ClusterStatus {
     pub(crate) chunks_below_target: Option<u64>,
     /// Of those, chunks of which no disk that answers has a copy.
     pub(crate) chunks_lost: Option<u64>,
+    /// Of those below, chunks whose zone has no disks for as many copies as LRS has elsewhere: no repair
+    /// helps them.
+    pub(crate) chunks_in_narrow_zones: Option<u64>,
     /// When the count began that the number is from, in seconds since the epoch.
     pub(crate) chunks_below_target_counted_at: Option<f64>,
     pub(crate) repair: RepairStatus,
@@ -216,6 +219,7 @@ pub(crate) struct RedundancyReport {
     pub(crate) current: bool,
     pub(crate) below_target: u64,
     pub(crate) lost: Option<u64>,
+    pub(crate) narrow: Option<u64>,
     pub(crate) groups_unknown: u64,
     pub(crate) began_ms: u64,
     pub(crate) groups_done: u64,

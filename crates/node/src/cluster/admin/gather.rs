@@ -54,6 +54,7 @@ impl Shared {
                 current: status.current,
                 below_target: status.below_target,
                 lost: Some(status.lost),
+                narrow: Some(status.narrow),
                 groups_unknown: status.groups_unknown,
                 began_ms: status.began_ms,
                 groups_done: progress.groups.0,
@@ -262,6 +263,7 @@ impl Shared {
             if counted.current && counted.groups_unknown == 0 {
                 status.chunks_below_target = Some(counted.below_target);
                 status.chunks_lost = counted.lost;
+                status.chunks_in_narrow_zones = counted.narrow;
                 status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
             }
             status.repair = repair_status(counted);
