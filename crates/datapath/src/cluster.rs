@@ -309,6 +309,13 @@ impl ClusterView {
         !named && node.is_some_and(|node| known.answered.contains(&node))
     }
 
+    /// True when the disk's node gave no answer when it was asked last.
+    pub fn is_silent(&self, disk: DiskId) -> bool {
+        let known = self.shared.known.load();
+        let node = known.map.node_of(disk);
+        known.asked && !node.is_some_and(|node| known.answered.contains(&node))
+    }
+
     /// True when the disk's node is opening it: it can be asked nothing yet, and nobody knows how
     /// long that takes.
     pub fn is_opening(&self, disk: DiskId) -> bool {

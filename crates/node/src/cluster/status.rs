@@ -202,6 +202,16 @@ pub(crate) struct NodeReport {
     pub(crate) workers: Vec<WorkerReport>,
     /// What the redundancy job counted, where it runs.
     pub(crate) redundancy: Option<RedundancyReport>,
+    /// What does not answer it, where the placement keeper runs and gives up nobody for it.
+    pub(crate) silence: Option<SilenceReport>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SilenceReport {
+    /// Disks that cannot be asked, of all.
+    pub(crate) silent: u64,
+    pub(crate) disks: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
