@@ -349,6 +349,40 @@ fn a_disk_that_was_removed_for_good_comes_back_by_an_operators_act_only() {
 }
 
 #[test]
+fn a_node_that_is_away_for_minutes_makes_groups_and_one_that_restarts_makes_none() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        for node in 2..=4 {
+            world.add_node(node, 10 * node as usize).await;
+        }
+        keep_on(&mut world, 2).await;
+        let groups = |world: &World| world.view.map().groups().count();
+        let before = groups(&world);
+        let bytes = content(9 * MIB, 81);
+        for node in [2, 3, 4] {
+            let stopped = world.nodes.stop(node);
+            keep_on(&mut world, 2).await;
+            assert_eq!(groups(&world), before, "node {node} only restarts");
+            world.put("a", &bytes).await;
+            world.nodes.start(node, stopped);
+            keep_on(&mut world, 2).await;
+            assert_eq!(groups(&world), before);
+        }
+        world.nodes.stop(4);
+        keep_on(&mut world, 7).await;
+        let map = world.view.map();
+        assert!(map.disks().all(|disk| disk.state == 0), "given up");
+        let whole = |group: &&Group| group.disks().all(|disk| world.view.is_writable(disk));
+        assert!(
+            map.groups().filter(whole).count() >= 8,
+            "new chunks have few groups"
+        );
+        assert!(groups(&world) > before);
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+#[test]
 fn what_its_zone_has_no_disks_for_is_counted_as_below_its_redundancy() {
     simulated(async {
         let mut world = World::start(1).await;

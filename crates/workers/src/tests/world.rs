@@ -58,8 +58,13 @@ impl Nodes {
     }
 
     /// Takes a node away: nobody reaches it any more.
-    pub(super) fn stop(&self, node: u64) {
-        self.0.lock().remove(&node);
+    pub(super) fn stop(&self, node: u64) -> Option<BlobStore> {
+        self.0.lock().remove(&node)
+    }
+
+    /// Brings one back that was stopped.
+    pub(super) fn start(&self, node: u64, stopped: Option<BlobStore>) {
+        self.0.lock().extend(stopped.map(|store| (node, store)));
     }
 
     /// The same nodes on the ways of another process.
