@@ -105,4 +105,13 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn an_id_that_is_read_is_the_one_that_is_shown(text in "0{40,64}[0-9a-fA-F]{0,24}|.{0,70}") {
+            if let Ok(VersionRef::Stamp(stamp)) = VersionRef::parse(Some(&text)) {
+                proptest::prop_assert_eq!(of_stamp(stamp), text.to_ascii_uppercase());
+            }
+        }
+    }
 }

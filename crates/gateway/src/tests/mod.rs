@@ -8,6 +8,7 @@ mod client;
 mod directories;
 mod encoding;
 mod fixture;
+mod heads;
 mod in_place;
 mod links;
 mod multipart;

@@ -98,9 +98,10 @@ fn token(cursor: &pb::DirectoryCursor) -> String {
     format!("{:x}.{:x}.{stage}.{name}", cursor.target, cursor.directory)
 }
 
-fn cursor(token: &str) -> Result<pb::DirectoryCursor, OssError> {
-    read(token)
-        .ok_or_else(|| OssError::invalid_argument("It is no token of an answer.", TOKEN, token))
+fn cursor(text: &str) -> Result<pb::DirectoryCursor, OssError> {
+    read(text)
+        .filter(|cursor| token(cursor) == text)
+        .ok_or_else(|| OssError::invalid_argument("It is no token of an answer.", TOKEN, text))
 }
 
 fn read(token: &str) -> Option<pb::DirectoryCursor> {
@@ -138,7 +139,15 @@ mod tests {
         };
         assert_eq!(cursor(&token(&at)).unwrap(), at);
         let target = "/bucket/dir?x-oss-delete";
-        for (name, value) in [(RECURSIVE, "yes"), (TOKEN, "?"), (TOKEN, "7.9.x.")] {
+        for (name, value) in [
+            (RECURSIVE, "yes"),
+            (TOKEN, "?"),
+            (TOKEN, "7.9.x."),
+            (TOKEN, "+7.9.d."),
+            (TOKEN, "07.9.d."),
+            (TOKEN, "A.9.d."),
+            (TOKEN, "7.9.d.."),
+        ] {
             let headers = [(RECURSIVE, "true"), (name, value)];
             let headers = if name == RECURSIVE {
                 &headers[1..]
