@@ -54,8 +54,9 @@ fn compare_with_strict(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    // Line ends are kept as they are, because keys are made of them.
-    if text.contains('\r') {
+    // Line ends are kept as they are, because keys are made of them; and the strict reader takes
+    // `<:a></a>` for well-formed.
+    if text.contains('\r') || text.contains("<:") || text.contains("</:") {
         return;
     }
     let Ok(strict) = Document::parse(text) else {

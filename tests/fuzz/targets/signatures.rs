@@ -183,6 +183,15 @@ fn check_signed(kind: SignatureKind, signed: &Request, token: Option<&str>) {
 
 /// Signed by the second implementation; `None` when it does not know how.
 fn signed_apart(kind: SignatureKind, request: &Request) -> Option<Request> {
+    let is_nothing = |name: &str, value: &str| name.is_empty() && value.is_empty();
+    if request
+        .query
+        .iter()
+        .any(|p| is_nothing(p.name(), p.value()))
+    {
+        // It does not travel.
+        return None;
+    }
     let mut signed = request.clone();
     let additional: &[&str] = match request.headers.contains_key("range") {
         true => &["range"],
