@@ -652,6 +652,7 @@ class Cluster:
         """Writes what the cluster says of itself to GRANARY_TEST_LOGS, when that is set."""
         place = os.environ.get("GRANARY_TEST_LOGS")
         if place and any(node.running for node in self.nodes.values()):
+            os.makedirs(place, exist_ok=True)
             for line in (["status"], ["fsck", "--deep"]):
                 answer = self.admin(*line, timeout_s=120)
                 with open(os.path.join(place, f"{label}-{line[0]}.json"), "w", encoding="utf-8") as out:
@@ -661,6 +662,7 @@ class Cluster:
         """Copies the logs to GRANARY_TEST_LOGS, when that is set."""
         place = os.environ.get("GRANARY_TEST_LOGS")
         if place:
+            os.makedirs(place, exist_ok=True)
             for node in self.nodes.values():
                 if os.path.exists(node.log_path):
                     shutil.copy(node.log_path, os.path.join(place, f"{label}-{node.name}.log"))
