@@ -10,6 +10,7 @@ mod descriptors;
 mod files;
 mod greeting;
 mod listeners;
+mod log_writer;
 mod metrics;
 mod process;
 mod roles;
