@@ -428,6 +428,7 @@ impl Group {
         if !self.members().voters.contains(&to) {
             return Err(RaftError::Membership(format!("node {to} is not a voter")));
         }
+        self.parts.standing.hands_over();
         let asked = self.raft().trigger().transfer_leader(to.0).await;
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
     }
@@ -538,6 +539,7 @@ impl Group {
     ) -> Result<(), RaftError> {
         let _call = self.calling()?;
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        self.parts.standing.changes_members();
         let changing = seeded(0, self.raft().change_membership(voters, false));
         self.within_limit(limit, changing).await
     }
