@@ -6,8 +6,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
-stages="house cargo build sdk clients process crash disks memory cluster sdk-cluster"
-[ -z "$all" ] || stages="${stages/cargo/cargo fuzz sim} upstream"
+stages="house cargo fuzz build sdk clients process crash disks memory cluster sdk-cluster"
+[ -z "$all" ] || stages="${stages/fuzz/fuzz sim} upstream"
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"

@@ -111,6 +111,7 @@ def test_a_bucket_of_somebody_else(both, theirs):
     owner.put(name, "k", b"private")
     check_refused(lambda: root.put_bucket(name), 409, "BucketAlreadyExists")
     check_refused(lambda: root.put_bucket(name, acl="public-read"), 409, "BucketAlreadyExists")
+    check_refused(lambda: root.put_bucket_acl(name, "public-read"), 409, "BucketAlreadyExists")
     for call in (lambda: root.get_bucket_info(name), lambda: root.list_objects(name), lambda: root.delete_bucket(name),
                  lambda: root.get_bucket_location(name)):
         check_refused(call, 403, "AccessDenied", "0003-00000001", NOT_YOURS)

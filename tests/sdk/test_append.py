@@ -72,6 +72,13 @@ def test_another_place_than_the_end_is_refused(client, bucket):
     assert client.get_object(bucket, "k").data == b"abc"
 
 
+def test_an_append_names_no_version(wire, bucket):
+    wire.must("POST", bucket, "k", query={"append": "", "position": "0"}, body=b"abc")
+    refused = wire.request("POST", bucket, "k", query={"append": "", "position": "3", "versionId": "null"}, body=b"x")
+    assert (refused.status, refused.code, refused.headers["x-oss-ec"]) == (400, "InvalidArgument", "0016-00000504")
+    assert wire.must("GET", bucket, "k").body == b"abc"
+
+
 def test_each_append_is_a_modification(client, bucket):
     client.append_object(bucket, "k", 0, b"a")
     before = client.head_object(bucket, "k").headers["Last-Modified"]
@@ -95,6 +102,36 @@ def test_copy_put_and_delete_of_what_was_appended(client, bucket):
     client.delete_object(bucket, "k")
     append_all(client, bucket, "k", [b"again"])
     assert client.get_object(bucket, "k").data == b"again"
+
+
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_appends_where_versions_are_kept(client, wire, bucket, status):
+    """An append makes no version, but above a delete marker: there it makes a new object."""
+    wire.must("PUT", bucket, query=["versioning"], body=b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
+    first = client.append_object(bucket, "k", 0, b"123").headers["x-oss-version-id"]
+    assert client.append_object(bucket, "k", 3, b"456").headers["x-oss-version-id"] == first
+    wire.must("PUT", bucket, query=["versioning"], body=f"<VersioningConfiguration><Status>{status}</Status></VersioningConfiguration>".encode())
+    marker = wire.must("DELETE", bucket, "k").headers["x-oss-version-id"]
+    error = check_refused(lambda: client.append_object(bucket, "k", 6, b"x"), 409, "PositionNotEqualToLength")
+    assert error.headers[NEXT] == "0"
+    check_refused(lambda: client.get_object(bucket, "k"), 404, "NoSuchKey")
+    sealing = wire.request("POST", bucket, "k", query=["seal", ("position", "6")])
+    assert (sealing.status, sealing.code) == (404, "NoSuchKey")
+    second = client.append_object(bucket, "k", 0, b"789").headers["x-oss-version-id"]
+    assert client.append_object(bucket, "k", 3, b"0").headers["x-oss-version-id"] == second
+    assert client.get_object(bucket, "k").data == b"7890"
+    assert wire.get(bucket, "k", query=[("versionId", first)]).body == b"123456"
+    versions = wire.must("GET", bucket, query=["versions"])
+    assert versions.texts("Version/VersionId") == [second, first]
+    # Versioning is suspended: the null version took the place of the marker, which was one.
+    assert versions.texts("DeleteMarker/VersionId") == ([marker] if status == "Enabled" else [])
+    if status == "Enabled":
+        wire.must("DELETE", bucket, "k", query=[("versionId", marker)])
+    assert client.append_object(bucket, "k", 4, b"!").headers[NEXT] == "5"
+    client.put_object(bucket, "k", b"above")
+    check_refused(lambda: client.append_object(bucket, "k", 5, b"x"), 409, "ObjectNotAppendable")
+    for version in wire.must("GET", bucket, query=["versions"]).texts("*/VersionId"):
+        wire.must("DELETE", bucket, "k", query=[("versionId", version)])
 
 
 def test_sealed_objects_end(server, bucket):

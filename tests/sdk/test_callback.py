@@ -14,6 +14,7 @@ import requests
 
 from harness import digest
 from harness.sdk import ApiError, make
+from .test_bucket import fresh_name
 from .test_post_object import signed_v1, signed_v4
 
 OK = {"Status": "OK", "中": [1, 2]}
@@ -162,6 +163,18 @@ def test_complete_multipart_upload(server, wire, bucket, app):
     assert told["operation"] == "CompleteMultipartUpload"
     assert told["etag"].endswith("-1")
     assert wire.get(bucket, "big").body == b"x" * 200_000
+
+
+def test_a_directory_that_an_upload_makes(server, wire, app):
+    """It is told with the digests that the uploader gets."""
+    tree = fresh_name("hns-")
+    wire.must("PUT", tree, headers={"x-oss-hns-status": "enabled"})
+    result = raw_bucket(server, tree, "v4").put_object("dir/", b"", headers=asking(app))
+    told = app.fields()
+    assert (told["object"], told["etag"], told["crc"], told["size"]) == ("dir/", result.etag, result.headers["x-oss-hash-crc64ecma"], "0")
+    assert (told["etag"], told["md5"]) == (digest.etag(b""), result.headers["Content-MD5"])
+    wire.must("DELETE", tree, "dir/")
+    wire.must("DELETE", tree)
 
 
 def test_json_bodies(server, bucket, app):

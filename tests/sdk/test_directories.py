@@ -152,6 +152,21 @@ def test_deleting_in_steps(tree):
     assert tree.keys() == []
 
 
+def test_only_the_owner_deletes_what_is_in_a_directory(tree):
+    tree.client.must("PUT", tree.bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    tree.client.must("PUT", tree.bucket, "d/secret", headers={"x-oss-object-acl": "private"}, body=b"secret")
+    anyone = Tree(tree.client.clone(cred=None, auth=None), tree.bucket)
+    assert outcome(anyone.rmdir("d", recursive="true")) == (403, "AccessDenied")
+    assert tree.call("GET", "d/secret").body == b"secret"
+    assert tree.rmdir("d", recursive="true").text("DeleteNumber") == "2"
+
+
+def test_attributes_of_a_directory_are_refused(tree):
+    for name, value in (("x-oss-object-acl", "private"), ("x-oss-meta-a", "1"), ("x-oss-tagging", "a=1")):
+        assert outcome(tree.call("PUT", "d/", headers={name: value})) == (501, "NotImplemented")
+    assert tree.keys() == []
+
+
 def test_what_the_service_does_not_have_there(tree):
     for method, query in [("GET", ["versioning"]), ("GET", ["versions"]), ("GET", ["cors"]), ("POST", ["delete"])]:
         refused = tree.client.request(method, tree.bucket, query=query, headers={"Content-MD5": content_md5(b"")})

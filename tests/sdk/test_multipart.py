@@ -1,4 +1,5 @@
 """Multipart uploads through the SDKs and raw: all seven operations, their order, errors and edges."""
+import concurrent.futures
 import random
 
 import pytest
@@ -322,6 +323,50 @@ def test_sequential_parts(signed, bucket):
     assert signed.complete(bucket, "k", upload, [(1, first), (2, second)]).status == 200
 
 
+def begin_sequential(raw, bucket, key):
+    """An upload whose parts come in order; returns its id."""
+    return raw.must("POST", bucket, key, query=["uploads", "sequential"]).text("UploadId")
+
+
+def test_sequential_parts_have_the_md5_of_the_whole(signed, bucket):
+    bodies = [random.randbytes(size) for size in (PART, PART + 63, 3 * PART, 5)]
+    upload = begin_sequential(signed, bucket, "k")
+    parts = [(n, signed.upload_part(bucket, "k", upload, n, body)) for n, body in enumerate(bodies, 1)]
+    done = signed.complete(bucket, "k", upload, parts)
+    whole = b"".join(bodies)
+    for answer in (done, signed.request("HEAD", bucket, "k"), signed.get(bucket, "k")):
+        assert (answer.status, answer.headers["content-md5"]) == (200, content_md5(whole))
+        assert answer.headers["etag"] == f'"{digest.multipart_etag([etag.strip(chr(34)) for _, etag in parts])}"'
+    upload = begin_sequential(signed, bucket, "all")
+    copied = signed.must("PUT", bucket, "all", query=[("partNumber", "1"), ("uploadId", upload)], headers={"x-oss-copy-source": f"/{bucket}/k"})
+    assert copied.text("ETag") == f'"{digest.etag(whole)}"'
+    signed.upload_part(bucket, "all", upload, 2, b"more")
+    done = signed.must("POST", bucket, "all", query=[("uploadId", upload)], headers={"x-oss-complete-all": "yes"})
+    assert done.headers["content-md5"] == content_md5(whole + b"more")
+
+
+def test_a_sequential_part_that_is_replaced_leaves_no_md5_behind_it(signed, bucket):
+    """What stands behind a part went on from it; after other bytes it has to be sent again. A repeat changes nothing."""
+    for again, other, known in (((2,), True, False), ((1, 2), True, False), ((2, 3), True, True), ((3,), True, True), ((1,), False, True), ((2, 1), False, True)):
+        bodies = [random.randbytes(PART) for _ in range(3)]
+        upload = begin_sequential(signed, bucket, "k")
+        etags = [signed.upload_part(bucket, "k", upload, n, body) for n, body in enumerate(bodies, 1)]
+        for number in again:
+            bodies[number - 1] = random.randbytes(PART) if other else bodies[number - 1]
+            etags[number - 1] = signed.upload_part(bucket, "k", upload, number, bodies[number - 1])
+        done = signed.complete(bucket, "k", upload, list(enumerate(etags, 1)))
+        assert (done.status, done.headers.get("content-md5")) == (200, content_md5(b"".join(bodies)) if known else None), (again, other)
+        assert signed.get(bucket, "k").body == b"".join(bodies)
+
+
+def test_a_part_out_of_sequence_is_refused_before_its_bytes(signed, bucket):
+    upload = begin_sequential(signed, bucket, "k")
+    head = signed.head_bytes("PUT", bucket, "k", {"Content-Length": "1000000", "Expect": "100-continue"}, query=[("partNumber", "2"), ("uploadId", upload)])
+    with signed.socket(timeout_s=20) as connection:
+        connection.sendall(head)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
 def test_many_parts(signed, bucket):
     """The part list of one object goes over many metadata records."""
     upload = signed.initiate(bucket, "k")
@@ -335,6 +380,62 @@ def test_many_parts(signed, bucket):
     assert signed.get(bucket, "k").body == whole
     middle = signed.get(bucket, "k", {"Range": f"bytes={PART * 150 - 5}-{PART * 150 + 5}"})
     assert middle.body == whole[PART * 150 - 5:PART * 150 + 6]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("by", ["list", "all"])
+def test_as_many_parts_as_there_may_be(wire, bucket, by):
+    """10,000 parts of the smallest size that all but the last may have: uploaded, listed, completed and read across their borders."""
+    count, common = 10_000, random.randbytes(PART - 4)
+
+    def body(number):
+        return number.to_bytes(4, "big") + common
+
+    def span(start, end):
+        first, last = start // PART, (end - 1) // PART
+        around = b"".join(body(n + 1) for n in range(first, last + 1))
+        return around[start - first * PART:end - first * PART]
+
+    upload = wire.initiate(bucket, "k")
+
+    def send(share):
+        own = wire.clone()
+        sent = [(n, own.upload_part(bucket, "k", upload, n, body(n))) for n in range(1 + share, count + 1, 4)]
+        own.close()
+        return sent
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        parts = sorted(part for sent in pool.map(send, range(4)) for part in sent)
+    assert parts == [(n, f'"{digest.etag(body(n))}"') for n in range(1, count + 1)]
+    refused = wire.request("PUT", bucket, "k", query=[("partNumber", str(count + 1)), ("uploadId", upload)], body=b"x")
+    assert (refused.status, refused.code) == (400, "InvalidArgument")
+    listed, marker = [], "0"
+    while marker:
+        page = wire.must("GET", bucket, "k", query=[("uploadId", upload), ("max-parts", "1000"), ("part-number-marker", marker)])
+        assert set(page.texts("Part/Size")) == {str(PART)}
+        listed += zip(map(int, page.texts("Part/PartNumber")), page.texts("Part/ETag"))
+        marker = page.text("NextPartNumberMarker") if page.text("IsTruncated") == "true" else ""
+    assert listed == parts
+    if by == "list":
+        done = wire.complete(bucket, "k", upload, parts)
+    else:
+        done = wire.request("POST", bucket, "k", query=[("uploadId", upload)], headers={"x-oss-complete-all": "yes"})
+    assert done.status == 200, done.body
+    assert done.headers["etag"] == f'"{digest.multipart_etag([etag.strip(chr(34)) for _, etag in parts])}"'
+    crc = 0
+    for number in range(1, count + 1):
+        crc = digest.crc64(body(number), crc)
+    head = wire.must("HEAD", bucket, "k")
+    assert (done.headers["x-oss-hash-crc64ecma"], head.headers["x-oss-hash-crc64ecma"], head.headers["content-length"]) == (str(crc), str(crc), str(count * PART))
+    starts = [n * PART + d for n in (1, 31, 32, 33, 4999, 9998, count - 1) for d in (-1, 0)] + [random.randrange(count * PART) for _ in range(30)]
+    for start in starts:
+        end = min(start + random.choice((1, 2, PART, 40 * PART + 1)), count * PART)
+        got = wire.get(bucket, "k", {"Range": f"bytes={start}-{end - 1}"})
+        assert (got.status, got.body == span(start, end)) == (206, True), (start, end)
+    crc, step = 0, 500 * PART
+    for start in range(0, count * PART, step):
+        crc = digest.crc64(wire.get(bucket, "k", {"Range": f"bytes={start}-{start + step - 1}"}).body, crc)
+    assert str(crc) == head.headers["x-oss-hash-crc64ecma"]
 
 
 def test_malformed_ids(signed, bucket):

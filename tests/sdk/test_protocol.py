@@ -1,6 +1,8 @@
 """What SDKs hide: signatures, clocks, errors on the wire, addressing, HTTP framing, refusals."""
 import base64
 import gzip
+import hashlib
+import hmac
 import random
 import re
 import socket
@@ -65,6 +67,10 @@ def test_errors_of_head_travel_in_a_header(signed, bucket):
     check_error(answer, 404, "NoSuchKey", "0026-00000001")
     root = ElementTree.fromstring(base64.b64decode(answer.headers["x-oss-err"]))
     assert root.findtext("RequestId") == answer.headers["x-oss-request-id"]
+    # However long what is asked for.
+    answer = signed.request("HEAD", bucket, "gone", query={"versionId": "x" * 60_000})
+    assert len(answer.headers["x-oss-err"]) < 8192
+    check_error(answer, 400, "InvalidArgument", "0012-00000202")
 
 
 def test_errors_name_what_was_asked_for(signed, bucket):
@@ -72,6 +78,20 @@ def test_errors_name_what_was_asked_for(signed, bucket):
                 BucketName="no-such-bucket-4")
     error = check_error(signed.request("GET", bucket, "<a>&'"), 404, "NoSuchKey")
     assert error["Key"] == "<a>&'"
+
+
+def test_elements_of_nothing_are_empty(signed, bucket):
+    """There are parsers that take white space in an element for its content."""
+    signed.put(bucket, "k", b"x")
+    upload = signed.initiate(bucket, "up")
+    for method, key, query, body in (("GET", None, [("list-type", "2"), ("prefix", "none")], b""), ("GET", None, [("prefix", "none")], b""),
+                                     ("GET", None, ["versions", ("prefix", "none")], b""), ("GET", None, ["uploads", ("prefix", "none")], b""), ("GET", None, ["acl"], b""),
+                                     ("GET", None, ["versioning"], b""), ("GET", None, ["bucketInfo"], b""), ("GET", None, ["stat"], b""), ("GET", "k", ["tagging"], b""),
+                                     ("GET", "up", [("uploadId", upload)], b"")):
+        answer = signed.must(method, bucket, key, query=query, body=body)
+        assert not re.search(rb"<(\w+)>\s+</\1>", answer.body), answer.body
+    answer = signed.must("GET", query=[("prefix", "no-bucket-is-called-this")])
+    assert b"<Buckets></Buckets>" in answer.body, answer.body
 
 
 def test_head_bucket(signed, bucket):
@@ -373,6 +393,29 @@ def test_path_style_without_slash(signed, bucket):
     assert signed.request("GET", bucket, path=f"/{bucket}").status == 200
 
 
+def test_v1_of_a_path_without_slash(server, bucket):
+    """Some clients sign the path as they send it; a resource without the slash is good for nothing else."""
+    raw = server.wire(auth="v1")
+    raw.put(bucket, "k", b"x")
+
+    def signed_without_slash(method, query=""):
+        headers = {"Date": http_date()}
+        text = f"{method}\n\n\n{headers['Date']}\n/{bucket}" + (f"?{query}" if query else "")
+        digest = hmac.new(raw.cred.secret.encode(), text.encode(), hashlib.sha1).digest()
+        return {**headers, "Authorization": f"OSS {raw.cred.key_id}:{base64.b64encode(digest).decode()}"}
+
+    assert raw.send("GET", f"/{bucket}?list-type=2", signed_without_slash("GET")).texts("Contents/Key") == ["k"]
+    assert raw.send("GET", f"/{bucket}?acl", signed_without_slash("GET", "acl")).status == 200
+    expires = int(time.time()) + 60
+    digest = hmac.new(raw.cred.secret.encode(), f"GET\n\n\n{expires}\n/{bucket}".encode(), hashlib.sha1).digest()
+    url = signing.query_text([("OSSAccessKeyId", raw.cred.key_id), ("Expires", str(expires)), ("Signature", base64.b64encode(digest).decode())])
+    assert raw.send("GET", f"/{bucket}?{url}", {}).status == 200
+    for method, target, host in (("GET", f"/{bucket}/", None), ("GET", f"/{bucket}/k", None), ("GET", f"/{bucket}?cors", None), ("HEAD", f"/{bucket}", None),
+                                 ("GET", f"/{bucket[0]}%{ord(bucket[1]):02x}{bucket[2:]}", None), ("GET", f"/{bucket}", f"{bucket}.{DOMAIN}")):
+        answer = raw.send(method, target, signed_without_slash("GET"), host=host)
+        assert (answer.status, answer.code) == (403, "SignatureDoesNotMatch"), (method, target, host)
+
+
 def test_slashes_and_escapes_in_paths(signed, bucket):
     """`%2F` and `/` are the same key, and nothing is normalised away."""
     signed.put(bucket, "a/b", b"1")
@@ -381,6 +424,25 @@ def test_slashes_and_escapes_in_paths(signed, bucket):
     for key in ("x//y", "x/./y", "x/../y", "./x", "../x", "x/"):
         assert signed.request("PUT", bucket, key, body=key.encode()).status == 200, key
         assert signed.get(bucket, key).body == key.encode()
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_meta_by_get_announces_a_body_that_does_not_come(signed, bucket, size):
+    """Clients of old read the length; whoever waits for the bytes is not left waiting, nor given another answer for them."""
+    signed.put(bucket, "k", bytes(size))
+    head = signed.request("HEAD", bucket, "k", query=["objectMeta"]).headers
+    with signed.socket(timeout_s=20) as connection:
+        second = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" if size == 0 else b""
+        connection.sendall(signed.head_bytes("GET", bucket, "k", {}, query=["objectMeta"]) + second)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    first, _, rest = received.partition(b"\r\n\r\n")
+    status, *lines = first.decode().split("\r\n")
+    got = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert status == "HTTP/1.1 200 OK"
+    assert (got["content-length"], got["etag"], got["last-modified"]) == (str(size), head["etag"], head["last-modified"])
+    assert (got["connection"], rest[:8]) == (("close", b"") if size else ("keep-alive", b"HTTP/1.1"))
 
 
 def test_plus_is_a_plus_in_paths(signed, bucket):
@@ -583,6 +645,36 @@ def test_delete_objects_needs_no_more_than_its_body(signed, bucket):
     body = b"<Delete><Object><Key>k</Key></Object></Delete>"
     answer = signed.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
     assert (answer.status, answer.texts("Deleted/Key")) == (200, ["k"])
+
+
+def test_an_empty_version_id_is_not_the_current_version(signed, bucket):
+    signed.put(bucket, "k", b"kept")
+    for method in ("GET", "HEAD", "DELETE"):
+        check_error(signed.request(method, bucket, "k", query=["versionId"]), 400, "InvalidArgument", "0012-00000201")
+    body = b"<Delete><Object><Key>k</Key><VersionId></VersionId></Object></Delete>"
+    answer = signed.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
+    check_error(answer, 400, "InvalidArgument", "0016-00000612")
+    assert signed.get(bucket, "k").body == b"kept"
+
+
+def test_a_header_that_cannot_be_read_is_not_absent(wire, bucket):
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    wire.put(bucket, "k", b"kept")
+    anyone = wire.clone(cred=None, auth=None)
+    for name, code in (("x-oss-forbid-overwrite", "InvalidArgument"), ("Content-MD5", "InvalidDigest")):
+        check_error(anyone.request("PUT", bucket, "k", body=b"lost", headers={name: b"tru\xe9"}), 400, code)
+    assert wire.get(bucket, "k").body == b"kept"
+
+
+def test_a_caller_who_may_not_delete_one_of_many_deletes_none(wire, bucket):
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    for key in "abc":
+        wire.put(bucket, key, b"kept", headers={"x-oss-object-acl": "private" if key == "b" else "default"})
+    body = b"<Delete>" + b"".join(b"<Object><Key>%c</Key></Object>" % key for key in b"abc") + b"</Delete>"
+    anyone = wire.clone(cred=None, auth=None)
+    answer = anyone.request("POST", bucket, query=["delete"], body=body, headers={"Content-MD5": content_md5(body)})
+    check_error(answer, 403, "AccessDenied")
+    assert [wire.get(bucket, key).body for key in "abc"] == [b"kept"] * 3
 
 
 def test_xml_bodies_are_bounded(wire, bucket):

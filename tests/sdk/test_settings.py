@@ -1,4 +1,6 @@
 """Settings of buckets and objects, versions and symbolic links through the SDKs."""
+import urllib.parse
+
 import pytest
 
 from harness import digest
@@ -124,3 +126,11 @@ def test_symbolic_links(client, bucket):
     client.put_symlink(bucket, "twice", "link")
     check_refused(lambda: client.get_object(bucket, "twice"), 400, "InvalidTargetType")
     check_refused(lambda: client.get_symlink(bucket, "none"), 404, "NoSuchKey", "0026-00000001")
+
+
+def test_targets_of_links_as_go_v1_spells_them(wire, bucket):
+    wire.must("PUT", bucket, "dir/a b+c", body=b"content")
+    wire.must("PUT", bucket, "link", query=["symlink"], headers={"x-oss-symlink-target": "dir%2Fa+b%2Bc"})
+    assert wire.must("GET", bucket, "link").body == b"content"
+    shown = wire.must("GET", bucket, "link", query=["symlink"]).headers["x-oss-symlink-target"]
+    assert urllib.parse.unquote(shown) == urllib.parse.unquote_plus(shown) == "dir/a b+c"

@@ -16,7 +16,7 @@ pub use chunk::{
 };
 pub use error::{BlobError, ErrorKind};
 pub use node::{BlobNode, DiskHealth, DiskStatus};
-pub use wire::{BlobService, GrpcBlobNode, MESSAGE_BYTES_MAX};
+pub use wire::{BlobService, GrpcBlobNode, MESSAGE_BYTES_MAX, ServerLimits};
 
 /// Messages of proto/blob.proto.
 #[allow(

@@ -21,7 +21,7 @@ use crate::format::{
     decode_tombstones,
 };
 use crate::index::Place;
-use crate::volumes::{Found, Scan, Search, was_never_used};
+use crate::volumes::{Found, Scan, was_never_used};
 use crate::work::{MovedChunk, Work};
 
 pub(crate) use choice::reclaimable_bytes;
@@ -234,7 +234,7 @@ fn next_step(disk: &Disk, volume: u32, offset: &mut u64) -> Result<Option<Step>,
             ..Step::default()
         }));
     };
-    let mut scan = Scan::new(file, header.seal, *offset, Search::WholeFile)?;
+    let mut scan = Scan::new(file, header.seal, *offset)?;
     let mut step = Step::default();
     for _ in 0..STEP_RECORDS {
         if step.bytes >= STEP_BYTES {

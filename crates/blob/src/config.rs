@@ -84,6 +84,13 @@ impl BlobConfig {
         }
     }
 
+    /// Calls that may be under way in one disk at once, each of which keeps a thread for as long as
+    /// the disk hangs: its readers, then those that append, sync, index, check, compact and look after
+    /// it.
+    pub fn calls_max(&self) -> usize {
+        self.reads_max as usize + 8
+    }
+
     /// Whether the values make sense together.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! Brings the index up to date with the volumes, and finds where the writer goes on.
 //!
 //! Only the newest volume can hold bytes that were never acknowledged: every other one was synced
-//! whole when it ended. Its records behind the place that the index reflects are read and verified;
-//! what is torn is cut off, or marked void when records that must stay come after it. What was
-//! acknowledged is durable and whole, so none of it is lost; what was not may stay or go. A record
-//! gets into the index only after the volume was synced once more.
+//! whole when it ended, so what is damaged there is left as it is. The newest one's records behind
+//! the place that the index reflects are read and verified; what is torn is cut off, or marked void
+//! when records that must stay come after it. What was acknowledged is durable and whole, so none of
+//! it is lost; what was not may stay or go. A record gets into the index only after the volume was
+//! synced once more.
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -17,7 +18,7 @@ use crate::format::{
     Header, IndexMeta, Kind, VOLUME_HEADER_BYTES, decode_epochs, decode_tombstones,
 };
 use crate::index::{Index, Place, Update};
-use crate::volumes::{Found, Scan, Search, Volumes, was_never_used};
+use crate::volumes::{Found, Scan, Volumes, was_never_used};
 use crate::writer::{Start, Tail};
 
 /// Changes that one index batch of a replay takes, about.
@@ -51,15 +52,18 @@ pub(crate) fn recover(
     let mut tail = None;
     if let Some(last) = replayed.pop() {
         for volume in &replayed {
-            replay(index, volume, Search::WholeFile, &mut next_seq)?;
+            replay(index, volume, &mut next_seq)?;
         }
         // After a failed sync the system may hold bytes that never reached the disk and pass them
         // off as clean; a sync now would say nothing. What was written stays, what was lost shows.
         last.file.sync_data()?;
         last.file.drop_cache()?;
-        mend(&last)?;
-        end = replay(index, &last, Search::NearTail, &mut next_seq)?;
-        if end.offset < volume_bytes && on_disk.last() == Some(&last.id) {
+        let is_newest = on_disk.last() == Some(&last.id);
+        if is_newest {
+            mend(&last)?;
+        }
+        end = replay(index, &last, &mut next_seq)?;
+        if end.offset < volume_bytes && is_newest {
             tail = Some(Tail {
                 volume: last.id,
                 seal: last.seal,
@@ -135,10 +139,12 @@ fn readable(
     Ok(found)
 }
 
-/// Cuts the newest volume behind its last whole record and voids what is torn before it.
+/// Cuts the newest volume behind its last whole record and voids what is torn before it. However much
+/// is damaged, the last record is looked for up to the end of the file: behind it is only what was
+/// reserved.
 fn mend(volume: &Volume) -> Result<(), DiskError> {
     let file = Arc::clone(&volume.file);
-    let mut scan = Scan::new(file, volume.seal, volume.from, Search::NearTail)?;
+    let mut scan = Scan::new(file, volume.seal, volume.from)?;
     let mut torn = Vec::new();
     let mut end = volume.from;
     while let Some(found) = scan.next()? {
@@ -166,14 +172,9 @@ fn mend(volume: &Volume) -> Result<(), DiskError> {
 }
 
 /// Puts a volume's records into the index; returns where they end.
-fn replay(
-    index: &Index,
-    volume: &Volume,
-    search: Search,
-    next_seq: &mut u64,
-) -> Result<Place, DiskError> {
+fn replay(index: &Index, volume: &Volume, next_seq: &mut u64) -> Result<Place, DiskError> {
     let file = Arc::clone(&volume.file);
-    let mut scan = Scan::new(file, volume.seal, volume.from, search)?;
+    let mut scan = Scan::new(file, volume.seal, volume.from)?;
     let place = |offset| Place {
         volume: volume.id,
         offset,

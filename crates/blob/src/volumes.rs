@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::error::DiskError;
 use crate::format::{VOLUME_HEADER_BYTES, VolumeHeader};
 
-pub(crate) use scan::{Found, Scan, Search};
+pub(crate) use scan::{Found, Scan};
 
 /// Directory of the volumes, in the disk's directory.
 pub(crate) const VOLUMES_DIR: &str = "volumes";

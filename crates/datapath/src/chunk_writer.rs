@@ -76,9 +76,6 @@ pub(crate) async fn store_chunk(
         };
         let group = choice.group.id;
         if shared.view.count_copies(group, &attempt.acks) >= choice.copies {
-            if choice.copies < shared.copies(redundancy) {
-                note_degraded(shared, &choice, id, &attempt);
-            }
             return Ok(extent(id, &choice, chunk));
         }
         course.note(group, &attempt);

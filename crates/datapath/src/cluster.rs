@@ -119,6 +119,11 @@ impl Choice {
     pub(crate) fn is_whole(&self) -> bool {
         self.disks.len() >= self.copies
     }
+
+    /// True when enough members can be written.
+    fn has_quorum(&self) -> bool {
+        acks_needed(self.copies, self.disks.len()).is_some()
+    }
 }
 
 impl ClusterView {
@@ -304,6 +309,13 @@ impl ClusterView {
         !named && node.is_some_and(|node| known.answered.contains(&node))
     }
 
+    /// True when the disk's node gave no answer when it was asked last.
+    pub fn is_silent(&self, disk: DiskId) -> bool {
+        let known = self.shared.known.load();
+        let node = known.map.node_of(disk);
+        known.asked && !node.is_some_and(|node| known.answered.contains(&node))
+    }
+
     /// True when the disk's node is opening it: it can be asked nothing yet, and nobody knows how
     /// long that takes.
     pub fn is_opening(&self, disk: DiskId) -> bool {
@@ -362,8 +374,7 @@ impl ClusterView {
 
     /// A group for a new chunk: whole if there is one in any of the pools, else one that can have
     /// the write quorum, else one that can have it if suspects are tried again. All by the copies
-    /// of the best pool: only when no group at all can have its quorum, those of the group's own
-    /// pool count. Groups in `avoid` and disks in `failed` are left out.
+    /// of the best pool that has groups. Groups in `avoid` and disks in `failed` are left out.
     pub(crate) fn choose(
         &self,
         pools: &[u32],
@@ -374,13 +385,12 @@ impl ClusterView {
         let now = self.shared.runtime.monotonic();
         let suspects = &self.shared.suspects;
         let known = self.shared.known.load();
-        let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
         for _ in 0..CLAIMS_MAX {
             let mut avoided = suspects.lock().avoided(now);
             avoided.extend(failed);
             let choice = known
                 .choose(pools, seed, avoid, &avoided, Choice::is_whole)
-                .or_else(|| known.choose(pools, seed, avoid, &avoided, enough));
+                .or_else(|| known.choose(pools, seed, avoid, &avoided, Choice::has_quorum));
             let Some(choice) = choice else { break };
             if suspects.lock().claim(&choice.disks, now) {
                 return Some(choice);
@@ -388,9 +398,7 @@ impl ClusterView {
         }
         let mut hopeless = suspects.lock().hopeless(now);
         hopeless.extend(failed);
-        let choice = known
-            .choose(pools, seed, avoid, &hopeless, enough)
-            .or_else(|| known.choose_any(pools, seed, avoid, &hopeless))?;
+        let choice = known.choose(pools, seed, avoid, &hopeless, Choice::has_quorum)?;
         suspects.lock().probe(&choice.disks, now);
         Some(choice)
     }
@@ -410,7 +418,9 @@ impl ClusterView {
     /// True when some group could take a chunk if no disk were under suspicion.
     pub(crate) fn could_choose(&self, pools: &[u32]) -> bool {
         let known = self.shared.known.load();
-        known.choose_any(pools, 0, &[], &[]).is_some()
+        known
+            .choose(pools, 0, &[], &[], Choice::has_quorum)
+            .is_some()
     }
 
     /// The disks of a chunk in the order in which they should be asked: complete members first,
@@ -491,21 +501,10 @@ impl Known {
         })
     }
 
-    /// A group that can have the write quorum of its own pool.
-    fn choose_any(
-        &self,
-        pools: &[u32],
-        seed: u64,
-        avoid: &[PgId],
-        suspects: &[DiskId],
-    ) -> Option<Choice> {
-        let enough = |choice: &Choice| acks_needed(choice.copies, choice.disks.len()).is_some();
-        let mut each = pools.iter();
-        each.find_map(|&pool| self.choose(&[pool], seed, avoid, suspects, enough))
-    }
-
+    /// Copies of a pool's chunks. Nothing was promised by a pool that has no group yet.
     fn copies(&self, pool: u32) -> Option<usize> {
-        let pool = self.map.pools().iter().find(|known| known.id == pool)?;
+        let mut pools = self.map.pools().iter();
+        let pool = pools.find(|known| known.id == pool && self.map.has_groups(known))?;
         Some(pool.copies as usize)
     }
 

@@ -76,6 +76,7 @@ async fn stream(
         payload: written.payload,
         size: written.size,
         digests: computed,
+        continued: written.continued,
     })
 }
 
@@ -126,6 +127,7 @@ async fn copy_chunks(
         payload: session.into_payload(size),
         size,
         digests: None,
+        continued: None,
     })
 }
 

@@ -1,32 +1,82 @@
-//! The digests of a body, and those of a chunk.
+//! The digests of a body, those of a chunk, and one that goes on from body to body.
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use granary_blob_api::Block;
+use md5::digest::common::hazmat::{SerializableState as _, SerializedState};
 use md5::{Digest as _, Md5};
+
+/// What [`RunningMd5::to_bytes`] begins with: the layout of what follows.
+const STATE_LAYOUT: u8 = 1;
+
+/// An MD5 that goes on where an earlier body has ended: one digest of bytes that come in several
+/// writes.
+#[derive(Clone, Debug, Default)]
+pub struct RunningMd5(Md5);
+
+impl RunningMd5 {
+    /// Goes on from [`RunningMd5::to_bytes`]; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&STATE_LAYOUT, state) = bytes.split_first()? else {
+            return None;
+        };
+        let state = SerializedState::<Md5>::try_from(state).ok()?;
+        Md5::deserialize(&state).ok().map(Self)
+    }
+
+    /// What it takes to go on: the layout's number, the four words, the blocks so far (both little
+    /// endian), the length of the rest, and the rest, filled with zeros to 63 bytes.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut bytes = vec![STATE_LAYOUT];
+        bytes.extend_from_slice(&self.0.serialize());
+        bytes.into()
+    }
+
+    /// The digest of all bytes so far.
+    pub fn digest(&self) -> [u8; 16] {
+        self.0.clone().finalize().into()
+    }
+}
 
 /// MD5 and CRC-64/XZ of bytes in order.
 pub(crate) struct BodyDigests {
     md5: Md5,
     crc64: Crc,
+    continued: Option<RunningMd5>,
+}
+
+/// The digests of a whole body.
+pub(crate) struct Digested {
+    pub(crate) md5: [u8; 16],
+    /// CRC-64/XZ.
+    pub(crate) crc64: u64,
+    /// The digest that went on over the body.
+    pub(crate) continued: Option<RunningMd5>,
 }
 
 impl BodyDigests {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(continues: Option<RunningMd5>) -> Self {
         Self {
             md5: Md5::new(),
             crc64: Crc::new(CrcAlgorithm::Crc64Xz),
+            continued: continues,
         }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
         self.crc64.update(bytes);
+        if let Some(RunningMd5(md5)) = &mut self.continued {
+            md5.update(bytes);
+        }
     }
 
-    /// The MD5 and the CRC-64/XZ.
-    pub(crate) fn finish(self) -> ([u8; 16], u64) {
-        (self.md5.finalize().into(), self.crc64.finalize())
+    pub(crate) fn finish(self) -> Digested {
+        Digested {
+            md5: self.md5.finalize().into(),
+            crc64: self.crc64.finalize(),
+            continued: self.continued,
+        }
     }
 }
 
@@ -69,15 +119,48 @@ mod tests {
 
     #[test]
     fn digests_are_the_published_ones() {
-        let mut digests = BodyDigests::new();
+        let mut digests = BodyDigests::new(None);
         digests.update(b"1234");
         digests.update(b"56789");
-        let (md5, crc64) = digests.finish();
-        assert_eq!(crc64, 0x995d_c9bb_df19_39fa);
+        let digested = digests.finish();
+        assert_eq!(digested.crc64, 0x995d_c9bb_df19_39fa);
         assert_eq!(
-            u128::from_be_bytes(md5),
+            u128::from_be_bytes(digested.md5),
             0x25f9_e794_323b_4538_85f5_181f_1b62_4d0b
         );
+        assert!(digested.continued.is_none());
+    }
+
+    #[test]
+    fn a_digest_goes_on_from_what_it_was_kept_as() {
+        for cuts in [&[0, 9][..], &[4, 64, 63, 1], &[130, 1, 200]] {
+            let (mut running, mut whole) = (RunningMd5::default(), Vec::new());
+            for length in cuts {
+                let body: Vec<u8> = (0..*length).map(|n| (n * 7 + whole.len()) as u8).collect();
+                let mut digests = BodyDigests::new(RunningMd5::from_bytes(&running.to_bytes()));
+                digests.update(&body);
+                let digested = digests.finish();
+                assert_eq!(digested.md5, <[u8; 16]>::from(Md5::digest(&body)));
+                running = digested.continued.unwrap();
+                whole.extend(body);
+                assert_eq!(running.digest(), <[u8; 16]>::from(Md5::digest(&whole)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_kept_digest_keeps_its_bytes() {
+        let mut running = RunningMd5::default();
+        running.0.update([b'a'; 64]);
+        running.0.update(b"bc");
+        let bytes = running.to_bytes();
+        let kept = "0156ffd48962d95c1233deca6925e33300010000000000000002626300";
+        let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((&shown[..kept.len()], bytes.len()), (kept, 89));
+        assert!(RunningMd5::from_bytes(&bytes[..88]).is_none());
+        let other = [&[STATE_LAYOUT + 1], &bytes[1..]].concat();
+        assert!(RunningMd5::from_bytes(&other).is_none());
+        assert!(RunningMd5::from_bytes(b"").is_none());
     }
 
     #[test]

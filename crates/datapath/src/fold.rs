@@ -11,12 +11,13 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::state;
 use granary_meta_api::pb::state::body::Place;
 use granary_types::ByteRange;
+use granary_types::crc64::combine;
 use granary_types::limits::{
     CHUNK_BYTES_MAX, SMALL_PART_BYTES, SMALL_PARTS_MAX, TAIL_BYTES_MAX, TAIL_ROWS_MAX,
 };
 
 use crate::copy::copy;
-use crate::error::WriteError;
+use crate::error::{ReadError, WriteError};
 use crate::{CopyDigests, ReadSource, Shared, WriteTarget};
 
 /// Small parts that a large part may come to stand behind.
@@ -70,6 +71,15 @@ fn begins_at(version: &state::Version) -> Option<u64> {
     }
 }
 
+/// The checksum of what stands before a fold that begins at `from`.
+fn crc64_before(version: &state::Version, from: u64) -> u64 {
+    let body = body_of(version).copied().unwrap_or_default();
+    match from < body.part_bytes {
+        true => body.run_from_crc64,
+        false => body.part_crc64,
+    }
+}
+
 /// Folds a version; see [`crate::DataPath::fold`].
 pub(crate) async fn fold(
     shared: &Arc<Shared>,
@@ -79,12 +89,24 @@ pub(crate) async fn fold(
     let Some(from) = begins_at(&source.version) else {
         return Ok(None);
     };
+    let (size, expected) = (source.version.size, source.version.crc64);
+    let before = crc64_before(&source.version, from);
     let range = ByteRange {
         start: from,
-        end: source.version.size,
+        end: size,
     };
     let copied = copy(shared, source, range, target, CopyDigests::Compute).await?;
-    Ok(copied.digests.map(|(_, crc64)| Folded {
+    let Some((_, crc64)) = copied.digests else {
+        return Ok(None);
+    };
+    // The shard can compare only as long as nothing is appended behind these bytes, and it gives up
+    // those that they replace.
+    if combine(before, crc64, range.length()) != expected {
+        return Err(WriteError::Source(ReadError::Malformed(
+            "other bytes were read than were appended".to_owned(),
+        )));
+    }
+    Ok(Some(Folded {
         from,
         payload: copied.payload,
         crc64,

@@ -48,6 +48,7 @@ use repair_pace::RepairPace;
 pub use budget::{BufferBudget, Share};
 pub use cluster::{ClusterView, MAP_AGE_MAX, NodeDirectory};
 pub use config::{DataPathConfig, InvalidConfig};
+pub use digest::RunningMd5;
 pub use error::{BodyError, ReadError, WriteError};
 pub use fold::Folded;
 pub use hints::{RepairHint, RepairHints};
@@ -64,6 +65,8 @@ pub struct WriteTarget {
     pub redundancy: Redundancy,
     /// The object's storage class.
     pub storage_class: StorageClass,
+    /// A digest that goes on over the bytes, see [`Written::continued`].
+    pub continues: Option<RunningMd5>,
 }
 
 /// What a body may be.
@@ -86,6 +89,8 @@ pub struct Written {
     pub md5: [u8; 16],
     /// CRC-64/XZ of the bytes.
     pub crc64: u64,
+    /// [`WriteTarget::continues`], with the bytes added.
+    pub continued: Option<RunningMd5>,
 }
 
 /// A version to read from, as `GetVersion { with_body: true }` answered it.
@@ -118,6 +123,8 @@ pub struct Copied {
     /// MD5 and CRC-64/XZ of the bytes; always there with [`CopyDigests::Compute`], otherwise
     /// `None` may mean that those of the source hold.
     pub digests: Option<([u8; 16], u64)>,
+    /// [`WriteTarget::continues`], with the bytes added; where digests are computed.
+    pub continued: Option<RunningMd5>,
 }
 
 /// The way of object bytes. Cheap to clone; clones share buffers, map and health.

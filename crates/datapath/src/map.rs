@@ -1,5 +1,6 @@
 //! The root's cluster map in the form that placement and the way of bytes need. Pure.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -59,8 +60,8 @@ pub struct ClusterMap {
     groups: HashMap<PgId, Group>,
     shards: Vec<ShardId>,
     settings: pb::state::ShardSettings,
-    /// Zones in which LRS has a node for every copy.
-    lrs_zones: BTreeSet<String>,
+    /// For how many copies of LRS each zone has a node.
+    lrs_nodes: HashMap<String, usize>,
     pools_with_groups: BTreeSet<u32>,
 }
 
@@ -94,14 +95,14 @@ impl ClusterMap {
             nodes: map.nodes.into_iter().map(|n| (NodeId(n.id), n)).collect(),
             disks: map.disks.into_iter().map(|d| (DiskId(d.id), d)).collect(),
             pools: Vec::new(),
-            lrs_zones: BTreeSet::new(),
+            lrs_nodes: HashMap::new(),
             pools_with_groups: BTreeSet::new(),
         };
         known.pools_with_groups = known.groups.values().map(|group| group.pool).collect();
         let topology = known.topology(|_| true);
+        let nodes = |zone: &str| topology.in_zone(zone).nodes().len().min(NODES_OF_LRS);
         let zones = topology.zones().into_iter();
-        let full = |zone: &&str| topology.in_zone(zone).nodes().len() >= NODES_OF_LRS;
-        known.lrs_zones = zones.filter(full).map(str::to_owned).collect();
+        known.lrs_nodes = zones.map(|zone| (zone.to_owned(), nodes(zone))).collect();
         known.pools = map.pools.into_iter().map(|p| known.at_home(p)).collect();
         known
     }
@@ -212,7 +213,27 @@ impl ClusterMap {
                 && other.zone == pool.zone
                 && (other.id == pool.id || self.has_groups(other))
         });
-        alike.max_by_key(|other| (other.copies, std::cmp::Reverse(other.id)))
+        alike.max_by_key(|other| (other.copies, Reverse(other.id)))
+    }
+
+    /// Copies that chunks of a group are promised: once LRS is honoured somewhere, as many as there,
+    /// also in a zone without the disks for so many. No repair helps those; more disks there do.
+    pub fn promised_copies(&self, group: &Group) -> usize {
+        let own = self.pools.iter().find(|pool| pool.id == group.pool);
+        let alike = self.pools.iter().filter(|other| {
+            own.is_some_and(|own| own.redundancy == other.redundancy)
+                && self.nodes_for_lrs(other) >= NODES_OF_LRS
+                && self.has_groups(other)
+        });
+        let promised = alike.map(|pool| pool.copies as usize).max();
+        promised.unwrap_or(0).max(self.target_copies(group))
+    }
+
+    /// For how many copies a pool has a node in its zone; 0 for pools that span zones.
+    fn nodes_for_lrs(&self, pool: &pb::state::Pool) -> usize {
+        let is_lrs = pool.redundancy == Redundancy::Lrs.number();
+        let nodes = self.lrs_nodes.get(&pool.zone).filter(|_| is_lrs);
+        nodes.copied().unwrap_or(0)
     }
 
     /// Whether there ever were disks enough for a pool: nothing is promised by one that has no group.
@@ -259,18 +280,25 @@ impl ClusterMap {
     /// True when some zone has a node for every copy of a chunk, or when there is no more than one
     /// node, whose owner knows that it may be lost.
     pub fn honours_lrs(&self) -> bool {
-        !self.lrs_zones.is_empty() || self.topology(|_| true).nodes().len() <= 1
+        let mut zones = self.lrs_nodes.values();
+        zones.any(|&nodes| nodes >= NODES_OF_LRS) || self.topology(|_| true).nodes().len() <= 1
     }
 
-    /// Pools that serve a redundancy, best first: of LRS those with a node for every copy, then most
+    /// Pools that take new bytes of a redundancy, best first: of LRS those with most nodes, then most
     /// copies, then the preferred zone, then the oldest.
+    ///
+    /// Of LRS, zones that have fewer nodes for the copies than another one with groups are left out,
+    /// also when that one has just lost some: copies that share a node are lost with it together.
     pub fn pools_for(&self, redundancy: Redundancy, zone: &str) -> Vec<&pb::state::Pool> {
         let serving = |pool: &&pb::state::Pool| pool.redundancy == redundancy.number();
         let mut pools: Vec<_> = self.pools.iter().filter(serving).collect();
+        let with_groups = pools.iter().filter(|pool| self.has_groups(pool));
+        let nodes = with_groups.map(|pool| self.nodes_for_lrs(pool).min(pool.copies as usize));
+        let most = nodes.max().unwrap_or(0);
+        pools.retain(|pool| self.nodes_for_lrs(pool) >= most);
         pools.sort_by_key(|pool| {
-            let narrow = redundancy == Redundancy::Lrs && !self.lrs_zones.contains(&pool.zone);
-            let copies = std::cmp::Reverse(pool.copies);
-            (narrow, copies, pool.zone != zone, pool.id)
+            let nodes = Reverse(self.nodes_for_lrs(pool));
+            (nodes, Reverse(pool.copies), pool.zone != zone, pool.id)
         });
         pools
     }
@@ -386,5 +414,96 @@ mod tests {
         assert_eq!((first(&full), full.honours_lrs()), (2, true));
         let few = map(&nodes[..4]);
         assert_eq!((first(&few), few.honours_lrs()), (1, false));
+    }
+    #[test]
+    fn lrs_leaves_out_zones_where_copies_would_share_more_nodes() {
+        // Pools as (zone, copies, whether they have groups), in the order of their ids.
+        type Pools = [(&'static str, u32, bool)];
+        let map = |nodes: &[&str], pools: &Pools| {
+            let node = |(n, zone): (u64, &&str)| pb::state::Node {
+                id: n,
+                zone: (*zone).to_owned(),
+                ..Default::default()
+            };
+            let disk = |n| pb::state::Disk {
+                id: n,
+                node: n,
+                ..Default::default()
+            };
+            let pool = |(id, (zone, copies, _)): (u32, &(&str, u32, bool))| pb::state::Pool {
+                id,
+                copies: *copies,
+                zone: (*zone).to_owned(),
+                redundancy: Redundancy::Lrs.number(),
+                ..Default::default()
+            };
+            let group = |id| pb::state::PlacementGroup {
+                id,
+                pool: id,
+                ..Default::default()
+            };
+            let with_groups = (1..).zip(pools).filter(|(_, (.., groups))| *groups);
+            ClusterMap::from_wire(pb::ClusterMap {
+                nodes: (1..).zip(nodes).map(node).collect(),
+                disks: (1..=nodes.len() as u64).map(disk).collect(),
+                pools: (1..).zip(pools).map(pool).collect(),
+                groups: with_groups.map(|(id, _)| group(id)).collect(),
+                ..Default::default()
+            })
+        };
+        for (nodes, pools, taken, promised) in [
+            // Three copies on one node are no match for three nodes.
+            (
+                &["a", "a", "a", "b"][..],
+                &[("a", 3, true), ("b", 3, true), ("b", 1, true)][..],
+                &[1][..],
+                &[3, 3, 3][..],
+            ),
+            (
+                &["a", "a", "a", "b"],
+                &[("b", 1, true), ("a", 1, true), ("a", 3, true)],
+                &[3, 2],
+                &[3, 3, 3],
+            ),
+            // Nor for two, which one was given up of leaves.
+            (
+                &["a", "a", "b"],
+                &[("a", 3, true), ("b", 3, true)],
+                &[1],
+                &[3, 3],
+            ),
+            // Three nodes have joined, and there is no group of theirs yet.
+            (
+                &["a", "b", "b", "b"],
+                &[("a", 1, true), ("b", 3, false)],
+                &[2, 1],
+                &[1, 3],
+            ),
+            (
+                &["a", "b", "b", "b"],
+                &[("a", 3, true), ("b", 1, true)],
+                &[2, 1],
+                &[3, 1],
+            ),
+            // Equals.
+            (
+                &["a", "b"],
+                &[("a", 1, true), ("b", 3, true)],
+                &[2, 1],
+                &[1, 3],
+            ),
+            (&["a"], &[("a", 1, true)], &[1], &[1]),
+        ] {
+            let map = map(nodes, pools);
+            let found = map.pools_for(Redundancy::Lrs, "b");
+            let found: Vec<u32> = found.iter().map(|pool| pool.id).collect();
+            assert_eq!(found, taken, "{pools:?} over {nodes:?}");
+            let with_groups = (1..).zip(pools).filter(|(_, (.., groups))| *groups);
+            for (id, _) in with_groups {
+                let group = map.group(PgId(id)).unwrap();
+                let expected = promised[id as usize - 1];
+                assert_eq!(map.promised_copies(group), expected, "{id} of {pools:?}");
+            }
+        }
     }
 }

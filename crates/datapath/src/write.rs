@@ -20,7 +20,7 @@ use crate::chunk_writer::store_chunk;
 use crate::config::{
     BUFFER_STEP_BYTES, CHUNK_BYTES, CHUNKS_IN_FLIGHT, HASH_IN_PLACE_MAX, IDLE_FLUSH_AFTER,
 };
-use crate::digest::{BodyDigests, CutChunk};
+use crate::digest::{BodyDigests, CutChunk, Digested};
 use crate::error::{BodyError, WriteError};
 use crate::session::{WriteOwner, WriteSession};
 use crate::{BodyLimits, Shared, WriteTarget, Written};
@@ -197,14 +197,15 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    fn new(shared: Arc<Shared>, target: WriteTarget, declared: Option<u64>) -> Self {
+    fn new(shared: Arc<Shared>, mut target: WriteTarget, declared: Option<u64>) -> Self {
+        let digests = BodyDigests::new(target.continues.take());
         Self {
             shared,
             target,
             declared,
             fed: 0,
             filling: Filling::default(),
-            digests: Digests::Here(Box::new(BodyDigests::new())),
+            digests: Digests::Here(Box::new(digests)),
             in_flight: VecDeque::new(),
             session: None,
         }
@@ -343,7 +344,7 @@ impl Pipeline {
             let extent = next_stored(&mut self.in_flight).await?;
             self.keep(extent).await?;
         }
-        let (md5, crc64) = self.digests.get().await?.finish();
+        let digested = self.digests.get().await?.finish();
         let payload = match self.session {
             Some(mut session) => {
                 session.renew_if_due().await?;
@@ -351,12 +352,7 @@ impl Pipeline {
             }
             None => pb::Payload::default(),
         };
-        Ok(Written {
-            payload,
-            size,
-            md5,
-            crc64,
-        })
+        Ok(written(payload, size, digested))
     }
 
     async fn finish_inline(mut self, size: u64) -> Result<Written, WriteError> {
@@ -369,18 +365,23 @@ impl Pipeline {
         debug_assert_eq!(length as u64, size);
         let mut digests = self.digests.get().await?;
         digests.update(&inline);
-        let (md5, crc64) = digests.finish();
+        let digested = digests.finish();
         let payload = pb::Payload {
             inline,
             size,
             ..Default::default()
         };
-        Ok(Written {
-            payload,
-            size,
-            md5,
-            crc64,
-        })
+        Ok(written(payload, size, digested))
+    }
+}
+
+fn written(payload: pb::Payload, size: u64, digested: Digested) -> Written {
+    Written {
+        payload,
+        size,
+        md5: digested.md5,
+        crc64: digested.crc64,
+        continued: digested.continued,
     }
 }
 

@@ -262,6 +262,9 @@ pub(crate) enum Payload {
     Object(Box<ReadStream>, u64),
     /// Bytes of an object, compressed: how many they will be is not known.
     Compressed(Box<GzipStream>),
+    /// Nothing, behind a head that announces bytes: then the connection ends, so that no client takes
+    /// the next answer for them.
+    Withheld { head_left: bool },
 }
 
 impl Payload {
@@ -271,7 +274,7 @@ impl Payload {
             Self::Empty => Some(0),
             Self::Whole(bytes) => Some(bytes.len() as u64),
             Self::Object(_, length) => Some(*length),
-            Self::Compressed(_) => None,
+            Self::Compressed(_) | Self::Withheld { .. } => None,
         }
     }
 
@@ -296,6 +299,14 @@ impl Payload {
                 None => Poll::Ready(None),
             },
             Self::Compressed(stream) => stream.poll_next(cx),
+            Self::Withheld { head_left: true } => Poll::Ready(None),
+            Self::Withheld { head_left } => {
+                // Whoever waits for a body sends the head meanwhile; a body that is cut at once takes
+                // the head with it.
+                *head_left = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
         }
     }
 }

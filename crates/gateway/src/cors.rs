@@ -29,6 +29,17 @@ pub(crate) fn headers(bucket: &Bucket, head: &Head) -> HeaderMap {
     headers
 }
 
+/// Adds them to an answer. One to OPTIONS has its own grant; what else an answer varies by stays.
+pub(crate) fn add(answer: &mut HeaderMap, headers: &HeaderMap) {
+    for (name, value) in headers {
+        if name == VARY {
+            answer.append(VARY, value.clone());
+        } else {
+            answer.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+}
+
 /// The headers that tell a browser what it may do.
 pub(crate) fn granted(grant: &CorsGrant) -> HeaderMap {
     let mut headers = HeaderMap::new();

@@ -17,6 +17,7 @@ use granary_types::{AccountId, BucketName, ObjectKey, StorageClass};
 
 use crate::admission::Admission;
 use crate::authn::Authenticator;
+use crate::authz::authorise_object;
 use crate::buckets::{Bucket, BucketViews};
 use crate::callback::Callbacks;
 use crate::config::Settings;
@@ -137,6 +138,7 @@ impl Ctx {
             at: bucket.position(key),
             redundancy: bucket.redundancy,
             storage_class,
+            continues: None,
         })
     }
 
@@ -166,6 +168,34 @@ impl Ctx {
             match answer {
                 Some(answer) => return Ok(Some(answer).filter(|answer| answer.found)),
                 None => self.refresh_bucket(&bucket).await?,
+            }
+        }
+        Err(OssError::new(ErrorCode::ServiceUnavailable))
+    }
+
+    /// The current version of another object of the bucket that the request's own was found in, with
+    /// its inline bytes, if the caller may use that one too.
+    ///
+    /// # Errors
+    /// NoSuchBucket, AccessDenied; ServiceUnavailable, also when the bucket was replaced by another
+    /// one of the same name.
+    pub(crate) async fn find_beside(
+        &mut self,
+        key: &ObjectKey,
+    ) -> Result<Option<pb::VersionResult>, OssError> {
+        let current = VersionRef::Current;
+        for _ in 0..REFRESHES_MAX {
+            let bucket = Arc::clone(self.bucket()?);
+            let (shared, caller, action) = (&self.shared, self.caller, self.action);
+            authorise_object(shared, caller, action, &bucket, key, current).await?;
+            let answer = find_version_in(shared, &bucket, key, current, true).await?;
+            if let Some(answer) = answer {
+                return Ok(Some(answer).filter(|answer| answer.found));
+            }
+            self.refresh_bucket(&bucket).await?;
+            if self.bucket()?.id != bucket.id {
+                return Err(OssError::new(ErrorCode::ServiceUnavailable)
+                    .source("the bucket was replaced while an object of it was being read"));
             }
         }
         Err(OssError::new(ErrorCode::ServiceUnavailable))

@@ -70,7 +70,7 @@ impl Head {
     /// The version asked for (`versionId`).
     ///
     /// # Errors
-    /// InvalidArgument for an id that is none of ours.
+    /// InvalidArgument for an empty id and for one that is none of ours.
     pub(crate) fn version(&self) -> Result<VersionRef, OssError> {
         VersionRef::parse(self.query.get("versionId"))
     }
@@ -82,10 +82,13 @@ impl Head {
 
     /// What signatures cover.
     pub(crate) fn signed(&self) -> SignedRequest<'_> {
+        let bucket = self.address.bucket.as_deref();
         SignedRequest {
             method: &self.method,
-            bucket: self.address.bucket.as_deref(),
+            bucket,
             key: self.address.key.as_deref(),
+            slashless: self.address.style == AddressStyle::Path
+                && self.raw_path.strip_prefix('/') == bucket,
             query: &self.query,
             headers: &self.headers,
         }

@@ -2,8 +2,11 @@
 //! the API's documentation ("List of supported API operations"). One place, for all operations.
 
 use granary_oss::{ErrorCode, OssError};
+use granary_types::{ObjectAcl, ObjectKey};
 
 use crate::buckets::Bucket;
+use crate::head::not_implemented;
+use crate::ops::object::Attributes;
 
 /// Operations that only such a bucket has.
 const OWN: [&str; 3] = ["CreateDirectory", "Rename", "DeleteDirectory"];
@@ -63,6 +66,33 @@ pub(crate) fn check(bucket: Option<&Bucket>, operation: &str) -> Result<(), OssE
     if !bucket.hierarchical && OWN.contains(&operation) {
         return Err(OssError::new(ErrorCode::InvalidArgument)
             .message("Hierarchical namespace is disabled."));
+    }
+    Ok(())
+}
+
+/// Refuses what a write asks of a directory and it cannot keep. Where keys are paths, an empty object
+/// under a name with a slash at its end is a directory, which has no attributes of its own. Content
+/// headers, which clients send by themselves, are not meant.
+///
+/// # Errors
+/// NotImplemented with the header's name.
+pub(crate) fn check_attributes(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    attributes: &Attributes,
+) -> Result<(), OssError> {
+    if !bucket.hierarchical || !key.as_bytes().ends_with(b"/") {
+        return Ok(());
+    }
+    let own_acl = attributes.acl.is_some_and(|acl| acl != ObjectAcl::Default);
+    for (asked, name) in [
+        (own_acl, "x-oss-object-acl"),
+        (!attributes.user_meta.is_empty(), "x-oss-meta-*"),
+        (!attributes.tags.is_empty(), "x-oss-tagging"),
+    ] {
+        if asked {
+            return Err(not_implemented(name));
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use granary_oss::header::check_readable;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Action;
 use granary_runtime::within;
@@ -130,10 +131,7 @@ pub(crate) async fn serve(
     let close = !body.settle(waits_for_continue).await;
     completion.bytes_in = body.received();
     let mut response = render(outcome, completion, &method, close);
-    for (name, value) in cors.iter() {
-        // An answer to OPTIONS has its own.
-        response.headers_mut().entry(name).or_insert(value.clone());
-    }
+    cors::add(response.headers_mut(), &cors);
     response
 }
 
@@ -196,6 +194,7 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
         if in_form {
             body = read_form(&mut cx, notes, body).await?;
         }
+        check_readable(&cx.head.headers)?;
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
         if let (true, Subject::Object(key, _)) = (in_form, &cx.subject) {

@@ -19,7 +19,8 @@ pub(crate) struct Output {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Payload,
-    /// `Content-Length` of an answer that carries no body (HEAD).
+    /// `Content-Length` of an answer that carries no body: to HEAD, or by the service's own custom, which
+    /// costs the connection.
     pub(crate) length: Option<u64>,
     /// How fast the payload may be sent, in bits per second.
     pub(crate) traffic_limit: Option<u64>,
@@ -104,10 +105,16 @@ pub(crate) fn output(
     } = output;
     let body_allowed = status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
     let length = length.or_else(|| payload.length().filter(|_| body_allowed));
-    let payload = if common.method == Method::HEAD {
-        Payload::Empty
-    } else {
-        payload
+    let payload = match payload {
+        _ if common.method == Method::HEAD => Payload::Empty,
+        Payload::Empty if length.is_some_and(|length| length > 0) => {
+            Payload::Withheld { head_left: false }
+        }
+        payload => payload,
+    };
+    let common = &Common {
+        close: common.close || matches!(payload, Payload::Withheld { .. }),
+        ..*common
     };
     let mut response = Response::new(ResponseBody::new(payload, traffic_limit, completion));
     *response.status_mut() = status;

@@ -4,6 +4,7 @@
 
 use granary_meta_api::pb;
 use granary_oss::OssError;
+use granary_oss::error::ec;
 
 const DIGITS: usize = 64;
 
@@ -19,20 +20,21 @@ pub(crate) enum VersionRef {
 }
 
 impl VersionRef {
-    /// Reads an id as a client spells it; nothing, or an empty text, is the current version.
+    /// Reads an id as a client spells it; without one the current version is meant.
     ///
     /// # Errors
-    /// InvalidArgument for an id that is none of ours.
+    /// InvalidArgument for an empty id and for one that is none of ours.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self, OssError> {
-        let text = text.unwrap_or_default();
         match text {
-            "" => Ok(Self::Current),
-            "null" => Ok(Self::Null),
-            id if id.len() == DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            None => Ok(Self::Current),
+            Some("null") => Ok(Self::Null),
+            // Whoever sends it wanted to name a version: a deletion would hit the current one.
+            Some("") => Err(invalid("").ec(ec::VERSION_ID_EMPTY)),
+            Some(id) if id.len() == DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
                 let stamp = u64::from_str_radix(id.trim_start_matches('0'), 16);
-                stamp.map(Self::Stamp).map_err(|_| invalid(text))
+                stamp.map(Self::Stamp).map_err(|_| invalid(id))
             }
-            _ => Err(invalid(text)),
+            Some(other) => Err(invalid(other)),
         }
     }
 
@@ -66,10 +68,13 @@ pub(crate) fn of_stamp(stamp: u64) -> String {
 
 fn invalid(text: &str) -> OssError {
     OssError::invalid_argument("Invalid version id specified.", "versionId", text)
+        .ec(ec::VERSION_ID_INVALID)
 }
 
 #[cfg(test)]
 mod tests {
+    use granary_oss::ErrorCode;
+
     use super::*;
 
     #[test]
@@ -84,9 +89,29 @@ mod tests {
         }
         assert_eq!(VersionRef::parse(Some("null")).unwrap(), VersionRef::Null);
         assert_eq!(VersionRef::parse(None).unwrap(), VersionRef::Current);
-        assert_eq!(VersionRef::parse(Some("")).unwrap(), VersionRef::Current);
-        for bad in ["x", "12", &"0".repeat(64), &"F".repeat(64), &"é".repeat(32)] {
-            assert!(VersionRef::parse(Some(bad)).is_err(), "{bad}");
+        for (bad, ec) in [
+            ("", "0012-00000201"),
+            ("x", "0012-00000202"),
+            ("12", "0012-00000202"),
+            (&"0".repeat(64), "0012-00000202"),
+            (&"F".repeat(64), "0012-00000202"),
+            (&"é".repeat(32), "0012-00000202"),
+        ] {
+            let error = VersionRef::parse(Some(bad)).unwrap_err();
+            assert_eq!(
+                (error.code(), error.ec_text()),
+                (ErrorCode::InvalidArgument, ec),
+                "{bad}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_id_that_is_read_is_the_one_that_is_shown(text in "0{40,64}[0-9a-fA-F]{0,24}|.{0,70}") {
+            if let Ok(VersionRef::Stamp(stamp)) = VersionRef::parse(Some(&text)) {
+                proptest::prop_assert_eq!(of_stamp(stamp), text.to_ascii_uppercase());
+            }
         }
     }
 }

@@ -77,7 +77,9 @@ impl Meta {
     /// Decides a command on the shard it belongs to.
     ///
     /// # Errors
-    /// Outer: not decided in time. Inner: the cluster said no, and nothing changed.
+    /// Outer: no decision in time. After [`MetaError::UnknownOutcome`], [`MetaError::Expired`] and
+    /// [`MetaError::Internal`] the command may have been applied, after any other error it was not
+    /// and never will be. Inner: the cluster said no, and nothing changed.
     pub async fn propose<C: Command>(&self, command: C) -> Decision<C::Reply> {
         self.propose_with(None, command).await
     }

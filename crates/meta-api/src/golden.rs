@@ -28,6 +28,7 @@ messages! {
         Extent, Header, Tag, Body, InlineBody, ExtentBody, PagedBody, PartsBody, AppendedBody,
         Encryption,
         Retention, RestoreState, Version, Head, ExtentPage, PartRef, PartPage, Upload, Part,
+        PrefixDigest,
         Owner, BucketView, Deletion, Change, CommandReplyRow, Pin, RestoreMarker, NodeDatabase, ShardSettings,
         SnapshotRow, SnapshotRows, Counter, Quota, Range, ShardDescriptor, ChildShard,
         ShardClock, Bucket, Account, AccessKey, Node, Disk, Pool, PlacementGroup, PgMember,

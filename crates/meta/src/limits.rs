@@ -15,6 +15,8 @@ pub(crate) const PARTS_PER_STEP: usize = 1000;
 pub(crate) const ENTRIES_PER_STEP: usize = 100;
 /// Longest ETag of a part, in bytes.
 pub(crate) const ETAG_BYTES_MAX: usize = 80;
+/// Most that it may take to go on with the digest of a sequential upload, in bytes.
+pub(crate) const MD5_STATE_BYTES_MAX: usize = 128;
 
 /// How far in the future a command's deadline may lie, in milliseconds (1 h).
 pub(crate) const COMMAND_DEADLINE_MS_MAX: u64 = 60 * 60 * 1000;

@@ -227,16 +227,40 @@ fn unanswered(error: MetaError) -> Status {
 }
 
 /// A change that may have been made is not asked for again from another node: an account would be made
-/// twice.
+/// twice. Only what certainly was not made is answered with Unavailable.
 fn decided<R>(decision: Result<Result<R, meta::Rejection>, MetaError>) -> Result<(), Status> {
     match decision {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(rejection)) => Err(Status::failed_precondition(rejection.detail)),
-        Err(error @ (MetaError::UnknownOutcome(_) | MetaError::Expired(_))) => {
-            Err(Status::aborted(format!(
-                "{error}; granary admin account list shows whether it was done"
-            )))
-        }
+        Err(
+            error @ (MetaError::UnknownOutcome(_) | MetaError::Expired(_) | MetaError::Internal(_)),
+        ) => Err(Status::aborted(format!(
+            "{error}; granary admin account list shows whether it was done"
+        ))),
         Err(error) => Err(unanswered(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_types::ShardId;
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn another_node_is_asked_only_for_what_was_not_done() {
+        let text = String::new;
+        for (error, code) in [
+            (MetaError::UnknownOutcome(text()), Code::Aborted),
+            (MetaError::Expired(text()), Code::Aborted),
+            (MetaError::Internal(text()), Code::Aborted),
+            (MetaError::Busy(ShardId::ROOT), Code::Unavailable),
+            (MetaError::NoSpace(text()), Code::Unavailable),
+            (MetaError::Unavailable(text()), Code::Unavailable),
+        ] {
+            let status = decided::<()>(Err(error.clone())).unwrap_err();
+            assert_eq!(status.code(), code, "{error}");
+        }
     }
 }

@@ -425,16 +425,42 @@ fn channels(runtime: &Runtime, reach: &Reach) -> anyhow::Result<Vec<(String, Cha
     channels.collect()
 }
 
-/// Asks one after the other until one can be reached.
+/// Asks one after the other until one can be reached; for what may be done twice.
 async fn ask_in_turn<C, T>(
     clients: &mut [(String, C)],
+    call: impl AsyncFn(&mut C) -> Result<T, tonic::Status>,
+) -> anyhow::Result<T> {
+    let unreached = |status: &tonic::Status| status.code() == tonic::Code::Unavailable;
+    ask_while(clients, unreached, call).await
+}
+
+/// Asks one after the other until one may have begun; for what must not be done twice.
+async fn ask_once<C, T>(
+    clients: &mut [(String, C)],
+    call: impl AsyncFn(&mut C) -> Result<T, tonic::Status>,
+) -> anyhow::Result<T> {
+    ask_while(clients, has_done_nothing, call).await
+}
+
+/// Whether the call did nothing: the node says so itself, or there was no connection to it. One that
+/// broke tells nothing.
+fn has_done_nothing(status: &tonic::Status) -> bool {
+    let transport = std::error::Error::source(status);
+    let mut causes = std::iter::successors(transport, |cause| cause.source());
+    status.code() == tonic::Code::Unavailable
+        && (transport.is_none() || causes.any(|cause| cause.is::<tonic::ConnectError>()))
+}
+
+async fn ask_while<C, T>(
+    clients: &mut [(String, C)],
+    goes_on: impl Fn(&tonic::Status) -> bool,
     call: impl AsyncFn(&mut C) -> Result<T, tonic::Status>,
 ) -> anyhow::Result<T> {
     let mut last = None;
     for (address, client) in clients {
         match call(client).await {
             Ok(answer) => return Ok(answer),
-            Err(status) if status.code() == tonic::Code::Unavailable => {
+            Err(status) if goes_on(&status) => {
                 last = Some(anyhow::anyhow!("{address}: {}", plain(&status)));
             }
             Err(status) => bail!("{address}: {}", plain(&status)),
@@ -716,7 +742,46 @@ fn life(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Status;
+
     use super::*;
+
+    /// A failure of the transport, as tonic shows one.
+    #[derive(Debug)]
+    struct Broken(Status);
+
+    impl std::fmt::Display for Broken {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("the connection broke")
+        }
+    }
+
+    impl std::error::Error for Broken {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_done_is_not_asked_of_another_node() {
+        let refused = || Status::from_error(Box::new(tonic::ConnectError("refused".into())));
+        let broken = || Status::from_error(Box::new(Broken(Status::unavailable("silent"))));
+        let asked = async |first: fn() -> Status| {
+            let mut nodes = [("a".to_owned(), 1), ("b".to_owned(), 2)];
+            ask_once(&mut nodes, async |node: &mut i32| match *node {
+                1 => Err(first()),
+                other => Ok(other),
+            })
+            .await
+        };
+        let unready = || Status::unavailable("no master key");
+        for nothing_done in [refused as fn() -> Status, unready] {
+            assert_eq!(asked(nothing_done).await.unwrap(), 2);
+        }
+        for perhaps_done in [broken as fn() -> Status, || Status::aborted("unknown")] {
+            assert!(asked(perhaps_done).await.is_err());
+        }
+    }
 
     #[test]
     fn no_id_loses_digits_in_json() {

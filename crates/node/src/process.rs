@@ -1,5 +1,6 @@
 //! What every long-running command of this program does: logs, signals, a stop in a bounded time.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,12 +15,17 @@ use crate::telemetry::Telemetry;
 /// How long a stop takes at most, besides requests in flight: a disk may hang.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// How a process logs, and how long it waits for requests in flight when it stops.
+/// Threads for calls that may block, besides those that disks may hold up.
+const THREADS: usize = 512;
+
+/// How a process logs, how long it waits for requests in flight when it stops, and what may hang in it.
 pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) otlp_endpoint: Option<String>,
     pub(crate) drain: Duration,
+    /// Calls that its disks may hold up for as long as they like.
+    pub(crate) disk_calls: usize,
 }
 
 /// What a stop is at, for whoever has waited long enough.
@@ -77,14 +83,19 @@ pub(crate) fn run<R: Running>(
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
         tracing::debug!(%error, "no background thread for the allocator");
     }
-    let threads = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
+    let threads = executor(settings.disk_calls).context("cannot start the async runtime")?;
     let outcome = threads.block_on(serve(settings, start));
     // A call may hang in a disk that no longer answers.
     threads.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// The threads of a process. Metadata, on a disk that is well, does not wait for disks that hang.
+fn executor(disk_calls: usize) -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS + disk_calls)
+        .build()
 }
 
 async fn serve<R: Running>(
@@ -183,8 +194,10 @@ async fn run_until<R: Running>(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+    use granary_blob::BlobConfig;
+    use parking_lot::Condvar;
     use tokio::sync::Notify;
 
     use super::*;
@@ -268,5 +281,37 @@ mod tests {
         };
         let (said, _) = ends(true, hangs).await;
         assert!(said.starts_with("handing over did not end"), "{said}");
+    }
+
+    #[test]
+    fn calls_that_hang_in_disks_leave_threads_to_the_others() {
+        let calls = 16 * BlobConfig::for_cluster("test").calls_max();
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let begun = Arc::new(AtomicUsize::new(0));
+        let executor = executor(calls).unwrap();
+        executor.block_on(async {
+            let runtime = Runtime::system();
+            for _ in 0..calls {
+                let (pool, gate, begun) = (runtime.clone(), gate.clone(), begun.clone());
+                let hang = move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    let mut open = gate.0.lock();
+                    while !*open {
+                        gate.1.wait(&mut open);
+                    }
+                };
+                runtime.spawn(async move { pool.blocking(hang).await });
+            }
+            let answered = async {
+                while begun.load(Ordering::SeqCst) < calls {
+                    runtime.sleep(Duration::from_millis(5)).await;
+                }
+                runtime.blocking(|| ()).await
+            };
+            let answered = within(Duration::from_secs(60), answered).await;
+            *gate.0.lock() = true;
+            gate.1.notify_all();
+            assert!(matches!(answered, Ok(Ok(()))), "it waits for disks");
+        });
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn run(mut config: ServerConfig) -> anyhow::Result<()> {
         log_format: config.log_format,
         otlp_endpoint: config.otlp_endpoint.clone(),
         drain: Duration::from_millis(config.gateway.drain_timeout_ms),
+        disk_calls: config.data.len() * config.storage.for_cluster("any").calls_max(),
     };
     process::run(
         &settings,

@@ -67,6 +67,8 @@ pub mod ec {
     pub const V4_EXPIRES: &str = "0002-00009006";
     /// MissingArgument: an append or a seal without a position.
     pub const POSITION_MISSING: &str = "0016-00000501";
+    /// An append that names a version (troubleshooting page).
+    pub const APPEND_VERSION_ID: &str = "0016-00000504";
     /// GetObjectAcl by somebody who may not (troubleshooting page).
     pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
     /// PutObjectAcl by somebody who may not (troubleshooting page).
@@ -111,6 +113,12 @@ pub mod ec {
     pub const NO_SUCH_UPLOAD_COMPLETE: &str = "0042-00009405";
     /// MalformedXML from CompleteMultipartUpload (seen in the Go SDK's recorded answers).
     pub const MALFORMED_COMPLETE: &str = "0042-00000205";
+    /// A `versionId` that is empty (troubleshooting page).
+    pub const VERSION_ID_EMPTY: &str = "0012-00000201";
+    /// A `versionId` that is none (troubleshooting page).
+    pub const VERSION_ID_INVALID: &str = "0012-00000202";
+    /// An empty `VersionId` in the body of DeleteMultipleObjects (troubleshooting page).
+    pub const DELETE_EMPTY_VERSION_ID: &str = "0016-00000612";
     /// MalformedXML from DeleteMultipleObjects (seen in the Go SDK's recorded answers).
     pub const MALFORMED_DELETE: &str = "0016-00000608";
     /// NoSuchUpload from UploadPartCopy (asserted by the Go SDK's tests).
@@ -231,13 +239,16 @@ impl OssError {
         &self.headers
     }
 
-    fn xml(&self, request_id: &str, host_id: &str, with: impl Fn(&str) -> bool) -> Vec<u8> {
+    /// The document, with a shorter message and without those elements that have more bytes.
+    fn xml(&self, request_id: &str, host_id: &str, text_bytes_max: usize) -> Vec<u8> {
+        let fits = |text: &str| text.len() <= text_bytes_max;
+        let message = Some(&*self.message).filter(|message| fits(message));
         let mut xml = Writer::new("Error");
-        xml.elem("Code", self.code.as_str());
-        xml.elem("Message", &self.message);
-        xml.elem("RequestId", request_id);
-        xml.elem("HostId", host_id);
-        for (name, value) in self.extras.iter().filter(|(name, _)| with(name)) {
+        xml.elem("Code", self.code.as_str())
+            .elem("Message", message.unwrap_or(self.code.default_message()))
+            .elem("RequestId", request_id)
+            .elem_if("HostId", Some(host_id).filter(|host| fits(host)));
+        for (name, value) in self.extras.iter().filter(|(_, value)| fits(value)) {
             xml.elem(name, value);
         }
         xml.elem("EC", self.ec);
@@ -247,19 +258,20 @@ impl OssError {
 
 /// The XML document of an error answer.
 pub fn render_error(error: &OssError, request_id: &str, host_id: &str) -> Vec<u8> {
-    error.xml(request_id, host_id, |_| true)
+    error.xml(request_id, host_id, usize::MAX)
 }
 
 /// The value of `x-oss-err`, which carries the document where a body is not allowed (HEAD).
 ///
-/// A string to sign can be long; its copies are left out when the header would pass 8 KiB, the
-/// limit of common proxies.
+/// What a client sent can be long, and a string to sign is longer: the longest elements are left out
+/// when the header would pass 8 KiB, the limit of common proxies.
 pub fn render_error_header(error: &OssError, request_id: &str, host_id: &str) -> HeaderValue {
     const DOCUMENT_BYTES_MAX: usize = 6 * 1024;
-    let mut document = error.xml(request_id, host_id, |_| true);
-    if document.len() > DOCUMENT_BYTES_MAX {
-        let bulky = ["StringToSign", "StringToSignBytes", "CanonicalRequest"];
-        document = error.xml(request_id, host_id, |name| !bulky.contains(&name));
+    let mut document = error.xml(request_id, host_id, usize::MAX);
+    for text_bytes_max in [1024, 256, 0] {
+        if document.len() > DOCUMENT_BYTES_MAX {
+            document = error.xml(request_id, host_id, text_bytes_max);
+        }
     }
     HeaderValue::try_from(STANDARD.encode(document)).expect("base64 is a legal header value")
 }
@@ -308,7 +320,40 @@ mod tests {
         let error = OssError::new(ErrorCode::SignatureDoesNotMatch)
             .extra("OSSAccessKeyId", "ak")
             .extra("StringToSign", "x".repeat(64 * 1024));
-        assert!(render_error_header(&error, "r", "h").len() < 8 * 1024);
+        let header = render_error_header(&error, "r", "h");
+        assert!(header.len() < 8 * 1024);
+        let document = STANDARD.decode(header.as_bytes()).unwrap();
+        let document = String::from_utf8(document).unwrap();
+        assert!(document.contains("<OSSAccessKeyId>ak</OSSAccessKeyId>"));
+        let error = OssError::invalid_argument("no id", "versionId", "&".repeat(60 * 1024));
+        let header = render_error_header(&error, "r", "h");
+        assert!(header.len() < 8 * 1024);
+        let document = STANDARD.decode(header.as_bytes()).unwrap();
+        let document = String::from_utf8(document).unwrap();
+        assert!(document.contains("<Code>InvalidArgument</Code>"));
+    }
+
+    #[test]
+    fn the_header_form_is_bounded_whatever_a_client_sent() {
+        // The first says what is long, the others say less and less.
+        let long = |c: char, bytes: usize| c.to_string().repeat(bytes / c.len_utf8());
+        for (message, value) in [
+            ("short".to_owned(), long('v', 32 * 1024)),
+            (long('m', 32 * 1024), "short".to_owned()),
+            (long('\u{1}', 500), long('\u{7f}', 500)),
+            (long('\u{1}', 32 * 1024), long('\u{7f}', 32 * 1024)),
+        ] {
+            let error = OssError::invalid_argument(message, "position", value.as_str())
+                .extra("One", long('\u{7f}', 500))
+                .extra("Another", long('\u{7f}', 500));
+            let header = render_error_header(&error, "r", &long('h', 32 * 1024));
+            assert!(header.len() < 8 * 1024, "{} bytes", header.len());
+            let document = STANDARD.decode(header.as_bytes()).unwrap();
+            let document = crate::xml::parse(&document, "Error").unwrap();
+            let text = |name| document.required(name).unwrap().text();
+            assert_eq!(text("Code"), "InvalidArgument");
+            assert_eq!(text("EC"), error.ec_text());
+        }
     }
 
     #[test]

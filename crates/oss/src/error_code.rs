@@ -61,18 +61,14 @@ error_codes! {
     PartNotSequential              BAD_REQUEST           "0042-00009203" "The part is not sequential." // own
     InvalidTargetType              BAD_REQUEST           "0016-00009404" "The type of the symbolic link's target is not valid." // own
     NotSymlink                     BAD_REQUEST           "0026-00009404" "The object is not symlink object." // own
-    InvalidEncryptionAlgorithmError BAD_REQUEST          "0016-00009405" "The Encryption request you specified is not valid. Supported value: AES256/KMS/SM4." // own
-    InvalidEncryptionRequest       BAD_REQUEST           "0016-00009406" "The encryption request you specified is not valid." // own
     EntityTooSmall                 BAD_REQUEST           "0042-00009204" "Your proposed upload smaller than the minimum allowed size." // own
     EntityTooLarge                 BAD_REQUEST           "0016-00009407" "Your proposed upload exceeds the maximum allowed size." // own
     FieldItemTooLong               BAD_REQUEST           "0016-00009408" "Your form field item or header field is too long." // own
     IncorrectNumberOfFilesInPOSTRequest BAD_REQUEST      "0006-00009400" "POST requires exactly one file upload per request." // own
     InvalidPolicyDocument          BAD_REQUEST           "0006-00009401" "The content of the form does not meet the conditions specified in the policy document." // own
     MalformedPOSTRequest           BAD_REQUEST           "0006-00000103" "The body of your POST request is not well-formed multipart/form-data."
-    KeyTooLong                     BAD_REQUEST           "0016-00000002" "Your key is too long."
     MetadataTooLarge               BAD_REQUEST           "0016-00009409" "Your metadata headers exceed the maximum allowed metadata size." // own
     MalformedXML                   BAD_REQUEST           "0015-00000231" "The XML you provided was not well-formed or did not validate against our published schema."
-    OperationNotSupported          BAD_REQUEST           "0016-00000513" "The operation is not supported for this resource"
     AppendSealedObjectNotAllowed   BAD_REQUEST           "0016-00009410" "The object has been sealed and can not be appended." // own
     RequestTimeout                 BAD_REQUEST           "0016-00009411" "Your socket connection to the server was not read from or written to within the timeout period." // own
     TooManyBuckets                 BAD_REQUEST           "0015-00000105" "You have attempted to create more buckets than allowed." // own
@@ -85,12 +81,7 @@ error_codes! {
     SignatureDoesNotMatch          FORBIDDEN             "0002-00000040" "The request signature we calculated does not match the signature you provided. Check your key and signing method."
     RequestTimeTooSkewed           FORBIDDEN             "0002-00000504" "The difference between the request time and the current time is too large."
     InvalidSecurityToken           FORBIDDEN             "0002-00009403" "The security token you provided is invalid." // own
-    SecurityTokenExpired           FORBIDDEN             "0002-00009404" "The security token you provided has expired." // own
-    SecurityTokenNotSupported      FORBIDDEN             "0002-00009405" "The security token is not supported for this operation." // own
-    UserDisable                    FORBIDDEN             "0003-00000801" "UserDisable"
     InvalidObjectState             FORBIDDEN             "0016-00009412" "The operation is not valid for the object's state" // own
-    KmsServiceNotEnabled           FORBIDDEN             "0016-00009413" "You must enable KMS service before using it." // own
-    SecondLevelDomainForbidden     FORBIDDEN             "0048-00009401" "Please use virtual hosted style to access." // own
 
     // 404: what was named is not there.
     NoSuchBucket                   NOT_FOUND             "0015-00000101" "The specified bucket does not exist."
@@ -105,7 +96,6 @@ error_codes! {
     MethodNotAllowed               METHOD_NOT_ALLOWED    "0003-00000016" "The specified method is not allowed against this resource."
     BucketAlreadyExists            CONFLICT              "0015-00000104" "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."
     BucketNotEmpty                 CONFLICT              "0015-00000301" "The bucket has objects. Please delete them first."
-    OperationAborted               CONFLICT              "0015-00009409" "A conflicting conditional operation is currently in progress against this resource. Please try again." // own
     FileAlreadyExists              CONFLICT              "0026-00000021" "The object you specified already exists and can not be overwritten." // own
     FileImmutable                  CONFLICT              "0026-00009403" "The object you specified is immutable." // own
     ObjectNotAppendable            CONFLICT              "0026-00000015" "The object is not appendable" // own

@@ -6,7 +6,8 @@
 //! serves reads under its lease. A leader that hands over asks for the vote itself and is let through.
 //!
 //! A call may be dropped at any of its waits, since the connection it came by may break: what it
-//! had begun to write is finished under its claim before anybody else may write there.
+//! had begun to write is finished under its claim before anybody else may write there, and what the
+//! state machine promised for it ends with the claim.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -249,7 +250,6 @@ impl Receiver {
         let Some(incoming) = self.incoming.lock().take_if(abandoned) else {
             return Ok(());
         };
-        self.machine.restore_given_up();
         tracing::info!("a snapshot that was received in part is dropped: its sender went away");
         self.staging(incoming, Stage::clear).await.map(drop)
     }
@@ -270,8 +270,8 @@ impl Receiver {
         }
         let unfinished = self.incoming.lock().take();
         let claim = match unfinished {
-            Some(incoming) => {
-                self.machine.restore_given_up();
+            Some(mut incoming) => {
+                incoming.claim.give_up();
                 Some(incoming.claim)
             }
             None => self.stage.claim(),
@@ -294,18 +294,21 @@ impl Receiver {
         if crc32c::crc32c(&call.data) != call.crc32c {
             return Err(RaftError::Malformed("snapshot chunk fails its checksum"));
         }
-        let incoming = self.take(call.transfer)?;
+        let mut incoming = self.take(call.transfer)?;
         if call.sequence != incoming.next {
             return Err(RaftError::Malformed("snapshot chunk out of order"));
         }
         if call.sequence == 0 {
-            let first = call.data.clone();
-            let allowed = self.asking(move |machine| machine.may_restore(&first));
-            if !allowed.await? {
-                return Err(RaftError::NotNow(
-                    "another replica of this node still has what the snapshot brings",
-                ));
-            }
+            let (first, machine) = (call.data.clone(), Arc::clone(&self.machine));
+            // The answer goes with the claim: nobody may be left to hear it.
+            let asking = move || {
+                let allowed = incoming.claim.ask(machine, &first)?;
+                Ok::<_, StateMachineError>(allowed.then_some(incoming))
+            };
+            let allowed = self.runtime.blocking(asking).await.map_err(stopped)??;
+            incoming = allowed.ok_or(RaftError::NotNow(
+                "another replica of this node still has what the snapshot brings",
+            ))?;
         }
         let put = move |stage: &Stage| stage.put(call.sequence, call.data);
         let mut incoming = self.staging(incoming, put).await?;
@@ -347,7 +350,6 @@ impl Receiver {
         self.promise.give(self.runtime.monotonic(), lease);
         // One that is not newer than what is there was refused, and nobody needs its chunks.
         if let Some(claim) = self.stage.claim() {
-            self.machine.restore_given_up();
             self.staging(claim, Stage::drop_unfinished)
                 .await
                 .map(drop)?;

@@ -301,9 +301,9 @@ impl RaftStateMachine<Types> for Machine {
                 SnapshotData::Staged {
                     chunks,
                     bookkeeping,
-                    claim: _claim,
+                    claim,
                 } => {
-                    stage.install(inner.as_ref(), chunks, &bookkeeping)?;
+                    stage.install(inner.as_ref(), chunks, &bookkeeping, claim)?;
                 }
                 SnapshotData::View(reader) => {
                     let bookkeeping = reader.bookkeeping().unwrap_or_default();

@@ -35,8 +35,44 @@ pub(crate) enum SnapshotData {
     },
 }
 
-/// The right to write to a stage and to read from it.
-pub(crate) type Claim = OwnedSemaphorePermit;
+/// The right to write to a stage and to read from it. What the state machine has promised to whoever
+/// holds it goes first, however that ends.
+pub(crate) struct Claim {
+    /// The machine that said yes to the snapshot.
+    promised: Option<Arc<dyn StateMachine>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Claim {
+    /// Asks the machine whether its state may be replaced. Blocks.
+    pub(crate) fn ask(
+        &mut self,
+        machine: Arc<dyn StateMachine>,
+        first_chunk: &Bytes,
+    ) -> Result<bool, StateMachineError> {
+        let allowed = machine.may_restore(first_chunk)?;
+        self.promised = allowed.then_some(machine);
+        Ok(allowed)
+    }
+
+    /// The snapshot will not come.
+    pub(crate) fn give_up(&mut self) {
+        if let Some(machine) = self.promised.take() {
+            machine.restore_given_up();
+        }
+    }
+
+    /// The snapshot is installed.
+    fn keep_promise(&mut self) {
+        self.promised = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
 
 /// The snapshot's identity for the consensus library.
 pub(crate) fn meta(books: &Bookkeeping) -> SnapshotMeta {
@@ -70,7 +106,11 @@ impl Stage {
 
     /// `None` while another transfer is being received or installed.
     pub(crate) fn claim(&self) -> Option<Claim> {
-        Arc::clone(&self.claims).try_acquire_owned().ok()
+        let place = Arc::clone(&self.claims).try_acquire_owned().ok()?;
+        Some(Claim {
+            promised: None,
+            _place: place,
+        })
     }
 
     fn clearing(&self) -> WriteBatch {
@@ -120,6 +160,7 @@ impl Stage {
         machine: &dyn StateMachine,
         chunks: u64,
         bookkeeping: &Bytes,
+        mut claim: Claim,
     ) -> Result<(), StateMachineError> {
         let mut mark = BytesMut::with_capacity(8 + bookkeeping.len());
         mark.put_u64(chunks);
@@ -128,7 +169,9 @@ impl Stage {
         batch.put(Space::Log, key(self.shard, Kind::Staged, 0), mark.freeze());
         self.kv.write(batch)?;
         self.kv.sync()?;
-        self.replace(machine, chunks, bookkeeping)
+        self.replace(machine, chunks, bookkeeping)?;
+        claim.keep_promise();
+        Ok(())
     }
 
     fn replace(

@@ -146,6 +146,7 @@ impl Gateway {
             at: bucket.position(key),
             redundancy: Redundancy::Lrs,
             storage_class: StorageClass::Standard,
+            continues: None,
         }
     }
 

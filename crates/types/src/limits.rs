@@ -60,6 +60,8 @@ pub const BUCKET_TAGS_MAX: usize = 20;
 pub const BUCKET_TAG_KEY_BYTES_MAX: usize = 64;
 /// Bytes of the value of a bucket's tag (API reference, PutBucketTags).
 pub const BUCKET_TAG_VALUE_BYTES_MAX: usize = 128;
+/// Bytes of the id of a resource group; those of the service have about twenty.
+pub const RESOURCE_GROUP_BYTES_MAX: usize = 64;
 
 /// Bytes of the name of a form's field (API reference, PostObject: 8 KB).
 pub const FORM_FIELD_NAME_BYTES_MAX: usize = 8 * 1024;

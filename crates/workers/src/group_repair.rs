@@ -2,8 +2,8 @@
 //! from one that has it, and carries tombstones to where they are missing.
 //!
 //! It never copies what is tombstoned, nor what no commit can bring to life any more. What no complete
-//! member holds it asks the metadata for first: such a copy may be of a chunk that was deleted while
-//! its disk was away. What no member holds at all is copied from a disk outside of the group that has
+//! member holds, or one member alone, it asks the metadata for first: such a copy may be of a chunk that
+//! was deleted while its disk was away, or while it was being copied. What no member holds at all is copied from a disk outside of the group that has
 //! it, when a row names it. It counts what stays below its redundancy, and says so rather than "done".
 
 use std::collections::{HashMap, HashSet};
@@ -101,8 +101,8 @@ struct Lacking {
     tombstones: Vec<DiskId>,
     /// Disks outside of the group that have it.
     outside: Vec<DiskId>,
-    /// It would have to be copied, and no complete member holds it, or another one says that it was
-    /// deleted.
+    /// It would have to be copied, and no complete member holds it, or no other member does, or another
+    /// one says that it was deleted.
     doubtful: bool,
 }
 
@@ -214,10 +214,15 @@ impl GroupRepair {
             } else if held < copies || !found.tombstones.is_empty() || !found.damaged.is_empty() {
                 to_copy += usize::from(held < targets.len());
                 let doubtful = held < targets.len() || found.live.is_empty();
+                // A copy that was on its way to one member while the chunk was deleted comes back there,
+                // once everybody has forgotten the deletion.
+                let is_alone = found.live.len() + found.damaged.len() <= 1;
                 lacking.push(Lacking {
                     // A complete member that was given up is not told of deletions any more.
                     doubtful: doubtful
-                        && (!found.is_held_for_certain(group) || !found.tombstones.is_empty()),
+                        && (is_alone
+                            || !found.is_held_for_certain(group)
+                            || !found.tombstones.is_empty()),
                     entry: found.entry,
                     live: found.live,
                     damaged: found.damaged,

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use granary_blob_api::{BlobError, ChunkEntry};
-use granary_datapath::ClusterView;
+use granary_datapath::{ClusterMap, ClusterView};
 use granary_meta_api::Meta;
 use granary_runtime::within;
 use granary_types::{ChunkId, DiskId, PgId};
@@ -33,9 +33,47 @@ pub struct OrphanSweep {
     deleter: ChunkDeleter,
     metrics: WorkerMetrics,
     eviction: Eviction,
+    order: Order,
     at: Cursor,
     strangers: Strangers,
     backups: Backups,
+}
+
+/// What a pass goes through, in order, by the map of an epoch: looking for the next place in the map
+/// itself would take as long as the map is large, for every page.
+#[derive(Debug, Default)]
+struct Order {
+    epoch: u64,
+    members: Vec<(PgId, DiskId)>,
+    disks: Vec<DiskId>,
+}
+
+impl Order {
+    /// Follows a map that is another one than before.
+    fn follow(&mut self, map: &ClusterMap) {
+        if self.epoch == map.epoch() {
+            return;
+        }
+        let groups = map.groups();
+        let members = groups.flat_map(|group| group.disks().map(|disk| (group.id, disk)));
+        self.members = members.collect();
+        self.members.sort_unstable();
+        self.disks = map.disks().map(|disk| DiskId(disk.id)).collect();
+        self.disks.sort_unstable();
+        self.epoch = map.epoch();
+    }
+
+    /// Members of groups, from a place on.
+    fn members_from(&self, at: (PgId, DiskId)) -> &[(PgId, DiskId)] {
+        let first = self.members.partition_point(|member| *member < at);
+        self.members.get(first..).unwrap_or_default()
+    }
+
+    /// All disks, from one on.
+    fn disks_from(&self, at: DiskId) -> &[DiskId] {
+        let first = self.disks.partition_point(|disk| *disk < at);
+        self.disks.get(first..).unwrap_or_default()
+    }
 }
 
 /// How far the disks that are no members have been looked at.
@@ -97,6 +135,7 @@ impl OrphanSweep {
             deleter: ChunkDeleter::new(view.clone()),
             view,
             metrics,
+            order: Order::default(),
             at: Cursor::default(),
             strangers: Strangers::default(),
             backups: Backups::default(),
@@ -104,14 +143,12 @@ impl OrphanSweep {
     }
 
     /// The place at or after the cursor; `None` at the end of the pass.
-    fn place(&self) -> Option<Cursor> {
+    fn place(&mut self) -> Option<Cursor> {
         let map = self.view.map();
-        let (pg, disk) = map
-            .groups()
-            .flat_map(|group| group.disks().map(|disk| (group.id, disk)))
-            .filter(|&(pg, disk)| (pg, disk) >= (self.at.pg, self.at.disk))
-            .filter(|&(_, disk)| map.is_in(disk) && self.view.is_readable(disk))
-            .min()?;
+        self.order.follow(&map);
+        let left = self.order.members_from((self.at.pg, self.at.disk));
+        let serves = |disk: DiskId| map.is_in(disk) && self.view.is_readable(disk);
+        let &(pg, disk) = left.iter().find(|&&(_, disk)| serves(disk))?;
         let here = (pg, disk) == (self.at.pg, self.at.disk);
         Some(Cursor {
             pg,
@@ -150,11 +187,12 @@ impl OrphanSweep {
 
 impl OrphanSweep {
     /// The disk in service at or after the cursor.
-    fn strange_disk(&self) -> Option<DiskId> {
-        let (map, at) = (self.view.map(), self.strangers.at.disk);
-        let disks = map.disks().map(|disk| DiskId(disk.id));
-        let serves = |disk: &DiskId| map.is_in(*disk) && self.view.is_readable(*disk);
-        disks.filter(|disk| *disk >= at && serves(disk)).min()
+    fn strange_disk(&mut self) -> Option<DiskId> {
+        let map = self.view.map();
+        self.order.follow(&map);
+        let mut left = self.order.disks_from(self.strangers.at.disk).iter();
+        let serves = |disk: &&DiskId| map.is_in(**disk) && self.view.is_readable(**disk);
+        left.find(serves).copied()
     }
 
     /// The groups of the map that a disk knows and is no member of.
@@ -286,7 +324,49 @@ impl Worker for OrphanSweep {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use granary_meta_api::pb;
+
     use super::*;
+
+    #[test]
+    fn the_order_is_made_once_for_a_map_and_has_every_member_from_any_place_on() {
+        let map = |epoch, members: &[(u32, u64)]| {
+            let mut groups: HashMap<u32, Vec<pb::state::PgMember>> = HashMap::new();
+            for &(id, disk) in members {
+                let complete = true;
+                let member = pb::state::PgMember { disk, complete };
+                groups.entry(id).or_default().push(member);
+            }
+            let group = |(id, members)| pb::state::PlacementGroup {
+                id,
+                members,
+                ..Default::default()
+            };
+            ClusterMap::from_wire(pb::ClusterMap {
+                epoch,
+                groups: groups.into_iter().map(group).collect(),
+                ..Default::default()
+            })
+        };
+        let members = [(1, 5), (1, 7), (2, 3), (2, 7), (9, 1)];
+        let mut order = Order::default();
+        order.follow(&map(1, &members));
+        let from = |order: &Order, pg, disk| -> Vec<(u32, u64)> {
+            let left = order.members_from((PgId(pg), DiskId(disk)));
+            left.iter().map(|(pg, disk)| (pg.0, disk.0)).collect()
+        };
+        assert_eq!(from(&order, 0, 0), members);
+        assert_eq!(from(&order, 1, 7), members[1..]);
+        assert_eq!(from(&order, 1, 8), members[2..]);
+        assert!(from(&order, 9, 2).is_empty());
+        let made = order.members.as_ptr();
+        order.follow(&map(1, &members));
+        assert_eq!(order.members.as_ptr(), made, "made again for nothing");
+        order.follow(&map(2, &members[..2]));
+        assert_eq!(from(&order, 0, 0), members[..2]);
+    }
 
     #[test]
     fn cursors_survive_the_lease() {

@@ -11,8 +11,10 @@ mod backfill;
 mod growth;
 mod layout;
 mod membership;
+mod silence;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use granary_datapath::{ClusterView, DataPath, MAP_AGE_MAX};
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::group_repair::GroupRepair;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
+pub use silence::Silence;
 
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -60,6 +63,10 @@ pub struct PlacementKeeper {
     config: KeeperConfig,
     /// Since when (monotonic) a disk is away, and whether its node answers without it.
     away: HashMap<DiskId, (Duration, bool)>,
+    /// So much is silent that nobody is given up for it.
+    silence: Arc<Mutex<Option<Silence>>>,
+    /// A disk would have been given up but for that.
+    holds_back: bool,
     /// Since when (monotonic) at the latest the root says that a disk is not in service.
     out: HashMap<DiskId, Duration>,
     /// Epochs that disks have confirmed to this process.
@@ -110,12 +117,21 @@ impl PlacementKeeper {
             meta,
             config,
             away: HashMap::new(),
+            silence: Arc::default(),
+            holds_back: false,
             out: HashMap::new(),
             opened: HashMap::new(),
             asked: HashMap::new(),
             filling: Mutex::default(),
             resting: Mutex::default(),
         }
+    }
+
+    /// What is silent, while it is so much that nobody is given up for it, as the last tick saw it. A
+    /// handle that stays valid while the worker runs.
+    pub fn silence(&self) -> impl Fn() -> Option<Silence> + Send + Sync + 'static + use<> {
+        let silence = Arc::clone(&self.silence);
+        move || *silence.lock()
     }
 }
 
@@ -129,6 +145,11 @@ impl Worker for PlacementKeeper {
         // Since when a disk is away, or out, is known only to who has looked all the time.
         self.away.clear();
         self.out.clear();
+    }
+
+    /// Others may reach what is silent here.
+    fn gives_way(&self) -> bool {
+        self.holds_back
     }
 
     async fn tick(&mut self, _lease_token: u64) -> Result<Tick, WorkerError> {

@@ -54,6 +54,9 @@ pub struct RedundancyStatus {
     pub below_target: u64,
     /// Chunks that objects refer to and of which no disk that answers has a copy.
     pub lost: u64,
+    /// Chunks below their redundancy that no repair can help, because their zone has no disks for as
+    /// many copies as LRS has elsewhere.
+    pub narrow: u64,
     /// Groups that could not be compared, because a member did not answer: their chunks are in
     /// none of the numbers.
     pub groups_unknown: u64,
@@ -242,6 +245,7 @@ impl RedundancyWorker {
                 chunks: pass.chunks + lost + unheard,
                 below_target,
                 lost,
+                narrow: pass.narrow,
                 groups_unknown: pass.groups_unknown,
                 began_ms: pass.began_ms,
                 finished_ms: self.runtime.now().as_millis(),

@@ -187,11 +187,14 @@ impl<W: Worker> Runner<W> {
             Ok(tick) => {
                 self.pause = FIRST_PAUSE;
                 self.metrics.ticked(W::NAME, "ok");
-                let mut state = self.control.state.lock();
-                state.ticks += 1;
-                state.idle = tick == Tick::Done;
-                state.last_error.clear();
-                drop(state);
+                self.succeeded(tick);
+                if self.worker.gives_way() {
+                    tracing::info!(worker = W::NAME, "gives way to another process");
+                    self.release().await;
+                    self.lose_lease();
+                    // Longer than anybody waits who asks for it now and then.
+                    return self.jittered(self.config.lease_ttl * 2);
+                }
                 match tick {
                     Tick::More => Duration::ZERO,
                     Tick::Done => self.jittered(self.config.interval),
@@ -244,6 +247,13 @@ impl<W: Worker> Runner<W> {
                 Ok(_) | Err(_) => renew_at = asked_at + FIRST_PAUSE,
             }
         }
+    }
+
+    fn succeeded(&self, tick: Tick) {
+        let mut state = self.control.state.lock();
+        state.ticks += 1;
+        state.idle = tick == Tick::Done;
+        state.last_error.clear();
     }
 
     fn failed(&mut self, error: &WorkerError) -> Duration {

@@ -9,6 +9,7 @@ mod growth;
 mod hanging;
 mod rescue;
 mod scrub;
+mod silence;
 mod world;
 
 use std::collections::BTreeSet;

@@ -27,6 +27,12 @@ pub trait Worker: Send + 'static {
     /// Does a bounded amount of work. `lease_token` goes into the commands that ask for one.
     fn tick(&mut self, lease_token: u64) -> impl Future<Output = Result<Tick, WorkerError>> + Send;
 
+    /// True when another process may do better than the tick that has just ended: the lease is let go, and
+    /// asked for again after all others had the chance.
+    fn gives_way(&self) -> bool {
+        false
+    }
+
     /// Where a successor should go on; empty when it does not matter.
     fn cursor(&self) -> Bytes {
         Bytes::new()

@@ -22,7 +22,7 @@ use granary_types::{BucketId, ChunkId, DiskId, ObjectId, PgId};
 use crate::{BlobError, BlobNode, Block, ChunkEntry, ChunkOwner, GetChunk, PutChunk};
 
 pub use faulty::{Fault, Faults, FaultyBlobNode, PersistentBlobNode};
-pub use pipe::over_pipe;
+pub use pipe::{over_pipe, over_pipe_within};
 
 /// The epoch at which cases open their group.
 const EPOCH: u64 = 3;

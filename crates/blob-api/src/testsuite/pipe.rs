@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio_stream::StreamExt;
 use tonic::transport::{Endpoint, Server};
 
-use crate::{BlobNode, BlobService, GrpcBlobNode};
+use crate::{BlobNode, BlobService, GrpcBlobNode, ServerLimits};
 
 /// Bytes the pipe holds in each direction.
 const PIPE_BYTES: usize = 1024 * 1024;
@@ -23,6 +23,19 @@ pub async fn over_pipe(
     node: Arc<dyn BlobNode>,
     deadline: Duration,
 ) -> Arc<dyn BlobNode> {
+    over_pipe_within(runtime, node, deadline, ServerLimits::default()).await
+}
+
+/// The same, with other limits of the server.
+///
+/// # Panics
+/// As [`over_pipe`].
+pub async fn over_pipe_within(
+    runtime: &Runtime,
+    node: Arc<dyn BlobNode>,
+    deadline: Duration,
+    limits: ServerLimits,
+) -> Arc<dyn BlobNode> {
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let shutdown = runtime.shutdown().clone();
     runtime.spawn(async move {
@@ -31,7 +44,7 @@ pub async fn over_pipe(
         let incoming = incoming.chain(tokio_stream::pending());
         // The pipe ends with the test; there is nobody left to tell about it.
         let _ = Server::builder()
-            .add_service(BlobService::server(node))
+            .add_service(BlobService::new(node, limits))
             .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
             .await;
     });

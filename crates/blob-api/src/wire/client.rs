@@ -62,7 +62,12 @@ impl BlobNode for GrpcBlobNode {
     async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
         let request = self.request(convert::put_request(disk, chunk));
         let mut client = self.client.clone();
-        self.answer(client.put(request)).await.map(|_| ())
+        match self.answer(client.put(request)).await {
+            Ok(_) => Ok(()),
+            // A node without memory says so before it has read which disk the chunk is for.
+            Err(BlobError::Busy(_)) => Err(BlobError::Busy(disk)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {

@@ -3,10 +3,11 @@
 mod client;
 mod convert;
 mod fault;
+mod room;
 mod server;
 
 pub use client::GrpcBlobNode;
-pub use server::BlobService;
+pub use server::{BlobService, ServerLimits};
 
 /// Bytes of one gRPC message at most: a whole chunk and its framing fit twice over.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -1,27 +1,116 @@
 //! The gRPC service in front of any storage node.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use granary_types::limits::CHUNK_BYTES_MAX;
 use granary_types::{BucketId, DiskId, PgId};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 
+use super::room::{Room, Share, SharedBody};
 use super::{MESSAGE_BYTES_MAX, convert, fault};
 use crate::pb::{self, blob_server::BlobServer};
 use crate::{BlobError, BlobNode};
 
+/// The call whose body is a chunk.
+const PUT: &str = "/Put";
+
+/// Memory that the chunks of all callers together may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// For chunks to be stored, from their first byte until the disk has answered, in bytes. Half of
+    /// it is the most for one disk.
+    pub put_bytes: u64,
+    /// For chunks that were asked for, until they are sent, in bytes. Half of it is the most for one
+    /// disk.
+    pub get_bytes: u64,
+}
+
+impl Default for ServerLimits {
+    /// One gateway's whole write buffer fits into the half of a disk (192 MiB), and everything that a
+    /// disk reads at once (128 MiB).
+    fn default() -> Self {
+        Self {
+            put_bytes: 512 * 1024 * 1024,
+            get_bytes: 512 * 1024 * 1024,
+        }
+    }
+}
+
 /// Serves a [`BlobNode`]. The deadline that a client sends is enforced by tonic's server.
 #[derive(Clone)]
 pub struct BlobService {
-    node: Arc<dyn BlobNode>,
+    server: BlobServer<Calls>,
+    puts: Arc<Room>,
+    gets: Arc<Room>,
 }
 
 impl BlobService {
     /// The service to add to a tonic server, with its message limits set.
-    pub fn server(node: Arc<dyn BlobNode>) -> BlobServer<Self> {
-        BlobServer::new(Self { node })
+    pub fn new(node: Arc<dyn BlobNode>, limits: ServerLimits) -> Self {
+        let server = BlobServer::new(Calls { node })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Self {
+            server,
+            puts: Room::new(limits.put_bytes),
+            gets: Room::new(limits.get_bytes),
+        }
     }
+}
+
+impl NamedService for BlobService {
+    const NAME: &'static str = <BlobServer<Calls> as NamedService>::NAME;
+}
+
+impl Service<http::Request<Body>> for BlobService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (mut parts, mut body) = request.into_parts();
+        let share = if parts.uri.path().ends_with(PUT) {
+            let share = Share::of(&self.puts);
+            body = SharedBody::coming_in(body, &share);
+            share
+        } else {
+            Share::of(&self.gets)
+        };
+        parts.extensions.insert(Arc::clone(&share));
+        let answering = self.server.call(http::Request::from_parts(parts, body));
+        Box::pin(async move {
+            let (parts, body) = answering.await?.into_parts();
+            let body = SharedBody::going_out(body, share);
+            Ok(http::Response::from_parts(parts, body))
+        })
+    }
+}
+
+/// The calls themselves.
+#[derive(Clone)]
+struct Calls {
+    node: Arc<dyn BlobNode>,
+}
+
+/// Counts what a call holds as a disk's, with so many bytes more.
+fn take_room<T>(request: &Request<T>, disk: DiskId, bytes: u64) -> Result<(), Status> {
+    let Some(share) = request.extensions().get::<Arc<Share>>() else {
+        return Ok(());
+    };
+    let taken = match share.grow(bytes) {
+        true => share.assign(disk),
+        false => Err(BlobError::Busy(disk)),
+    };
+    checked(taken)
 }
 
 fn answer<T, R>(outcome: Result<T, BlobError>, reply: impl FnOnce(T) -> R) -> Answer<R> {
@@ -38,8 +127,9 @@ fn checked<T>(value: Result<T, BlobError>) -> Result<T, Status> {
 }
 
 #[tonic::async_trait]
-impl pb::blob_server::Blob for BlobService {
+impl pb::blob_server::Blob for Calls {
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutReply> {
+        take_room(&request, DiskId(request.get_ref().disk), 0)?;
         let request = request.into_inner();
         let disk = DiskId(request.disk);
         let chunk = checked(convert::put_chunk(request))?;
@@ -47,12 +137,11 @@ impl pb::blob_server::Blob for BlobService {
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Answer<pb::GetReply> {
-        let request = request.into_inner();
-        let range = checked(convert::get_chunk(&request))?;
-        answer(
-            self.node.get(DiskId(request.disk), range).await,
-            convert::get_reply,
-        )
+        let disk = DiskId(request.get_ref().disk);
+        let range = checked(convert::get_chunk(request.get_ref()))?;
+        let length = (range.length as usize).min(CHUNK_BYTES_MAX);
+        take_room(&request, disk, length as u64)?;
+        answer(self.node.get(disk, range).await, convert::get_reply)
     }
 
     async fn copy(&self, request: Request<pb::CopyRequest>) -> Answer<pb::CopyReply> {

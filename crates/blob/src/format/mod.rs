@@ -17,8 +17,8 @@ pub(crate) use index::{
 };
 pub(crate) use record::{
     BLOCK_SUM_BYTES, HEADER_BYTES, Header, Kind, MAGIC as RECORD_MAGIC, NO_OWNER, NOTE_BYTES,
-    PgEpoch, RECORD_BYTES_MAX, TOMBSTONES_PER_RECORD, Tombstone, block_sum, chunk_record_bytes,
-    decode_epochs, decode_tombstones, encode_epochs, encode_tombstones, range_span,
+    PgEpoch, TOMBSTONES_PER_RECORD, Tombstone, block_sum, chunk_record_bytes, decode_epochs,
+    decode_tombstones, encode_epochs, encode_tombstones, range_span,
 };
 pub(crate) use volume::{VERSION as VOLUME_FORMAT, VOLUME_HEADER_BYTES, VolumeHeader};
 

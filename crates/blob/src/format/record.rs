@@ -22,9 +22,6 @@ pub(crate) const BLOCK_SUM_BYTES: usize = 4;
 /// Bytes of one tombstone or epoch in a record.
 pub(crate) const NOTE_BYTES: usize = 64;
 pub(crate) const TOMBSTONES_PER_RECORD: usize = 1024;
-/// The longest record.
-pub(crate) const RECORD_BYTES_MAX: u64 =
-    (HEADER_BYTES + CHUNK_BYTES_MAX + CHUNK_BYTES_MAX / BLOCK_BYTES * BLOCK_SUM_BYTES) as u64;
 
 const FORGOTTEN: u32 = 1;
 

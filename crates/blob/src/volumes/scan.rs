@@ -8,28 +8,10 @@ use std::sync::Arc;
 
 use granary_vfs::VfsFile;
 
-use crate::format::{HEADER_BYTES, Header, PAGE_BYTES, RECORD_BYTES_MAX, RECORD_MAGIC};
+use crate::format::{HEADER_BYTES, Header, PAGE_BYTES, RECORD_MAGIC};
 
 /// Bytes read at once while looking for the next readable header.
 const SEARCH_BYTES: usize = 256 * 1024;
-
-/// How far to look for a next record behind bytes that are none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Search {
-    /// To the end of the file.
-    WholeFile,
-    /// As far as a few damaged records reach: behind the tail of the active volume are only zeros.
-    NearTail,
-}
-
-impl Search {
-    fn reach(self) -> u64 {
-        match self {
-            Search::WholeFile => u64::MAX,
-            Search::NearTail => 2 * RECORD_BYTES_MAX + 16 * PAGE_BYTES,
-        }
-    }
-}
 
 /// What the walk came to.
 #[derive(Clone, Copy, Debug)]
@@ -46,24 +28,17 @@ pub(crate) struct Scan {
     seal: u64,
     end: u64,
     offset: u64,
-    search: Search,
 }
 
 impl Scan {
     /// Walks a volume from `offset`, where a record begins or may begin.
-    pub(crate) fn new(
-        file: Arc<dyn VfsFile>,
-        seal: u64,
-        offset: u64,
-        search: Search,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(file: Arc<dyn VfsFile>, seal: u64, offset: u64) -> io::Result<Self> {
         let end = file.len()?;
         Ok(Self {
             file,
             seal,
             end,
             offset,
-            search,
         })
     }
 
@@ -106,19 +81,15 @@ impl Scan {
     }
 
     fn find_next(&self, from: u64) -> io::Result<Option<u64>> {
-        let until = self.end.min(from.saturating_add(self.search.reach()));
         let mut at = from;
-        while at < until {
+        while at < self.end {
             let bytes = self.file.read_at(at, SEARCH_BYTES)?;
             if bytes.is_empty() {
                 break;
             }
             for (n, page) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
                 let place = at + n as u64 * PAGE_BYTES;
-                if place < until
-                    && page.starts_with(RECORD_MAGIC)
-                    && self.readable(place, page).is_some()
-                {
+                if page.starts_with(RECORD_MAGIC) && self.readable(place, page).is_some() {
                     return Ok(Some(place));
                 }
             }

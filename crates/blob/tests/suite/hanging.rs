@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use granary_blob::{BlobConfig, BlobStore, OpenError};
-use granary_blob_api::testsuite::pattern;
-use granary_blob_api::{BlobError, BlobNode, DiskHealth};
+use granary_blob_api::testsuite::{over_pipe_within, pattern};
+use granary_blob_api::{BlobError, BlobNode, DiskHealth, ServerLimits};
 use granary_kv::MemoryKv;
 use granary_runtime::{Runtime, within};
 use granary_types::DiskId;
 use granary_vfs::{DirLock, MemoryVfs, Space, Vfs, VfsFile};
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::mpsc;
 
 use crate::support::{PG, config, dir, disk_config, get, id, put};
 
@@ -339,5 +340,58 @@ async fn checking_a_disk_that_hangs_takes_one_place_and_no_more() {
         }
     };
     within(Duration::from_secs(20), checked).await.unwrap();
+    store.shutdown().await;
+}
+
+/// A slow disk collects what everybody sends to it and asks of it: that is bounded, whoever finds no
+/// room hears of it early, and other disks have room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_does_not_fill_the_memory_of_its_node() {
+    const LENGTH: usize = 100_000;
+    let runtime = Runtime::system();
+    let (store, disks, gate) = two_disks(&runtime, config()).await;
+    let (hung, other) = (disks[0], disks[1]);
+    // Ten of these chunks for one disk.
+    let limits = ServerLimits {
+        put_bytes: 2_100_000,
+        get_bytes: 2_100_000,
+    };
+    let patience = Duration::from_secs(60);
+    let server = Arc::new(store.clone());
+    let node = over_pipe_within(&runtime, server, patience, limits).await;
+    let bytes = pattern(1, LENGTH);
+    let whole = id(1000);
+    for disk in [hung, other] {
+        put(node.as_ref(), disk, whole, &bytes).await.unwrap();
+    }
+    for hang in [Hang::Sync, Hang::Read] {
+        gate.set(Some(hang));
+        let (answer, mut answers) = mpsc::channel(30);
+        for n in 0..30 {
+            let (node, bytes, answer) = (Arc::clone(&node), bytes.clone(), answer.clone());
+            runtime.spawn(async move {
+                let outcome = match hang {
+                    Hang::Read => get(node.as_ref(), hung, whole, LENGTH).await.map(|_| ()),
+                    _ => put(node.as_ref(), hung, id(n), &bytes).await,
+                };
+                answer.send(outcome).await.unwrap();
+            });
+        }
+        for n in 0..20 {
+            let refused = within(Duration::from_secs(20), answers.recv()).await;
+            let busy = Ok(Some(Err(BlobError::Busy(hung))));
+            assert_eq!(refused, busy, "{hang:?}: answer {n}");
+        }
+        let read = get(node.as_ref(), other, whole, LENGTH);
+        let read = within(Duration::from_secs(20), read).await.unwrap();
+        assert_eq!(read.unwrap(), bytes);
+        put(node.as_ref(), other, id(hang as u128), &bytes)
+            .await
+            .unwrap();
+        gate.set(None);
+        for _ in 0..10 {
+            assert_eq!(answers.recv().await, Some(Ok(())), "{hang:?}");
+        }
+    }
     store.shutdown().await;
 }

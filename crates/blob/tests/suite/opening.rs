@@ -4,9 +4,9 @@ use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
-use granary_blob::{OpenError, read_identity};
-use granary_blob_api::BlobNode;
+use granary_blob::{BlobConfig, OpenError, read_identity};
 use granary_blob_api::testsuite::pattern;
+use granary_blob_api::{BlobError, BlobNode};
 use granary_kv::MemoryKv;
 use granary_types::ChunkId;
 use granary_vfs::{CrashStyle, Vfs};
@@ -173,6 +173,99 @@ fn a_disk_that_lost_a_volume_lists_its_chunks_as_damaged() {
             }
         });
     }
+}
+
+/// Where the records of a volume begin.
+fn records(vfs: &dyn Vfs, volume: &Path) -> Vec<u64> {
+    let file = vfs.open(volume).unwrap();
+    let bytes = file.read_at(0, file.len().unwrap() as usize).unwrap();
+    let pages = bytes.chunks(4096).enumerate();
+    let begins = pages.filter(|(_, page)| page.starts_with(b"GRrc"));
+    begins.map(|(n, _)| n as u64 * 4096).collect()
+}
+
+fn overwrite(vfs: &dyn Vfs, path: &Path, at: u64) {
+    let file = vfs.open(path).unwrap();
+    file.write_at(at, &[IoSlice::new(&[0xaa; 4096])]).unwrap();
+    file.sync_data().unwrap();
+}
+
+/// The system goes down with an index that is behind: what was acknowledged is there, however many
+/// bytes before it cannot be made out.
+#[test]
+fn what_comes_behind_a_large_damaged_area_of_the_newest_volume_is_not_cut_off() {
+    const LARGE: usize = 4 << 20;
+    let config = BlobConfig {
+        volume_bytes: 64 << 20,
+        ..config()
+    };
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config, 1).await;
+        for n in 1..=6 {
+            let bytes = content(id(n), 0, LARGE);
+            machine.put(0, id(n), &bytes).await.unwrap();
+        }
+        let [volume] = machine.volumes(0).try_into().unwrap();
+        let crashed = machine.vfs.crash(1, CrashStyle::KeepAll);
+        // The first one is of the group's epoch.
+        for &at in &records(&crashed, &volume)[2..6] {
+            overwrite(&crashed, &volume, at);
+        }
+        let index = vec![MemoryKv::new()];
+        let machine = machine.revive(&runtime, crashed, index).await;
+        for n in [1, 6] {
+            let read = machine.get(0, id(n), LARGE).await;
+            assert_eq!(read, Ok(content(id(n), 0, LARGE)), "chunk {n}");
+        }
+        for n in 2..=5 {
+            let missing = Err(BlobError::ChunkNotFound(id(n)));
+            assert_eq!(machine.get(0, id(n), LARGE).await, missing);
+        }
+        // And the disk goes on where it was.
+        let bytes = content(id(7), 0, LARGE);
+        machine.put(0, id(7), &bytes).await.unwrap();
+        let machine = machine.restart(&runtime).await;
+        for n in [1, 6, 7] {
+            let read = machine.get(0, id(n), LARGE).await;
+            assert_eq!(read, Ok(content(id(n), 0, LARGE)), "chunk {n}");
+        }
+    });
+}
+
+/// The volume before the newest one ended whole: all that is in it was acknowledged.
+#[test]
+fn a_volume_that_ended_is_not_cut_because_the_newest_one_cannot_be_read() {
+    const LENGTH: usize = 50_000;
+    simulate(1, |runtime| async move {
+        let machine = Machine::new(&runtime, config(), 1).await;
+        for n in 0..10 {
+            let bytes = content(id(n), 0, LENGTH);
+            machine.put(0, id(n), &bytes).await.unwrap();
+        }
+        let volumes = machine.volumes(0);
+        let [.., ended, newest] = volumes.as_slice() else {
+            panic!("{volumes:?}");
+        };
+        let crashed = machine.vfs.crash(1, CrashStyle::KeepAll);
+        overwrite(&crashed, newest, 0);
+        let before = crashed.open(ended).unwrap().len().unwrap();
+        let last = *records(&crashed, ended).last().unwrap();
+        overwrite(&crashed, ended, last + 4096);
+        let index = vec![MemoryKv::new()];
+        let machine = machine.revive(&runtime, crashed, index).await;
+        let after = machine.vfs.open(ended).unwrap().len().unwrap();
+        assert_eq!(after, before, "the volume was cut");
+        let mut damaged = 0;
+        for n in 0..10 {
+            match machine.get(0, id(n), LENGTH).await {
+                Ok(bytes) => assert_eq!(bytes, content(id(n), 0, LENGTH)),
+                Err(BlobError::Corrupt(_)) => damaged += 1,
+                // What was in the newest one.
+                Err(error) => assert_eq!(error, BlobError::ChunkNotFound(id(n))),
+            }
+        }
+        assert_eq!(damaged, 1);
+    });
 }
 
 /// Chunks that a disk itself says it has not got as they were stored.

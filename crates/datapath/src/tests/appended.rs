@@ -11,7 +11,7 @@ use granary_types::ByteRange;
 
 use super::fakes::{Cluster, Shape};
 use super::{MIB, chunks, content, get, put, simulated, target};
-use crate::{CopyDigests, ReadSource};
+use crate::{CopyDigests, ReadError, ReadSource, WriteError};
 
 const GRACE_MS: u64 = 60_000;
 
@@ -26,6 +26,10 @@ struct Log {
 
 fn extents(payload: &pb::Payload) -> Vec<Piece> {
     payload.extents.iter().cloned().map(Piece::Extent).collect()
+}
+
+fn crc64(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Xz, bytes)
 }
 
 impl Log {
@@ -47,6 +51,8 @@ impl Log {
             run_parts: 20,
             run_bytes: 20 * 100_000,
             tail_rows: 30,
+            part_crc64: crc64(&bytes[..tail_from]),
+            run_from_crc64: crc64(&bytes[..4 * MIB]),
             ..Default::default()
         };
         let log = Self {
@@ -58,6 +64,7 @@ impl Log {
                 version: pb::state::Version {
                     object_id: Bytes::from_static(&[9; 16]),
                     size: bytes.len() as u64,
+                    crc64: crc64(&bytes),
                     body: Some(pb::state::Body {
                         place: Some(Place::Appended(body)),
                     }),
@@ -208,5 +215,32 @@ fn a_fold_takes_the_tail_or_the_small_parts_too() {
         log.body().run_parts = 1;
         let nothing = cluster.path.fold(log.source.clone(), target()).await;
         assert!(nothing.unwrap().is_none());
+    });
+}
+
+/// The shard cannot notice when somebody appends meanwhile, and what a fold replaces is deleted.
+#[test]
+fn a_fold_that_read_other_bytes_than_were_appended_is_given_up() {
+    simulated(async {
+        let cluster = Cluster::start(shape()).await;
+        let mut log = Log::write(&cluster).await;
+        let Some(Piece::Inline(row)) = log.tail.last_mut() else {
+            panic!("a row of the tail");
+        };
+        let mut damaged = row.to_vec();
+        damaged[17] ^= 1;
+        *row = damaged.into();
+        let pieces = [&log.large[..], &log.small, &log.tail].concat();
+        cluster
+            .meta
+            .set_appended(&log.source.version.object_id, pieces);
+        for run_parts in [20, 63] {
+            log.body().run_parts = run_parts;
+            let folded = cluster.path.fold(log.source.clone(), target()).await;
+            assert!(
+                matches!(folded, Err(WriteError::Source(ReadError::Malformed(_)))),
+                "{folded:?}"
+            );
+        }
     });
 }

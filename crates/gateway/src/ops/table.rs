@@ -48,6 +48,9 @@ pub(crate) struct Row {
     pub(crate) handler: Handler,
     /// Whether there is any.
     pub(crate) built: bool,
+    /// The error of the code that reads its input, for tests with heads of every kind.
+    #[cfg(test)]
+    pub(crate) refusal: fn(&crate::head::Head) -> Option<granary_oss::OssError>,
 }
 
 /// A condition on a request.
@@ -188,6 +191,8 @@ macro_rules! operations {
             action: Action::new(operations!(@action $name $($action)?), Access::$access),
             handler: operations!(@handler $work $name),
             built: operations!(@built $work),
+            #[cfg(test)]
+            refusal: operations!(@refusal $work $name),
         }),*];
     };
     (@action $name:ident $action:literal) => { $action };
@@ -196,6 +201,8 @@ macro_rules! operations {
     (@handler later $name:ident) => { later };
     // Done by the operations that it modifies; no request reaches it.
     (@handler modifier $name:ident) => { later };
+    (@refusal built $name:ident) => { |head| <$name as super::Operation>::parse(head).err() };
+    (@refusal $work:ident $name:ident) => { |_| None };
     (@built built) => { true };
     (@built later) => { false };
     (@built modifier) => { true };

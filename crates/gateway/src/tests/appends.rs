@@ -343,8 +343,17 @@ async fn an_append_makes_no_version() {
     assert_eq!(append(&client, "bkt/log", 6, b"x").await.outcome(), outcome);
     let old = client.get(&format!("bkt/log?versionId={id}")).await;
     assert_eq!(old.text(), "onetwo");
+    // Above a delete marker an append makes a new object.
     client.delete("bkt/log").await;
-    assert_eq!(append(&client, "bkt/log", 0, b"x").await.outcome(), outcome);
+    let refused = append(&client, "bkt/log", 6, b"x").await;
+    let behind = (409, "PositionNotEqualToLength".to_owned());
+    assert_eq!(refused.outcome(), behind);
+    let third = append(&client, "bkt/log", 0, b"three").await;
+    assert_eq!(third.status, 200, "{}", third.text());
+    assert_ne!(third.header("x-oss-version-id"), id);
+    assert_eq!(client.get("bkt/log").await.text(), "three");
+    let old = client.get(&format!("bkt/log?versionId={id}")).await;
+    assert_eq!(old.text(), "onetwo");
 }
 
 /// Two clients that append to one object at the same place: one is told where the other has got to.

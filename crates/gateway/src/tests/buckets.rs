@@ -327,6 +327,27 @@ async fn the_stat_counts_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_resource_group_has_the_id_of_one() {
+    let served = Served::real().await;
+    let client = served.client();
+    let put = async |group: &str| {
+        let call = client.call("PUT", "grouped");
+        call.header("x-oss-resource-group-id", group).send().await
+    };
+    for group in ["team-a", &format!("rg-{}", "a".repeat(17 * 1024))] {
+        let refused = put(group).await;
+        assert_eq!(
+            refused.outcome(),
+            (400, "ResourceGroupIdPreCheckError".to_owned())
+        );
+        assert_eq!(refused.header("x-oss-ec"), "0039-00000003");
+    }
+    assert_eq!(put("rg-default-id").await.status, 200);
+    let info = client.get("grouped?bucketInfo").await;
+    assert_eq!(info.element("ResourceGroupId"), "rg-default-id");
+}
+
+#[tokio::test]
 async fn filtered_lists_have_full_pages() {
     let served = Served::real().await;
     let client = served.client();

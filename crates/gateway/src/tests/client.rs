@@ -146,6 +146,16 @@ impl Call<'_> {
         self
     }
 
+    /// One more line, in Latin-1.
+    pub(crate) fn header_line(mut self, name: &str, value: &str) -> Self {
+        let bytes: Vec<u8> = value.chars().map(|char| char as u8).collect();
+        let value = HeaderValue::from_bytes(&bytes).unwrap();
+        self.request
+            .headers
+            .append(HeaderName::try_from(name).unwrap(), value);
+        self
+    }
+
     pub(crate) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = body.as_ref().to_vec();
         self
@@ -274,10 +284,14 @@ pub(crate) async fn read_answer(stream: &mut TcpStream, is_head: bool) -> Answer
             .unwrap()
             .parse()
             .unwrap();
-        let headers: HashMap<String, String> = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
+        let mut headers: HashMap<String, String> = HashMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let all = headers.entry(name.to_ascii_lowercase()).or_default();
+            if !all.is_empty() {
+                all.push_str(", ");
+            }
+            all.push_str(value.trim());
+        }
         let bodiless = is_head || [100, 204, 304].contains(&status);
         let length: usize = match bodiless {
             true => 0,

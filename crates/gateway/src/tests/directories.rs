@@ -151,6 +151,39 @@ async fn a_directory_is_shown_as_one() {
 }
 
 #[tokio::test]
+async fn a_directory_keeps_no_attributes_and_says_so() {
+    let served = with_bucket("plain").await;
+    let client = served.client();
+    let source = client.call("PUT", "plain/source");
+    let source = source.header("x-oss-meta-a", "1").send().await;
+    assert_eq!(source.status, 200);
+    for (name, value) in [
+        ("x-oss-object-acl", "private"),
+        ("x-oss-meta-a", "1"),
+        ("x-oss-tagging", "a=1"),
+        // What is copied has metadata.
+        ("x-oss-copy-source", "/plain/source"),
+    ] {
+        let put = client.call("PUT", "plain/d/").header(name, value);
+        assert_eq!(
+            put.send().await.outcome(),
+            refused(501, "NotImplemented"),
+            "{name}"
+        );
+        assert_eq!(client.head("plain/d").await.status, 404);
+    }
+    let put = client
+        .call("PUT", "plain/d/")
+        .header("x-oss-object-acl", "default")
+        .header("content-type", "text/plain");
+    assert_eq!(put.send().await.status, 200);
+    assert_eq!(
+        client.head("plain/d").await.header("content-type"),
+        "application/x-directory"
+    );
+}
+
+#[tokio::test]
 async fn objects_and_directories_are_renamed() {
     let served = with_bucket("renames").await;
     let client = served.client();
@@ -232,6 +265,34 @@ async fn directories_are_deleted_in_steps() {
     assert_eq!(forged.outcome(), refused(400, "InvalidArgument"));
     assert_eq!(rmdir(&client, dir, &[]).await.element("DeleteNumber"), "1");
     assert_eq!(client.delete("deleting").await.status, 204);
+}
+
+#[tokio::test]
+async fn only_the_owner_deletes_what_is_in_a_directory() {
+    let served = Served::real().await;
+    let client = served.client();
+    let open = client
+        .call("PUT", "open")
+        .header("x-oss-hns-status", "enabled")
+        .header("x-oss-acl", "public-read-write");
+    assert_eq!(open.send().await.status, 200);
+    let secret = client
+        .call("PUT", "open/d/secret")
+        .header("x-oss-object-acl", "private")
+        .body("secret");
+    assert_eq!(secret.send().await.status, 200);
+    let recursive = ("x-oss-delete-recursive", "true");
+    for stranger in [served.other(), client.signing(Sign::Anonymous)] {
+        assert_eq!(stranger.delete("open/d/secret").await.status, 403);
+        let answer = rmdir(&stranger, "open/d", &[recursive]).await;
+        assert_eq!(answer.outcome(), refused(403, "AccessDenied"));
+        assert_eq!(client.get("open/d/secret").await.text(), "secret");
+        // An empty directory has nothing of its own.
+        assert_eq!(mkdir(&stranger, "open/empty").await.status, 200);
+        assert_eq!(rmdir(&stranger, "open/empty", &[]).await.status, 200);
+    }
+    let all = rmdir(&client, "open/d", &[recursive]).await;
+    assert_eq!(all.element("DeleteNumber"), "2");
 }
 
 #[tokio::test]

@@ -61,6 +61,25 @@ async fn text_is_compressed_for_clients_that_name_gzip() {
 }
 
 #[tokio::test]
+async fn a_cache_is_told_all_that_an_answer_varies_by() {
+    let (_served, client) = bucket().await;
+    put(&client, "bkt/text", "text/plain", &text(2000)).await;
+    let rules = "<CORSConfiguration><CORSRule><AllowedOrigin>http://a.example</AllowedOrigin>\
+                 <AllowedMethod>GET</AllowedMethod></CORSRule><ResponseVary>true</ResponseVary>\
+                 </CORSConfiguration>";
+    assert_eq!(client.put("bkt?cors", rules).await.status, 200);
+    let packed = client
+        .call("GET", "bkt/text")
+        .header("accept-encoding", "gzip")
+        .header("origin", "http://a.example");
+    let packed = packed.send().await;
+    assert_eq!(packed.header("content-encoding"), "gzip");
+    assert_eq!(packed.header("vary"), "Accept-Encoding, Origin");
+    let allowed = packed.header("access-control-allow-origin");
+    assert_eq!(allowed, "http://a.example");
+}
+
+#[tokio::test]
 async fn everything_else_is_sent_as_it_is() {
     let (_served, client) = bucket().await;
     let body = text(20_000);

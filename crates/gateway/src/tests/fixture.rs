@@ -126,7 +126,8 @@ fn access_key(id: &str) -> pb::AccessKeyResult {
     }
 }
 
-fn map() -> pb::ClusterMap {
+/// One shard that has everything.
+pub(crate) fn map() -> pb::ClusterMap {
     let range = pb::state::Range::default();
     let hint = pb::state::RangeHint {
         shard: 1,
@@ -158,7 +159,7 @@ impl NodeDirectory for OneNode {
     }
 }
 
-/// Metadata on an in-memory key-value store, with the first account and its key.
+/// Metadata on an in-memory key-value store, with two accounts and a key of each.
 async fn real_meta(runtime: &Runtime) -> Meta {
     let kv = Arc::new(MemoryKv::new());
     let config = MetaConfig {
@@ -185,6 +186,14 @@ async fn real_meta(runtime: &Runtime) -> Meta {
         .await
         .unwrap()
         .unwrap();
+    let second = pb::PutAccount {
+        account: Some(pb::state::Account {
+            id: 2,
+            name: "second".to_owned(),
+        }),
+        key: access_key("second").key,
+    };
+    meta.propose(second).await.unwrap().unwrap();
     meta
 }
 
@@ -294,8 +303,16 @@ impl Served {
 
     /// Over metadata with fixed answers.
     pub(crate) async fn fixed(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::answering(Arc::new(FixedMeta), change).await
+    }
+
+    /// Over a metadata service of the test's own, and no disk.
+    pub(crate) async fn answering(
+        service: Arc<dyn MetaService>,
+        change: impl FnOnce(&mut GatewayConfig),
+    ) -> Self {
         let runtime = Runtime::system();
-        let meta = Meta::new(runtime.clone(), Arc::new(FixedMeta));
+        let meta = Meta::new(runtime.clone(), service);
         let nodes: Arc<dyn NodeDirectory> = Arc::new(NoNodes);
         let view = ClusterView::new(runtime.clone(), meta.clone(), Arc::clone(&nodes));
         let config = DataPathConfig::default();

@@ -396,12 +396,14 @@ async fn completing_can_forbid_overwriting() {
 
 /// Only parts that come in order make a whole of which anything is known but the tags.
 #[tokio::test]
-async fn a_sequential_upload_of_one_part_has_its_digest() {
+async fn a_sequential_upload_has_the_digest_of_the_whole() {
     let (_served, client) = bucket().await;
-    let digest = base64::engine::general_purpose::STANDARD.encode(Md5::digest(vec![5; PART]));
+    let digest =
+        |bytes| base64::engine::general_purpose::STANDARD.encode(Md5::digest(vec![5; bytes]));
     for (query, parts, expected) in [
-        ("uploads&sequential", 1, digest.as_str()),
-        ("uploads&sequential", 2, ""),
+        ("uploads&sequential", 1, digest(PART).as_str()),
+        ("uploads&sequential", 2, digest(2 * PART).as_str()),
+        ("uploads&sequential", 3, digest(3 * PART).as_str()),
         ("uploads", 1, ""),
     ] {
         let begun = client.post(&format!("bkt/k?{query}"), "").await;

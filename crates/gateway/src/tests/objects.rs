@@ -376,7 +376,11 @@ async fn older_spellings_are_understood() {
     }
     assert_eq!(
         (head.header("content-length"), got.header("content-length")),
-        ("5", "0")
+        ("5", "5")
+    );
+    assert_eq!(
+        (head.header("connection"), got.header("connection")),
+        ("keep-alive", "close")
     );
     let link = client
         .call("PUT", "bkt/link?symlink")
@@ -609,6 +613,73 @@ async fn access_follows_the_lists() {
 }
 
 #[tokio::test]
+async fn who_may_not_delete_one_of_many_deletes_none() {
+    let served = Served::real().await;
+    let client = served.client();
+    let open = client
+        .call("PUT", "open")
+        .header("x-oss-acl", "public-read-write");
+    assert_eq!(open.send().await.status, 200);
+    let names: Vec<_> = (0..3).map(|n| format!("open/{n}")).collect();
+    for name in &names {
+        client.put(name, "x").await;
+    }
+    let close = client
+        .call("PUT", "open/2?acl")
+        .header("x-oss-object-acl", "private");
+    assert_eq!(close.send().await.status, 200);
+    let objects: String = (0..3)
+        .map(|n| format!("<Object><Key>{n}</Key></Object>"))
+        .collect();
+    let xml = format!("<Delete>{objects}</Delete>");
+    let delete_as = |caller: Client| {
+        let (digest, xml) = (md5_of(xml.as_bytes()), xml.clone());
+        async move {
+            caller
+                .call("POST", "open?delete")
+                .header("content-md5", &digest)
+                .body(xml)
+                .send()
+                .await
+        }
+    };
+    for stranger in [served.other(), client.signing(Sign::Anonymous)] {
+        let refused = delete_as(stranger).await;
+        assert_eq!(refused.outcome(), (403, "AccessDenied".to_owned()));
+        for name in &names {
+            assert_eq!(client.head(name).await.status, 200, "{name}");
+        }
+    }
+    assert_eq!(delete_as(client).await.elements("Key"), ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn a_header_that_cannot_be_read_is_not_absent() {
+    let (_served, client) = bucket().await;
+    client.put("bkt/key", "kept").await;
+    let overwrite = "x-oss-forbid-overwrite";
+    for (name, values, code) in [
+        (overwrite, &["tru\u{e9}"][..], "InvalidArgument"),
+        (overwrite, &["false", "true"], "InvalidArgument"),
+        ("content-md5", &["\u{e9}"], "InvalidDigest"),
+        ("content-disposition", &["\u{e9}"], "InvalidArgument"),
+    ] {
+        let mut call = client.call("PUT", "bkt/key");
+        for value in values {
+            call = call.header_line(name, value);
+        }
+        let answer = call.body("lost").send().await;
+        assert_eq!(answer.outcome(), (400, code.to_owned()), "{name}");
+    }
+    let read = client.call("GET", "bkt/key");
+    let answer = read.header_line("if-match", "\u{e9}").send().await;
+    assert_eq!(answer.outcome(), (400, "InvalidArgument".to_owned()));
+    let read = client.call("GET", "bkt/key");
+    let answer = read.header_line("user-agent", "\u{e9}").send().await;
+    assert_eq!(answer.text(), "kept");
+}
+
+#[tokio::test]
 async fn versions_of_a_bucket_without_versioning() {
     let (_served, client) = bucket().await;
     client.put("bkt/key", "x").await;
@@ -621,10 +692,23 @@ async fn versions_of_a_bucket_without_versioning() {
             .outcome(),
         (404, "NoSuchVersion".to_owned())
     );
-    assert_eq!(
-        client.get("bkt/key?versionId=x").await.outcome(),
-        (400, "InvalidArgument".to_owned())
-    );
+    // An id that was forgotten is not the current version.
+    for (id, ec) in [("x", "0012-00000202"), ("", "0012-00000201")] {
+        let target = format!("bkt/key?versionId={id}");
+        for answer in [client.get(&target).await, client.delete(&target).await] {
+            assert_eq!(answer.outcome(), (400, "InvalidArgument".to_owned()));
+            assert_eq!(answer.header("x-oss-ec"), ec);
+        }
+    }
+    let forgotten = "<Delete><Object><Key>key</Key><VersionId></VersionId></Object></Delete>";
+    let many = client
+        .call("POST", "bkt?delete")
+        .header("content-md5", &md5_of(forgotten.as_bytes()))
+        .body(forgotten);
+    let many = many.send().await;
+    assert_eq!(many.outcome(), (400, "InvalidArgument".to_owned()));
+    assert_eq!(many.header("x-oss-ec"), "0016-00000612");
+    assert_eq!(client.get("bkt/key").await.text(), "x");
     assert_eq!(client.delete("bkt/key?versionId=null").await.status, 204);
     assert_eq!(client.get("bkt/key").await.status, 404);
 }

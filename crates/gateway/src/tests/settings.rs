@@ -54,6 +54,21 @@ async fn a_buckets_acl_opens_it_and_closes_it() {
         (400, "InvalidArgument".to_owned())
     );
     assert_eq!(served.other().get("acl-bucket?acl").await.status, 403);
+    // To another account the name is taken.
+    for target in ["acl-bucket?acl", "acl-bucket"] {
+        let (other, taken) = (served.other(), (409, "BucketAlreadyExists".to_owned()));
+        let open = other
+            .call("PUT", target)
+            .header("x-oss-acl", "public-read-write");
+        assert_eq!(open.send().await.outcome(), taken, "{target}");
+    }
+    let anonymous = stranger.call("PUT", "acl-bucket?acl");
+    let anonymous = anonymous.header("x-oss-acl", "private").send().await;
+    assert_eq!(anonymous.outcome(), (403, "AccessDenied".to_owned()));
+    assert_eq!(
+        client.get("acl-bucket?acl").await.element("Grant"),
+        "public-read"
+    );
 }
 
 #[tokio::test]

@@ -116,12 +116,13 @@ impl Meta {
                 Target::Root | Target::Named => None,
             });
             let envelope = self.envelope(guess, command.clone());
-            let unknown = AtomicBool::new(false);
+            let (unknown, open) = (AtomicBool::new(false), AtomicBool::new(false));
             let attempt = |shard| {
                 let (service, envelope) = (Arc::clone(&self.service), envelope.clone());
-                let unknown = &unknown;
+                let (unknown, open) = (&unknown, &open);
                 async move {
                     let outcome = service.propose(shard, envelope).await;
+                    open.fetch_or(outcome.as_ref().is_err_and(leaves_open), Ordering::Relaxed);
                     match &outcome {
                         Err(MetaError::Late { shard_ms, .. }) => {
                             self.shard_times.learn(shard, *shard_ms);
@@ -135,12 +136,15 @@ impl Meta {
                 }
             };
             let outcome = self.retrying(&mut backoff, named, target, attempt).await;
-            let Err(MetaError::Late {
-                shard_ms,
-                never_applied,
-            }) = outcome
-            else {
-                return outcome;
+            let (shard_ms, never_applied) = match outcome {
+                Err(MetaError::Late {
+                    shard_ms,
+                    never_applied,
+                }) => (shard_ms, never_applied),
+                Err(error) if open.load(Ordering::Relaxed) && !leaves_open(&error) => {
+                    return Err(MetaError::UnknownOutcome(error.to_string()));
+                }
+                outcome => return outcome,
             };
             rounds -= 1;
             let undecided = never_applied || !unknown.load(Ordering::Relaxed);
@@ -253,6 +257,15 @@ impl Meta {
             }
         }
     }
+}
+
+/// Whether a command that was answered with this error may have been applied: all others say that it
+/// was not proposed. [`MetaError::may_be_applied`] is more careful, because a second id depends on it.
+fn leaves_open(error: &MetaError) -> bool {
+    matches!(
+        error,
+        MetaError::UnknownOutcome(_) | MetaError::Expired(_) | MetaError::Internal(_)
+    )
 }
 
 fn no_leader(shard: ShardId) -> MetaError {

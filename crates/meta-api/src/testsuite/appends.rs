@@ -388,7 +388,8 @@ pub async fn small_parts_do_not_pile_up(suite: Suite) {
     assert_eq!(from, format!("#902,{large};"));
 }
 
-/// An append makes no version; what is not current, or no appendable object, is not appended to.
+/// An append makes no version; what is not current, or no appendable object, is not appended to. Above
+/// a delete marker an append makes a new object.
 pub async fn versions_are_appended_to_only_while_current(suite: Suite) {
     let bucket = suite.bucket("versions").await;
     suite.accepted(small(bucket, "a", 0, "null")).await;
@@ -407,10 +408,31 @@ pub async fn versions_are_appended_to_only_while_current(suite: Suite) {
         .unwrap();
     assert_eq!(read_from(&suite, bucket, "b", &old, 0).await, "kept");
     suite.delete(bucket, "a").await;
-    let marked = small(bucket, "a", 0, "x");
-    assert_eq!(suite.rejected(marked).await, Reason::ObjectNotAppendable);
-    // The marker goes: what was appended is current again, and goes on.
     let marker = current(&suite, bucket, "a").await;
+    let behind = small(bucket, "a", 5, "x");
+    assert_eq!(
+        suite.rejected(behind).await,
+        Reason::PositionNotEqualToLength
+    );
+    let seal = pb::SealObject {
+        at: Some(bucket.at("a")),
+        position: 5,
+    };
+    assert_eq!(suite.rejected(seal).await, Reason::NoSuchKey);
+    let above = suite.accepted(small(bucket, "a", 0, "anew")).await;
+    let above = above.version.unwrap();
+    suite.accepted(small(bucket, "a", 4, "!")).await;
+    assert_eq!(read(&suite, bucket, "a").await, "anew!");
+    let counters = suite.counters(bucket).await;
+    assert_eq!((counters.objects, counters.versions), (2, 2));
+    let anew = pb::DeleteObject {
+        at: Some(bucket.at("a")),
+        version_stamp: above.stamp,
+        ..Default::default()
+    };
+    suite.accepted(anew).await;
+    // The marker goes: what was appended is current again, and goes on.
+    assert_eq!(current(&suite, bucket, "a").await.stamp, marker.stamp);
     let undelete = pb::DeleteObject {
         at: Some(bucket.at("a")),
         version_stamp: marker.stamp,

@@ -211,6 +211,7 @@ pub async fn a_rename_moves_what_is_below(suite: Suite) {
         etag: format!("{:032X}", 3),
         crc64: 3,
         payload: Some(inline("tail")),
+        prefix: None,
     };
     suite.accepted(last).await;
     let open = initiate(&suite, bucket, "from/in/open", false).await;

@@ -322,7 +322,7 @@ macro_rules! meta_testsuite {
                 a_pin_does_not_come_after_the_deletion, deletions_behind_stuck_ones_are_listed,
                 inline_bytes_take_no_write_id, kept_chunks_are_not_abandoned,
                 abandoned_chunks_go_when_no_attempt_is_under_way;
-            uploads: parts_become_an_object, bad_part_lists_are_refused, one_part_in_order_has_a_digest,
+            uploads: parts_become_an_object, bad_part_lists_are_refused, parts_in_order_have_a_digest,
                 aborted_parts_are_given_up, many_parts_are_deleted_in_steps,
                 many_parts_are_aborted_in_steps,
                 uploads_are_listed_by_key_and_age;

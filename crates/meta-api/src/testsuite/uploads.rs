@@ -56,6 +56,7 @@ pub(super) async fn part(
             size: u64::from(length * chunks),
             ..Default::default()
         }),
+        prefix: None,
     }
 }
 
@@ -145,8 +146,9 @@ pub async fn parts_become_an_object(suite: Suite) {
     assert_eq!(suite.deletions(shard).await.pending, 2);
 }
 
-/// The digest of the whole is known of one part that came in order, and of nothing else.
-pub async fn one_part_in_order_has_a_digest(suite: Suite) {
+/// The digest of the whole is known of one part that came in order, of several that went on from each
+/// other, and of nothing else.
+pub async fn parts_in_order_have_a_digest(suite: Suite) {
     let bucket = suite.bucket("digests").await;
     for (sequential, parts, digest) in [
         (true, 1, "AAAAAAAAAAAAAAAAAAAAAQ=="),
@@ -165,6 +167,52 @@ pub async fn one_part_in_order_has_a_digest(suite: Suite) {
         let version = suite.version(bucket, "a", 0).await.version.unwrap();
         assert_eq!(version.content_md5, digest, "{sequential} {parts}");
     }
+    let nothing = 0xd41d_8cd9_8f00_b204_e980_0998_ecf8_427e_u128;
+    // Of each part what was before it, and what is with it.
+    let good = [(nothing, 11), (11, 12), (12, 13)];
+    let torn = [(nothing, 11), (10, 12), (12, 13)];
+    for (sequential, chain, named, digest) in [
+        (true, good, &[1, 2, 3][..], "AAAAAAAAAAAAAAAAAAAADQ=="),
+        (true, good, &[1, 2], "AAAAAAAAAAAAAAAAAAAADA=="),
+        (true, good, &[1, 3], ""),
+        (true, good, &[2, 3], ""),
+        (true, torn, &[1, 2, 3], ""),
+        (false, good, &[1, 2, 3], ""),
+    ] {
+        let upload = initiate(&suite, bucket, "a", sequential).await;
+        for (number, (before, md5)) in (1..).zip(chain) {
+            let part = pb::PutPart {
+                prefix: Some(state::PrefixDigest {
+                    before: digest_bytes(before),
+                    md5_state: Bytes::from_static(b"to go on from"),
+                    md5: digest_bytes(md5),
+                }),
+                ..part(&suite, bucket, "a", &upload, number, 1).await
+            };
+            suite.accepted(part).await;
+        }
+        let listed = pb::ListParts {
+            at: Some(bucket.at("a")),
+            upload_id: upload.clone(),
+            after: 1,
+            limit: 1,
+        };
+        let kept = suite.meta.query(listed).await.unwrap();
+        assert_eq!(kept.parts[0].prefix.is_some(), sequential);
+        suite.accepted(complete(bucket, "a", &upload, named)).await;
+        let version = suite.version(bucket, "a", 0).await.version.unwrap();
+        assert_eq!(version.content_md5, digest, "{named:?}");
+    }
+    let upload = initiate(&suite, bucket, "a", true).await;
+    let odd = pb::PutPart {
+        prefix: Some(state::PrefixDigest::default()),
+        ..part(&suite, bucket, "a", &upload, 1, 1).await
+    };
+    assert_eq!(suite.rejected(odd).await, Reason::Invalid);
+}
+
+fn digest_bytes(digest: u128) -> Bytes {
+    Bytes::copy_from_slice(&digest.to_be_bytes())
 }
 
 /// A list that names what is not there, or in no order, is refused; an empty one makes an empty

@@ -32,6 +32,10 @@ pub(super) fn current(
     let Some(version) = versions::current(tx, at)? else {
         return Ok(None);
     };
+    if version.delete_marker {
+        // There is no object any more: the next append makes one, above the marker.
+        return Ok(None);
+    }
     let place = version.body.as_ref().and_then(|body| body.place.as_ref());
     let (Some(BodyPlace::Appended(body)), Some(object)) =
         (place, Id::from_slice(&version.object_id))
@@ -243,5 +247,6 @@ fn part(reference: state::PartRef) -> state::Part {
         crc64: reference.crc64,
         modified_ms: 0,
         body: reference.body,
+        prefix: None,
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::rejection::Reason;
@@ -16,11 +17,11 @@ use granary_types::{ETag, ObjectType, StorageClass, limits};
 use md5::{Digest, Md5};
 
 use super::deletions::owner_key;
-use super::parts::{all_parts, close_upload, get_upload, release_parts, write_part_pages};
+use super::parts::{
+    MD5_BYTES, all_parts, close_upload, get_upload, release_parts, write_part_pages,
+};
 use super::versions::{check_forbid_overwrite, for_reply, insert, stamp_version};
 use super::{Apply, ApplyContext, OBJECTS, Refusal, Tx};
-
-const MD5_BYTES: usize = 16;
 
 impl Apply for pb::CompleteUpload {
     fn apply(self, tx: &mut Tx<'_>, at: &ApplyContext) -> Result<Reply, Refusal> {
@@ -118,11 +119,22 @@ fn check_sizes(chosen: &[&state::Part]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The MD5 of the whole, base64, where it is known: one part has it as its tag.
+/// The MD5 of the whole, base64, where it is known: one part has it as its tag, of several the last
+/// has kept it, unless what stands before one of them is not what it has gone on from.
 fn whole_md5(parts: &[&state::Part]) -> Option<String> {
-    let [part] = parts else { return None };
-    let digest = hex::decode(ETag::parse(&part.etag).as_str()).ok()?;
-    (digest.len() == MD5_BYTES).then(|| STANDARD.encode(digest))
+    if let [part] = parts {
+        let digest = hex::decode(ETag::parse(&part.etag).as_str()).ok()?;
+        return (digest.len() == MD5_BYTES).then(|| STANDARD.encode(digest));
+    }
+    let mut whole: Bytes = Bytes::copy_from_slice(&Md5::digest([]));
+    for part in parts {
+        let prefix = part.prefix.as_ref()?;
+        if prefix.before != whole {
+            return None;
+        }
+        whole.clone_from(&prefix.md5);
+    }
+    (!parts.is_empty()).then(|| STANDARD.encode(whole))
 }
 
 /// Size, ETag and CRC of the object that the parts make.

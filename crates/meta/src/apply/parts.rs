@@ -15,6 +15,9 @@ use crate::limits::PARTS_PER_PAGE;
 use crate::ownership::Place;
 use crate::rows::{Bounds, Rows};
 
+/// Bytes of an MD5.
+pub(super) const MD5_BYTES: usize = 16;
+
 /// The upload a command names.
 pub(super) fn get_upload(
     tx: &Tx<'_>,

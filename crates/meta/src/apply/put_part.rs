@@ -9,11 +9,11 @@ use granary_types::limits;
 
 use super::body::place_payload;
 use super::counters::signed;
-use super::parts::{count_upload, get_upload, part_bounds, part_key, release_part};
-use super::{Apply, ApplyContext, Refusal, Tx};
+use super::parts::{MD5_BYTES, count_upload, get_upload, part_bounds, part_key, release_part};
+use super::{Apply, ApplyContext, OBJECTS, Refusal, Tx};
 use crate::keyspace::part::PartKey;
 use crate::keyspace::upload::UploadKey;
-use crate::limits::ETAG_BYTES_MAX;
+use crate::limits::{ETAG_BYTES_MAX, MD5_STATE_BYTES_MAX};
 use crate::rows::Rows;
 
 impl Apply for pb::PutPart {
@@ -32,6 +32,12 @@ impl Apply for pb::PutPart {
         if upload.sequential {
             check_sequence(tx, &row, self.number)?;
         }
+        let prefix = self
+            .prefix
+            .filter(|_| upload.sequential && tx.clock.feature_level >= OBJECTS);
+        if prefix.as_ref().is_some_and(|prefix| !is_sound(prefix)) {
+            return Err(Refusal::invalid("no digest has these lengths"));
+        }
         let owner = state::Owner {
             state: State::Part.into(),
             upload_id: self.upload_id.clone(),
@@ -46,6 +52,7 @@ impl Apply for pb::PutPart {
             crc64: self.crc64,
             modified_ms: at.time_ms,
             body: Some(placed.body),
+            prefix,
         };
         let part_row = part_key(&row, self.number);
         let mut change = state::Counter {
@@ -61,9 +68,21 @@ impl Apply for pb::PutPart {
         tx.put(&part_row, &part)?;
         count_upload(tx, at, &upload, &change)?;
         Ok(Reply::Part(pb::PartReply {
-            part: Some(state::Part { body: None, ..part }),
+            part: Some(state::Part {
+                body: None,
+                prefix: None,
+                ..part
+            }),
         }))
     }
+}
+
+/// Whether it goes on from what stands before the part is seen when the upload is completed: until then
+/// that may be replaced.
+fn is_sound(prefix: &state::PrefixDigest) -> bool {
+    prefix.before.len() == MD5_BYTES
+        && prefix.md5.len() == MD5_BYTES
+        && prefix.md5_state.len() <= MD5_STATE_BYTES_MAX
 }
 
 /// In a sequential upload a part follows the last one, or replaces one.

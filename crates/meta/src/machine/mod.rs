@@ -165,10 +165,12 @@ const MANY_ROWS_BYTES: usize = 8 * 1024 * 1024;
 /// True for commands whose effect does not show in their length: they are applied one by one.
 pub(crate) fn touches_many_rows(command: &pb::command::Command) -> bool {
     use pb::command::Command;
-    matches!(
-        command,
-        Command::CompleteUpload(_) | Command::AbortUpload(_) | Command::AckDeletions(_)
-    )
+    match command {
+        Command::CompleteUpload(_) | Command::AbortUpload(_) | Command::AckDeletions(_) => true,
+        // An upload that it gives up may have that many parts.
+        Command::DeleteDirectory(step) => step.recursive,
+        _ => false,
+    }
 }
 
 /// Writes the first state of a shard that exists from the cluster's beginning, at a feature level. A

@@ -24,7 +24,7 @@ use granary_runtime::{Entropy, SeededEntropy};
 use granary_types::{ObjectId, ShardId, SlabId, limits};
 use prost::Message;
 
-use super::{Claims, ShardMachine, create_shard};
+use super::{Claims, MANY_ROWS_BYTES, ShardMachine, create_shard};
 use crate::keyspace::{Kind, kind_prefix};
 use crate::query::{IdSource, ShardView, answer};
 use crate::rows::Bounds;
@@ -510,6 +510,7 @@ impl World {
             etag: format!("{number:032X}"),
             crc64: 0,
             payload: Some(payload),
+            prefix: None,
         });
         self.yes(shard, command);
         let upload = self.model.uploads.get_mut(&id).unwrap();
@@ -1026,6 +1027,37 @@ impl World {
 
 /// Random commands with repeats, restarts (power cuts between any two writes), snapshots in place,
 /// against a model.
+/// Each of them may touch ten thousand rows: what is applied together would not fit into memory.
+#[test]
+fn commands_that_touch_many_rows_are_applied_one_by_one() {
+    let kv = MemoryKv::new();
+    first_state(&kv);
+    let machine = open(&kv, 0);
+    let weight = |command| {
+        let envelope = pb::Command {
+            command: Some(command),
+            ..Default::default()
+        };
+        machine.weigh(&envelope.encode_to_vec().into())
+    };
+    let delete = |recursive| {
+        Wire::DeleteDirectory(pb::DeleteDirectory {
+            recursive,
+            ..Default::default()
+        })
+    };
+    for heavy in [
+        Wire::CompleteUpload(pb::CompleteUpload::default()),
+        Wire::AbortUpload(pb::AbortUpload::default()),
+        Wire::AckDeletions(pb::AckDeletions::default()),
+        delete(true),
+    ] {
+        let name = format!("{heavy:?}");
+        assert_eq!(weight(heavy), MANY_ROWS_BYTES, "{name}");
+    }
+    assert!(weight(delete(false)) < 100);
+}
+
 #[test]
 fn random_commands_repeats_crashes_and_snapshots_agree_with_a_model() {
     for seed in 0..SEEDS {

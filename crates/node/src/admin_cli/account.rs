@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Reach, ask_in_turn, channels, show};
+use super::{Reach, ask_in_turn, ask_once, channels, show};
 use crate::accounts::{KeyEntry, KeysPage, SOCKET_FILE};
 use crate::cluster::pb::accounts_client::AccountsClient;
 use crate::cluster::pb::{CreateAccountRequest, ListAccessKeysRequest, SetAccessKeyRequest};
@@ -108,7 +108,7 @@ fn socket(dir: &Path) -> anyhow::Result<PathBuf> {
 
 async fn create(name: String, clients: &mut Clients, reach: &Reach) -> anyhow::Result<ExitCode> {
     let request = CreateAccountRequest { name: name.clone() };
-    let made = ask_in_turn(clients, async |client| {
+    let made = ask_once(clients, async |client| {
         Ok(client.create_account(request.clone()).await?.into_inner())
     })
     .await?;

@@ -8,7 +8,7 @@ use indicatif::ProgressStyle;
 use serde_json::json;
 
 use super::text::repair_text;
-use super::{Cluster, Reach, progress_bar, show};
+use super::{Cluster, DEGRADED, Reach, progress_bar, show};
 use crate::cluster::pb::TriggerRequest;
 use crate::cluster::progress::time_left;
 use crate::cluster::status::ClusterStatus;
@@ -107,11 +107,19 @@ impl Cluster {
             bar.set_length(progress.done.1);
             bar.set_position(progress.done.0);
             bar.set_message(repair_text(&progress));
-            if progress.waiting == 0 && status.chunks_below_target == Some(0) {
+            let helpless = status.chunks_in_narrow_zones.unwrap_or(0);
+            if progress.waiting == 0 && status.chunks_below_target == Some(helpless) {
                 bar.finish_and_clear();
-                let value = json!({ "done": true, "chunks_below_target": 0 });
-                return show(reach, &value, || {
-                    "Every chunk has all the copies it should have.".to_owned()
+                let value = json!({ "done": true, "chunks_below_target": helpless });
+                show(reach, &value, || match helpless {
+                    0 => "Every chunk has all the copies it should have.".to_owned(),
+                    _ => format!(
+                        "{helpless} chunks lack copies for which their zones have no disks."
+                    ),
+                })?;
+                return Ok(match helpless {
+                    0 => ExitCode::SUCCESS,
+                    _ => ExitCode::from(DEGRADED),
                 });
             }
             runtime.sleep(INTERVAL).await;

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use granary_blob_api::{BlobNode, BlobService};
+use granary_blob_api::{BlobNode, BlobService, ServerLimits};
 use granary_cluster::{
     Access, AccessTable, AddressBook, BlobNodes, Identity, JoinServer, KEY_ROLES, KeySealer, Links,
     Listener, ListenerConfig, MetaRouter, Peer, Renewal, Security, StateDir, Trust,
@@ -81,6 +81,7 @@ pub(crate) fn run(mut config: StartConfig) -> anyhow::Result<()> {
         log_format: config.log_format,
         otlp_endpoint: config.otlp_endpoint.clone(),
         drain: Duration::from_millis(config.gateway.drain_timeout_ms),
+        disk_calls: config.data.len() * config.storage.for_cluster("any").calls_max(),
     };
     process::run(
         &settings,
@@ -291,7 +292,9 @@ impl Node {
             services.push(checked_routes(role.node.clone(), Arc::new(check)));
         }
         services.extend(local_control.map(control_routes));
-        services.extend(local_disks.map(|disks| Routes::new(BlobService::server(disks))));
+        services.extend(
+            local_disks.map(|disks| Routes::new(BlobService::new(disks, ServerLimits::default()))),
+        );
         let access = AccessTable::default()
             .with(super::pb::admin_server::SERVICE_NAME, Access::Admin)
             .with(super::pb::accounts_server::SERVICE_NAME, Access::Admin)

@@ -73,6 +73,9 @@ pub(crate) struct ClusterStatus {
     pub(crate) chunks_below_target: Option<u64>,
     /// Of those, chunks of which no disk that answers has a copy.
     pub(crate) chunks_lost: Option<u64>,
+    /// Of those below, chunks whose zone has no disks for as many copies as LRS has elsewhere: no repair
+    /// helps them.
+    pub(crate) chunks_in_narrow_zones: Option<u64>,
     /// When the count began that the number is from, in seconds since the epoch.
     pub(crate) chunks_below_target_counted_at: Option<f64>,
     pub(crate) repair: RepairStatus,
@@ -199,6 +202,16 @@ pub(crate) struct NodeReport {
     pub(crate) workers: Vec<WorkerReport>,
     /// What the redundancy job counted, where it runs.
     pub(crate) redundancy: Option<RedundancyReport>,
+    /// What does not answer it, where the placement keeper runs and gives up nobody for it.
+    pub(crate) silence: Option<SilenceReport>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SilenceReport {
+    /// Disks that cannot be asked, of all.
+    pub(crate) silent: u64,
+    pub(crate) disks: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -216,6 +229,7 @@ pub(crate) struct RedundancyReport {
     pub(crate) current: bool,
     pub(crate) below_target: u64,
     pub(crate) lost: Option<u64>,
+    pub(crate) narrow: Option<u64>,
     pub(crate) groups_unknown: u64,
     pub(crate) began_ms: u64,
     pub(crate) groups_done: u64,

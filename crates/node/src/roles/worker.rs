@@ -11,7 +11,7 @@ use granary_types::NodeId;
 use granary_workers::{
     BucketFinisher, DeletionWorker, FeatureKeeper, MemberKeeper, MemberKeeperConfig, MetaNodes,
     OrphanSweep, PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, ScrubWorker,
-    Worker, WorkerHandle, WorkerMetrics, start,
+    Silence, Worker, WorkerHandle, WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
@@ -32,6 +32,7 @@ const LEASE_TTL: Duration = Duration::from_secs(20);
 pub(crate) struct WorkerRole {
     jobs: Jobs,
     redundancy: Arc<dyn Fn() -> RedundancyStatus + Send + Sync>,
+    silence: Arc<dyn Fn() -> Option<Silence> + Send + Sync>,
 }
 
 /// What every job is started with, and those that were.
@@ -95,6 +96,7 @@ impl WorkerRole {
             Duration::from_secs(config.count_interval_secs),
         );
         let status = Arc::new(redundancy.status());
+        let silence = Arc::new(keeper.silence());
         let deletion =
             DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
         let scrub = ScrubWorker::new(
@@ -121,6 +123,7 @@ impl WorkerRole {
         Self {
             jobs,
             redundancy: status,
+            silence,
         }
     }
 
@@ -137,6 +140,11 @@ impl WorkerRole {
     /// What the redundancy job counted, when it runs here.
     pub(crate) fn redundancy(&self) -> RedundancyStatus {
         (self.redundancy)()
+    }
+
+    /// What is silent, when the job that keeps the groups runs here and gives up nobody for it.
+    pub(crate) fn silence(&self) -> Option<Silence> {
+        (self.silence)()
     }
 
     /// Ends every job after its current step.

@@ -174,7 +174,9 @@ impl Form {
             let is_url = parsed.is_some_and(|uri| {
                 matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
             });
-            return match is_url {
+            // What is behind a `#` was not looked at.
+            let is_header = !url.contains(char::is_control);
+            return match is_url && is_header {
                 true => Ok(Success::Redirect(url.to_owned())),
                 false => Err(OssError::invalid_argument(
                     "The value of success_action_redirect must be a URL.",
@@ -350,7 +352,14 @@ mod tests {
             page("https://h/p?q=1").unwrap(),
             Success::Redirect("https://h/p?q=1".to_owned())
         );
-        for url in ["/p", "javascript:alert(1)", "https://h/\r\nx", "ftp://h/"] {
+        for url in [
+            "/p",
+            "javascript:alert(1)",
+            "https://h/\r\nx",
+            "https://h/p#\r\nx: y",
+            "https://h/p#\0",
+            "ftp://h/",
+        ] {
             assert_eq!(
                 page(url).unwrap_err().code(),
                 ErrorCode::InvalidArgument,

@@ -1,8 +1,8 @@
 //! Conditional requests: `If-*` on reads and `x-oss-copy-source-if-*` on copies.
 //!
 //! Evaluated as RFC 9110 §13.2.2 orders it: tags before dates, a date is ignored when the tag header of
-//! its kind is there. A date that cannot be read, or lies in the future for If-Modified-Since, is no
-//! condition. Times compare in whole seconds, since that is all a client has seen.
+//! its kind is there. A date that cannot be read is no condition; nothing has changed after one in the
+//! future. Times compare in whole seconds, since that is all a client has seen.
 
 use granary_types::{ETag, Timestamp};
 use http::HeaderMap;
@@ -96,12 +96,14 @@ impl Preconditions {
     }
 
     fn read(headers: &HeaderMap, names: [&str; 4]) -> Self {
-        let [matching, none_matching, modified, unmodified] = names.map(|name| text(headers, name));
+        let [matching, none_matching, modified, unmodified] = names;
+        let tags = |name| lines(headers, name).map(|value| EtagList::parse(&value));
+        let date = |name| text(headers, name).and_then(|value| parse_http_date(&value));
         Self {
-            if_match: matching.map(|value| EtagList::parse(&value)),
-            if_none_match: none_matching.map(|value| EtagList::parse(&value)),
-            if_modified_since: modified.and_then(|value| parse_http_date(&value)),
-            if_unmodified_since: unmodified.and_then(|value| parse_http_date(&value)),
+            if_match: tags(matching),
+            if_none_match: tags(none_matching),
+            if_modified_since: date(modified),
+            if_unmodified_since: date(unmodified),
         }
     }
 
@@ -134,6 +136,17 @@ impl Preconditions {
     }
 }
 
+/// The lines of a list as one (RFC 9110 §5.3); `None` when there is no value.
+fn lines(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values = headers.get_all(name).iter();
+    let values = values.filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let values: Vec<_> = values
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+        .collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +164,11 @@ mod tests {
             (&[("if-match", "\"ABC\"")], Proceed),
             (&[("if-match", "abc")], Proceed),
             (&[("if-match", "\"X\", W/\"ABC\"")], Proceed),
+            (&[("if-match", "\"X\""), ("if-match", "\"ABC\"")], Proceed),
+            (
+                &[("if-none-match", "\"X\""), ("if-none-match", "\"ABC\"")],
+                NotModified,
+            ),
             (&[("if-match", "*")], Proceed),
             (&[("if-match", "\"X\"")], Failed),
             (&[("if-none-match", "\"ABC\"")], NotModified),
@@ -159,6 +177,10 @@ mod tests {
             (&[("if-modified-since", THEN)], NotModified),
             (&[("if-modified-since", EARLIER)], Proceed),
             (&[("if-modified-since", "never")], Proceed),
+            (
+                &[("if-modified-since", "Mon, 28 Dec 2122 10:27:41 GMT")],
+                NotModified,
+            ),
             (&[("if-unmodified-since", THEN)], Proceed),
             (&[("if-unmodified-since", EARLIER)], Failed),
             // Tags beat dates.

@@ -84,7 +84,7 @@ pub struct ContentHeaders {
 }
 
 impl ContentHeaders {
-    /// Reads them from an upload's headers. `aws-chunked`, which only frames a body, is not kept.
+    /// Reads them from an upload's headers.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         Self {
             content_type: text(headers, "content-type"),

@@ -2,13 +2,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use granary_types::limits::RESOURCE_GROUP_BYTES_MAX;
 use granary_types::{BucketAcl, ObjectAcl, Redundancy, StorageClass};
 use http::HeaderMap;
 
 use crate::error::OssError;
 use crate::error_code::ErrorCode;
 
-/// The first value of a header, trimmed; `None` when absent, empty or not UTF-8.
+/// The first value of a header, trimmed; `None` when absent, empty or not UTF-8, which
+/// [`super::check_readable`] refuses where it matters.
 pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = std::str::from_utf8(headers.get(name)?.as_bytes())
         .ok()?
@@ -59,6 +61,23 @@ pub fn storage_class(headers: &HeaderMap) -> Result<Option<StorageClass>, OssErr
 /// InvalidArgument.
 pub fn redundancy(headers: &HeaderMap) -> Result<Option<Redundancy>, OssError> {
     one_of(headers, "x-oss-data-redundancy-type", Redundancy::parse)
+}
+
+/// `x-oss-resource-group-id`: `rg-`, then letters, digits and hyphens, as in `rg-default-id` (API
+/// reference, PutBucket). Groups themselves are not known here.
+///
+/// # Errors
+/// ResourceGroupIdPreCheckError for an id that no group has.
+pub fn resource_group(headers: &HeaderMap) -> Result<Option<String>, OssError> {
+    let Some(id) = text(headers, "x-oss-resource-group-id") else {
+        return Ok(None);
+    };
+    let name = id.strip_prefix("rg-").unwrap_or_default();
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if name.is_empty() || id.len() > RESOURCE_GROUP_BYTES_MAX || !name.bytes().all(legal) {
+        return Err(OssError::new(ErrorCode::ResourceGroupIdPreCheckError));
+    }
+    Ok(Some(id))
 }
 
 /// `Content-MD5`: base64 of the body's MD5.
@@ -156,6 +175,25 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn resource_groups() {
+        let of = |id: &str| resource_group(&one("x-oss-resource-group-id", id));
+        let longest = format!("rg-{}", "a".repeat(RESOURCE_GROUP_BYTES_MAX - 3));
+        for id in ["rg-aekzdibsjjc2uqy", "rg-default-id", &longest] {
+            assert_eq!(of(id).unwrap().as_deref(), Some(id));
+        }
+        assert_eq!(of(" ").unwrap(), None);
+        let too_long = format!("{longest}a");
+        for bad in ["rg-", "rf-asdf", "aekz", "rg-a_b", "rg-a b", &too_long] {
+            let error = of(bad).unwrap_err();
+            assert_eq!(
+                (error.code(), error.ec_text()),
+                (ErrorCode::ResourceGroupIdPreCheckError, "0039-00000003"),
+                "{bad}"
+            );
+        }
     }
 
     #[test]

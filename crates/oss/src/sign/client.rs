@@ -53,6 +53,7 @@ impl Request {
             method: &self.method,
             bucket: self.bucket.as_deref(),
             key: self.key.as_deref().map(str::as_bytes),
+            slashless: false,
             query: &self.query,
             headers: &self.headers,
         }

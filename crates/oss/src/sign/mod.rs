@@ -41,6 +41,8 @@ pub struct SignedRequest<'a> {
     pub bucket: Option<&'a str>,
     /// The decoded key ([`crate::address::Address::key`]).
     pub key: Option<&'a [u8]>,
+    /// Whether the path ends with the bucket's name: `/bucket`, without the slash behind it.
+    pub slashless: bool,
     /// The query, raw and decoded.
     pub query: &'a Query,
     /// The request headers.

@@ -426,6 +426,46 @@ fn v1_accepts_the_sdks_dialects() {
     assert_eq!(presented.security_token(), Some("t"));
 }
 
+/// A path that ends with the bucket's name may be signed as it is sent, and only such a path.
+#[test]
+fn v1_accepts_a_bucket_without_its_slash() {
+    let now = seconds(1_672_223_261);
+    let date = "Wed, 28 Dec 2022 10:27:41 GMT";
+    let text = format!("GET\n\n\n{date}\n/bucket?acl");
+    let value = format!("OSS ak:{}", v1::sign("sk", text.as_bytes()));
+    let headers = [("date", date), ("authorization", &value)];
+    for (key, slashless, accepted) in [
+        (None, true, true),
+        (None, false, false),
+        (Some("k"), false, false),
+    ] {
+        let request = request("GET", key, "acl", &headers);
+        let signed = SignedRequest {
+            slashless,
+            ..request.as_signed()
+        };
+        let presented = parse_authorization(&signed).unwrap().unwrap();
+        let outcome = presented.verify("sk", now, REGION, &signed);
+        assert_eq!(outcome.is_ok(), accepted, "{key:?} {slashless}");
+    }
+    // The usual form stays good, and is what a mismatch shows.
+    let mut usual = request("GET", None, "acl", &[]);
+    Credentials::new("ak", "sk").sign_v1(&mut usual, now);
+    for (secret, accepted) in [("sk", true), ("other", false)] {
+        let signed = SignedRequest {
+            slashless: true,
+            ..usual.as_signed()
+        };
+        let presented = parse_authorization(&signed).unwrap().unwrap();
+        let outcome = presented.verify(secret, now, REGION, &signed);
+        assert_eq!(outcome.is_ok(), accepted);
+        if let Err(error) = outcome {
+            let shown = format!("{error:?}");
+            assert!(shown.contains("/bucket/?acl"), "{shown}");
+        }
+    }
+}
+
 #[test]
 fn a_mismatch_says_what_was_signed() {
     let now = seconds(1_672_223_261);

@@ -1,9 +1,11 @@
 //! Signature V1: `base64(HMAC-SHA1(secret, verb, md5, type, date, x-oss-* headers, resource))`.
 //!
-//! Clients disagree in two places, so a signature is accepted when it matches one of a few strings:
-//! the covered query parameters (the union list, or that and every `x-oss-*`: go v2), and the date
-//! line (`x-oss-date`, which python and java v2 put there, or `Date`, as go v2 does). Both dates and
-//! all listed parameters are covered by each string, so accepting several weakens nothing.
+//! Clients disagree in three places, so a signature is accepted when it matches one of a few strings:
+//! the covered query parameters (the union list, or that and every `x-oss-*`: go v2), the date line
+//! (`x-oss-date`, which python and java v2 put there, or `Date`, as go v2 does), and the resource of a
+//! path that ends with the bucket's name (`/bucket/`, or `/bucket` as it is sent: OpenDAL). Both dates
+//! and all listed parameters are covered by each string, and no other request has the resource
+//! `/bucket`, so accepting several weakens nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -89,14 +91,20 @@ fn verify_any(
     request: &SignedRequest<'_>,
     date_lines: &[String],
 ) -> Result<(), OssError> {
+    let mut resources = vec![resource(request)];
+    if let (true, Some(bucket)) = (request.slashless, request.bucket) {
+        resources.push(format!("/{bucket}").into_bytes());
+    }
     let mut first = None;
-    for date_line in date_lines {
-        for all_x_oss in [false, true] {
-            let candidate = string_to_sign(request, date_line, all_x_oss);
-            if presented.matches(&sign(secret, &candidate)) {
-                return Ok(());
+    for resource in &resources {
+        for date_line in date_lines {
+            for all_x_oss in [false, true] {
+                let candidate = string_of(request, resource, date_line, all_x_oss);
+                if presented.matches(&sign(secret, &candidate)) {
+                    return Ok(());
+                }
+                first.get_or_insert(candidate);
             }
-            first.get_or_insert(candidate);
         }
     }
     Err(presented.does_not_match(&first.unwrap_or_default()))
@@ -105,6 +113,15 @@ fn verify_any(
 /// The string that V1 signs. `date_line` is a date, or the expiry of a URL.
 pub(super) fn string_to_sign(
     request: &SignedRequest<'_>,
+    date_line: &str,
+    all_x_oss: bool,
+) -> Vec<u8> {
+    string_of(request, &resource(request), date_line, all_x_oss)
+}
+
+fn string_of(
+    request: &SignedRequest<'_>,
+    resource: &[u8],
     date_line: &str,
     all_x_oss: bool,
 ) -> Vec<u8> {
@@ -128,7 +145,7 @@ pub(super) fn string_to_sign(
     text.extend(canonical_headers(request.headers, |name| {
         name.starts_with("x-oss-")
     }));
-    text.extend(resource(request));
+    text.extend_from_slice(resource);
     let mut covered: Vec<(&str, &str)> = Vec::new();
     for parameter in request.query.iter() {
         let (name, value) = (parameter.name(), parameter.value());

@@ -72,7 +72,7 @@ impl Delete {
     ///
     /// # Errors
     /// MalformedXML, also for no or too many objects or a missing key; InvalidObjectName for a key
-    /// that no object can have.
+    /// that no object can have; InvalidArgument for an empty version id.
     pub fn parse(body: &[u8]) -> Result<Self, OssError> {
         Self::read(body).map_err(|error| match error.code() {
             ErrorCode::MalformedXML => error.ec(ec::MALFORMED_DELETE),
@@ -102,13 +102,25 @@ impl Delete {
             }
             objects.push(DeleteTarget {
                 key: parse_object_key(key.as_bytes())?,
-                version_id: object.optional_text("VersionId")?.map(str::to_owned),
+                version_id: version_id(object)?,
             });
         }
         if objects.is_empty() {
             return Err(malformed_xml("there is no object"));
         }
         Ok(Self { quiet, objects })
+    }
+}
+
+/// The version to delete. An empty id is no absent one: whoever sends it wanted to name a version,
+/// and would lose the current one.
+fn version_id(object: &Element) -> Result<Option<String>, OssError> {
+    match object.optional("VersionId")?.map(|id| id.text().trim()) {
+        Some("") => Err(
+            OssError::invalid_argument("The version id is empty.", "VersionId", "")
+                .ec(ec::DELETE_EMPTY_VERSION_ID),
+        ),
+        id => Ok(id.map(str::to_owned)),
     }
 }
 

@@ -39,10 +39,15 @@ impl Writer {
         self
     }
 
-    /// Closes the innermost open element.
+    /// Closes the innermost open element. One that nothing was written into stays on its line: there
+    /// are clients that take white space in it for its content.
     pub fn close(&mut self) -> &mut Self {
         if let Some(name) = self.open.pop() {
-            self.indent();
+            if self.ends_with_start_of(name) {
+                self.document.pop();
+            } else {
+                self.indent();
+            }
             self.tag("</", name, ">\n");
         }
         self
@@ -90,6 +95,13 @@ impl Writer {
         };
         writer.elem(root, text);
         writer.finish()
+    }
+
+    /// Text is escaped: what looks like a tag is one.
+    fn ends_with_start_of(&self, name: &str) -> bool {
+        let tag = self.document.strip_suffix(">\n");
+        tag.and_then(|tag| tag.strip_suffix(name))
+            .is_some_and(|before| before.ends_with('<'))
     }
 
     fn indent(&mut self) {
@@ -156,8 +168,27 @@ mod tests {
             text,
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<A>\n  \
              <B>a&lt;b&gt;&amp;\"'&#1;&#13;\n\t&#127;中</B>\n  <C></C>\n  \
-             <E>\n    <F>7</F>\n  </E>\n  <G>\n  </G>\n</A>\n"
+             <E>\n    <F>7</F>\n  </E>\n  <G></G>\n</A>\n"
         );
+    }
+
+    #[test]
+    fn what_holds_nothing_holds_no_white_space() {
+        let mut xml = Writer::new("A");
+        xml.nested("B", |xml| {
+            xml.nested("C", |_| {});
+        });
+        xml.nested("D", |xml| {
+            xml.elem("D", "<D>\n");
+        });
+        let text = String::from_utf8(xml.finish()).unwrap();
+        let (_, body) = text.split_once("?>\n").unwrap();
+        assert_eq!(
+            body,
+            "<A>\n  <B>\n    <C></C>\n  </B>\n  <D>\n    <D>&lt;D&gt;\n</D>\n  </D>\n</A>\n"
+        );
+        let empty = String::from_utf8(Writer::new("A").finish()).unwrap();
+        assert!(empty.ends_with("?>\n<A></A>\n"));
     }
 
     #[test]

@@ -23,11 +23,35 @@ use crate::{
 
 const LEADER: u64 = 1;
 
-/// A map whose restores wait until they are let through.
-struct Gated {
-    map: MapMachine,
+/// Where calls wait until they are let through.
+struct Gate {
     entered: watch::Sender<bool>,
     open: watch::Sender<bool>,
+}
+
+impl Gate {
+    fn new(open: bool) -> Self {
+        Self {
+            entered: watch::Sender::new(false),
+            open: watch::Sender::new(open),
+        }
+    }
+
+    fn pass(&self) {
+        self.entered.send_replace(true);
+        while !*self.open.borrow() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A map with a gate before its answers to questions and one before its restores.
+struct Gated {
+    map: MapMachine,
+    questions: Gate,
+    restores: Gate,
+    /// It has said yes to a snapshot that did not come yet.
+    promised: watch::Sender<bool>,
 }
 
 impl StateMachine for Gated {
@@ -47,11 +71,19 @@ impl StateMachine for Gated {
         self.map.snapshot()
     }
 
+    fn may_restore(&self, _: &Bytes) -> Result<bool, StateMachineError> {
+        self.questions.pass();
+        self.promised.send_replace(true);
+        Ok(true)
+    }
+
+    fn restore_given_up(&self) {
+        self.promised.send_replace(false);
+    }
+
     fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
-        self.entered.send_replace(true);
-        while !*self.open.borrow() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.restores.pass();
+        self.promised.send_replace(false);
         self.map.restore()
     }
 }
@@ -126,8 +158,9 @@ impl Follower {
         let store: Arc<dyn Kv> = Arc::new(kv.clone());
         let machine = Arc::new(Gated {
             map: MapMachine::new(SHARD, store.clone()),
-            entered: watch::Sender::new(false),
-            open: watch::Sender::new(gate_open),
+            questions: Gate::new(true),
+            restores: Gate::new(gate_open),
+            promised: watch::Sender::new(false),
         });
         let config = RaftConfig::default();
         let host = RaftHost::start(runtime, NodeId(2), config, store, Arc::new(NoPeers));
@@ -150,6 +183,11 @@ impl Follower {
             self.take(chunk).await.unwrap();
         }
         self.take(transfer.finish).await.unwrap();
+    }
+
+    /// Nothing is kept from other replicas of the node.
+    fn is_free(&self) -> bool {
+        !*self.machine.promised.borrow()
     }
 
     fn staged(&self) -> usize {
@@ -204,7 +242,7 @@ async fn a_transfer_that_begins_during_an_installation_does_not_disturb_it() {
     }
     let (finishing, finish) = (Arc::clone(&follower), first.finish);
     let finishing = runtime.spawn(async move { finishing.take(finish).await });
-    let mut entered = follower.machine.entered.subscribe();
+    let mut entered = follower.machine.restores.entered.subscribe();
     entered.wait_for(|entered| *entered).await.unwrap();
     // The call that waits may be dropped too: the connection broke.
     finishing.abort();
@@ -214,7 +252,7 @@ async fn a_transfer_that_begins_during_an_installation_does_not_disturb_it() {
         matches!(refused, Err(RaftError::NotNow(_))),
         "a second transfer during an installation: {refused:?}"
     );
-    follower.machine.open.send_replace(true);
+    follower.machine.restores.open.send_replace(true);
     assert!(
         follower
             .group
@@ -254,14 +292,14 @@ async fn the_end_of_a_transfer_may_be_asked_for_again() {
     for _ in 0..2 {
         let (waiting, finish) = (Arc::clone(&follower), sent.finish.clone());
         asked.push(runtime.spawn(async move { waiting.take(finish).await }));
-        let mut entered = follower.machine.entered.subscribe();
+        let mut entered = follower.machine.restores.entered.subscribe();
         entered.wait_for(|entered| *entered).await.unwrap();
         // The first one is given up.
         if let [first] = asked.as_slice() {
             first.abort();
         }
     }
-    follower.machine.open.send_replace(true);
+    follower.machine.restores.open.send_replace(true);
     let answer = asked.pop().unwrap().await.unwrap();
     assert!(answer.is_ok(), "{answer:?}");
     assert_eq!(follower.group.last_applied(), Some(90));
@@ -393,6 +431,7 @@ async fn what_was_received_half_does_not_stay() {
     follower.take_all(transfer(3, 70, 60)).await;
     assert_eq!(follower.group.last_applied(), Some(80));
     assert_eq!(follower.staged(), 0, "a refused snapshot stays");
+    assert!(follower.is_free());
     // One whose sender went away goes once the leader is heard without it.
     let half = transfer(4, 99, 60);
     follower.take(half.begin).await.unwrap();
@@ -407,7 +446,56 @@ async fn what_was_received_half_does_not_stay() {
     };
     follower.take(heartbeat()).await.unwrap();
     assert!(follower.staged() > 0, "a transfer under way is kept");
+    assert!(!follower.is_free());
     tokio::time::sleep(Duration::from_secs(3600)).await;
     follower.take(heartbeat()).await.unwrap();
     assert_eq!(follower.staged(), 0, "an abandoned snapshot stays");
+    assert!(follower.is_free());
+}
+
+/// What another replica of the node waits for does not stay promised to a transfer that ended in the
+/// middle of a step: there may be no later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_fails_or_is_dropped_gives_up_what_was_promised() {
+    let runtime = Runtime::system();
+    let follower = Arc::new(Follower::start(runtime.clone(), true).await);
+    for too_early in [false, true] {
+        let mut sent = transfer(1, 90, 60);
+        follower.take(sent.begin).await.unwrap();
+        let last = match too_early {
+            true => sent.finish,
+            false => sent.chunks[0].clone(),
+        };
+        follower.take(sent.chunks.swap_remove(0)).await.unwrap();
+        assert!(!follower.is_free());
+        let refused = follower.take(last).await;
+        assert!(
+            matches!(refused, Err(RaftError::Malformed(_))),
+            "{refused:?}"
+        );
+        assert!(follower.is_free());
+    }
+    // The connection breaks while the machine thinks about it.
+    let mut sent = transfer(2, 90, 60);
+    follower.take(sent.begin).await.unwrap();
+    let questions = &follower.machine.questions;
+    questions.entered.send_replace(false);
+    questions.open.send_replace(false);
+    let (asking, first) = (Arc::clone(&follower), sent.chunks.swap_remove(0));
+    let asking = runtime.spawn(async move { asking.take(first).await });
+    let mut entered = questions.entered.subscribe();
+    entered.wait_for(|entered| *entered).await.unwrap();
+    let mut promised = follower.machine.promised.subscribe();
+    promised.borrow_and_update();
+    asking.abort();
+    assert!(asking.await.is_err());
+    questions.open.send_replace(true);
+    let promises_and_gives_up = async {
+        promised.changed().await.unwrap();
+        promised.wait_for(|promised| !promised).await.unwrap();
+    };
+    let limit = Duration::from_secs(30);
+    let ended = tokio::time::timeout(limit, promises_and_gives_up).await;
+    assert!(ended.is_ok(), "promised for ever");
+    follower.host.stop().await.unwrap();
 }

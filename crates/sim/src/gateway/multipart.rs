@@ -47,6 +47,7 @@ impl Gateway {
                 etag: etag.clone(),
                 crc64: written.crc64,
                 payload: Some(written.payload),
+                prefix: None,
             };
             match self.meta.propose(command).await {
                 Ok(Ok(_)) => parts.push(pb::CompletePart { number, etag }),

@@ -1,8 +1,11 @@
 //! Pools and groups that should exist.
 
+use std::time::Duration;
+
+use granary_blob_api::DiskHealth;
 use granary_meta_api::pb;
 use granary_placement::{FailureDomain, Rule, Topology, groups_wanted, plan_groups, rule_for};
-use granary_types::Redundancy;
+use granary_types::{DiskId, Redundancy};
 
 use super::PlacementKeeper;
 use crate::WorkerError;
@@ -11,6 +14,9 @@ use crate::WorkerError;
 const GROUPS_PER_COMMAND: usize = 500;
 /// Groups created per tick and pool.
 const GROUPS_PER_TICK: usize = 5000;
+/// A disk that does not answer for less than this is no reason for other groups, which would stay for
+/// good: it restarts. Writes go to whole groups meanwhile, or to the quorum of one.
+const AWAY_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A pool that placement wants.
 struct Wanted {
@@ -123,8 +129,8 @@ impl PlacementKeeper {
     }
 
     /// Creates open groups where a pool has too few. Only the best pool of a class and zone gets
-    /// new ones, of those that have groups or could have some now; groups with a lost member do not
-    /// count.
+    /// new ones, of those that have groups or could have some now; groups with a member that is full,
+    /// or lost for more than a while, do not count.
     pub(super) async fn create_groups(&self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
         let mut created = false;
@@ -142,7 +148,7 @@ impl PlacementKeeper {
             }
             let rule = rule_of(pool, &part);
             let open = map.open_groups(pool.id);
-            let serves = |disk| part.find(disk).is_some_and(|disk| disk.in_service);
+            let serves = |disk| part.find(disk).is_some() && self.takes_chunks_soon(disk);
             let whole = open
                 .iter()
                 .filter(|group| group.iter().all(|&disk| serves(disk)))
@@ -161,12 +167,20 @@ impl PlacementKeeper {
         Ok(created)
     }
 
-    async fn create(
-        &self,
-        pool: u32,
-        groups: &[Vec<granary_types::DiskId>],
-    ) -> Result<(), WorkerError> {
-        let member = |disk: &granary_types::DiskId| pb::state::PgMember {
+    /// True when a disk takes chunks, or has done until a while ago and may only have restarted.
+    fn takes_chunks_soon(&self, disk: DiskId) -> bool {
+        let health = self.view.status(disk).map(|status| status.health);
+        let now = self.runtime.monotonic();
+        let since = self.away.get(&disk).map_or(now, |away| away.0);
+        let takes = match health {
+            Some(health) => health == DiskHealth::Healthy,
+            None => now.saturating_sub(since) < AWAY_MAX,
+        };
+        takes && self.view.map().is_in(disk)
+    }
+
+    async fn create(&self, pool: u32, groups: &[Vec<DiskId>]) -> Result<(), WorkerError> {
+        let member = |disk: &DiskId| pb::state::PgMember {
             disk: disk.0,
             complete: true,
         };

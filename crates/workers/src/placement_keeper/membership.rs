@@ -13,6 +13,7 @@ use granary_types::DiskId;
 use super::PlacementKeeper;
 use super::growth::NONE;
 use super::layout::{rule_of, topology_of};
+use super::silence::{Silence, unbelievable};
 use crate::WorkerError;
 
 /// Members replaced per tick: repair is spread over time as well as over disks.
@@ -24,9 +25,13 @@ impl PlacementKeeper {
     /// Takes out disks that failed or have been unreachable for long, and takes back disks that
     /// were out and are healthy again. They may have missed what was written and deleted meanwhile:
     /// with the command they are complete no more where another one that answers is, and so their groups
-    /// are compared before anything relies on them.
+    /// are compared before anything relies on them. None is taken out for its silence while more are
+    /// silent than [`unbelievable`] says.
     pub(super) async fn update_disk_states(&mut self) -> Result<bool, WorkerError> {
         let map = self.view.map();
+        let silence = unbelievable(&map.topology(|_| true), |disk| self.view.is_silent(disk));
+        *self.silence.lock() = silence;
+        self.holds_back = false;
         let mut changed = false;
         // Looked up once, for all that come back.
         let mut replaceable = None;
@@ -37,18 +42,7 @@ impl PlacementKeeper {
                 self.away.remove(&id);
                 continue;
             }
-            let health = self.view.status(id).map(|status| status.health);
-            let state = match health {
-                // Given up for good, whatever its node may still say.
-                _ if map.is_removed(id) => disk_state::OUT,
-                Some(DiskHealth::Failed) => disk_state::OUT,
-                Some(DiskHealth::Healthy | DiskHealth::Full) => disk_state::IN,
-                None if self.is_given_up(id) => disk_state::OUT,
-                None | Some(DiskHealth::Opening) => disk.state,
-            };
-            if health.is_some() {
-                self.away.remove(&id);
-            }
+            let state = self.judged(&map, disk, silence);
             if state == disk.state {
                 continue;
             }
@@ -75,10 +69,45 @@ impl PlacementKeeper {
             }
             changed = true;
         }
+        if let Some(Silence { silent, disks }) = silence.filter(|_| self.holds_back) {
+            tracing::warn!(
+                silent,
+                disks,
+                "too many disks are silent to take any out of service"
+            );
+        }
         if changed {
             self.view.refresh_map().await?;
         }
         Ok(changed)
+    }
+
+    /// The state that a disk should have.
+    fn judged(
+        &mut self,
+        map: &ClusterMap,
+        disk: &pb::state::Disk,
+        silence: Option<Silence>,
+    ) -> u32 {
+        let id = DiskId(disk.id);
+        let health = self.view.status(id).map(|status| status.health);
+        if health.is_some() {
+            self.away.remove(&id);
+        }
+        match health {
+            // Given up for good, whatever its node may still say.
+            _ if map.is_removed(id) => disk_state::OUT,
+            Some(DiskHealth::Failed) => disk_state::OUT,
+            Some(DiskHealth::Healthy | DiskHealth::Full) => disk_state::IN,
+            None if self.is_given_up(id) => {
+                if silence.is_none() || !self.view.is_silent(id) {
+                    return disk_state::OUT;
+                }
+                self.holds_back |= disk.state == disk_state::IN;
+                disk.state
+            }
+            None | Some(DiskHealth::Opening) => disk.state,
+        }
     }
 
     /// The groups in which each disk is a complete member, and another one that answers is, with which

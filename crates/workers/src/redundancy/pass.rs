@@ -42,6 +42,7 @@ pub(super) struct Pass {
     tries: u32,
     pub(super) chunks: u64,
     pub(super) below_target: u64,
+    pub(super) narrow: u64,
     pub(super) groups_unknown: u64,
     pub(super) rescued: u64,
     /// Copies on all disks when it began, and those that it has seen.
@@ -71,6 +72,7 @@ impl Pass {
             tries: 0,
             chunks: 0,
             below_target: 0,
+            narrow: 0,
             groups_unknown: 0,
             rescued: 0,
             copies: (held.map(|disk| disk.chunks).sum(), 0),
@@ -80,10 +82,16 @@ impl Pass {
         }
     }
 
-    /// Counts a part of a group in.
-    fn count(&mut self, pg: PgId, repaired: &Repaired) {
+    /// Counts a part of a group in, which lies in a `narrow` zone or not.
+    fn count(&mut self, pg: PgId, repaired: &Repaired, narrow: bool) {
         self.chunks += repaired.chunks;
-        self.below_target += repaired.below_target;
+        if narrow {
+            // Those that have all the copies that they can have.
+            self.narrow += repaired.chunks.saturating_sub(repaired.below_target);
+            self.below_target += repaired.chunks;
+        } else {
+            self.below_target += repaired.below_target;
+        }
         self.rescued += repaired.rescued;
         self.copies.1 += repaired.copies;
         self.seen.add_sum(pg, repaired.seen);
@@ -126,9 +134,10 @@ impl Pass {
         match map.group(id) {
             Some(group) => {
                 let copies = map.target_copies(group);
+                let narrow = copies < map.promised_copies(group);
                 let repairing = repair.repair(group, copies, self.after, &self.outsiders);
                 match repairing.await {
-                    Ok(repaired) => self.count(id, &repaired),
+                    Ok(repaired) => self.count(id, &repaired, narrow),
                     Err(error) if self.tries + 1 < TRIES_PER_GROUP => {
                         self.tries += 1;
                         return Err(error);

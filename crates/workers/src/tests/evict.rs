@@ -86,6 +86,7 @@ async fn upload_part(world: &World, key: &'static str, written: Written) -> Byte
         etag: "00".repeat(16),
         crc64: written.crc64,
         payload: Some(written.payload),
+        prefix: None,
     };
     world.meta.propose(put).await.unwrap().unwrap();
     object

@@ -12,7 +12,7 @@ use granary_types::{ChunkId, DiskId};
 
 use super::world::{MIB, World, content, dir, run, simulated};
 use super::{assert_whole, disk_in, fewest_copies, redundancy};
-use crate::{Tick, Worker};
+use crate::{RedundancyWorker, Tick, Worker};
 
 /// Removes a copy as if it had never reached the disk.
 pub(super) async fn lose_copy(world: &World, disk: DiskId, chunk: ChunkId) {
@@ -345,6 +345,75 @@ fn a_disk_that_was_removed_for_good_comes_back_by_an_operators_act_only() {
         let mut worker = redundancy(&world);
         run(&mut worker).await;
         assert_eq!(worker.status()().below_target, 0);
+    });
+}
+
+#[test]
+fn a_node_that_is_away_for_minutes_makes_groups_and_one_that_restarts_makes_none() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        for node in 2..=4 {
+            world.add_node(node, 10 * node as usize).await;
+        }
+        keep_on(&mut world, 2).await;
+        let groups = |world: &World| world.view.map().groups().count();
+        let before = groups(&world);
+        let bytes = content(9 * MIB, 81);
+        for node in [2, 3, 4] {
+            let stopped = world.nodes.stop(node);
+            keep_on(&mut world, 2).await;
+            assert_eq!(groups(&world), before, "node {node} only restarts");
+            world.put("a", &bytes).await;
+            world.nodes.start(node, stopped);
+            keep_on(&mut world, 2).await;
+            assert_eq!(groups(&world), before);
+        }
+        world.nodes.stop(4);
+        keep_on(&mut world, 7).await;
+        let map = world.view.map();
+        assert!(map.disks().all(|disk| disk.state == 0), "given up");
+        let whole = |group: &&Group| group.disks().all(|disk| world.view.is_writable(disk));
+        assert!(
+            map.groups().filter(whole).count() >= 8,
+            "new chunks have few groups"
+        );
+        assert!(groups(&world) > before);
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn what_its_zone_has_no_disks_for_is_counted_as_below_its_redundancy() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        let bytes = content(9 * MIB, 80);
+        world.put("old", &bytes).await;
+        let old = disk_in(&world, 1).await;
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let counted = |worker: &RedundancyWorker| {
+            let status = worker.status()();
+            (status.chunks, status.below_target, status.narrow)
+        };
+        assert_eq!(counted(&worker), (3, 0, 0), "one disk promises one copy");
+        for node in 2..=4 {
+            world.add_node_in("b", node, 10 * node as usize).await;
+        }
+        keep_on(&mut world, 1).await;
+        world.put("new", &bytes).await;
+        let listed = world.listed().await;
+        let on_old = listed.iter().filter(|(disk, _)| *disk == old).count();
+        assert_eq!((listed.len(), on_old), (3 + 9, 3), "{listed:?}");
+        world.runtime.sleep(Duration::from_secs(31)).await;
+        run(&mut worker).await;
+        assert_eq!(counted(&worker), (6, 3, 3));
+        // Two more machines there are what helps.
+        world.add_node(5, 50).await;
+        world.add_node(6, 60).await;
+        keep_on(&mut world, 2).await;
+        run(&mut worker).await;
+        assert_eq!(counted(&worker), (6, 0, 0));
+        assert_eq!(fewest_copies(&world).await, (3, 3));
     });
 }
 

@@ -237,3 +237,41 @@ fn a_copy_that_its_write_gave_up_does_not_spread_when_its_disk_becomes_a_member(
         assert!(world.get("a").await.unwrap() == bytes);
     });
 }
+
+/// A copy that repair had on its way comes back when the chunk is deleted and the deletion forgotten
+/// before it arrives. The object of the write that gave it up goes on to live.
+#[test]
+fn a_copy_that_came_late_to_one_member_is_not_copied_to_the_others() {
+    simulated(async {
+        let world = World::start(3).await;
+        let bytes = content(9 * MIB, 101);
+        world.put("a", &bytes).await;
+        let object = world.open("a").await.version.object_id;
+        let (live, _) = world.chunks().await;
+        let map = world.view.map();
+        let group = map.groups().min_by_key(|group| group.id).unwrap();
+        let late = PutChunk {
+            id: ChunkId::new(group.id, 77),
+            owner: ChunkOwner {
+                bucket: BucketId(world.bucket.id),
+                object: ObjectId::from_slice(&object).unwrap(),
+            },
+            pg_epoch: group.epoch,
+            blocks: Block::cut(content(1000, 7)),
+        };
+        let member = group.disks().next().unwrap();
+        world.store.put(member, late).await.unwrap();
+        // A chunk that was written, and that one member alone has too.
+        let kept = live.first().copied().unwrap();
+        let mut holders = world.listed().await;
+        holders.retain(|(_, entry)| entry.id == kept);
+        for (disk, _) in &holders[1..] {
+            lose_copy(&world, *disk, kept).await;
+        }
+        let mut worker = redundancy(&world);
+        count(&world, &mut worker).await;
+        assert_eq!(world.chunks().await, (live, 0));
+        assert_whole(&world, 3).await;
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}

@@ -58,8 +58,13 @@ impl Nodes {
     }
 
     /// Takes a node away: nobody reaches it any more.
-    pub(super) fn stop(&self, node: u64) {
-        self.0.lock().remove(&node);
+    pub(super) fn stop(&self, node: u64) -> Option<BlobStore> {
+        self.0.lock().remove(&node)
+    }
+
+    /// Brings one back that was stopped.
+    pub(super) fn start(&self, node: u64, stopped: Option<BlobStore>) {
+        self.0.lock().extend(stopped.map(|store| (node, store)));
     }
 
     /// The same nodes on the ways of another process.
@@ -176,7 +181,7 @@ impl World {
             bucket: pb::state::Bucket::default(),
             node,
         };
-        world.register_node(1).await;
+        world.register_node(1, "a").await;
         for disk in 1..=disks {
             world.add_disk(disk).await;
         }
@@ -185,10 +190,10 @@ impl World {
         world
     }
 
-    async fn register_node(&self, node: u64) {
+    async fn register_node(&self, node: u64, zone: &str) {
         let record = pb::state::Node {
             id: node,
-            zone: "a".into(),
+            zone: zone.into(),
             feature_level: granary_meta::FEATURE_LEVEL,
             ..Default::default()
         };
@@ -198,9 +203,14 @@ impl World {
 
     /// Another machine with one disk joins.
     pub(super) async fn add_node(&self, node: u64, disk: usize) -> DiskId {
+        self.add_node_in("a", node, disk).await
+    }
+
+    /// One joins in some zone.
+    pub(super) async fn add_node_in(&self, zone: &str, node: u64, disk: usize) -> DiskId {
         let store = open_store(&self.runtime, &self.vfs).await;
         self.nodes.0.lock().insert(node, store.clone());
-        self.register_node(node).await;
+        self.register_node(node, zone).await;
         self.add_disk_to(node, &store, disk).await
     }
 
@@ -304,6 +314,7 @@ impl World {
             at: self.at(key),
             redundancy: Redundancy::Lrs,
             storage_class: StorageClass::Standard,
+            continues: None,
         };
         let limits = BodyLimits {
             declared_length: Some(bytes.len() as u64),

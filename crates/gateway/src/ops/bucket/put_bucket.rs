@@ -3,7 +3,7 @@
 use crate::config::DefaultRedundancy;
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
-use granary_oss::header::{bucket_acl, redundancy, storage_class};
+use granary_oss::header::{bucket_acl, redundancy, resource_group, storage_class};
 use granary_oss::xml::CreateBucketConfiguration;
 use granary_oss::{ErrorCode, OssError};
 use granary_types::limits::{BUCKETS_PER_ACCOUNT_MAX, CONFIG_BODY_BYTES_MAX};
@@ -55,7 +55,7 @@ impl Operation for PutBucket {
             storage_class: storage_class(&head.headers)?,
             redundancy: redundancy(&head.headers)?,
             hierarchical: hierarchical(head)?,
-            resource_group: head.text("x-oss-resource-group-id").unwrap_or_default(),
+            resource_group: resource_group(&head.headers)?.unwrap_or_default(),
         })
     }
 

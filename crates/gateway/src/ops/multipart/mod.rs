@@ -5,6 +5,7 @@ mod complete_multipart_upload;
 mod initiate_multipart_upload;
 mod list_multipart_uploads;
 mod list_parts;
+mod sequence;
 mod upload;
 mod upload_part;
 mod upload_part_copy;

@@ -1,6 +1,6 @@
 //! UploadPart: stores one part of an upload, replacing the part of that number.
 
-use granary_datapath::BodyLimits;
+use granary_datapath::{BodyLimits, WriteTarget};
 use granary_meta_api::pb;
 use granary_oss::error::ec;
 use granary_oss::header::{content_md5, traffic_limit};
@@ -9,6 +9,7 @@ use granary_oss::{ErrorCode, OssError};
 use granary_types::ETag;
 use http::{StatusCode, header};
 
+use super::sequence::Before;
 use super::upload::{UploadRef, storage_class};
 use crate::body::check_md5;
 use crate::ctx::{Ctx, Subject};
@@ -62,8 +63,12 @@ impl Operation for UploadPart {
         };
         body.pace(traffic_limit);
         let upload_id = upload.id()?;
-        let class = storage_class(&upload.find(cx).await?);
-        let target = cx.write_target(&upload.key, class)?;
+        let record = upload.find(cx).await?;
+        let before = Before::find(cx, &upload, &record, number).await?;
+        let target = WriteTarget {
+            continues: before.as_ref().map(Before::md5),
+            ..cx.write_target(&upload.key, storage_class(&record))?
+        };
         let datapath = cx.shared.datapath.clone();
         let written = match datapath.write(target, body, limits).await {
             Ok(written) => written,
@@ -71,6 +76,8 @@ impl Operation for UploadPart {
         };
         check_md5(md5, || written.md5)?;
         let etag = ETag::from_md5(written.md5);
+        let continued = before.as_ref().zip(written.continued.as_ref());
+        let prefix = continued.map(|(before, md5)| before.prefix(md5));
         // The upload belongs to one bucket: a replaced one does not have it.
         let decision = cx.propose_at(&upload.key, false, |at| pb::PutPart {
             at: Some(at),
@@ -79,6 +86,7 @@ impl Operation for UploadPart {
             etag: etag.as_str().to_owned(),
             crc64: written.crc64,
             payload: Some(written.payload.clone()),
+            prefix: prefix.clone(),
         });
         decision
             .await?

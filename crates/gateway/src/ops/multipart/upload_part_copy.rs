@@ -1,6 +1,6 @@
 //! UploadPartCopy: makes a part of the bytes of an existing object, or of a range of them.
 
-use granary_datapath::CopyDigests;
+use granary_datapath::{CopyDigests, WriteTarget};
 use granary_meta_api::pb;
 use granary_oss::error::ec;
 use granary_oss::header::copy_source_range;
@@ -11,6 +11,7 @@ use granary_types::limits::PUT_BYTES_MAX;
 use granary_types::{ETag, Timestamp};
 use http::header;
 
+use super::sequence::Before;
 use super::upload::{UploadRef, storage_class};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -54,14 +55,18 @@ impl Operation for UploadPartCopy {
             source,
         } = self;
         let upload_id = upload.id()?;
-        let class = storage_class(&upload.find(cx).await?);
+        let record = upload.find(cx).await?;
+        let before = Before::find(cx, &upload, &record, number).await?;
         let found = source.find(cx).await?;
         let range = copy_source_range(&cx.head.headers, found.version().size);
         if range.length() > PUT_BYTES_MAX {
             return Err(OssError::new(ErrorCode::EntityTooLarge)
                 .extra("MaxSizeAllowed", PUT_BYTES_MAX.to_string()));
         }
-        let target = cx.write_target(&upload.key, class)?;
+        let target = WriteTarget {
+            continues: before.as_ref().map(Before::md5),
+            ..cx.write_target(&upload.key, storage_class(&record))?
+        };
         let copied = match found.copy(cx, range, target, CopyDigests::Compute).await {
             Ok(copied) => copied,
             Err(error) => return Err(write_failed(cx, error).await),
@@ -70,6 +75,8 @@ impl Operation for UploadPartCopy {
             OssError::new(ErrorCode::InternalError).source("the copy has no digests")
         })?;
         let etag = ETag::from_md5(md5);
+        let continued = before.as_ref().zip(copied.continued.as_ref());
+        let prefix = continued.map(|(before, md5)| before.prefix(md5));
         let decision = cx.propose_at(&upload.key, false, |at| pb::PutPart {
             at: Some(at),
             upload_id: upload_id.clone(),
@@ -77,6 +84,7 @@ impl Operation for UploadPartCopy {
             etag: etag.as_str().to_owned(),
             crc64,
             payload: Some(copied.payload.clone()),
+            prefix: prefix.clone(),
         });
         let reply = decision
             .await?

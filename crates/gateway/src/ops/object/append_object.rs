@@ -48,6 +48,12 @@ impl Operation for AppendObject {
     fn parse(head: &Head) -> Result<Self, OssError> {
         head.refuse(CALLBACKS)?;
         let position = position(head)?;
+        if let Some(id) = head.query.get("versionId") {
+            let message = "Bytes are appended to the current version only.";
+            return Err(
+                OssError::invalid_argument(message, "versionId", id).ec(ec::APPEND_VERSION_ID)
+            );
+        }
         // What is there has its attributes: a later append's are not even looked at (asserted by the
         // SDKs' tests), but for what would change the bytes or the answer.
         head.refuse(UNBUILT_IN_WRITES)?;
@@ -192,10 +198,12 @@ pub(super) fn position(head: &Head) -> Result<u64, OssError> {
     })
 }
 
-/// The current version as it is now, delete markers included.
+/// The object as it is now. Above a delete marker an append makes a new one, as the service does,
+/// although its API reference says that delete markers cannot be appended to.
 async fn find(cx: &mut Ctx, key: &ObjectKey) -> Result<Option<state::Version>, OssError> {
     let found = cx.find_version(key, VersionRef::Current, false).await?;
-    Ok(found.and_then(|found| found.version))
+    let current = found.and_then(|found| found.version);
+    Ok(current.filter(|version| !version.delete_marker))
 }
 
 /// Makes of what an object has in small pieces one larger piece. When others have changed them
@@ -257,5 +265,19 @@ mod tests {
             assert_eq!(parse(query, "1").unwrap_err().code(), code, "{query}");
         }
         assert_eq!(parse("", "1").unwrap_err().ec_text(), ec::POSITION_MISSING);
+    }
+
+    #[test]
+    fn no_version_can_be_named() {
+        for id in ["null", ""] {
+            let target = format!("/bucket/k?append&position=3&versionId={id}");
+            let headers = [("content-length", "1")];
+            let error = AppendObject::parse(&head("POST", "localhost", &target, &headers));
+            let error = error.unwrap_err();
+            assert_eq!(
+                (error.code(), error.ec_text()),
+                (ErrorCode::InvalidArgument, "0016-00000504")
+            );
+        }
     }
 }

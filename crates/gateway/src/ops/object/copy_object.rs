@@ -22,6 +22,7 @@ use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
+use crate::hierarchy;
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::{self, VersionRef};
@@ -82,6 +83,7 @@ impl Operation for CopyObject {
             found = self.source.find(cx).await?;
             attributes = self.attributes(found.version(), cx.bucket()?.versioning)?;
         }
+        hierarchy::check_attributes(cx.bucket()?, &self.key, &attributes)?;
         let size = found.version().size;
         let class = attributes.class_in(cx.bucket()?);
         let same_bucket = cx.bucket()?.name == self.source.named.bucket;

@@ -1,5 +1,8 @@
 //! DeleteDirectory: deletes an empty directory, or a bounded number of what is in it and below it; the
 //! answer has a token to go on with while something is left.
+//!
+//! What is deleted with its directory is not asked for an ACL of its own, so that only the bucket's
+//! owner may delete more than an empty directory.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,6 +11,7 @@ use granary_oss::OssError;
 use granary_oss::xml::DeleteDirectoryResult;
 use granary_types::ObjectKey;
 
+use crate::authz::authorise_owner;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
@@ -62,8 +66,12 @@ impl Operation for DeleteDirectory {
             recursive,
             from,
         } = self;
+        if recursive {
+            authorise_owner(cx)?;
+        }
+        // Not in another bucket of the same name: that one may have another owner.
         let decision = cx
-            .propose_at(&key, true, |at| pb::DeleteDirectory {
+            .propose_at(&key, !recursive, |at| pb::DeleteDirectory {
                 at: Some(at),
                 recursive,
                 from: from.clone(),
@@ -90,9 +98,10 @@ fn token(cursor: &pb::DirectoryCursor) -> String {
     format!("{:x}.{:x}.{stage}.{name}", cursor.target, cursor.directory)
 }
 
-fn cursor(token: &str) -> Result<pb::DirectoryCursor, OssError> {
-    read(token)
-        .ok_or_else(|| OssError::invalid_argument("It is no token of an answer.", TOKEN, token))
+fn cursor(text: &str) -> Result<pb::DirectoryCursor, OssError> {
+    read(text)
+        .filter(|cursor| token(cursor) == text)
+        .ok_or_else(|| OssError::invalid_argument("It is no token of an answer.", TOKEN, text))
 }
 
 fn read(token: &str) -> Option<pb::DirectoryCursor> {
@@ -130,7 +139,15 @@ mod tests {
         };
         assert_eq!(cursor(&token(&at)).unwrap(), at);
         let target = "/bucket/dir?x-oss-delete";
-        for (name, value) in [(RECURSIVE, "yes"), (TOKEN, "?"), (TOKEN, "7.9.x.")] {
+        for (name, value) in [
+            (RECURSIVE, "yes"),
+            (TOKEN, "?"),
+            (TOKEN, "7.9.x."),
+            (TOKEN, "+7.9.d."),
+            (TOKEN, "07.9.d."),
+            (TOKEN, "A.9.d."),
+            (TOKEN, "7.9.d.."),
+        ] {
             let headers = [(RECURSIVE, "true"), (name, value)];
             let headers = if name == RECURSIVE {
                 &headers[1..]

@@ -1,11 +1,12 @@
 //! DeleteMultipleObjects: up to 1000 deletions in one request, each decided on its own.
 //!
-//! The deletions are independent commands with bounded concurrency, so their shards decide them in
-//! few log entries. One that cannot be decided fails the request; repeating it is harmless.
+//! Permission for all of them comes first: a caller who may not delete one of them deletes none. The
+//! deletions are independent commands with bounded concurrency, so their shards decide them in few
+//! log entries. One that cannot be decided fails the request; repeating it is harmless.
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
 use granary_oss::error::ec;
@@ -27,7 +28,7 @@ use crate::pipeline::document;
 use crate::render::Output;
 use crate::version_id::VersionRef;
 
-/// Deletions of one request that are under way at once.
+/// Look-ups, and then deletions, of one request that are under way at once.
 const CONCURRENT: usize = 64;
 
 /// The input.
@@ -94,11 +95,18 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
     let (shared, bucket) = (Arc::clone(&cx.shared), Arc::clone(cx.bucket()?));
     let (caller, action) = (cx.caller, cx.action);
     let each: Vec<_> = targets.iter().map(|t| (t.key.clone(), t.version)).collect();
+    stream::iter(each.clone())
+        .map(|(key, version)| {
+            let (shared, bucket) = (Arc::clone(&shared), Arc::clone(&bucket));
+            async move { authorise_object(&shared, caller, action, &bucket, &key, version).await }
+        })
+        .buffered(CONCURRENT)
+        .try_for_each(|()| future::ready(Ok(())))
+        .await?;
     let decisions: Vec<_> = stream::iter(each)
         .map(|(key, version)| {
             let (shared, bucket) = (Arc::clone(&shared), Arc::clone(&bucket));
             async move {
-                authorise_object(&shared, caller, action, &bucket, &key, version).await?;
                 let command = command(bucket.position(&key), version);
                 shared.meta.propose(command).await.map_err(failure::of_meta)
             }

@@ -44,7 +44,7 @@ impl Operation for DeleteObject {
         let id = cx
             .head
             .query
-            .get_non_empty("versionId")
+            .get("versionId")
             .map(str::to_owned)
             .or_else(|| match (reply.stamp, cx.bucket()) {
                 (1.., Ok(bucket)) => marker_id(&reply, bucket.versioning),

@@ -1,10 +1,11 @@
 //! GetObjectMeta: the few headers that identify an object; cheaper than HeadObject for clients that
-//! only ask whether it changed.
+//! only ask whether it changed. Some still send GET, as documents once had it: that answer has no body
+//! either, and announces the object's length all the same, which those clients read.
 
 use granary_oss::OssError;
 use granary_oss::header::date::format_http_date;
 use granary_types::{ObjectKey, Timestamp};
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::version::{existing, identify};
 use crate::ctx::{Ctx, Subject};
@@ -42,8 +43,7 @@ impl Operation for GetObjectMeta {
             .oss("x-oss-transition-time", time(version.transition_ms))
             .oss("x-oss-last-access-time", time(version.accessed_ms));
         identify(&mut output.headers, &version, cx.bucket()?);
-        // Documents once had GET for it, whose answer has no body either.
-        output.length = (cx.head.method == Method::HEAD).then_some(version.size);
+        output.length = Some(version.size);
         Ok(output)
     }
 }

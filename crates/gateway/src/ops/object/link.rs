@@ -12,10 +12,8 @@ use granary_types::{ObjectKey, ObjectType};
 use http::{HeaderMap, HeaderName};
 
 use super::version::{content_md5, describe, etag};
-use crate::authz::authorise_object;
 use crate::ctx::Ctx;
 use crate::render::insert;
-use crate::version_id::VersionRef;
 
 /// What a read answers with.
 pub(super) struct Read {
@@ -53,11 +51,8 @@ impl Read {
         };
         let target = ObjectKey::try_from(version.symlink_target.as_str());
         let target = target.map_err(|_| dangling())?;
-        let current = VersionRef::Current;
-        let bucket = cx.bucket()?.clone();
         // A public link does not open a private object.
-        authorise_object(&cx.shared, cx.caller, cx.action, &bucket, &target, current).await?;
-        let found = cx.find_version(&target, current, true).await?;
+        let found = cx.find_beside(&target).await?;
         let found = found.ok_or_else(dangling)?;
         let led_to = found.version.filter(|version| !version.delete_marker);
         let led_to = led_to.ok_or_else(dangling)?;

@@ -166,6 +166,7 @@ impl Found {
             payload: written.payload,
             size: written.size,
             digests: (digests == CopyDigests::Compute).then_some((written.md5, written.crc64)),
+            continued: written.continued,
         })
     }
 

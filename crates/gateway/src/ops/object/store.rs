@@ -17,6 +17,7 @@ use crate::buckets::Versioning;
 use crate::callback::Upload;
 use crate::ctx::Ctx;
 use crate::failure;
+use crate::hierarchy;
 use crate::render::Output;
 use crate::version_id::{self, VersionRef};
 
@@ -39,11 +40,13 @@ pub(crate) struct Stored {
 }
 
 impl NewObject {
-    /// Tells a client that may not overwrite so before it sends its bytes. The commit decides.
+    /// Tells a client that may not overwrite, or asks a directory to keep attributes, so before it
+    /// sends its bytes. The commit decides about overwriting.
     ///
     /// # Errors
-    /// FileAlreadyExists.
+    /// FileAlreadyExists, NotImplemented.
     pub(crate) async fn refuse_early(&self, cx: &mut Ctx) -> Result<(), OssError> {
+        hierarchy::check_attributes(cx.bucket()?, &self.key, &self.attributes)?;
         match self.forbid_overwrite {
             true => refuse_early(cx, &self.key).await,
             false => Ok(()),
@@ -95,7 +98,13 @@ impl NewObject {
             .await?
             .map_err(|rejection| failure::of_rejection(&rejection))?;
         Ok(Stored {
-            version: reply.version.unwrap_or(version),
+            // A directory that was made keeps no digests; what is told of it are those of its nothing.
+            version: pb::state::Version {
+                etag: version.etag.clone(),
+                crc64: version.crc64,
+                has_crc64: true,
+                ..reply.version.unwrap_or(version)
+            },
             md5: written.md5,
             content_type: self.attributes.content_type().map(str::to_owned),
             versioned: cx.bucket()?.versioning != Versioning::Unset,

@@ -129,3 +129,42 @@ async fn a_named_leader_is_asked_without_a_pause() {
     outcome.unwrap();
     assert!(spent < FIRST_PAUSE / 2, "{spent:?}");
 }
+
+/// A command that may be applied does not become one that is not because the last attempt found no
+/// leader: whoever makes it anew would do it twice.
+#[tokio::test(start_paused = true)]
+async fn an_outcome_stays_unknown() {
+    let lost = || MetaError::UnknownOutcome("the answer was lost".to_owned());
+    for last in [
+        led_by(None),
+        MetaError::Unavailable("silent".to_owned()),
+        MetaError::Busy(SHARD),
+        MetaError::NoSpace("full".to_owned()),
+        MetaError::Invalid("of a later version".to_owned()),
+    ] {
+        let (service, meta) = client(lost(), Duration::from_millis(1));
+        let asking = meta.clone();
+        let waiting = meta
+            .runtime
+            .spawn(async move { asking.propose_to(SHARD, pb::Tick {}).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        *service.fails.lock() = Some(last.clone());
+        let error = waiting.await.unwrap().unwrap_err();
+        assert!(
+            matches!(error, MetaError::UnknownOutcome(_)),
+            "{last}: {error}"
+        );
+    }
+    let (_service, meta) = client(led_by(None), Duration::from_millis(1));
+    let error = meta.propose_to(SHARD, pb::Tick {}).await.unwrap_err();
+    assert!(matches!(error, MetaError::Unavailable(_)), "{error}");
+    for certain in [
+        MetaError::Busy(SHARD),
+        MetaError::NoSpace("full".to_owned()),
+        MetaError::Invalid("of a later version".to_owned()),
+    ] {
+        let (_service, meta) = client(certain.clone(), Duration::from_millis(1));
+        let error = meta.propose_to(SHARD, pb::Tick {}).await.unwrap_err();
+        assert_eq!(error, certain);
+    }
+}

@@ -20,7 +20,7 @@ use crate::cluster::pb::admin_client::AdminClient;
 use crate::cluster::progress::time_left;
 use crate::cluster::status::{
     Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, RedundancyReport,
-    RepairStatus, ShardStatus, WorkerReport, ZoneStatus,
+    RepairStatus, ShardStatus, SilenceReport, WorkerReport, ZoneStatus,
 };
 
 /// Longest time for one node's answer, so that a status never waits for those that are away.
@@ -44,16 +44,24 @@ impl Shared {
             });
             states.collect()
         });
-        let leads = states
-            .iter()
-            .any(|worker: &WorkerReport| worker.leads && worker.name == "redundancy");
-        let redundancy = workers.filter(|_| leads).map(|role| {
+        let leads = |name: &str| {
+            let mut states = states.iter();
+            states.any(|worker: &WorkerReport| worker.leads && worker.name == name)
+        };
+        let keeper = workers.filter(|_| leads("placement-keeper"));
+        let silence = keeper.and_then(|role| role.silence());
+        let silence = silence.map(|silence| SilenceReport {
+            silent: silence.silent,
+            disks: silence.disks,
+        });
+        let redundancy = workers.filter(|_| leads("redundancy")).map(|role| {
             let status = role.redundancy();
             let progress = status.progress;
             RedundancyReport {
                 current: status.current,
                 below_target: status.below_target,
                 lost: Some(status.lost),
+                narrow: Some(status.narrow),
                 groups_unknown: status.groups_unknown,
                 began_ms: status.began_ms,
                 groups_done: progress.groups.0,
@@ -69,6 +77,7 @@ impl Shared {
             feature_level: FEATURE_LEVEL,
             workers: states,
             redundancy,
+            silence,
         }
     }
 
@@ -131,6 +140,7 @@ impl Shared {
             ..ClusterStatus::default()
         };
         self.sum_up(&mut status, &reports);
+        status.problems.extend(held_back(&reports));
         let root_silent = root_error.is_some();
         if let Some(error) = root_error {
             status
@@ -262,6 +272,7 @@ impl Shared {
             if counted.current && counted.groups_unknown == 0 {
                 status.chunks_below_target = Some(counted.below_target);
                 status.chunks_lost = counted.lost;
+                status.chunks_in_narrow_zones = counted.narrow;
                 status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
             }
             status.repair = repair_status(counted);
@@ -278,6 +289,17 @@ fn capacity(disks: &[DiskStatus]) -> Capacity {
         capacity.free_bytes += disk.free_bytes;
     }
     capacity
+}
+
+/// That no disk is given up, and why.
+fn held_back(reports: &BTreeMap<NodeId, NodeReport>) -> Option<String> {
+    let mut told = reports
+        .iter()
+        .filter_map(|(node, report)| Some((node, report.silence?)));
+    let (node, SilenceReport { silent, disks }) = told.next()?;
+    Some(format!(
+        "{silent} of {disks} disks do not answer node {node}: so many that it takes none of them out of service"
+    ))
 }
 
 fn millis(time: Duration) -> u64 {
@@ -415,6 +437,26 @@ fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_said_why_silent_disks_are_not_given_up() {
+        let report = |silence| NodeReport {
+            silence,
+            ..NodeReport::default()
+        };
+        let silence = SilenceReport {
+            silent: 6,
+            disks: 9,
+        };
+        let mut reports = BTreeMap::from([(NodeId(1), report(None))]);
+        assert_eq!(held_back(&reports), None);
+        reports.insert(NodeId(2), report(Some(silence)));
+        let said = held_back(&reports).unwrap_or_default();
+        assert!(
+            said.starts_with("6 of 9 disks do not answer node 2"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn a_disk_that_does_not_answer_is_not_full() {

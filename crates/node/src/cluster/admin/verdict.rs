@@ -119,6 +119,11 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
             "of {lost} chunks no disk that answers has a copy (granary admin fsck names them)"
         ));
     }
+    if let Some(narrow) = status.chunks_in_narrow_zones.filter(|narrow| *narrow > 0) {
+        problems.push(format!(
+            "{narrow} chunks of LRS are in zones without the disks for more copies of them: add nodes there"
+        ));
+    }
     let unavailable = leaderless > 0 || groups.unavailable > 0 || nodes.is_empty();
     status.health = match (unavailable, problems.is_empty()) {
         (true, _) => "unavailable",

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use granary_blob_api::{
     BlobError, BlobService, Block, ChunkEntry, ChunkOwner, ChunkPage, ChunkRead, CopyChunk,
-    DiskHealth, DiskStatus, GetChunk, PutChunk, VerifyPage,
+    DiskHealth, DiskStatus, GetChunk, PutChunk, ServerLimits, VerifyPage,
 };
 use granary_cluster::{
     Access, AccessTable, AddressBook, Listener, ListenerConfig, PeerNode, certificate_pem,
@@ -363,7 +363,10 @@ impl Node {
             socket,
             security,
             Arc::new(AddressBook::in_memory(Vec::new())),
-            vec![Routes::new(admin), Routes::new(BlobService::server(node))],
+            vec![
+                Routes::new(admin),
+                Routes::new(BlobService::new(node, ServerLimits::default())),
+            ],
             access,
             ListenerConfig::default(),
         );
