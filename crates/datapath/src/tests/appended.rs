@@ -53,7 +53,6 @@ impl Log {
             tail_rows: 30,
             part_crc64: crc64(&bytes[..tail_from]),
             run_from_crc64: crc64(&bytes[..4 * MIB]),
-            ..Default::default()
         };
         let log = Self {
             large: extents(&large.payload),

@@ -81,10 +81,11 @@ impl Meta {
                 .map(|object| (object, (OwnerFate::Expired, 0)))
                 .collect();
             for segment in self.segments(bucket).await? {
-                // Who was found once is nobody else's.
+                // An object or a part has one owner. That one shard calls another fate open is not
+                // the last word: after a split it may see a row of its sibling.
                 let unfound = fates
                     .iter()
-                    .filter(|(_, (fate, _))| *fate == OwnerFate::Expired);
+                    .filter(|(_, (fate, _))| *fate != OwnerFate::Settled);
                 let unfound: Vec<Bytes> = unfound.map(|(object, _)| object.clone()).collect();
                 if unfound.is_empty() {
                     break;

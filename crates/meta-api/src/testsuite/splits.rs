@@ -7,6 +7,7 @@ use granary_types::ShardId;
 
 use super::listing::walk;
 use super::{Suite, TestBucket, chunks};
+use crate::client::OwnerFate;
 use crate::pb;
 
 /// Splits the range of a key; waits until the root knows the child, and returns it.
@@ -243,6 +244,15 @@ pub async fn the_sweep_asks_every_piece(suite: Suite) {
     let refused = suite.meta.query_at(parent, whole).await;
     assert_eq!(refused, Err(crate::MetaError::WrongShard(parent)));
     let asked = vec![upper, lower, unfinished.clone()];
+    let fates = suite.meta.owner_fates(bucket.id, asked.clone()).await;
+    let fates = fates.unwrap();
+    let told = asked.iter().map(|object| fates[object]);
+    // Rows of the upper part may lie beside those of the shard that gave it away: what that one says
+    // of them is not the last word.
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [OwnerFate::Settled, OwnerFate::Settled, OwnerFate::Expired]
+    );
     let expired = suite.meta.expired_owners(bucket.id, asked).await.unwrap();
     assert_eq!(expired.into_iter().collect::<Vec<_>>(), [unfinished]);
 }
