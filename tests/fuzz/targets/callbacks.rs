@@ -146,7 +146,10 @@ fn stored(text: &str) -> Stored<'_> {
 const HOSTILE: &str = "\"},\u{1}\\\"&x=1{[\u{2028}\n中%00+";
 
 fn check_body(read: &Callback, body: &str, variables: &BTreeMap<String, String>) {
-    let written = read.body(&stored(HOSTILE));
+    // Variables that make it too long have no body.
+    let Some(written) = read.body(&stored(HOSTILE)) else {
+        return;
+    };
     let written = std::str::from_utf8(&written).expect("it is text");
     let value = |name: &str| match name {
         "size" => "1234",
