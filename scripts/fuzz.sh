@@ -27,7 +27,7 @@ unset RUSTFLAGS
 for name in "${targets[@]}"; do
   mkdir -p "$place/corpus/$name" "$place/failures"
   log="$place/$name.log"
-  if ! "$place/$host/release/$name" -max_total_time="$seconds" -max_len=16384 -timeout=30 -rss_limit_mb=1024 -print_final_stats=1 \
+  if ! "$place/$host/release/$name" -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
       -dict="tests/fuzz/dictionaries/$name" -artifact_prefix="$place/failures/$name-" "$place/corpus/$name" "tests/fuzz/corpus/$name" > "$log" 2>&1; then
     grep -v '^#' "$log" | tail -40
     echo "fuzz: $name FAILED; the input is in $place/failures" >&2
