@@ -17,7 +17,7 @@ const ONE_IN: usize = 3;
 pub struct Silence {
     /// Disks that cannot be asked.
     pub silent: u64,
-    /// All disks.
+    /// All disks in service.
     pub disks: u64,
 }
 
@@ -26,7 +26,9 @@ pub(super) fn unbelievable(
     topology: &Topology,
     is_silent: impl Fn(DiskId) -> bool,
 ) -> Option<Silence> {
-    let silent: Vec<&Disk> = topology.disks().filter(|d| is_silent(d.id)).collect();
+    // Those that were given up before are no part of what is to be believed now.
+    let disks: Vec<&Disk> = topology.disks().filter(|disk| disk.in_service).collect();
+    let silent: Vec<&Disk> = disks.iter().copied().filter(|d| is_silent(d.id)).collect();
     let nodes: BTreeSet<_> = silent.iter().map(|disk| disk.node).collect();
     if nodes.len() <= 1 {
         return None;
@@ -39,11 +41,11 @@ pub(super) fn unbelievable(
     let worst = zones.into_iter().max_by_key(|(_, silent)| *silent);
     let burning = worst.filter(|_| several).map(|(zone, _)| zone);
     let elsewhere = |disk: &&Disk| Some(disk.zone.as_str()) != burning;
-    let others = topology.disks().filter(elsewhere).count();
+    let others = disks.iter().copied().filter(elsewhere).count();
     let silent_others = silent.iter().copied().filter(elsewhere).count();
     (silent_others * ONE_IN > others).then_some(Silence {
         silent: silent.len() as u64,
-        disks: topology.len() as u64,
+        disks: disks.len() as u64,
     })
 }
 
@@ -63,6 +65,25 @@ mod tests {
             in_service: true,
         }));
         unbelievable(&topology, |disk| silent.contains(&disk.0)).is_none()
+    }
+
+    #[test]
+    fn who_was_given_up_before_does_not_count() {
+        let disk = |n: u64| Disk {
+            id: DiskId(n),
+            node: NodeId(n / 10),
+            zone: "z".to_owned(),
+            capacity_bytes: 1 << 40,
+            in_service: n != 10,
+        };
+        let topology = Topology::new([10, 20, 30, 40].map(disk));
+        let judged = |silent: &[u64]| unbelievable(&topology, |disk| silent.contains(&disk.0));
+        assert_eq!(judged(&[10, 20]), None);
+        let silence = Silence {
+            silent: 2,
+            disks: 3,
+        };
+        assert_eq!(judged(&[10, 20, 30]), Some(silence));
     }
 
     #[test]
