@@ -17,7 +17,7 @@ use super::body::place_payload;
 use super::deletions::tail_key;
 use super::parts::release_parts;
 use super::versions;
-use super::{ApplyContext, Refusal, Tx};
+use super::{ApplyContext, PREFIXES, Refusal, Tx};
 use crate::keyspace::Id;
 use crate::keyspace::part_page::PartPageKey;
 use crate::limits::{INLINE_BYTES_MAX, PARTS_PER_PAGE};
@@ -32,7 +32,7 @@ pub(super) fn current(
     let Some(version) = versions::current(tx, at)? else {
         return Ok(None);
     };
-    if version.delete_marker {
+    if version.delete_marker && tx.clock.feature_level >= PREFIXES {
         // There is no object any more: the next append makes one, above the marker.
         return Ok(None);
     }

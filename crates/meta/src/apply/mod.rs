@@ -86,7 +86,7 @@ use crate::ownership::Place;
 /// The newest feature level this version can apply. Raised when apply learns something that older
 /// versions would do differently. New clusters begin at it; others get there when every metadata node
 /// applies it.
-pub const FEATURE_LEVEL: u64 = OBJECTS;
+pub const FEATURE_LEVEL: u64 = PREFIXES;
 /// The level from which on the root is put back by a command (`RenewRoot`), keeps what level nodes
 /// tell and lets in nobody who applies less, changes the state of a disk alone, and takes the word of
 /// a disk that was out for nothing.
@@ -100,6 +100,9 @@ pub(crate) const SETTINGS: u64 = 3;
 /// directories, and chunks that a write has abandoned are kept as long as one of its attempts may be
 /// under way.
 pub(crate) const OBJECTS: u64 = 4;
+/// The level from which on a part of a sequential upload keeps the MD5 of all up to its end, and an append
+/// above a delete marker makes an object.
+pub(crate) const PREFIXES: u64 = 5;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use granary_types::limits;
 use super::body::place_payload;
 use super::counters::signed;
 use super::parts::{MD5_BYTES, count_upload, get_upload, part_bounds, part_key, release_part};
-use super::{Apply, ApplyContext, OBJECTS, Refusal, Tx};
+use super::{Apply, ApplyContext, PREFIXES, Refusal, Tx};
 use crate::keyspace::part::PartKey;
 use crate::keyspace::upload::UploadKey;
 use crate::limits::{ETAG_BYTES_MAX, MD5_STATE_BYTES_MAX};
@@ -34,7 +34,7 @@ impl Apply for pb::PutPart {
         }
         let prefix = self
             .prefix
-            .filter(|_| upload.sequential && tx.clock.feature_level >= OBJECTS);
+            .filter(|_| upload.sequential && tx.clock.feature_level >= PREFIXES);
         if prefix.as_ref().is_some_and(|prefix| !is_sound(prefix)) {
             return Err(Refusal::invalid("no digest has these lengths"));
         }

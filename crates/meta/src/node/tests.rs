@@ -1,5 +1,6 @@
 //! A node's shards through power cuts, clocks that step, and a disk that fills up.
 
+mod levels;
 mod members;
 
 use std::sync::Arc;
