@@ -26,6 +26,8 @@ use crate::{
     AppliedEntries, LogPosition, NotLeader, ProposeError, RaftError, RaftReply, RaftRequest,
 };
 
+/// A leader has heard by then from all members that are there: some heartbeats.
+const FIRST_ROUND: Duration = Duration::from_secs(1);
 /// Longest wait for a sole voter to have applied its log.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Calls of one group at once that a stop waits for.
@@ -432,12 +434,30 @@ impl Group {
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
     }
 
-    /// Asks another voter to take over, if this node leads and one has nearly all of the log.
-    pub(crate) async fn give_away(&self) {
-        if let Some(_call) = self.call()
-            && self.leads()
-        {
-            self.parts.standing.hand_over(|_| true).await;
+    /// Asks another voter to take over, if this node leads and one has nearly all of the log. Those
+    /// that were asked before come last: they may have to give it away themselves.
+    pub(crate) async fn give_away(&self, asked: &mut BTreeSet<NodeId>) {
+        let mut heir = self.ask_to_lead(|node| !asked.contains(&node)).await;
+        if heir.is_none() && !asked.is_empty() {
+            // A leader that has just begun does not know yet who has what.
+            self.parts.runtime.sleep(FIRST_ROUND).await;
+            heir = self.ask_to_lead(|node| !asked.contains(&node)).await;
+        }
+        if heir.is_none() {
+            heir = self.ask_to_lead(|_| true).await;
+            if heir.is_some() {
+                asked.clear();
+            }
+        }
+        asked.extend(heir);
+    }
+
+    /// Asks the best one of those that are `able`; whom, if this node leads and there is one.
+    async fn ask_to_lead(&self, able: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let _call = self.call()?;
+        match self.leads() {
+            true => self.parts.standing.hand_over(able).await,
+            false => None,
         }
     }
 

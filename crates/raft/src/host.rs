@@ -325,6 +325,7 @@ async fn when_removed(inner: Arc<Inner>) {
     let giving_away = async {
         let mut removed = inner.removed.subscribe();
         let mut said = false;
+        let mut asked: BTreeMap<ShardId, BTreeSet<NodeId>> = BTreeMap::new();
         loop {
             let lately = |told: &Option<Duration>| {
                 let now = inner.runtime.monotonic();
@@ -341,9 +342,14 @@ async fn when_removed(inner: Arc<Inner>) {
                 let groups = inner.groups.lock();
                 groups.open.values().flatten().cloned().collect()
             };
-            for group in open {
-                group.give_away().await;
-            }
+            let giving = open.into_iter().map(|group| {
+                let mut asked = asked.remove(&group.shard()).unwrap_or_default();
+                async move {
+                    group.give_away(&mut asked).await;
+                    (group.shard(), asked)
+                }
+            });
+            asked = join_all(giving).await.into_iter().collect();
             inner.runtime.sleep(GIVE_AWAY_INTERVAL).await;
         }
     };

@@ -137,8 +137,8 @@ impl Standing {
     /// that has answered lately: a dead one may have all of a log that nothing is added to. It is elected
     /// at once. Should it not be, the library's leader is silent from here on, and another voter is
     /// elected: this node does not campaign, since it takes itself for the leader until it hears of
-    /// another one.
-    pub(crate) async fn hand_over(&self, able: impl Fn(NodeId) -> bool) {
+    /// another one. Returns whom it asked.
+    pub(crate) async fn hand_over(&self, able: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let heir = {
             let watched = self.raft.metrics();
             let metrics = watched.borrow_watched();
@@ -155,11 +155,11 @@ impl Standing {
                 (self.clocks.heard_lately(NodeId(*node)), *index, *node)
             })
         };
-        if let Some((_, heir)) = heir
-            && self.raft.trigger().transfer_leader(heir).await.is_err()
-        {
+        let (_, heir) = heir?;
+        if self.raft.trigger().transfer_leader(heir).await.is_err() {
             tracing::debug!(heir, "not handed over: the group stops");
         }
+        Some(NodeId(heir))
     }
 
     /// This node.

@@ -614,3 +614,20 @@ async fn a_removed_node_hands_over_and_goes_on_voting() {
             .unwrap();
     }
 }
+
+/// Two of three were given up at once: they do not hand the shard to each other for ever.
+#[tokio::test(start_paused = true)]
+async fn a_majority_of_removed_nodes_hands_over_to_who_is_left() {
+    for seed in 1..=5 {
+        let cluster = three(seed).await;
+        let ids = cluster.ids();
+        for left in ids.iter().copied() {
+            let gone = ids.iter().filter(|id| **id != left);
+            *cluster.network.removed.lock() = gone.copied().collect();
+            let next = cluster.leader_among(&[left]).await;
+            next.put("with their votes").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            assert!(next.group.is_leader(), "seed {seed}, {left} is left");
+        }
+    }
+}
