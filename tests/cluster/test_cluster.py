@@ -12,7 +12,7 @@ import time
 import pytest
 
 from harness import nemesis
-from harness.cluster import BACKED_UP, SETTINGS, apart, together
+from harness.cluster import BACKED_UP, SETTINGS, Spec, apart, together
 from harness.history import LOST
 from harness.server import binary
 from harness.signing import Credentials
@@ -288,6 +288,41 @@ def test_a_wiped_meta_node_is_replaced(cluster, seed, say):
         drill.resumes()
         cluster.start("z1a")
     drill.judge(say, deep=True)
+
+
+@pytest.mark.long
+def test_two_of_three_voters_are_given_up_at_once(make_cluster, say):
+    """Their processes run: they vote until every shard has let them go, and hand what they lead to somebody who stays."""
+    cluster = make_cluster("given-up", specs=[Spec(f"z{z}{side}", f"z{z}") for z in (1, 2, 3) for side in "ab"])
+    cluster.form()
+    root = next(shard for shard in cluster.status()["shards"] if shard["id"] == 0)
+    *given_up, stays = sorted(root["voters"], key=lambda node: node == root["leader"])
+    names = [cluster.name_of(node) for node in given_up]
+    raw = cluster.wire(cluster.name_of(stays), timeout_s=60)
+    raw.must("PUT", "given-up")
+    for n in range(20):
+        raw.put("given-up", f"k{n}", b"before" * 1000)
+    began = time.monotonic()
+    for node in given_up:
+        answer = cluster.admin("replace", "node", str(node), "--force", ask=[cluster.name_of(stays)])
+        assert answer.code == 0, answer
+    others = [name for name in cluster.nodes if name not in names]
+
+    def let_go():
+        status = cluster.status(ask=others)
+        voters = {node for shard in status["shards"] for node in shard["voters"]} if status else set(given_up)
+        return not voters.intersection(given_up) and all(shard["leader"] for shard in status["shards"])
+
+    wait_for("every shard to let the given up nodes go", let_go, 120, 1)
+    say(f"two of three voters given up at once: nowhere members after {time.monotonic() - began:.0f} s")
+    raw.must("PUT", "given-up-since")
+    for n in range(20):
+        assert raw.get("given-up", f"k{n}").body == b"before" * 1000
+    cluster.stop(*names)
+    for name in names:
+        del cluster.nodes[name]
+    cluster.wait_whole()
+    make_cluster.remove(cluster)
 
 
 @pytest.mark.long
