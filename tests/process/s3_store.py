@@ -106,7 +106,8 @@ class S3Store:
                     if self.command == "GET":
                         with store.lock:
                             store.gets += 1
-                            body = store.damage(store.gets, body)
+                            number = store.gets
+                        body = store.damage(number, body)
                     self._answer(200, body, etag)
 
             do_GET = do_HEAD = do_PUT = do_DELETE = _serve

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -194,4 +195,26 @@ def test_wrong_bodies_are_errors(s3_keys):
         assert "20 errors of get-70k: 200 WrongBody" in done.stderr
         assert store.objects == {}
     finally:
+        store.close()
+
+
+def test_a_second_signal_ends_it_at_once(s3_keys):
+    """The store no longer answers, so that what is under way would take its timeout."""
+    gate = threading.Event()
+    store = S3Store("s3id", "s3secret", "us-east-1", damage=lambda number, body: (number < 20 or gate.wait(60)) and body)
+    line = command("bucket", "--endpoint", store.endpoint, "--dialect", "s3", "--seconds", "600", "--timeout", "500", "--warm-up", "0", "--keys", "4", "--connections", "2", "get-4k")
+    process = subprocess.Popen(line, env=environment(s3_keys), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for("an answer that does not come", lambda: store.gets >= 21)
+        process.send_signal(signal.SIGINT)
+        assert "ending" in process.stderr.readline()
+        assert process.poll() is None, "it waits for what is under way"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert len(store.objects) == 4
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        gate.set()
         store.close()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use granary_runtime::{CancellationToken, Runtime, Task};
+use granary_runtime::{CancellationToken, Runtime, Task, within};
 
 use crate::connection::{Connection, Store};
 use crate::content::Content;
@@ -79,7 +79,7 @@ impl Load {
     pub(crate) async fn run(
         self: Arc<Self>,
         name: String,
-        connections: usize,
+        connections: Vec<Connection>,
         stop: &CancellationToken,
     ) -> Round {
         let runtime = self.store.runtime.clone();
@@ -91,8 +91,9 @@ impl Load {
                 Progress::timing(name, ends.unwrap_or_default().saturating_sub(began_at))
             }
         };
-        let workers = (0..connections)
-            .map(|_| runtime.spawn(work(Arc::clone(&self), stop.clone())))
+        let workers = connections
+            .into_iter()
+            .map(|connection| runtime.spawn(work(Arc::clone(&self), connection, stop.clone())))
             .collect();
         together(&runtime, workers, || self.show(&progress, began_at)).await;
         self.recorder.finish(runtime.monotonic())
@@ -170,10 +171,29 @@ impl Load {
     }
 }
 
+/// Connections that are open before anything is measured, as far as the store lets them be.
+pub(crate) async fn dial(store: &Arc<Store>, connections: usize) -> Vec<Connection> {
+    let new = || Connection::new(Arc::clone(store));
+    let dialling: Vec<Task<Connection>> = (0..connections)
+        .map(|_| {
+            let (mut connection, limit) = (new(), store.timeout);
+            store.runtime.spawn(async move {
+                // One that cannot be made is tried again, and counted, by its first request.
+                let _ = within(limit, connection.dial()).await;
+                connection
+            })
+        })
+        .collect();
+    let mut open = Vec::with_capacity(connections);
+    for task in dialling {
+        open.push(task.await.unwrap_or_else(|_| new()));
+    }
+    open
+}
+
 /// What one connection does.
-async fn work(load: Arc<Load>, stop: CancellationToken) {
+async fn work(load: Arc<Load>, mut connection: Connection, stop: CancellationToken) {
     let runtime = load.store.runtime.clone();
-    let mut connection = Connection::new(Arc::clone(&load.store));
     while !stop.is_cancelled() {
         let began_at = runtime.monotonic();
         let Some(call) = load.next(began_at) else {

@@ -35,6 +35,8 @@ pub(crate) struct Report {
     settings: Asked,
     /// Ended by the user: some workloads or rounds are missing, the last one is short.
     pub(crate) interrupted: bool,
+    /// Why not everything was measured.
+    pub(crate) error: Option<String>,
     /// What all keys of the run begin with, if some of its objects are still there.
     pub(crate) objects_left_under: Option<String>,
     pub(crate) workloads: Vec<WorkloadReport>,
@@ -138,6 +140,7 @@ impl Report {
                 timeout_seconds: settings.timeout.as_secs_f64(),
             },
             interrupted: false,
+            error: None,
             objects_left_under: None,
             workloads: Vec::new(),
         }

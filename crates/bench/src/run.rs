@@ -43,7 +43,7 @@ pub enum Verdict {
     Interrupted,
 }
 
-/// Why nothing could be measured.
+/// Why what was asked for could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// A setting that cannot be.
@@ -86,7 +86,8 @@ pub enum BenchError {
 /// Runs everything that the arguments ask for. `variable` reads the environment; `stop` ends the run in good order.
 ///
 /// # Errors
-/// Nothing could be measured. What was stored before has been deleted all the same.
+/// What was asked for could not be measured, or not all of it. What was measured is told, and what was stored has been
+/// deleted all the same.
 pub async fn run(
     args: BenchArgs,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -105,6 +106,10 @@ pub async fn run(
     };
     let outcome = bench.measure(&mut report, table).await;
     report.interrupted = stop.is_cancelled();
+    report.error = outcome.as_ref().err().map(ToString::to_string);
+    if let Some(failures) = report.failures() {
+        table(&failures);
+    }
     if let Some(reason) = bench.clean_up().await {
         report.objects_left_under = Some(bench.folder.clone());
         let bucket = &bench.settings.endpoint.bucket;
@@ -113,11 +118,8 @@ pub async fn run(
             "\nObjects are left in bucket {bucket} under {folder}: {reason}"
         ));
     }
-    outcome?;
-    if let Some(failures) = report.failures() {
-        table(&failures);
-    }
     json.write(&report, console)?;
+    outcome?;
     Ok(match (&report.objects_left_under, report.interrupted) {
         (_, true) => Verdict::Interrupted,
         (Some(_), _) if !bench.settings.keep => Verdict::Failed,
@@ -330,6 +332,7 @@ impl Bench {
             true => Duration::ZERO,
             false => self.settings.warm_up,
         };
+        let connections = load::dial(&self.store, self.settings.connections).await;
         let begins = self.store.runtime.monotonic() + warm_up;
         let (ends, requests_max) = match self.settings.extent {
             Extent::Time(time) => (Some(begins + time), None),
@@ -354,7 +357,7 @@ impl Bench {
             1 => workload.name.clone(),
             rounds => format!("{} {round}/{rounds}", workload.name),
         };
-        load.run(name, self.settings.connections, &self.stop).await
+        load.run(name, connections, &self.stop).await
     }
 
     /// Deletes what the run has stored, and looks whether anything is left; why it is.

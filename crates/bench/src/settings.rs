@@ -78,7 +78,7 @@ pub struct BenchArgs {
     /// Measure everything so often, in turn; rates are medians then
     #[arg(long, value_name = "N", default_value_t = 1)]
     rounds: u32,
-    /// Objects of each workload [default: as many as take 256 MiB, from 16 to 10000 and two per connection]
+    /// Objects of each workload [default: as many as take 256 MiB, from 16 to 10000, and one per connection]
     #[arg(long, value_name = "N")]
     keys: Option<usize>,
     /// What all keys begin with; a name of the run follows
@@ -211,7 +211,7 @@ impl Settings {
     pub(crate) fn keys_of(&self, workload: &Workload) -> usize {
         let fit = (OBJECTS_BYTES / workload.size_bytes).clamp(OBJECTS_MIN, OBJECTS_MAX);
         let fit = usize::try_from(fit).unwrap_or(KEYS_MAX);
-        let keys = self.keys.unwrap_or(fit.max(2 * self.connections));
+        let keys = self.keys.unwrap_or(fit.max(self.connections));
         match workload.has(Operation::List) {
             // A page is full wherever it begins.
             true => keys.max(usize::try_from(workload.page).unwrap_or(keys)),

@@ -48,8 +48,12 @@ enum Fault {
     Closes,
     /// The bucket has versions.
     Versioned,
+    /// Every tenth GET gets no answer.
+    Silent,
     /// It refuses all deletions.
     KeepsAll,
+    /// It refuses to store what is read.
+    ReadOnly,
 }
 
 #[derive(Default)]
@@ -77,11 +81,15 @@ impl Memory {
         let tenth = number.is_multiple_of(10);
         match head.method {
             Method::GET if key.is_empty() => self.document(&query),
+            Method::GET if tenth && self.fault == Fault::Silent => std::future::pending().await,
             Method::PUT => {
                 let body = body.collect().await.unwrap().to_bytes();
                 // What is stored before is tried again.
                 if tenth && self.fault == Fault::Busy && !key.contains("/read-") {
                     return refusal(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy");
+                }
+                if self.fault == Fault::ReadOnly && key.contains("/read-") {
+                    return refusal(StatusCode::FORBIDDEN, "AccessDenied");
                 }
                 let crc = crc64(&body);
                 assert!(self.bodies.lock().insert(body.clone()), "a body came twice");
@@ -376,6 +384,7 @@ async fn wrong_answers_are_errors() {
         (Fault::Short, "get-70k", "WrongLength"),
         (Fault::ShortListing, "list-20", "WrongListing"),
         (Fault::Busy, "put-4k", "ServerBusy"),
+        (Fault::Silent, "--timeout 0.2 get-4k", "Timeout"),
     ] {
         let (ran, memory) =
             bench_with(fault, &format!("--requests 200 --keys 20 {workload}")).await;
@@ -407,6 +416,25 @@ async fn a_run_that_is_stopped_tells_what_it_has_and_cleans_up() {
     assert_eq!(workloads.len(), 1);
     assert!(workloads[0]["requests"].as_u64().unwrap() > 200);
     assert!(workloads[0]["seconds"].as_f64().unwrap() < 600.0);
+    assert!(memory.objects.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_measured_before_it_had_to_end_is_told() {
+    let line = "--requests 10 --keys 5 put-4k get-4k";
+    let (ran, memory) = bench_with(Fault::ReadOnly, line).await;
+    let json = ran.json();
+    let said = ran.verdict.unwrap_err().to_string();
+    assert!(
+        said.contains("get-4k") && said.contains("403 AccessDenied"),
+        "{said}"
+    );
+    assert_eq!(json["error"], said);
+    let workloads = json["workloads"].as_array().unwrap();
+    assert_eq!(
+        (workloads.len(), &workloads[0]["requests"]),
+        (1, &10.into())
+    );
     assert!(memory.objects.lock().is_empty());
 }
 

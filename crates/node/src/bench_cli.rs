@@ -8,7 +8,7 @@ use granary_bench::{BenchArgs, Console, Verdict};
 use granary_runtime::{CancellationToken, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{complain, print_if_read};
+use crate::{complain, descriptors, print_if_read};
 
 /// A request failed, or an object is still there.
 const FAILED: u8 = 3;
@@ -17,6 +17,8 @@ const INTERRUPTED: u8 = 128 + 2;
 
 /// Runs it; the exit code says how it went.
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    // A connection that there is no room for says so itself.
+    let _ = descriptors::raise();
     let threads = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -44,13 +44,13 @@ fn what_is_not_said_has_a_default() {
         ("granary-bench/", false)
     );
     assert_eq!(settings.json, None);
-    // 40 MiB; two per connection, 1 GiB; as many as a page has, and more.
+    // 40 MiB; one per connection, 512 MiB; as many as a page has, and more.
     let keys: Vec<_> = settings
         .workloads
         .iter()
         .map(|w| settings.keys_of(w))
         .collect();
-    assert_eq!(keys, [10_000, 64, 10_000]);
+    assert_eq!(keys, [10_000, 32, 10_000]);
 }
 
 #[test]
