@@ -39,19 +39,21 @@ class Writer(threading.Thread):
 
     def __init__(self, bucket, address, credentials, stopping):
         super().__init__(daemon=True)
-        self.bucket, self.stopping, self.acks, self.failures = bucket, stopping, [], 0
+        self.bucket, self.stopping, self.acks, self.failures = bucket, stopping, [], []
         self.raw = Once(address, GATEWAY_PORT, credentials, "v4", DEADLINE_S)
 
     def run(self):
         while not self.stopping.is_set():
             try:
-                if self.raw.request("PUT", self.bucket, "key", body=BODY).status == 200:
+                answer = self.raw.request("PUT", self.bucket, "key", body=BODY)
+                if answer.status == 200:
                     self.acks.append(time.monotonic())
                     self.stopping.wait(0.03)
                     continue
-            except LOST:
+                self.failures.append(f"{answer.status} {answer.body[:400]!r}")
+            except LOST as lost:
                 self.raw.close()
-            self.failures += 1
+                self.failures.append(repr(lost))
             self.stopping.wait(0.02)
         self.raw.close()
 
@@ -100,7 +102,7 @@ def measure(cluster, event, buckets, rng):
     cluster.mend_all()
     cluster.start(*[name for name in hit if not cluster[name].running])
     cluster.wait_whole()
-    return {"hit": hit, "longest_s": max(gaps), "median_key_s": statistics.median(gaps), "failed_requests": sum(writer.failures for writer in writers)}
+    return {"hit": hit, "longest_s": max(gaps), "median_key_s": statistics.median(gaps), "failed_requests": [failure for writer in writers for failure in writer.failures]}
 
 
 def wait_acks(writers, since, count):
@@ -152,7 +154,7 @@ def main():
                     runs.append(measure(cluster, event, buckets, rng))
                 longest = [run["longest_s"] for run in runs]
                 say(f"| {event} | {len(runs)} | {min(longest):.2f} | {statistics.median(longest):.2f} | {percentile(longest, 0.9):.2f} | {max(longest):.2f} "
-                    f"| {statistics.median(run['median_key_s'] for run in runs):.2f} | {sum(run['failed_requests'] for run in runs)} |")
+                    f"| {statistics.median(run['median_key_s'] for run in runs):.2f} | {sum(len(run['failed_requests']) for run in runs)} |")
             say(f"\n{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.keys} keys, seed {args.seed}; {'; '.join(cluster.sentences)}")
     finally:
         shutil.rmtree(place, ignore_errors=True)

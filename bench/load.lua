@@ -1,44 +1,79 @@
--- wrk script: replays signed request paths from a file, round robin, and counts the answers that fail.
--- Environment: PATHS (file, one path per line), METHOD, BODY_BYTES (for PUT).
+-- wrk script: sends signed request paths from a file, one after the other, and counts the answers that fail.
+-- Environment: PATHS (file, one path per line), METHOD, BODY_BYTES (for PUT), ONCE (every path once, then a line
+-- "ALL": end wrk with SIGINT). For one thread.
+--
+-- No two bodies share content: each is cut out of random bytes at another place, and every 4 KiB of it carry the
+-- number of the request. So neither compression nor deduplication helps a store.
+local ffi = require("ffi")
+local POOL_BYTES = 16 * 1024 * 1024
+local STAMP_EVERY_BYTES = 4096
+local HEAD_BYTES_MAX = 4096
 local threads = {}
 
-function setup(thread)
-  thread:set("number", #threads)
-  table.insert(threads, thread)
-end
+function setup(thread) table.insert(threads, thread) end
 
 function init()
   paths = {}
   for line in io.lines(os.getenv("PATHS")) do paths[#paths + 1] = line end
   method = os.getenv("METHOD")
-  local size = tonumber(os.getenv("BODY_BYTES") or "0")
-  if method == "PUT" then
-    -- Bytes that do not compress, so that no store gains by compressing them.
-    math.randomseed(7)
-    local block = {}
-    for i = 1, 65536 do block[i] = string.char(math.random(0, 255)) end
-    block = table.concat(block)
-    body = string.sub(string.rep(block, math.floor(size / #block) + 1), 1, size)
+  once = os.getenv("ONCE") ~= nil
+  if once then delay = pause end
+  size = method == "PUT" and tonumber(os.getenv("BODY_BYTES")) or nil
+  if size then
+    local source = io.open("/dev/urandom", "rb")
+    pool = source:read(POOL_BYTES + size)
+    local seed = source:read(4)
+    source:close()
+    pool_start = ffi.cast("const char *", pool)
+    run = ffi.cast("const uint32_t *", seed)[0] * 4294967296ULL
+    whole = ffi.new("char[?]", HEAD_BYTES_MAX + size)
   end
-  at = number * 997
-  failed = 0
+  at, taken, answered, failed = 0, 0, 0, 0
+end
+
+-- With ONCE: how long a connection waits before its next request; for ever when all paths are taken.
+function pause()
+  if taken == #paths then return 3600000 end
+  taken = taken + 1
+  return 0
 end
 
 function request()
-  at = at + 1
-  return wrk.format(method, paths[at % #paths + 1], nil, body)
+  -- wrk asks for one request in advance, which it does not send.
+  if not once or taken > 0 then at = at + 1 end
+  local path = paths[math.max(at - 1, 0) % #paths + 1]
+  if not size then return wrk.format(method, path) end
+  local head = string.format(
+    "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", method, path, wrk.headers["Host"], size)
+  assert(#head <= HEAD_BYTES_MAX)
+  local body = whole + #head
+  ffi.copy(whole, head, #head)
+  ffi.copy(body, pool_start + at * 8000024 % POOL_BYTES, size)
+  for offset = 0, size - 8, STAMP_EVERY_BYTES do
+    ffi.cast("uint64_t *", body + offset)[0] = run + at
+  end
+  return ffi.string(whole, #head + size)
 end
 
 function response(status)
   if status < 200 or status > 299 then failed = failed + 1 end
+  answered = answered + 1
+  if once and answered == #paths then
+    io.write("ALL\n")
+    io.flush()
+  end
 end
 
 function done(summary, latency)
   local failures = 0
   for _, thread in ipairs(threads) do failures = failures + thread:get("failed") end
   local errors = summary.errors
+  -- Latencies in microseconds, as wrk has them after its correction.
+  local counts = {}
+  if os.getenv("ONCE") then latency = {} end
+  for index = 1, #latency do counts[index] = string.format("[%d,%d]", latency(index)) end
   io.write(string.format(
-    'RESULT {"requests":%d,"seconds":%.3f,"bytes":%d,"failed":%d,"socket_errors":%d,"p50_ms":%.3f,"p99_ms":%.3f}\n',
-    summary.requests, summary.duration / 1e6, summary.bytes, failures,
-    errors.connect + errors.read + errors.write + errors.timeout, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+    'RESULT {"requests":%d,"microseconds":%d,"failed":%d,"socket_errors":%d,"timeouts":%d,"latency":[%s]}\n',
+    summary.requests, summary.duration, failures, errors.connect + errors.read + errors.write, errors.timeout,
+    table.concat(counts, ",")))
 end

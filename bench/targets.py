@@ -1,4 +1,4 @@
-"""The servers under comparison: how each is started, signed for, and how much CPU it has used.
+"""What is compared: the servers, how each is started, signed for and how much CPU it has used; and the raw writer.
 
 Every target runs on this machine with its data in a directory of its own.
 """
@@ -7,8 +7,10 @@ import datetime
 import hashlib
 import hmac
 import http.client
+import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -16,6 +18,10 @@ import time
 import urllib.parse
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+SIZES = {"1k": 1 << 10, "4k": 4 << 10, "16k": 16 << 10, "64k": 64 << 10, "256k": 256 << 10,
+         "1m": 1 << 20, "4m": 4 << 20, "16m": 16 << 20, "64m": 64 << 20}
+# How garage makes things durable. In 2.5 the default is off: `default` leaves the lines out of its configuration.
+GARAGE = {"default": None, "off": False, "on": True}
 
 
 def free_port():
@@ -25,11 +31,26 @@ def free_port():
         return held.getsockname()[1]
 
 
+def files_bytes(place):
+    """What the files under a directory take on the disk."""
+    total = 0
+    for directory, _, names in os.walk(place):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+            except FileNotFoundError:  # a store removes files of its own
+                pass
+    return total
+
+
 class Target:
     """A running server and the way to sign for it."""
+    keeps = True  # it stores what it is sent
 
-    def __init__(self, name, port, bucket="bench", pid=None):
-        self.name, self.port, self.bucket, self.process, self.pid = name, port, bucket, None, pid
+    def __init__(self, name, port, place, bucket="bench"):
+        self.name, self.port, self.place, self.bucket = name, port, place, bucket
+        self.process, self.pid, self.ready, self.stored, self.peak = None, None, None, set(), 0
+        self.command, self.env = [], {}
         self.access_key, self.secret, self.region = "benchKey", "benchSecret0123456789", "cn-granary-1"
 
     @property
@@ -37,15 +58,17 @@ class Target:
         """The URL wrk connects to."""
         return f"http://127.0.0.1:{self.port}"
 
-    def sign(self, method, key, query=()):
+    def sign(self, method, key):
         """A presigned request path that stays good for hours."""
         raise NotImplementedError
 
-    def run(self, command, log, env=None):
-        """Starts the process."""
-        with open(log, "wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+    def start(self, command, ready, env=None):
+        """Starts the process and waits until it answers."""
+        self.command, self.env, self.ready = command, env or {}, ready
+        with open(os.path.join(self.place, "log") if self.keeps else os.devnull, "ab") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **self.env})
         self.pid = self.process.pid
+        self.wait(ready)
 
     def wait(self, ready, deadline_s=60):
         """Polls until the server answers."""
@@ -72,10 +95,13 @@ class Target:
         return answer.status, content
 
     def put(self, key, body):
-        """Stores an object before the measurement."""
+        """Stores an object before the measurement, unless it was."""
+        if key in self.stored:
+            return
         status, content = self.call("PUT", self.sign("PUT", key), body)
         if status // 100 != 2:
             raise RuntimeError(f"{self.name}: PUT {key}: {status} {content[:300]!r}")
+        self.stored.add(key)
 
     def cpu_seconds(self):
         """CPU time the process has used."""
@@ -83,97 +109,146 @@ class Target:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
+    def written_bytes(self):
+        """Bytes the process caused to be written to a disk."""
+        with open(f"/proc/{self.pid}/io", encoding="ascii") as io:
+            return int(re.search(r"^write_bytes: (\d+)", io.read(), re.M).group(1))
+
     def peak_mebibytes(self):
-        """Peak resident memory."""
-        with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
-            return int(re.search(r"VmHWM:\s+(\d+)", status.read()).group(1)) >> 10
+        """Peak resident memory, of all its processes so far."""
+        if self.process.poll() is None:
+            with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
+                self.peak = max(self.peak, int(re.search(r"VmHWM:\s+(\d+)", status.read()).group(1)) >> 10)
+        return self.peak
+
+    def settle(self, seconds):
+        """Waits until the process is all but idle, no longer than told."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            before = self.cpu_seconds()
+            time.sleep(1)
+            if self.cpu_seconds() - before < 0.1:
+                return
 
     def stop(self):
         """Ends the process."""
         if self.process is not None and self.process.poll() is None:
+            self.peak_mebibytes()
             self.process.terminate()
             try:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+                self.process.wait(60)
+
+    def restart(self):
+        """Ends the process and starts it again on the same data."""
+        self.stop()
+        self.start(self.command, self.ready, self.env)
 
 
 class Oss(Target):
     """Anything that speaks OSS with V1 URLs."""
 
-    def sign(self, method, key, query=()):
+    def sign(self, method, key):
         expires = int(time.time()) + 36000
         text = f"{method}\n\n\n{expires}\n/{self.bucket}/{key}"
-        signature = base64.b64encode(hmac.new(self.secret.encode(), text.encode(), hashlib.sha1).digest()).decode()
-        full = list(query) + [("OSSAccessKeyId", self.access_key), ("Expires", expires), ("Signature", signature)]
-        return f"/{self.bucket}/{urllib.parse.quote(key)}?{urllib.parse.urlencode(full)}"
+        signature = base64.b64encode(hmac.digest(self.secret.encode(), text.encode(), "sha1"))
+        return (f"/{self.bucket}/{urllib.parse.quote(key)}?OSSAccessKeyId={self.access_key}&Expires={expires}"
+                f"&Signature={urllib.parse.quote_plus(signature)}")
 
 
 class Memory(Target):
-    """The bare server: no signatures."""
+    """The bare server: no signatures, and what a GET answers is as long as its URL says."""
+    keeps = False
 
-    def sign(self, method, key, query=()):
-        return f"/{self.bucket}/{urllib.parse.quote(key)}"
+    def sign(self, method, key):
+        path = f"/{self.bucket}/{urllib.parse.quote(key)}"
+        return f"{path}?bytes={SIZES[key.split('/')[0]]}" if method == "GET" else path
+
+    def put(self, key, body):
+        pass
 
 
 class S3(Target):
     """Anything that speaks S3 with V4 URLs."""
 
-    def sign(self, method, key, query=()):
+    def sign(self, method, key):
         now = datetime.datetime.now(datetime.timezone.utc)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         scope = f"{day}/{self.region}/s3/aws4_request"
-        full = sorted(list(query) + [("X-Amz-Algorithm", "AWS4-HMAC-SHA256"), ("X-Amz-Credential", f"{self.access_key}/{scope}"),
-                                     ("X-Amz-Date", stamp), ("X-Amz-Expires", "36000"), ("X-Amz-SignedHeaders", "host")])
-        text_query = "&".join(f"{k}={urllib.parse.quote(str(v), safe='')}" for k, v in full)
+        full = [("X-Amz-Algorithm", "AWS4-HMAC-SHA256"), ("X-Amz-Credential", f"{self.access_key}/{scope}"),
+                ("X-Amz-Date", stamp), ("X-Amz-Expires", "36000"), ("X-Amz-SignedHeaders", "host")]
+        text_query = "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in full)
         path = f"/{self.bucket}/{urllib.parse.quote(key)}"
         canonical = f"{method}\n{path}\n{text_query}\nhost:127.0.0.1:{self.port}\n\nhost\nUNSIGNED-PAYLOAD"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         secret = ("AWS4" + self.secret).encode()
         for part in (day, self.region, "s3", "aws4_request"):
-            secret = hmac.new(secret, part.encode(), hashlib.sha256).digest()
-        return f"{path}?{text_query}&X-Amz-Signature={hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()}"
+            secret = hmac.digest(secret, part.encode(), "sha256")
+        return f"{path}?{text_query}&X-Amz-Signature={hmac.digest(secret, text.encode(), 'sha256').hex()}"
+
+
+class RawWriter:
+    """Threads that append blocks to one file and share its fdatasyncs: what the disk can do. Runs only while it is measured."""
+    name, keeps = "raw writer", False
+
+    def __init__(self, place, binaries):
+        self.program, self.file = os.path.join(binaries, "raw_writer"), os.path.join(place, "raw")
+
+    def measure(self, size, threads, seconds):
+        """One run; in the terms of a run of wrk."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [self.program, "--file", self.file, "--block-bytes", str(size), "--threads", str(threads), "--seconds", str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode != 0:
+            raise RuntimeError(f"the raw writer failed: {done.stdout}{done.stderr}")
+        run = json.loads(done.stdout)
+        return {"connections": threads, "requests": run["appends"], "failed": 0, "errors": 0, "seconds": run["seconds"],
+                "p50_us": run["p50_us"], "p90_us": run["p90_us"], "p99_us": run["p99_us"], "max_us": run["max_us"],
+                "slow": run["slow"], "as_measured": True, "syncs": run["syncs"], "written_bytes": run["written_bytes"],
+                "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
 def start_granary(place, binaries, disks=1):
     """A Granary with its data under `place`."""
-    target = Oss("granary" if disks == 1 else f"granary-{disks}", free_port())
+    target = Oss("granary", free_port(), place)
     admin = free_port()
     command = [os.path.join(binaries, "granary"), "server"]
     for number in range(disks):
         command += ["--data", os.path.join(place, f"disk{number}")]
     command += ["--listen", f"127.0.0.1:{target.port}", "--admin-listen", f"127.0.0.1:{admin}", "--region", target.region]
     os.makedirs(place, exist_ok=True)
-    target.run(command, os.path.join(place, "log"), {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret})
 
     def ready():
         connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=5)
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == 200
 
-    target.wait(ready)
+    target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret})
     status, content = target.call("PUT", target.sign("PUT", ""))
     if status != 200:
         raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")
     return target
 
 
-def start_bare(_place, binaries):
+def start_bare(place, binaries):
     """The ceiling: hyper answering from memory."""
-    target = Memory("bare hyper", free_port())
-    target.run([os.path.join(binaries, "bare_hyper"), f"127.0.0.1:{target.port}"], os.devnull)
-    target.wait(lambda: target.call("GET", "/x")[0] == 404)
+    target = Memory("bare hyper", free_port(), place)
+    target.start([os.path.join(binaries, "bare_hyper"), f"127.0.0.1:{target.port}"], lambda: target.call("GET", "/x")[0] == 404)
     return target
 
 
-def start_garage(place, _binaries):
-    """A garage of one node, or None where it is not installed."""
+def start_garage(place, durable):
+    """A garage of one node, or None where it is not installed. `durable` is a key of GARAGE."""
     if shutil.which("garage") is None:
         return None
     os.makedirs(place, exist_ok=True)
-    target, rpc = S3("garage", free_port()), free_port()
+    target, rpc = S3(f"garage {durable}", free_port(), place), free_port()
     target.region = "garage"
     config = os.path.join(place, "garage.toml")
+    fsync = "" if GARAGE[durable] is None else f"metadata_fsync = {str(GARAGE[durable]).lower()}\ndata_fsync = {str(GARAGE[durable]).lower()}\n"
     with open(config, "w", encoding="ascii") as handle:
         handle.write(f"""metadata_dir = "{place}/meta"
 data_dir = "{place}/data"
@@ -182,9 +257,7 @@ replication_factor = 1
 rpc_bind_addr = "127.0.0.1:{rpc}"
 rpc_public_addr = "127.0.0.1:{rpc}"
 rpc_secret = "{'0' * 63}1"
-metadata_fsync = true
-data_fsync = true
-[s3_api]
+{fsync}[s3_api]
 s3_region = "garage"
 api_bind_addr = "127.0.0.1:{target.port}"
 """)
@@ -195,8 +268,7 @@ api_bind_addr = "127.0.0.1:{target.port}"
             raise RuntimeError(f"garage {' '.join(words)}: {done.stderr}")
         return done.stdout
 
-    target.run(["garage", "-c", config, "server"], os.path.join(place, "log"))
-    target.wait(lambda: target.call("GET", "/")[0] > 0)
+    target.start(["garage", "-c", config, "server"], lambda: target.call("GET", "/")[0] > 0)
     node = garage("node", "id", "-q").strip().split("@")[0]
     garage("layout", "assign", "-z", "one", "-c", "10G", node)
     garage("layout", "apply", "--version", "1")

@@ -3,6 +3,9 @@
 #
 #   scripts/setup.sh build|test|bench
 #
+# GRANARY_BENCH_GARAGE=1 with bench also builds garage, which Granary is compared with, beside the target directory. That takes
+# some minutes, and a C compiler for its SQLite, LMDB, zstd and libsodium.
+#
 # As root on Debian or Ubuntu it installs what is missing. Otherwise it changes nothing and says
 # exactly what to install. It never installs Rust: which Rust a machine has is its owner's choice.
 set -euo pipefail
@@ -41,6 +44,8 @@ fi
 if [ "$purpose" = bench ]; then
   have python3 || need python3
   have wrk || need wrk
+  have strace || need strace
+  have openssl || need openssl
 fi
 
 # What is wrong with Rust, in a sentence; empty when nothing is.
@@ -72,7 +77,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   else
     echo "Granary needs packages that are not installed: ${missing[*]}" >&2
     echo "On Debian or Ubuntu: sudo apt-get install -y ${missing[*]}" >&2
-    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests also Python 3.10 with venv; for the benchmark wrk)" >&2
+    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests also Python 3.10 with venv; for the benchmark wrk, strace and openssl)" >&2
     exit 1
   fi
 fi
@@ -118,4 +123,13 @@ if [ "$purpose" = test ]; then
     touch "$stamp"
   fi
   scripts/clients.sh
+fi
+
+if [ "$purpose" = bench ] && [ -n "${GRANARY_BENCH_GARAGE:-}" ]; then
+  garage="$CARGO_TARGET_DIR/../garage"
+  if [ ! -x "$garage/bin/garage" ]; then
+    echo "building garage in $garage"
+    CARGO_TARGET_DIR="$garage/target" cargo install garage --version '~2.5' --locked --root "$garage"
+    rm -rf "$garage/target"
+  fi
 fi

@@ -5,6 +5,7 @@
 //! is the caller's business ([`Dial`]).
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -121,6 +122,11 @@ impl RaftTransport for GrpcTransport {
                     Code::Unavailable => {
                         self.channels.lock().remove(&(to, lane));
                         Err(TransportError::Unreachable { peer: to, reason })
+                    }
+                    // Made here, of a connection that ended: with a node that stops in an orderly way
+                    // the code is `Internal`.
+                    _ if status.source().is_some() => {
+                        Err(TransportError::NoAnswer { peer: to, reason })
                     }
                     Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
                         Err(TransportError::NoAnswer { peer: to, reason })

@@ -12,9 +12,10 @@ use granary_oss::escape;
 use granary_oss::header::{
     ContentHeaders, CopySource, EtagList, MetadataDirective, Preconditions, RangeOutcome,
     ResponseOverrides, TRAFFIC_LIMIT_MAX, TRAFFIC_LIMIT_MIN, TaggingDirective, Verdict, bucket_acl,
-    content_length, content_md5, copy_source_range, date, flag, format_tagging, object_acl,
-    parse_tagging, persistent_headers, redundancy, rename_source, resolve_range, storage_class,
-    tagging, text, traffic_limit, user_metadata, user_metadata_size, uses_standard_range,
+    check_readable, content_length, content_md5, copy_source_range, date, flag, format_tagging,
+    object_acl, parse_tagging, persistent_headers, redundancy, rename_source, resolve_range,
+    resource_group, storage_class, tagging, text, traffic_limit, user_metadata, user_metadata_size,
+    uses_standard_range,
 };
 use granary_oss::listing::{
     ListBucketsParams, ListObjectsParams, ListObjectsV2Params, ListPartsParams, ListUploadsParams,
@@ -44,6 +45,7 @@ fuzz_target!(|data: &[u8]| {
         check_query(&head, &query);
         check_listings(&query);
     }
+    check_readable_headers(&head.headers);
     check_headers(&head);
     check_conditions(&head.headers, "");
     check_conditions(&head.headers, "x-oss-copy-source-");
@@ -232,6 +234,27 @@ fn check_answer(read: &ListObjectsParams) {
             Encoding::Url => decoded_path(shown).expect("it is encoded"),
         };
         assert_eq!(shown, name.as_bytes(), "{element}");
+    }
+}
+
+/// Of what passes, every reader may take the first line of one of the service's own headers: it is text,
+/// and no other line says something else.
+fn check_readable_headers(headers: &HeaderMap) {
+    if checked(check_readable(headers)).is_none() {
+        return;
+    }
+    for (name, value) in headers {
+        let name = name.as_str();
+        if name.starts_with("x-oss-") && !name.starts_with("x-oss-meta-") {
+            let value = std::str::from_utf8(value.as_bytes()).expect("it passed");
+            let read = text(headers, name).unwrap_or_default();
+            assert_eq!(read, value.trim());
+        }
+    }
+    if let Some(Some(group)) = checked(resource_group(headers)) {
+        assert!(group.starts_with("rg-") && group.is_ascii());
+        let sent = text(headers, "x-oss-resource-group-id");
+        assert_eq!(sent.as_ref(), Some(&group));
     }
 }
 

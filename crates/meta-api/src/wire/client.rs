@@ -1,5 +1,7 @@
 //! A metadata service on another node.
 
+use std::error::Error as _;
+
 use async_trait::async_trait;
 use granary_types::ShardId;
 use tonic::transport::Channel;
@@ -72,14 +74,34 @@ fn answered<R>(shard: ShardId, reply: Option<R>, fault: Option<pb::Fault>) -> Re
     reply.ok_or_else(|| MetaError::Internal("an empty reply".to_owned()))
 }
 
-/// The service answers its own failures as faults; a status comes from the transport.
+/// The service answers its own failures as faults; a status comes from the transport. One with a cause
+/// was made here of a connection that ended, whatever its code: a node that stops in an orderly way
+/// makes `Internal` of a request that comes at that moment.
 pub(super) fn failed(status: &Status, lost: fn(String) -> MetaError) -> MetaError {
     let message = status.message().to_owned();
     match status.code() {
+        _ if status.source().is_some() => lost(message),
         Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
             MetaError::Invalid(message)
         }
         Code::Internal | Code::DataLoss => MetaError::Internal(message),
         _ => lost(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_in_order_is_no_failure_of_the_service() {
+        let gone = h2::Error::from(h2::Reason::NO_ERROR);
+        let status = Status::from_error(Box::new(gone));
+        assert_eq!(status.code(), Code::Internal);
+        let query = failed(&status, MetaError::Unavailable);
+        assert!(matches!(query, MetaError::Unavailable(_)), "{query:?}");
+        let said = Status::internal("a message that cannot be read");
+        let said = failed(&said, MetaError::Unavailable);
+        assert!(matches!(said, MetaError::Internal(_)), "{said:?}");
     }
 }

@@ -17,6 +17,11 @@ use crate::apply::FEATURE_LEVEL;
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for another voter to take over.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a node that stops waits for the first voter that is to take over: it takes a round trip and
+/// two syncs, and writes wait meanwhile. A request that was lost is not repeated by anybody else.
+const HAND_OVER_FIRST: Duration = Duration::from_millis(300);
+/// The longest wait for one voter, when disks are slow.
+const HAND_OVER_LONGEST: Duration = Duration::from_secs(1);
 /// Entries a learner may lack when it is made a voter: it gets them in one or two messages.
 const LAG_ENTRIES_MAX: u64 = 1000;
 
@@ -162,6 +167,7 @@ impl MetaNode {
     /// True when this node does not lead the shard any more, or nobody else can.
     async fn hand_over_one(&self, shard: &Shard, deadline: Duration) -> bool {
         let mut tried = BTreeSet::new();
+        let mut patience = HAND_OVER_FIRST;
         // Also while it has been elected and does not serve yet.
         while shard.group.leader() == Some(self.node) {
             let left = deadline.saturating_sub(self.runtime.monotonic());
@@ -185,7 +191,8 @@ impl MetaNode {
                 continue;
             };
             tried.insert(to);
-            let limit = left.min(Duration::from_secs(1));
+            let limit = left.min(patience);
+            patience = (patience * 2).min(HAND_OVER_LONGEST);
             if let Err(error) = shard.group.hand_over(to, limit).await {
                 tracing::debug!(shard = shard.group.shard().0, %to, %error, "not handed over");
             }

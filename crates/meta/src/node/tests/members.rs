@@ -323,6 +323,34 @@ async fn a_node_hands_over_what_it_leads_and_then_stops_at_once() {
     write(&meta, &bucket, 5..8).await;
 }
 
+/// The one with most of the log may be gone, or may never have got the request.
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_is_silent_does_not_hold_up_a_node_that_stops() {
+    for silent in [NodeId(2), NodeId(3)] {
+        let cluster = TestCluster::formed(3, 63, config()).await;
+        let meta = cluster.client();
+        let bucket = bucket(&meta).await;
+        write(&meta, &bucket, 0..5).await;
+        let shard = ShardId(1);
+        let leader = cluster.leader(shard).await;
+        if leader.node() != NodeId(1) {
+            leader.transfer_leader(shard, NodeId(1)).await.unwrap();
+        }
+        let node = cluster.node(NodeId(1));
+        cluster
+            .until("node 1 leads", || {
+                node.raft().group(shard).unwrap().is_leader()
+            })
+            .await;
+        cluster.cut_off(silent);
+        let began = cluster.runtime.monotonic();
+        assert_eq!(node.hand_over(Duration::from_secs(10)).await, 0);
+        let took = cluster.runtime.monotonic() - began;
+        // Less than any election timeout.
+        assert!(took < Duration::from_millis(750), "{silent}: {took:?}");
+    }
+}
+
 /// A node without others has nobody to hand over to, and does not wait for one.
 #[tokio::test(start_paused = true)]
 async fn a_sole_voter_hands_nothing_over() {

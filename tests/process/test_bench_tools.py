@@ -1,0 +1,96 @@
+"""What the benchmark's tools conclude from what they read: traces, latencies, medians."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "bench"))
+# pylint: disable=wrong-import-position
+import proof  # noqa: E402
+import requirements  # noqa: E402
+import wrk  # noqa: E402
+
+PUT = {"key": "KEYKEYKEYK", "body": "BODYBODYBO", "marks": 128, "md5": "0123456789abcdef0123456789abcdef"}
+KEY, BODY = proof.marks(PUT["key"], proof.KEY_MARKS), proof.marks(PUT["body"], PUT["marks"])
+ANSWER = '9  sendto(7<socket:[1]>, "HTTP/1.1 200 OK\\r\\netag: \\"0123456789ABCDEF0123456789ABCDEF\\"\\r\\n\\r\\n", 99, MSG_NOSIGNAL, NULL, 0) = 99'
+WRITE = f'2  pwritev(5</d/1.vol>, [{{iov_base="\\0\\1{KEY}", iov_len=5}}, {{iov_base="{BODY}", iov_len=4096}}], 2, 4096) = 4101'
+SYNC = "3  fdatasync(5</d/1.vol>) = 0"
+
+
+def judged(*lines):
+    """(answers, covered) of a trace."""
+    answered, covered, wrong, unread = proof.judge(lines, [PUT])
+    assert len(wrong) == answered - covered and not unread
+    return answered, covered
+
+
+def test_an_answer_counts_only_after_a_sync_of_its_file_that_began_after_its_write_and_succeeded():
+    assert judged(WRITE, SYNC, ANSWER) == (1, 1)
+    assert judged(WRITE, ANSWER, SYNC) == (1, 0)
+    assert judged(SYNC, WRITE, ANSWER) == (1, 0)
+    assert judged(WRITE, "3  fdatasync(6</d/2.vol>) = 0", ANSWER) == (1, 0)
+    assert judged(WRITE, "3  fdatasync(5</d/1.vol>) = -1 EIO (Input/output error)", ANSWER) == (1, 0)
+    assert judged(WRITE, SYNC) == (0, 0)
+
+
+def test_calls_that_overlap_are_held_apart():
+    began, ended = "3  fdatasync(5</d/1.vol> <unfinished ...>", "3  <... fdatasync resumed>) = 0"
+    writing, written = WRITE.replace(") = 4101", " <unfinished ...>"), "2  <... pwritev resumed>) = 4101"
+    assert judged(WRITE, began, ended, ANSWER) == (1, 1)
+    assert judged(began, WRITE, ended, ANSWER) == (1, 0)
+    assert judged(WRITE, began, ANSWER, ended) == (1, 0)
+    assert judged(writing, began, written, ended, ANSWER) == (1, 0)
+    assert judged(writing, written, began, ended, ANSWER) == (1, 1)
+    # strace came while the sync ran: nobody saw it begin.
+    assert judged(WRITE, ended, ANSWER) == (1, 0)
+
+
+def test_body_and_key_both_count_whole():
+    key, body = f'2  write(4</d/wal>, "{KEY}", 256) = 256', f'2  pwritev(5</d/1.vol>, [{{iov_base="{BODY}", iov_len=4096}}], 1, 0) = 4096'
+    synced = "3  fdatasync(4</d/wal>) = 0"
+    assert judged(body, SYNC, key, synced, ANSWER) == (1, 1)
+    assert judged(body, SYNC, key, ANSWER) == (1, 0)
+    assert judged(body, key, synced, ANSWER) == (1, 0)
+    half = len(BODY) // 2
+    assert judged(WRITE.replace(BODY, BODY[:half]), SYNC, ANSWER) == (1, 0)
+    # The frame of a log cuts one mark in two.
+    assert judged(WRITE.replace(BODY, BODY[:half + 5] + "\\7\\0\\2\\1" + BODY[half + 5:]), SYNC, ANSWER) == (1, 1)
+
+
+def corrected(counts, expected):
+    """What wrk makes of {microseconds: requests}."""
+    counts = dict(counts)
+    for value in range(2 * expected, max(counts) + 1):
+        added = value - expected
+        while counts.get(value, 0) and added > expected:
+            counts[added] = counts.get(added, 0) + counts[value]
+            added -= expected
+    return counts
+
+
+def test_latencies_are_those_that_were_measured():
+    counts = {80: 900, 100: 70, 199: 5, 200: 3, 201: 4, 350: 2, 1000: 1, 2503: 1}
+    assert corrected(counts, 100) != counts
+    assert wrk.as_measured(corrected(counts, 100), 100) == counts
+    assert (wrk.percentile(counts, 0.5), wrk.percentile(counts, 0.99), wrk.percentile(counts, 1)) == (80, 200, 2503)
+
+
+def runs(rate, p50, p99, slow=0):
+    """Two rounds of a target."""
+    return [{"requests": rate * 2, "failed": 0, "seconds": 2.0, "p50_us": p50, "p99_us": p99, "slow": slow}] * 2
+
+
+def test_requirements_are_ratios_of_medians():
+    many = {"put-4k": {"granary": runs(3000, 100, 300), "garage off": runs(1000, 1, 1), "raw writer": runs(13000, 100, 190)},
+            "put-16m": {"granary": runs(20, 1, 1), "raw writer": runs(30, 1, 1)},
+            "get-4k": {"granary": runs(1000, 10, 20), "bare hyper": runs(1900, 10, 20)}}
+    one = {"get-4k": {"granary": runs(1000, 40, 80, slow=3), "bare hyper": runs(1000, 10, 20)}}
+    verdicts = {row[0]: row[3] for row in requirements.check(many, one, 500)}
+    assert verdicts["put-4k to garage without fsync"] == "yes"
+    assert verdicts["put-4k to the raw writer"] == "NO"
+    assert verdicts["put-64k to garage without fsync"] == ""
+    assert verdicts["get-4k to the bare server"] == "yes"
+    # 335 MB/s, and 0.6 of MD5's 500 MB/s is less than 0.8 of the raw writer's 503.
+    assert verdicts["put-16m, of what one core's MD5 or the raw writer allows"] == "yes"
+    assert verdicts["one connection: time of a get-4k to the bare server's"] == "NO"
+    assert verdicts["one connection: get-4k that take 35 ms and more"] == "NO"
+    assert verdicts["put-4k: p99/p50 to that of the raw writer"] == "NO"
+    assert verdicts["get-4k: p99/p50 to that of the bare hyper"] == "yes"
