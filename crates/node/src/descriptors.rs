@@ -24,8 +24,8 @@ pub(crate) fn reserve(disks: usize, wanted: usize) -> anyhow::Result<usize> {
     share(raise(), disks, wanted)
 }
 
-/// The limit after it was raised; `None` for none.
-fn raise() -> Option<u64> {
+/// Raises the limit as far as it goes; what it is then, `None` for none.
+pub(crate) fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return limit.current;

@@ -3,6 +3,7 @@
 mod accounts;
 mod admin;
 mod admin_cli;
+mod bench_cli;
 mod cluster;
 mod config;
 mod credentials;
@@ -23,6 +24,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _, Parser, Subcommand};
+use granary_bench::BenchArgs;
 use rustix::fs::Mode;
 
 use crate::admin_cli::{AdminCommand, Reach};
@@ -64,6 +66,8 @@ enum CliCommand {
         #[command(subcommand)]
         command: AdminCommand,
     },
+    /// Measures an endpoint that speaks OSS or S3: requests per second, latencies, errors.
+    Bench(Box<BenchArgs>),
     /// Prints the operations of the OSS API that this version serves, as a table.
     Operations,
 }
@@ -74,27 +78,22 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         CliCommand::Server(args) => ServerConfig::load(*args).and_then(server::run),
         CliCommand::Start(args) => StartConfig::load(*args).and_then(cluster::node::run),
-        CliCommand::Admin { reach, command } => {
-            return match admin_cli::run(command, &reach) {
-                Ok(code) => code,
-                Err(error) => {
-                    complain(&format!("granary: {}", said(&error)));
-                    ExitCode::FAILURE
-                }
-            };
-        }
+        CliCommand::Admin { reach, command } => return ended(admin_cli::run(command, &reach)),
+        CliCommand::Bench(args) => return ended(bench_cli::run(*args)),
         CliCommand::Operations => {
             print(&granary_gateway::operations_markdown());
             Ok(())
         }
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("granary: {}", said(&error)));
-            ExitCode::FAILURE
-        }
-    }
+    ended(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+/// The exit code of a command, which says what was wrong.
+fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        complain(&format!("granary: {}", said(&error)));
+        ExitCode::FAILURE
+    })
 }
 
 /// `GRANARY_*` variables of the environment that no command knows: most likely misspelt.

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// (crate, layer). `sim`, `testkit` and `xtask` stand outside: nothing but tests may use them.
-const LAYERS: [(&str, u8); 21] = [
+const LAYERS: [(&str, u8); 22] = [
     ("types", 0),
     ("runtime", 0),
     ("oss", 1),
@@ -29,6 +29,7 @@ const LAYERS: [(&str, u8); 21] = [
     ("cluster", 3),
     ("gateway", 4),
     ("workers", 4),
+    ("bench", 4),
     ("node", 5),
     ("sim", 6),
     ("testkit", 6),
@@ -39,7 +40,7 @@ const LAYERS: [(&str, u8); 21] = [
 const BESIDE: (&str, &str) = ("runtime", "types");
 
 /// (crate, what its normal dependencies may never lead to, why).
-const APART: [(&str, &[&str], &str); 10] = [
+const APART: [(&str, &[&str], &str); 12] = [
     (
         "gateway",
         STORES,
@@ -69,6 +70,12 @@ const APART: [(&str, &[&str], &str); 10] = [
         "datapath",
         &["meta", "blob"],
         "it moves bytes between api crates",
+    ),
+    ("bench", STORES, "it is a client, of any store"),
+    (
+        "bench",
+        &["gateway", "cluster", "datapath", "meta-api", "blob-api"],
+        "it is a client, of any store",
     ),
     ("oss", &["tokio", "hyper"], "the dialect is pure"),
     ("policy", &["tokio", "hyper"], "policy is pure"),
