@@ -21,7 +21,8 @@ def test_the_nemesis_on_one_server(make_cluster, seed, say, monkeypatch):
     # The harness keeps GRANARY_* from the processes, and passes the rest on.
     cluster.form()
     kinds = (nemesis.Kill, nemesis.KillLeader, nemesis.Pause, nemesis.FullDisk)
-    steps = nemesis.plan(seed, cluster, 25, kinds)
+    # Long enough for every kind.
+    steps = nemesis.plan(seed, cluster, 40, kinds)
     run = nemesis.Nemesis(cluster, steps)
     with Drill(cluster, seed, "one-server", clients=4, ballast=30) as drill:
         run.start()

@@ -9,6 +9,7 @@ import pytest
 
 from harness import leftovers, network
 from harness.cluster import ADMIN_PORT, Cluster, Spec, apart, not_whole, together
+from harness.waiting import wait_for
 
 pytestmark = pytest.mark.long
 
@@ -21,7 +22,7 @@ def peers(cluster, name):
 
 def hears(cluster, name, *others):
     """Waits until a node hears from exactly itself and these."""
-    wait_for(f"{name} to hear from {others}", lambda: [] if peers(cluster, name) == {name, *others} else [peers(cluster, name)], 20)
+    wait_for(f"{name} to hear from {others}", lambda: [] if peers(cluster, name) == {name, *others} else [peers(cluster, name)], 60)
 
 
 def test_forming_and_the_whole_life(standins):

@@ -609,9 +609,9 @@ class Cluster:
             return [f"{reclaimable} bytes are reclaimable"] * (reclaimable > most) + [f"{status['deletions_queued']} deletions wait"] * bool(status["deletions_queued"])
         wait_for("deleted bytes to be given back", left, deadline_s, 0.5)
 
-    def leader(self, shard=0):
-        """Name of the node that leads a shard, None if nobody does or says so."""
-        status = self.status()
+    def leader(self, shard=0, ask=None):
+        """Name of the node that leads a shard by the word of some node (of `ask`), None if nobody does or says so."""
+        status = self.status(ask=ask)
         found = next((s for s in status["shards"] if s["id"] == shard), None) if status else None
         return self.name_of(found["leader"]) if found else None
 

@@ -183,7 +183,7 @@ def status(registry, address):
     disks = [{"id": str(10 * n["id"] + k), "node": n["id"], "state": "up" if n["id"] in up else "missing"}
              for n in nodes.values() if n["state"] != "removed" for k in range(len(n["data"]))]
     shards = [{"id": s, "leader": next((m for m in meta if m in up), None), "term": 1, "voters": meta, "learners": [],
-               "lag": {str(m): 0 if m in up else None for m in meta}} for s in range(2)]
+               "lag": {str(m): 0 if m in up else None for m in meta}} for s in range(3)]
     return {"health": "ok" if ok else "degraded", "problems": [], "nodes": rows, "disks": disks, "shards": shards,
             "groups": {"healthy": 4 if ok else 0, "degraded": 0 if ok else 4}, "chunks_below_target": 0 if ok else 7,
             "chunks_below_target_counted_at": time.time(), "repair": {"running": False}, "reclaimable_bytes": 0, "deletions_queued": 0}
