@@ -36,12 +36,13 @@ use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
 use super::{join, proposers, rebuild, record};
 use crate::accounts::AccountsService;
-use crate::admin::{Admin, Readiness};
+use crate::admin::Admin;
 use crate::descriptors;
 use crate::files;
 use crate::listeners::Taken;
 use crate::metrics::Sources;
 use crate::process;
+use crate::readiness::{Readiness, RootContact};
 use crate::roles::backup;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{Member, MetaRole};
@@ -397,7 +398,11 @@ impl Node {
         let info = first.info.clone().unwrap_or_default();
         refuse_too_old(info.feature_level, config)?;
         announce(runtime, client, &first, config, &base.identity).await?;
-        let map = follower.start(first);
+        let root = RootContact::new(runtime.clone(), config.meta.patience());
+        if config.has(Role::Gateway) {
+            self.readiness.depends_on(root.clone());
+        }
+        let map = follower.start(first, root);
         if let Security::Tls(trust) = &base.security {
             let server = base.vault.is_some().then(|| Arc::clone(&self.joins));
             let renewal = Renewal::new(
