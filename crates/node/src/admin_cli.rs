@@ -245,10 +245,17 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             accept_loss,
         } => {
             let config = reach.node()?;
-            let replaces = replaces.map(NodeId);
-            let give_up = GiveUp { force, accept_loss };
-            let seeds = &reach.address;
-            let joined = join::join(&runtime, &config, seeds, &token, replaces, give_up).await?;
+            let wanted = join::Wanted {
+                seeds: &reach.address,
+                replaces: replaces.map(NodeId),
+                give_up: GiveUp { force, accept_loss },
+            };
+            let tell = |said: &str| {
+                crate::complain(&format!(
+                    "granary: not joined yet: {said}; trying on, Ctrl-C is safe"
+                ));
+            };
+            let joined = join::join(&runtime, &config, &token, &wanted, &tell).await?;
             let identity = joined.identity;
             let value = json!({
                 "cluster_id": identity.cluster_id,

@@ -36,10 +36,12 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
         );
     };
     loop {
-        match join(runtime, config, &[], token, None, GiveUp::default()).await {
+        let wanted = Wanted::default();
+        let tell = |said: &str| tracing::warn!("not joined yet, trying on: {said}");
+        match join(runtime, config, token, &wanted, &tell).await {
             Ok(joined) => return Ok(joined.identity),
             Err(error) if matches!(error.downcast_ref(), Some(JoinError::NoAnswer(_))) => {
-                tracing::warn!(%error, "not joined yet");
+                tracing::debug!(%error, "not joined yet");
             }
             Err(error) => return Err(error),
         }
@@ -58,7 +60,7 @@ fn has_expired(runtime: &Runtime, state: &StateDir) -> anyhow::Result<bool> {
 /// has one that counts. Without one it starts all the same, and says what it needs.
 async fn certify_by_token(runtime: &Runtime, config: &StartConfig) {
     let outcome = match config.join_token() {
-        Ok(Some(token)) => join(runtime, config, &[], &token, None, GiveUp::default()).await,
+        Ok(Some(token)) => join(runtime, config, &token, &Wanted::default(), &|_| ()).await,
         Ok(None) => return,
         Err(error) => Err(error),
     };
@@ -77,24 +79,33 @@ pub(crate) async fn lock(runtime: &Runtime, state_dir: &Path) -> anyhow::Result<
     Ok(runtime.blocking(move || RealVfs.lock(&path)).await??)
 }
 
+/// How a node is to join.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Addresses of nodes to ask; those of the configuration when there are none.
+    pub(crate) seeds: &'a [String],
+    /// The node that is lost and whose place it takes.
+    pub(crate) replaces: Option<NodeId>,
+    pub(crate) give_up: GiveUp,
+}
+
 /// Joins the cluster that a token is for, in the place of a node that is lost, if one is named.
-/// Asked are the nodes at `seeds`, else those of the configuration. Repeating it is harmless.
+/// Repeating it is harmless. `tell` hears now and then why nobody lets it in yet.
 ///
 /// # Errors
 /// Refused, or nobody answered within a minute.
 pub(crate) async fn join(
     runtime: &Runtime,
     config: &StartConfig,
-    seeds: &[String],
     token: &str,
-    replaces: Option<NodeId>,
-    give_up: GiveUp,
+    wanted: &Wanted<'_>,
+    tell: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<Joined> {
     let state = StateDir::open(&config.state_dir)?;
-    if let (Some(replaces), Some(identity)) = (replaces, state.identity()?) {
+    if let (Some(replaces), Some(identity)) = (wanted.replaces, state.identity()?) {
         refuse_replacing(&state, &identity, replaces)?;
     }
-    let seeds = match seeds {
+    let seeds = match wanted.seeds {
         [] => &config.join,
         named => named,
     };
@@ -102,8 +113,8 @@ pub(crate) async fn join(
         token: JoinToken::parse(token).context("the join token")?,
         seeds: seeds.to_vec(),
         node: record(config, NodeId(0)),
-        replaces,
-        give_up,
+        replaces: wanted.replaces,
+        give_up: wanted.give_up,
         plaintext: config.plaintext,
     };
     if parameters.seeds.is_empty() {
@@ -117,7 +128,7 @@ pub(crate) async fn join(
         true => None,
         false => Some(lock(runtime, &config.state_dir).await?),
     };
-    Ok(join_cluster(runtime, &state, &parameters, JOIN_LIMIT).await?)
+    Ok(join_cluster(runtime, &state, &parameters, JOIN_LIMIT, tell).await?)
 }
 
 /// A directory that is a node's already takes nobody's place by joining, unless that is what made it
