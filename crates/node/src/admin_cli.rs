@@ -257,15 +257,21 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             };
             let joined = join::join(&runtime, &config, &token, &wanted, &tell).await?;
             let identity = joined.identity;
+            let new_zone = match joined.fresh {
+                true => join::new_zone(&config, &identity)?,
+                false => None,
+            };
             let value = json!({
                 "cluster_id": identity.cluster_id,
                 "node_id": identity.node.0,
                 "created": joined.fresh,
+                "zone_is_new": new_zone.is_some(),
             });
             show(reach, &value, || {
                 let how = if joined.fresh { "is now" } else { "is already" };
+                let zone = new_zone.map_or_else(String::new, |said| format!("{said}\n"));
                 format!(
-                    "{} {how} node {} of cluster {}: run granary start\n",
+                    "{} {how} node {} of cluster {}: run granary start\n{zone}",
                     config.state_dir.display(),
                     identity.node,
                     identity.cluster_id

@@ -18,7 +18,7 @@ use granary_runtime::Runtime;
 use granary_types::NodeId;
 use serde::Serialize;
 
-use super::record;
+use super::{record, zones};
 use crate::config::Credentials;
 use crate::credentials;
 use crate::files;
@@ -98,6 +98,9 @@ pub(crate) async fn init(
         // Complete, and most likely running.
         refuse_other_region(&admin_dir, region)?;
         return Ok(Made::before(identity, admin_dir));
+    }
+    if before.is_none() {
+        zones::check_name(&config.zone)?;
     }
     let cluster = storage::cluster_of(&config.data)?;
     let first = FirstStart {

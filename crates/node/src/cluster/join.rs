@@ -12,7 +12,7 @@ use granary_runtime::Runtime;
 use granary_types::NodeId;
 use granary_vfs::{DirLock, RealVfs, Vfs as _};
 
-use super::record;
+use super::{record, zones};
 use crate::start_config::StartConfig;
 
 /// Longest time for `granary admin join`.
@@ -122,13 +122,33 @@ pub(crate) async fn join(
             "which cluster? Name nodes of it: join = [\"HOST:PORT\", ...] in the configuration, or --address"
         );
     }
-    let settled = state.identity()?.is_some() && !has_expired(runtime, &state)?;
+    let is_node = state.identity()?.is_some();
+    if !is_node {
+        zones::check_name(&config.zone)?;
+    }
+    let settled = is_node && !has_expired(runtime, &state)?;
     // Two that join with one directory would mix their keys; a node that runs stays as it is.
     let _lock = match settled {
         true => None,
         false => Some(lock(runtime, &config.state_dir).await?),
     };
     Ok(join_cluster(runtime, &state, &parameters, JOIN_LIMIT, tell).await?)
+}
+
+/// What to say of the zone of a node that has just joined, if no other node is in it.
+///
+/// # Errors
+/// What the cluster told this node of the others cannot be read.
+pub(crate) fn new_zone(
+    config: &StartConfig,
+    identity: &Identity,
+) -> anyhow::Result<Option<String>> {
+    let state = StateDir::open(&config.state_dir)?;
+    let book = AddressBook::open(&state, &identity.cluster_id, Vec::new())?;
+    let nodes = book.nodes();
+    let others = nodes.iter().filter(|node| !node.removed);
+    let others = others.map(|node| (node.id(), node.zone.as_str()));
+    Ok(zones::said_of_new(identity.node, &config.zone, others))
 }
 
 /// A directory that is a node's already takes nobody's place by joining, unless that is what made it

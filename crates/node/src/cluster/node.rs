@@ -21,6 +21,7 @@ use granary_meta_api::wire::{checked_routes, control_routes};
 use granary_meta_api::{ErrorKind, Meta, MetaControl, MetaError, MetaService, pb};
 use granary_raft::grpc::{GrpcTransport, RemovedSender, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime, Task};
+use granary_types::NodeId;
 use granary_vfs::DirLock;
 use granary_workers::{MemberKeeperConfig, Scrub};
 use parking_lot::Mutex;
@@ -34,7 +35,7 @@ use super::herald::Herald;
 use super::hints::HintCarrier;
 use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
-use super::{join, proposers, rebuild, record};
+use super::{join, proposers, rebuild, record, zones};
 use crate::accounts::AccountsService;
 use crate::admin::Admin;
 use crate::descriptors;
@@ -619,11 +620,17 @@ async fn announce(
     }
     let known = map.nodes.iter().find(|known| known.id == record.id);
     if let Some(known) = known.filter(|known| known.zone != record.zone) {
+        zones::check_name(&record.zone)?;
         tracing::warn!(
             before = known.zone,
             now = record.zone,
             "this node is in another zone now: copies move to where the zones ask for them"
         );
+        let others = map.nodes.iter().filter(|node| !node.removed);
+        let others = others.map(|node| (NodeId(node.id), node.zone.as_str()));
+        if let Some(said) = zones::said_of_new(identity.node, &record.zone, others) {
+            tracing::warn!("{said}");
+        }
     }
     loop {
         let node = Some(record.clone());
