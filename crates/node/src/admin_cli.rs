@@ -54,8 +54,14 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// Cluster address (HOST:PORT) of a node of the cluster to ask; several are tried in turn.
-    /// [default: that of --config; for join, its `join`]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
+    /// [default: that of --config, then its `join`; for join, its `join`]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        value_parser = host_and_port,
+        global = true
+    )]
     address: Vec<String>,
     /// The `admin` directory that `granary admin init` wrote. [default: `admin` in the state
     /// directory of --config]
@@ -126,7 +132,7 @@ pub(crate) enum AdminCommand {
     /// storage pool. The state directory of --config must be empty. Exit code 1 when it is refused.
     Rebuild {
         /// A node that runs; several, or repeat it. The nodes they know of are asked too.
-        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_and_port)]
         from: Vec<String>,
         /// Go on although nodes, disks or parts of the backup could not be read: what is only there is
         /// lost for good.
@@ -413,16 +419,23 @@ fn ids_as_text(value: &mut serde_json::Value) {
     }
 }
 
+/// Where to ask when no address is named: the node itself, which may be down, then those that it asks.
+fn addresses_of(own: &str, others: &[String]) -> Vec<String> {
+    let others = others.iter().map(String::as_str);
+    let fit = others.filter(|other| *other != own && host_and_port(other).is_ok());
+    std::iter::once(own).chain(fit).map(str::to_owned).collect()
+}
+
 /// A connection to each of the addresses that are named.
 fn channels(runtime: &Runtime, reach: &Reach) -> anyhow::Result<Vec<(String, Channel)>> {
     let node = match &reach.config {
         Some(_) => Some(reach.node()?),
         None => None,
     };
-    let mut addresses = reach.address.clone();
-    if addresses.is_empty() {
-        addresses.extend(node.as_ref().map(|node| node.cluster_address.clone()));
-    }
+    let addresses = match &node {
+        Some(node) if reach.address.is_empty() => addresses_of(&node.cluster_address, &node.join),
+        _ => reach.address.clone(),
+    };
     if addresses.is_empty() {
         bail!(
             "which cluster? Give --config FILE of a node, or --address HOST:PORT and --admin-dir DIR"
@@ -469,17 +482,20 @@ async fn ask_while<C, T>(
     goes_on: impl Fn(&tonic::Status) -> bool,
     call: impl AsyncFn(&mut C) -> Result<T, tonic::Status>,
 ) -> anyhow::Result<T> {
-    let mut last = None;
+    let mut said = Vec::new();
     for (address, client) in clients {
         match call(client).await {
             Ok(answer) => return Ok(answer),
             Err(status) if goes_on(&status) => {
-                last = Some(anyhow::anyhow!("{address}: {}", plain(&status)));
+                said.push(format!("{address}: {}", plain(&status)));
             }
             Err(status) => bail!("{address}: {}", plain(&status)),
         }
     }
-    Err(last.context("no address was given")?)
+    if said.is_empty() {
+        bail!("no address was given");
+    }
+    bail!("{}", said.join("; "))
 }
 
 /// A cluster that answers at one of some addresses.
@@ -693,7 +709,8 @@ fn security(
         let text = files::read_if_present(&file)?;
         text.with_context(|| {
             format!(
-                "{} is missing: is it the directory that granary admin init wrote?",
+                "{} is missing: name the directory that granary admin init wrote on the first node, or a \
+                 copy of it, with --admin-dir",
                 file.display()
             )
         })
@@ -736,6 +753,21 @@ fn security(
         runtime.clone(),
         credentials,
     )?)))
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':');
+    let fits = |(host, port): (&str, &str)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    };
+    if parts.is_some_and(fits) {
+        return Ok(text.to_owned());
+    }
+    let host = match text.contains(':') || text.is_empty() {
+        true => "n1.example.org",
+        false => text,
+    };
+    Err(format!("an address is HOST:PORT, as in {host}:9100"))
 }
 
 fn life(text: &str) -> Result<Duration, String> {
@@ -793,6 +825,39 @@ mod tests {
         }
         for perhaps_done in [broken as fn() -> Status, || Status::aborted("unknown")] {
             assert!(asked(perhaps_done).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reaches_nobody_hears_what_every_address_said() {
+        let mut nodes = [("a".to_owned(), "gone"), ("b".to_owned(), "late")];
+        let asked = ask_in_turn(&mut nodes, async |node: &mut &str| {
+            Err::<(), _>(Status::unavailable(*node))
+        });
+        assert_eq!(asked.await.unwrap_err().to_string(), "a: gone; b: late");
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_not_the_only_one_to_ask() {
+        let join = ["b:1", "a:1", "nonsense", "c:2"].map(str::to_owned);
+        assert_eq!(addresses_of("a:1", &join), ["a:1", "b:1", "c:2"]);
+        assert_eq!(addresses_of("a:1", &[]), ["a:1"]);
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused_with_an_example() {
+        for good in ["127.0.4.1:9100", "n1:1", "[::1]:9100"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for (bad, example) in [
+            ("127.0.4.1", "127.0.4.1:9100"),
+            ("", "n1.example.org:9100"),
+            (":9100", "n1.example.org:9100"),
+            ("n1:many", "n1.example.org:9100"),
+            ("n1:0", "n1.example.org:9100"),
+        ] {
+            let said = host_and_port(bad).unwrap_err();
+            assert_eq!(said, format!("an address is HOST:PORT, as in {example}"));
         }
     }
 
