@@ -54,7 +54,8 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// Cluster address (HOST:PORT) of a node of the cluster to ask; several are tried in turn.
-    /// [default: that of --config, then its `join`; for join, its `join`]
+    /// [default: that of --config, then its `join`; for join, its `join`] Not for init, certify and
+    /// rebuild.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -73,6 +74,14 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// For commands that ask no cluster at an address: one that is named means something else.
+    fn refuse_address(&self, instead: &str) -> anyhow::Result<()> {
+        if !self.address.is_empty() {
+            bail!("--address has no meaning here: {instead}");
+        }
+        Ok(())
+    }
+
     /// The configuration that --config names.
     fn node(&self) -> anyhow::Result<StartConfig> {
         let config = self.config.clone();
@@ -155,7 +164,8 @@ pub(crate) enum AdminCommand {
     },
     /// Shows how the cluster does. Exit code 3 when it is not as it should be.
     Status,
-    /// Gives something up for good, so that others take its place at once.
+    /// Gives something up, so that others take its place: a node for good, a disk until it is taken
+    /// back (readmit). Others get a disk's chunks a minute later (`replace_after_secs`).
     Replace {
         #[command(subcommand)]
         what: Replaced,
@@ -165,10 +175,12 @@ pub(crate) enum AdminCommand {
         #[command(subcommand)]
         what: Readmitted,
     },
-    /// Lets repair look for work at once and shows it until nothing is left to repair.
+    /// Lets repair look for work at once and shows it until nothing is left to repair. Exit code 3 when
+    /// what is left cannot be repaired, because zones lack the disks for more copies.
     Repair,
     /// Reads every copy of every chunk now and has what is damaged rewritten from a good one. Exit
-    /// code 4 when something is left that is not as it was stored.
+    /// code 4 when something is left that is not as it was stored; 1 when nothing is, but not every copy
+    /// could be read.
     Scrub,
     /// Changes the CA that signs the nodes' certificates, while everything runs. Cut off, it goes on
     /// where it was; every run that ends is one change.
@@ -177,8 +189,9 @@ pub(crate) enum AdminCommand {
     /// run: for one that was off until its certificate had expired. The operator's certificate in
     /// --admin-dir is made anew too, once two thirds of its five years are over.
     Certify,
-    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage; what broken
-    /// off writes leave is none as long as the sweep has time for it.
+    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage, and 1 when
+    /// there is none, but not everything could be looked at. What broken off writes leave is no damage
+    /// as long as the sweep has time for it.
     Fsck {
         /// Also read the bytes of every copy.
         #[arg(long)]
@@ -189,7 +202,8 @@ pub(crate) enum AdminCommand {
 /// What can be given up.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Replaced {
-    /// A node that is lost: its replicas and disks get replaced, and it may not come back.
+    /// A node that is lost: its replicas and disks get replaced, and it may not come back. Its data
+    /// directories may, in a new node.
     Node {
         /// Its number in `granary admin status`.
         id: u64,
@@ -200,7 +214,7 @@ pub(crate) enum Replaced {
         #[arg(long)]
         accept_loss: bool,
     },
-    /// A disk that is lost: other disks get its chunks.
+    /// A disk that is lost or is to go: other disks get its chunks. `readmit disk` takes it back.
     Disk {
         /// Its number in `granary admin status`.
         id: u64,
@@ -238,6 +252,9 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             root_access_key_id,
             root_access_key_secret,
         } => {
+            reach.refuse_address(
+                "init makes a cluster of this node, whose own address is cluster_address in --config",
+            )?;
             let config = reach.node()?;
             let root = config::credentials(root_access_key_id, root_access_key_secret)?;
             let made = init::init(&runtime, &config, region.as_deref(), root.as_ref()).await?;
@@ -285,6 +302,7 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             })
         }
         AdminCommand::Certify => {
+            reach.refuse_address("certify asks no node, and uses the CA's key in --admin-dir")?;
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
             let (node, renewed) = ca::certify(&runtime, &config, &admin_dir)?;
@@ -303,6 +321,7 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             account::run(what, server.as_deref(), reach, &runtime).await
         }
         AdminCommand::Rebuild { from, accept_loss } => {
+            reach.refuse_address("--from names the nodes that rebuild asks")?;
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
             let bar = match reach.json {

@@ -23,7 +23,7 @@ const SEEDS_PAUSE: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// A node that was given up must not come back: others have its place.
-fn given_up(node: NodeId) -> anyhow::Error {
+pub(super) fn given_up(node: NodeId) -> anyhow::Error {
     anyhow::anyhow!(
         "node {node} was given up and may not come back: empty its state directory and join as a new \
          node (granary admin join); its data directories can stay as they are"

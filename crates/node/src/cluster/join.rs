@@ -1,22 +1,29 @@
 //! How a state directory becomes a node's: by joining a cluster.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures_util::future::join_all;
 use granary_cluster::{
-    AddressBook, GiveUp, Identity, JoinError, JoinParameters, JoinToken, Joined, StateDir,
-    join_cluster,
+    AddressBook, GiveUp, Identity, JoinError, JoinParameters, JoinToken, Joined, Peer, Security,
+    StateDir, Trust, connect_to_address, is_heard, join_cluster,
 };
-use granary_runtime::Runtime;
+use granary_runtime::{Runtime, within};
 use granary_types::NodeId;
 use granary_vfs::{DirLock, RealVfs, Vfs as _};
 
+use super::follow::given_up;
 use super::{record, zones};
 use crate::start_config::StartConfig;
 
 /// Longest time for `granary admin join`.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
+/// Addresses that are asked whether this node was given up, and how long each may take.
+const ASKED_MAX: usize = 64;
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Which node this process is. An empty state directory joins when the configuration has a token,
 /// and tries for as long as it takes; without one that is the operator's decision.
@@ -30,8 +37,10 @@ pub(crate) async fn identity(runtime: &Runtime, config: &StartConfig) -> anyhow:
     }
     let Some(token) = &config.join_token()? else {
         bail!(
-            "{} is no node's state directory yet: make a new cluster (granary admin init), or join one \
-             (granary admin join --token TOKEN, or join_token in the configuration)",
+            "{} is no node's state directory. If this machine is a node already, state_dir names another \
+             directory than before, or its disk is not mounted: put that right, and nothing is lost. A new \
+             node joins its cluster (granary admin join --token TOKEN, or join_token in the \
+             configuration); the first node of a new cluster makes it (granary admin init)",
             config.state_dir.display()
         );
     };
@@ -132,7 +141,42 @@ pub(crate) async fn join(
         true => None,
         false => Some(lock(runtime, &config.state_dir).await?),
     };
-    Ok(join_cluster(runtime, &state, &parameters, JOIN_LIMIT, tell).await?)
+    let joined = join_cluster(runtime, &state, &parameters, JOIN_LIMIT, tell).await?;
+    if !joined.fresh && is_given_up(runtime, config, &parameters.seeds, &joined.identity).await? {
+        return Err(given_up(joined.identity.node));
+    }
+    Ok(joined)
+}
+
+/// Whether nodes that answer refuse this one because it was given up, and none still hears it: as long
+/// as a shard needs it, it has to run.
+async fn is_given_up(
+    runtime: &Runtime,
+    config: &StartConfig,
+    seeds: &[String],
+    identity: &Identity,
+) -> anyhow::Result<bool> {
+    let state = StateDir::open(&config.state_dir)?;
+    let security = match (config.plaintext, state.credentials()?) {
+        (true, _) => Security::Plain {
+            cluster_id: identity.cluster_id.clone(),
+            local: Peer::Node(identity.node),
+        },
+        (false, Some(own)) => Security::Tls(Arc::new(Trust::new(runtime.clone(), own)?)),
+        (false, None) => return Ok(false),
+    };
+    let book = AddressBook::open(&state, &identity.cluster_id, Vec::new())?;
+    let known = book.nodes().into_iter().filter(|node| !node.removed);
+    let mut addresses: BTreeSet<String> = known.map(|node| node.address).collect();
+    addresses.extend(seeds.iter().cloned());
+    addresses.remove(&config.cluster_address);
+    let asked = addresses.iter().take(ASKED_MAX).map(|address| async {
+        let channel = connect_to_address(&security, address).ok()?;
+        let asked = is_heard(channel, identity.node);
+        within(ANSWER_LIMIT, asked).await.ok().flatten()
+    });
+    let heard = join_all(asked).await;
+    Ok(heard.contains(&Some(false)) && !heard.contains(&Some(true)))
 }
 
 /// What to say of the zone of a node that has just joined, if no other node is in it.
