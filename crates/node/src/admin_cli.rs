@@ -373,6 +373,9 @@ fn init_text(made: &init::Made) -> String {
     if let Some(secret) = &made.access_key_secret {
         let _ = writeln!(text, "  access key secret  {secret}");
     }
+    if let Some(file) = &made.root_credentials {
+        let _ = writeln!(text, "  root access key    kept in {}", file.display());
+    }
     let _ = writeln!(
         text,
         "  admin directory    {} (keep a copy elsewhere: it holds the CA's key and the master key)",
