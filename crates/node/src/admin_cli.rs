@@ -54,8 +54,7 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// Cluster address (HOST:PORT) of a node of the cluster to ask; several are tried in turn.
-    /// [default: that of --config, then its `join`; for join, its `join`] Not for init, certify and
-    /// rebuild.
+    /// [default: that of --config, then its `join`; for join, its `join`]
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -74,14 +73,6 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// For commands that ask no cluster at an address: one that is named means something else.
-    fn refuse_address(&self, instead: &str) -> anyhow::Result<()> {
-        if !self.address.is_empty() {
-            bail!("--address has no meaning here: {instead}");
-        }
-        Ok(())
-    }
-
     /// The configuration that --config names.
     fn node(&self) -> anyhow::Result<StartConfig> {
         let config = self.config.clone();
@@ -94,6 +85,23 @@ impl Reach {
         let named = self.admin_dir.clone();
         let named = named.or_else(|| Some(node?.state_dir.join("admin")));
         named.context("--admin-dir is needed with --address")
+    }
+}
+
+/// Takes --address out of the help of a command that asks no cluster at an address.
+#[derive(Args, Debug)]
+pub(crate) struct NoAddress {
+    #[arg(long, hide = true, value_delimiter = ',', value_parser = host_and_port)]
+    address: Vec<String>,
+}
+
+impl NoAddress {
+    /// One that is named all the same is meant for something else.
+    fn check(&self, instead: &str) -> anyhow::Result<()> {
+        if !self.address.is_empty() {
+            bail!("--address has no meaning here: {instead}");
+        }
+        Ok(())
     }
 }
 
@@ -116,6 +124,8 @@ pub(crate) enum AdminCommand {
             hide_env_values = true
         )]
         root_access_key_secret: Option<String>,
+        #[command(flatten)]
+        address: NoAddress,
     },
     /// Makes this machine a node of a cluster.
     Join {
@@ -147,6 +157,8 @@ pub(crate) enum AdminCommand {
         /// lost for good.
         #[arg(long)]
         accept_loss: bool,
+        #[command(flatten)]
+        address: NoAddress,
     },
     /// Makes accounts, shows them, and says which of their access keys count.
     Account {
@@ -188,7 +200,10 @@ pub(crate) enum AdminCommand {
     /// Signs this node's certificate anew with the CA's key in --admin-dir, while the node does not
     /// run: for one that was off until its certificate had expired. The operator's certificate in
     /// --admin-dir is made anew too, once two thirds of its five years are over.
-    Certify,
+    Certify {
+        #[command(flatten)]
+        address: NoAddress,
+    },
     /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage, and 1 when
     /// there is none, but not everything could be looked at. What broken off writes leave is no damage
     /// as long as the sweep has time for it.
@@ -251,8 +266,9 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             region,
             root_access_key_id,
             root_access_key_secret,
+            address,
         } => {
-            reach.refuse_address(
+            address.check(
                 "init makes a cluster of this node, whose own address is cluster_address in --config",
             )?;
             let config = reach.node()?;
@@ -301,8 +317,8 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
                 )
             })
         }
-        AdminCommand::Certify => {
-            reach.refuse_address("certify asks no node, and uses the CA's key in --admin-dir")?;
+        AdminCommand::Certify { address } => {
+            address.check("certify asks no node, and uses the CA's key in --admin-dir")?;
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
             let (node, renewed) = ca::certify(&runtime, &config, &admin_dir)?;
@@ -320,8 +336,12 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
         AdminCommand::Account { server, what } => {
             account::run(what, server.as_deref(), reach, &runtime).await
         }
-        AdminCommand::Rebuild { from, accept_loss } => {
-            reach.refuse_address("--from names the nodes that rebuild asks")?;
+        AdminCommand::Rebuild {
+            from,
+            accept_loss,
+            address,
+        } => {
+            address.check("--from names the nodes that rebuild asks")?;
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
             let bar = match reach.json {
@@ -556,7 +576,7 @@ impl Cluster {
             AdminCommand::Init { .. }
             | AdminCommand::Join { .. }
             | AdminCommand::Rebuild { .. }
-            | AdminCommand::Certify
+            | AdminCommand::Certify { .. }
             | AdminCommand::Account { .. }
             | AdminCommand::RotateCa => bail!("done before a cluster is asked"),
             AdminCommand::Token { ttl } => {
