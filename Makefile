@@ -35,7 +35,7 @@ build: setup-build
 	cargo build --release -p granary-node --bin granary
 
 run: build
-	exec env -u GRANARY_VENV $(GRANARY) server $(ARGS)
+	exec env -u GRANARY_VENV -u GRANARY_CLIENTS $(GRANARY) server $(ARGS)
 
 test: setup-test
 	@scripts/test.sh

@@ -186,8 +186,16 @@ def test_the_majority_is_lost(cluster, seed, say, how):
         assert refused() and refused("GET", b"")
         say(f"majority {how}: later requests refused after {max(seconds):.1f} s")
         assert max(seconds) < 10, seconds
+        # Load balancers are to know; whoever restarts what does not live is not to.
+        wait_for("the gateway to be unready", lambda: cluster["z3a"].health("ready") == 503, 30)
+        assert cluster["z3a"].health("live") == 200
+        # What cannot be done is not offered, and the way out is named.
+        for flags in ([], ["--force"]):
+            said = cluster.admin("replace", "node", str(cluster["z1a"].node_id), *flags, ask=["z3a"]).err
+            assert "rebuild --accept-loss" in said and "all the same" not in said, said
         cluster.mend_all()
         cluster.start(*[name for name in gone if not cluster[name].running])
+        cluster.wait_ready(*cluster.nodes)
         drill.resumes()
         raw.request("DELETE", drill.bucket, "ballast/nobody-may-store-this")
     drill.judge(say)

@@ -56,6 +56,16 @@ def run_until_it_ends(*arguments, env=None):
     return done.returncode, done.stdout
 
 
+def test_make_run_gives_the_server_no_variable_of_its_own():
+    """The Makefile's variables are no settings, and a server that is given one warns of it."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    with open(os.path.join(root, "Makefile"), encoding="utf-8") as makefile:
+        exported = re.findall(r"^export (GRANARY_\w+)", makefile.read(), re.MULTILINE)
+    done = subprocess.run(["make", "-n", "run"], cwd=root, text=True, stdout=subprocess.PIPE, check=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("exec env"))
+    assert exported and set(re.findall(r"-u (\w+)", line)) == set(exported)
+
+
 def refuses(code, output, *words):
     """It ended with an error and one helpful sentence, not with a stack trace."""
     assert code not in (0, 101), output

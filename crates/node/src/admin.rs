@@ -1,7 +1,6 @@
 //! The admin listener: health and metrics. It must not serve the OSS API or change anything.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::metrics::Sources;
+use crate::readiness::Readiness;
 
 const CONNECTIONS_MAX: usize = 64;
 /// To the end of a request's head; also the longest rest between two requests.
@@ -26,21 +26,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(600);
 /// Pause after a failed accept: most often no descriptor is free, which passes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Whether the process can serve; what `/health/ready` answers.
-#[derive(Debug, Default)]
-pub(crate) struct Readiness(AtomicBool);
-
-impl Readiness {
-    /// Says whether requests will be served from now on.
-    pub(crate) fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::SeqCst);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-}
 
 /// What the admin listener shows. It serves before there is anything to measure, so that a long
 /// recovery looks alive.
@@ -85,8 +70,10 @@ impl Admin {
         }
         match request.uri().path() {
             "/health/live" => text(StatusCode::OK, "live\n"),
-            "/health/ready" if self.readiness.get() => text(StatusCode::OK, "ready\n"),
-            "/health/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/health/ready" => match self.readiness.check() {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            },
             "/metrics" => match self.page.get() {
                 Some(page) => page.answer().await,
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
@@ -120,8 +107,8 @@ impl Page {
     }
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response
 }

@@ -54,8 +54,14 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "FILE", env = "GRANARY_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// Cluster address (HOST:PORT) of a node of the cluster to ask; several are tried in turn.
-    /// [default: that of --config; for join, its `join`]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
+    /// [default: that of --config, then its `join`; for join, its `join`]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        value_parser = host_and_port,
+        global = true
+    )]
     address: Vec<String>,
     /// The `admin` directory that `granary admin init` wrote. [default: `admin` in the state
     /// directory of --config]
@@ -82,6 +88,23 @@ impl Reach {
     }
 }
 
+/// Takes --address out of the help of a command that asks no cluster at an address.
+#[derive(Args, Debug)]
+pub(crate) struct NoAddress {
+    #[arg(long, hide = true, value_delimiter = ',', value_parser = host_and_port)]
+    address: Vec<String>,
+}
+
+impl NoAddress {
+    /// One that is named all the same is meant for something else.
+    fn check(&self, instead: &str) -> anyhow::Result<()> {
+        if !self.address.is_empty() {
+            bail!("--address has no meaning here: {instead}");
+        }
+        Ok(())
+    }
+}
+
 /// What an operator can ask.
 #[derive(Subcommand, Debug)]
 pub(crate) enum AdminCommand {
@@ -101,6 +124,8 @@ pub(crate) enum AdminCommand {
             hide_env_values = true
         )]
         root_access_key_secret: Option<String>,
+        #[command(flatten)]
+        address: NoAddress,
     },
     /// Makes this machine a node of a cluster.
     Join {
@@ -126,12 +151,14 @@ pub(crate) enum AdminCommand {
     /// storage pool. The state directory of --config must be empty. Exit code 1 when it is refused.
     Rebuild {
         /// A node that runs; several, or repeat it. The nodes they know of are asked too.
-        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = host_and_port)]
         from: Vec<String>,
         /// Go on although nodes, disks or parts of the backup could not be read: what is only there is
         /// lost for good.
         #[arg(long)]
         accept_loss: bool,
+        #[command(flatten)]
+        address: NoAddress,
     },
     /// Makes accounts, shows them, and says which of their access keys count.
     Account {
@@ -149,7 +176,8 @@ pub(crate) enum AdminCommand {
     },
     /// Shows how the cluster does. Exit code 3 when it is not as it should be.
     Status,
-    /// Gives something up for good, so that others take its place at once.
+    /// Gives something up, so that others take its place: a node for good, a disk until it is taken
+    /// back (readmit). Others get a disk's chunks a minute later (`replace_after_secs`).
     Replace {
         #[command(subcommand)]
         what: Replaced,
@@ -159,10 +187,12 @@ pub(crate) enum AdminCommand {
         #[command(subcommand)]
         what: Readmitted,
     },
-    /// Lets repair look for work at once and shows it until nothing is left to repair.
+    /// Lets repair look for work at once and shows it until nothing is left to repair. Exit code 3 when
+    /// what is left cannot be repaired, because zones lack the disks for more copies.
     Repair,
     /// Reads every copy of every chunk now and has what is damaged rewritten from a good one. Exit
-    /// code 4 when something is left that is not as it was stored.
+    /// code 4 when something is left that is not as it was stored; 1 when nothing is, but not every copy
+    /// could be read.
     Scrub,
     /// Changes the CA that signs the nodes' certificates, while everything runs. Cut off, it goes on
     /// where it was; every run that ends is one change.
@@ -170,9 +200,13 @@ pub(crate) enum AdminCommand {
     /// Signs this node's certificate anew with the CA's key in --admin-dir, while the node does not
     /// run: for one that was off until its certificate had expired. The operator's certificate in
     /// --admin-dir is made anew too, once two thirds of its five years are over.
-    Certify,
-    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage; what broken
-    /// off writes leave is none as long as the sweep has time for it.
+    Certify {
+        #[command(flatten)]
+        address: NoAddress,
+    },
+    /// Compares the metadata with the disks, both ways. Exit code 4 when there is damage, and 1 when
+    /// there is none, but not everything could be looked at. What broken off writes leave is no damage
+    /// as long as the sweep has time for it.
     Fsck {
         /// Also read the bytes of every copy.
         #[arg(long)]
@@ -183,7 +217,8 @@ pub(crate) enum AdminCommand {
 /// What can be given up.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Replaced {
-    /// A node that is lost: its replicas and disks get replaced, and it may not come back.
+    /// A node that is lost: its replicas and disks get replaced, and it may not come back. Its data
+    /// directories may, in a new node.
     Node {
         /// Its number in `granary admin status`.
         id: u64,
@@ -194,7 +229,7 @@ pub(crate) enum Replaced {
         #[arg(long)]
         accept_loss: bool,
     },
-    /// A disk that is lost: other disks get its chunks.
+    /// A disk that is lost or is to go: other disks get its chunks. `readmit disk` takes it back.
     Disk {
         /// Its number in `granary admin status`.
         id: u64,
@@ -231,7 +266,11 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             region,
             root_access_key_id,
             root_access_key_secret,
+            address,
         } => {
+            address.check(
+                "init makes a cluster of this node, whose own address is cluster_address in --config",
+            )?;
             let config = reach.node()?;
             let root = config::credentials(root_access_key_id, root_access_key_secret)?;
             let made = init::init(&runtime, &config, region.as_deref(), root.as_ref()).await?;
@@ -245,27 +284,41 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
             accept_loss,
         } => {
             let config = reach.node()?;
-            let replaces = replaces.map(NodeId);
-            let give_up = GiveUp { force, accept_loss };
-            let seeds = &reach.address;
-            let joined = join::join(&runtime, &config, seeds, &token, replaces, give_up).await?;
+            let wanted = join::Wanted {
+                seeds: &reach.address,
+                replaces: replaces.map(NodeId),
+                give_up: GiveUp { force, accept_loss },
+            };
+            let tell = |said: &str| {
+                crate::complain(&format!(
+                    "granary: not joined yet: {said}; trying on, Ctrl-C is safe"
+                ));
+            };
+            let joined = join::join(&runtime, &config, &token, &wanted, &tell).await?;
             let identity = joined.identity;
+            let new_zone = match joined.fresh {
+                true => join::new_zone(&config, &identity)?,
+                false => None,
+            };
             let value = json!({
                 "cluster_id": identity.cluster_id,
                 "node_id": identity.node.0,
                 "created": joined.fresh,
+                "zone_is_new": new_zone.is_some(),
             });
             show(reach, &value, || {
                 let how = if joined.fresh { "is now" } else { "is already" };
+                let zone = new_zone.map_or_else(String::new, |said| format!("{said}\n"));
                 format!(
-                    "{} {how} node {} of cluster {}: run granary start\n",
+                    "{} {how} node {} of cluster {}: run granary start\n{zone}",
                     config.state_dir.display(),
                     identity.node,
                     identity.cluster_id
                 )
             })
         }
-        AdminCommand::Certify => {
+        AdminCommand::Certify { address } => {
+            address.check("certify asks no node, and uses the CA's key in --admin-dir")?;
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
             let (node, renewed) = ca::certify(&runtime, &config, &admin_dir)?;
@@ -283,7 +336,12 @@ async fn execute(command: AdminCommand, reach: &Reach) -> anyhow::Result<ExitCod
         AdminCommand::Account { server, what } => {
             account::run(what, server.as_deref(), reach, &runtime).await
         }
-        AdminCommand::Rebuild { from, accept_loss } => {
+        AdminCommand::Rebuild {
+            from,
+            accept_loss,
+            address,
+        } => {
+            address.check("--from names the nodes that rebuild asks")?;
             let config = reach.node()?;
             let admin_dir = reach.admin_dir(Some(&config))?;
             let bar = match reach.json {
@@ -334,6 +392,9 @@ fn init_text(made: &init::Made) -> String {
     }
     if let Some(secret) = &made.access_key_secret {
         let _ = writeln!(text, "  access key secret  {secret}");
+    }
+    if let Some(file) = &made.root_credentials {
+        let _ = writeln!(text, "  root access key    kept in {}", file.display());
     }
     let _ = writeln!(
         text,
@@ -400,16 +461,23 @@ fn ids_as_text(value: &mut serde_json::Value) {
     }
 }
 
+/// Where to ask when no address is named: the node itself, which may be down, then those that it asks.
+fn addresses_of(own: &str, others: &[String]) -> Vec<String> {
+    let others = others.iter().map(String::as_str);
+    let fit = others.filter(|other| *other != own && host_and_port(other).is_ok());
+    std::iter::once(own).chain(fit).map(str::to_owned).collect()
+}
+
 /// A connection to each of the addresses that are named.
 fn channels(runtime: &Runtime, reach: &Reach) -> anyhow::Result<Vec<(String, Channel)>> {
     let node = match &reach.config {
         Some(_) => Some(reach.node()?),
         None => None,
     };
-    let mut addresses = reach.address.clone();
-    if addresses.is_empty() {
-        addresses.extend(node.as_ref().map(|node| node.cluster_address.clone()));
-    }
+    let addresses = match &node {
+        Some(node) if reach.address.is_empty() => addresses_of(&node.cluster_address, &node.join),
+        _ => reach.address.clone(),
+    };
     if addresses.is_empty() {
         bail!(
             "which cluster? Give --config FILE of a node, or --address HOST:PORT and --admin-dir DIR"
@@ -456,17 +524,20 @@ async fn ask_while<C, T>(
     goes_on: impl Fn(&tonic::Status) -> bool,
     call: impl AsyncFn(&mut C) -> Result<T, tonic::Status>,
 ) -> anyhow::Result<T> {
-    let mut last = None;
+    let mut said = Vec::new();
     for (address, client) in clients {
         match call(client).await {
             Ok(answer) => return Ok(answer),
             Err(status) if goes_on(&status) => {
-                last = Some(anyhow::anyhow!("{address}: {}", plain(&status)));
+                said.push(format!("{address}: {}", plain(&status)));
             }
             Err(status) => bail!("{address}: {}", plain(&status)),
         }
     }
-    Err(last.context("no address was given")?)
+    if said.is_empty() {
+        bail!("no address was given");
+    }
+    bail!("{}", said.join("; "))
 }
 
 /// A cluster that answers at one of some addresses.
@@ -505,7 +576,7 @@ impl Cluster {
             AdminCommand::Init { .. }
             | AdminCommand::Join { .. }
             | AdminCommand::Rebuild { .. }
-            | AdminCommand::Certify
+            | AdminCommand::Certify { .. }
             | AdminCommand::Account { .. }
             | AdminCommand::RotateCa => bail!("done before a cluster is asked"),
             AdminCommand::Token { ttl } => {
@@ -680,7 +751,8 @@ fn security(
         let text = files::read_if_present(&file)?;
         text.with_context(|| {
             format!(
-                "{} is missing: is it the directory that granary admin init wrote?",
+                "{} is missing: name the directory that granary admin init wrote on the first node, or a \
+                 copy of it, with --admin-dir",
                 file.display()
             )
         })
@@ -723,6 +795,21 @@ fn security(
         runtime.clone(),
         credentials,
     )?)))
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':');
+    let fits = |(host, port): (&str, &str)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    };
+    if parts.is_some_and(fits) {
+        return Ok(text.to_owned());
+    }
+    let host = match text.contains(':') || text.is_empty() {
+        true => "n1.example.org",
+        false => text,
+    };
+    Err(format!("an address is HOST:PORT, as in {host}:9100"))
 }
 
 fn life(text: &str) -> Result<Duration, String> {
@@ -780,6 +867,39 @@ mod tests {
         }
         for perhaps_done in [broken as fn() -> Status, || Status::aborted("unknown")] {
             assert!(asked(perhaps_done).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reaches_nobody_hears_what_every_address_said() {
+        let mut nodes = [("a".to_owned(), "gone"), ("b".to_owned(), "late")];
+        let asked = ask_in_turn(&mut nodes, async |node: &mut &str| {
+            Err::<(), _>(Status::unavailable(*node))
+        });
+        assert_eq!(asked.await.unwrap_err().to_string(), "a: gone; b: late");
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_not_the_only_one_to_ask() {
+        let join = ["b:1", "a:1", "nonsense", "c:2"].map(str::to_owned);
+        assert_eq!(addresses_of("a:1", &join), ["a:1", "b:1", "c:2"]);
+        assert_eq!(addresses_of("a:1", &[]), ["a:1"]);
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused_with_an_example() {
+        for good in ["127.0.4.1:9100", "n1:1", "[::1]:9100"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for (bad, example) in [
+            ("127.0.4.1", "127.0.4.1:9100"),
+            ("", "n1.example.org:9100"),
+            (":9100", "n1.example.org:9100"),
+            ("n1:many", "n1.example.org:9100"),
+            ("n1:0", "n1.example.org:9100"),
+        ] {
+            let said = host_and_port(bad).unwrap_err();
+            assert_eq!(said, format!("an address is HOST:PORT, as in {example}"));
         }
     }
 

@@ -18,7 +18,7 @@ const ALPHABET: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghjkmnpqrstuvwxyz2345678
 const ID_RANDOM_CHARS: usize = 20;
 const SECRET_CHARS: usize = 30;
 /// Keeps a made pair.
-const PAIR_FILE: &str = "root-credentials.toml";
+pub(crate) const PAIR_FILE: &str = "root-credentials.toml";
 /// Keeps the ids that starts have installed and not disabled yet.
 const INSTALLED_FILE: &str = "root-key-ids.toml";
 

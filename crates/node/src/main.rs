@@ -13,6 +13,7 @@ mod greeting;
 mod listeners;
 mod metrics;
 mod process;
+mod readiness;
 mod roles;
 mod server;
 mod start_config;

@@ -8,8 +8,8 @@ use granary_runtime::{Runtime, within};
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin::Readiness;
 use crate::config::LogFormat;
+use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 
 /// How long a stop takes at most, besides requests in flight: a disk may hang.

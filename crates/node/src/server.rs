@@ -21,7 +21,7 @@ use granary_workers::MetaNodes;
 use prometheus_client::registry::Registry;
 
 use crate::accounts::AccountsService;
-use crate::admin::{Admin, Readiness};
+use crate::admin::Admin;
 use crate::config::ServerConfig;
 use crate::credentials;
 use crate::descriptors;
@@ -29,6 +29,7 @@ use crate::greeting::Greeting;
 use crate::listeners::Taken;
 use crate::metrics::Sources;
 use crate::process;
+use crate::readiness::Readiness;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{FIRST_NODE, FirstStart, MetaRole, found_elsewhere};
 use crate::roles::storage::{self, StorageRole};

@@ -3,11 +3,13 @@
 //! It can be cut off anywhere and run again: the same nonce gets the same node id. The token's
 //! secret is told only to a node under the CA whose fingerprint the token names.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use granary_meta_api::pb::state;
 use granary_runtime::{Backoff, Runtime, within};
 use granary_types::NodeId;
+use parking_lot::Mutex;
 use tonic::{Code, Status};
 
 use super::server::is_host_and_port;
@@ -25,6 +27,10 @@ use crate::{
 const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long nobody may help before that is told; then twice as long, and so on.
+const TELL_AFTER: Duration = Duration::from_millis(2500);
+/// Longest time between two such words.
+const TELL_EVERY_MAX: Duration = Duration::from_secs(40);
 /// Bytes of an answer at most: it lists all nodes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -101,6 +107,7 @@ pub enum JoinError {
 
 /// Makes a state directory that of a node of the cluster. A directory that is a node's already
 /// stays as it is, unless its certificate has expired: then it joins again as the same node.
+/// While nobody lets it in, `tell` hears now and then what each address says.
 ///
 /// # Errors
 /// Refused, not answered within `limit`, or the directory cannot be written.
@@ -109,6 +116,7 @@ pub async fn join_cluster(
     state: &StateDir,
     parameters: &JoinParameters,
     limit: Duration,
+    tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Joined, JoinError> {
     let before = blocking(runtime, state, StateDir::credentials).await?;
     let own = before.as_ref().and_then(Credentials::identity);
@@ -126,7 +134,11 @@ pub async fn join_cluster(
     }
     let clock = runtime.clone();
     let attempt = blocking(runtime, state, move |state| state.join_attempt(&clock)).await?;
-    let (seed, reply) = ask(runtime, &attempt, parameters, limit).await?;
+    let said = Said::of(&parameters.seeds);
+    let (seed, reply) = tokio::select! {
+        answer = ask(runtime, &attempt, parameters, limit, &said) => answer?,
+        never = say(runtime, &said, tell) => match never {},
+    };
     let senseless = |reason: String| JoinError::Senseless {
         seed: seed.clone(),
         reason,
@@ -181,11 +193,46 @@ fn keep(
     state.put_identity(identity)
 }
 
+/// What each address has said last.
+struct Said(Mutex<Vec<(String, String)>>);
+
+impl Said {
+    fn of(seeds: &[String]) -> Self {
+        let silent = |seed: &String| (seed.clone(), "no answer yet".to_owned());
+        Self(Mutex::new(seeds.iter().map(silent).collect()))
+    }
+
+    fn note(&self, place: usize, reason: String) {
+        if let Some((_, last)) = self.0.lock().get_mut(place) {
+            *last = reason;
+        }
+    }
+
+    fn text(&self) -> String {
+        let said = self.0.lock();
+        let texts = said
+            .iter()
+            .map(|(seed, reason)| format!("{seed}: {reason}"));
+        texts.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Tells what is said, at growing intervals.
+async fn say(runtime: &Runtime, said: &Said, tell: &(dyn Fn(&str) + Sync)) -> Infallible {
+    let mut pause = TELL_AFTER;
+    loop {
+        runtime.sleep(pause).await;
+        tell(&said.text());
+        pause = (pause * 2).min(TELL_EVERY_MAX);
+    }
+}
+
 async fn ask(
     runtime: &Runtime,
     attempt: &JoinAttempt,
     parameters: &JoinParameters,
     limit: Duration,
+    said: &Said,
 ) -> Result<(String, pb::JoinReply), JoinError> {
     let csr = attempt.key.request().map_err(TrustError::from)?;
     let request = pb::JoinRequest {
@@ -207,10 +254,9 @@ async fn ask(
     }
     let mut backoff = Backoff::new(runtime, FIRST_PAUSE, LONGEST_PAUSE, limit);
     loop {
-        let mut asked = Vec::new();
         // Where somebody is that will never do, and nobody who may.
         let (mut never, mut later) = (false, false);
-        for seed in &parameters.seeds {
+        for (place, seed) in parameters.seeds.iter().enumerate() {
             let channel = connect_as_stranger(runtime, seed, pinned)?;
             let mut client = JoinClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
             let patience = ANSWER_LIMIT.min(backoff.remaining(runtime));
@@ -246,9 +292,9 @@ async fn ask(
                     plain(&status)
                 }
             };
-            asked.push(format!("{seed}: {reason}"));
+            said.note(place, reason);
         }
-        let asked = asked.join("; ");
+        let asked = said.text();
         if never && !later {
             return Err(JoinError::Hopeless(asked));
         }

@@ -103,7 +103,7 @@ impl JoinServer {
         let mut peers = map.nodes;
         if peers.iter().any(|known| known.id == id.0 && known.removed) {
             return Err(Status::failed_precondition(format!(
-                "this node joined before as node {id}, which was removed: join with an empty state \
+                "this node joined before as node {id}, which was given up: join with an empty state \
                  directory"
             )));
         }

@@ -36,7 +36,7 @@ async fn join(
     limit: Duration,
 ) -> Result<Joined, JoinError> {
     let state = StateDir::open(folder.join("state")).unwrap();
-    join_cluster(&world.runtime, &state, parameters, limit).await
+    join_cluster(&world.runtime, &state, parameters, limit, &|_| ()).await
 }
 
 fn identity(node: u64) -> Identity {
@@ -267,6 +267,21 @@ async fn what_will_never_be_an_answer_is_not_waited_for() {
     let said = join(&world, folder.path(), &wanted, Duration::from_secs(1)).await;
     assert!(matches!(said, Err(JoinError::NoAnswer(_))), "{said:?}");
     world.runtime.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_node_that_is_not_there_is_told_so() {
+    let world = World::new();
+    let wanted = parameters(&token(&world).await, &["127.0.0.1:1"], &["storage"]);
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path().join("state")).unwrap();
+    let heard = parking_lot::Mutex::new(Vec::new());
+    let tell = |said: &str| heard.lock().push(said.to_owned());
+    let limit = Duration::from_secs(6);
+    let joined = join_cluster(&world.runtime, &state, &wanted, limit, &tell).await;
+    assert!(matches!(joined, Err(JoinError::NoAnswer(_))), "{joined:?}");
+    let heard = heard.into_inner();
+    assert_eq!(heard, ["127.0.0.1:1: Connection refused"]);
 }
 
 #[tokio::test]

@@ -34,7 +34,13 @@ impl AdminDir {
 
     fn needed(&self, name: &str) -> anyhow::Result<String> {
         self.read(name)?
-            .with_context(|| format!("{} is missing", self.0.join(name).display()))
+            .with_context(|| {
+                format!(
+                    "{} is missing: name the directory that granary admin init wrote on the first node, or \
+                     a copy of it, with --admin-dir",
+                    self.0.join(name).display()
+                )
+            })
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {

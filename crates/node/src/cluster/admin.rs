@@ -15,11 +15,11 @@ use granary_cluster::{GiveUp, GiveUpCheck, Identity, KeySealer, Lane, Links, Pee
 use granary_datapath::{ClusterView, Group, GroupMember, RepairHints};
 use granary_meta_api::{Meta, MetaError, disk_state, pb as meta};
 use granary_runtime::{Runtime, within};
-use granary_types::NodeId;
+use granary_types::{NodeId, ShardId};
 use granary_workers::{Fsck, MetaNodes, Scrub};
 use tokio::sync::watch;
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use self::gather::{ANSWER_LIMIT, Replicas, shard_statuses};
 use super::hints::counts_here;
@@ -162,6 +162,10 @@ impl Shared {
         }
         let asked = [node];
         let (reports, replicas) = tokio::join!(self.reports(&asked), self.replicas(&map));
+        let shards = shard_statuses(&map, &replicas);
+        if let Some(silent) = silent_majority(&shards, &replicas) {
+            return Err(Status::failed_precondition(undecidable(&silent)));
+        }
         let refused = |why: String| {
             let said = format!("{why}; --force gives it up all the same");
             Err(Status::failed_precondition(said))
@@ -171,7 +175,7 @@ impl Shared {
                 "node {node} answers: stop it first, if it is to go"
             ));
         }
-        match needed_by(node, &shard_statuses(&map, &replicas), &replicas) {
+        match needed_by(node, &shards, &replicas) {
             Some(shard) => refused(format!(
                 "without node {node} there is no majority of the voters of shard {shard}: bring back \
                  another one first"
@@ -197,6 +201,22 @@ impl Shared {
                 "{groups} placement groups have no complete member that answers but on node {node}: \
                  wait until granary admin repair is done, or add --accept-loss"
             ))),
+        }
+    }
+
+    /// What a change that the root has not decided failed from: for good, if a majority of its voters
+    /// does not answer.
+    async fn why_undecided(&self, status: Status) -> Status {
+        if status.code() != Code::Unavailable {
+            return status;
+        }
+        let Ok((map, _)) = self.map().await else {
+            return status;
+        };
+        let replicas = self.replicas(&map).await;
+        match silent_majority(&shard_statuses(&map, &replicas), &replicas) {
+            Some(silent) => Status::failed_precondition(undecidable(&silent)),
+            None => status,
         }
     }
 
@@ -258,6 +278,25 @@ fn needed_by(node: NodeId, shards: &[ShardStatus], replicas: &Replicas) -> Optio
         shard.voters.contains(&node.0) && left * 2 <= shard.voters.len()
     };
     shards.iter().find(needs).map(|shard| shard.id)
+}
+
+/// Voters of the root that do not answer, when the others are no majority.
+fn silent_majority(shards: &[ShardStatus], replicas: &Replicas) -> Option<Vec<u64>> {
+    let root = shards.iter().find(|shard| shard.id == ShardId::ROOT.0)?;
+    let answers = |voter: &u64| replicas.iter().any(|(node, _)| node.0 == *voter);
+    let (there, silent): (Vec<u64>, Vec<u64>) = root.voters.iter().partition(|v| answers(v));
+    (!silent.is_empty() && there.len() <= silent.len()).then_some(silent)
+}
+
+fn undecidable(silent: &[u64]) -> String {
+    let silent: Vec<String> = silent.iter().map(u64::to_string).collect();
+    format!(
+        "of the voters of shard 0 a majority is needed to decide anything, --force or not, and these do \
+         not answer: node {}. Bring some of them back; if they are gone for good, stop the metadata nodes \
+         that are left and put the metadata back from its backup with granary admin rebuild \
+         --accept-loss",
+        silent.join(", ")
+    )
 }
 
 fn just_started() -> Status {
@@ -327,8 +366,13 @@ impl Admin for AdminService {
             accept_loss,
         } = request.into_inner();
         let meant = GiveUp { force, accept_loss };
-        self.may_go(NodeId(node), meant).await?;
-        decided(self.shared.meta.propose(meta::RemoveNode { node }).await)?;
+        let outcome = match self.may_go(NodeId(node), meant).await {
+            Ok(()) => decided(self.shared.meta.propose(meta::RemoveNode { node }).await),
+            refused => refused,
+        };
+        if let Err(status) = outcome {
+            return Err(self.shared.why_undecided(status).await);
+        }
         tracing::warn!(node, "node is given up for good");
         let note = self.shared.nobody_to_vote().await.unwrap_or_default();
         Ok(Response::new(Done { note }))
@@ -447,6 +491,30 @@ impl Admin for AdminService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_that_can_decide_nothing_is_told_by_who_is_silent() {
+        let shard = |id, voters: &[u64]| ShardStatus {
+            id,
+            voters: voters.to_vec(),
+            ..ShardStatus::default()
+        };
+        // Another shard's majority is its own affair.
+        let shards = [shard(5, &[7, 8, 9]), shard(0, &[1, 2, 3])];
+        for (answering, silent) in [
+            (&[1, 2, 3][..], None),
+            (&[1, 3], None),
+            (&[1, 7, 8], Some(vec![2, 3])),
+            (&[], Some(vec![1, 2, 3])),
+        ] {
+            let replicas: Replicas = answering.iter().map(|n| (NodeId(*n), Vec::new())).collect();
+            assert_eq!(silent_majority(&shards, &replicas), silent, "{answering:?}");
+        }
+        let replicas = vec![(NodeId(1), Vec::new())];
+        let two = [shard(0, &[1, 2])];
+        assert_eq!(silent_majority(&two, &replicas), Some(vec![2]));
+        assert_eq!(silent_majority(&[shard(0, &[])], &replicas), None);
+    }
 
     #[test]
     fn a_node_that_a_majority_needs_is_not_given_up() {

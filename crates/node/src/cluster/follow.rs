@@ -11,6 +11,7 @@ use granary_types::NodeId;
 use tokio::sync::watch;
 
 use super::seeds::Seeds;
+use crate::readiness::RootContact;
 
 /// How old what is known of the nodes may be.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +23,7 @@ const SEEDS_PAUSE: Duration = Duration::from_secs(5);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// A node that was given up must not come back: others have its place.
-fn given_up(node: NodeId) -> anyhow::Error {
+pub(super) fn given_up(node: NodeId) -> anyhow::Error {
     anyhow::anyhow!(
         "node {node} was given up and may not come back: empty its state directory and join as a new \
          node (granary admin join); its data directories can stay as they are"
@@ -98,8 +99,12 @@ impl Follower {
         }
     }
 
-    /// Goes on following; the newest map is told to whoever listens.
-    pub(super) fn start(self, first: pb::ClusterMap) -> watch::Receiver<Arc<pb::ClusterMap>> {
+    /// Goes on following; the newest map is told to whoever listens, and every answer to `root`.
+    pub(super) fn start(
+        self,
+        first: pb::ClusterMap,
+        root: RootContact,
+    ) -> watch::Receiver<Arc<pb::ClusterMap>> {
         let mut known = first.epoch;
         let (tell, listen) = watch::channel(Arc::new(first));
         let runtime = self.runtime.clone();
@@ -111,7 +116,11 @@ impl Follower {
                 }
                 // What somebody told meanwhile is compared with the whole map.
                 let asked = if self.book.is_hearsay() { 0 } else { known };
-                match self.read(asked).await {
+                let answer = self.read(asked).await;
+                if answer.is_ok() {
+                    root.note_heard();
+                }
+                match answer {
                     Ok(map) if !map.unchanged => {
                         known = map.epoch;
                         self.learn(&map).await;

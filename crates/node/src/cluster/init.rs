@@ -18,7 +18,7 @@ use granary_runtime::Runtime;
 use granary_types::NodeId;
 use serde::Serialize;
 
-use super::record;
+use super::{record, zones};
 use crate::config::Credentials;
 use crate::credentials;
 use crate::files;
@@ -46,14 +46,18 @@ pub(crate) struct Made {
     pub(crate) access_key_id: Option<String>,
     /// Only until it has been shown once.
     pub(crate) access_key_secret: Option<String>,
+    /// The file that keeps both, when Granary made them.
+    pub(crate) root_credentials: Option<PathBuf>,
     pub(crate) join_token: Option<String>,
     pub(crate) admin_dir: PathBuf,
 }
 
 impl Made {
     /// A cluster that was made before.
-    fn before(identity: &Identity, admin_dir: PathBuf) -> Self {
+    fn before(identity: &Identity, state_dir: &Path, admin_dir: PathBuf) -> Self {
+        let kept_in = state_dir.join(credentials::PAIR_FILE);
         Self {
+            root_credentials: kept_in.exists().then_some(kept_in),
             cluster_id: identity.cluster_id.clone(),
             node_id: identity.node.0,
             region: None,
@@ -97,7 +101,10 @@ pub(crate) async fn init(
     {
         // Complete, and most likely running.
         refuse_other_region(&admin_dir, region)?;
-        return Ok(Made::before(identity, admin_dir));
+        return Ok(Made::before(identity, &config.state_dir, admin_dir));
+    }
+    if before.is_none() {
+        zones::check_name(&config.zone)?;
     }
     let cluster = storage::cluster_of(&config.data)?;
     let first = FirstStart {
@@ -157,6 +164,7 @@ async fn complete(
         region,
         created: true,
         access_key_id: Some(pair.pair.id.clone()),
+        root_credentials: pair.kept_in.clone(),
         access_key_secret: (pair.unseen || root.is_some()).then(|| pair.pair.secret.clone()),
         join_token: Some(token.reveal()),
         admin_dir,

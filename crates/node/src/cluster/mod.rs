@@ -15,6 +15,7 @@ mod rotate;
 mod seeds;
 pub(crate) mod status;
 mod wiring;
+mod zones;
 
 /// Messages of proto/admin.proto.
 #[allow(

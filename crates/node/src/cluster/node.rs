@@ -21,6 +21,7 @@ use granary_meta_api::wire::{checked_routes, control_routes};
 use granary_meta_api::{ErrorKind, Meta, MetaControl, MetaError, MetaService, pb};
 use granary_raft::grpc::{GrpcTransport, RemovedSender, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime, Task};
+use granary_types::NodeId;
 use granary_vfs::DirLock;
 use granary_workers::{MemberKeeperConfig, Scrub};
 use parking_lot::Mutex;
@@ -34,14 +35,15 @@ use super::herald::Herald;
 use super::hints::HintCarrier;
 use super::seeds::Seeds;
 use super::wiring::{LateDisks, MetadataNodes, RaftLinks, StorageNodes};
-use super::{join, proposers, rebuild, record};
+use super::{join, proposers, rebuild, record, zones};
 use crate::accounts::AccountsService;
-use crate::admin::{Admin, Readiness};
+use crate::admin::Admin;
 use crate::descriptors;
 use crate::files;
 use crate::listeners::Taken;
 use crate::metrics::Sources;
 use crate::process;
+use crate::readiness::{Readiness, RootContact};
 use crate::roles::backup;
 use crate::roles::gateway::GatewayRole;
 use crate::roles::meta::{Member, MetaRole};
@@ -397,7 +399,11 @@ impl Node {
         let info = first.info.clone().unwrap_or_default();
         refuse_too_old(info.feature_level, config)?;
         announce(runtime, client, &first, config, &base.identity).await?;
-        let map = follower.start(first);
+        let root = RootContact::new(runtime.clone(), config.meta.patience());
+        if config.has(Role::Gateway) {
+            self.readiness.depends_on(root.clone());
+        }
+        let map = follower.start(first, root);
         if let Security::Tls(trust) = &base.security {
             let server = base.vault.is_some().then(|| Arc::clone(&self.joins));
             let renewal = Renewal::new(
@@ -614,11 +620,17 @@ async fn announce(
     }
     let known = map.nodes.iter().find(|known| known.id == record.id);
     if let Some(known) = known.filter(|known| known.zone != record.zone) {
+        zones::check_name(&record.zone)?;
         tracing::warn!(
             before = known.zone,
             now = record.zone,
             "this node is in another zone now: copies move to where the zones ask for them"
         );
+        let others = map.nodes.iter().filter(|node| !node.removed);
+        let others = others.map(|node| (NodeId(node.id), node.zone.as_str()));
+        if let Some(said) = zones::said_of_new(identity.node, &record.zone, others) {
+            tracing::warn!("{said}");
+        }
     }
     loop {
         let node = Some(record.clone());

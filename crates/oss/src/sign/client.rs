@@ -221,8 +221,12 @@ impl Credentials {
         scope: &v4::Scope,
         additional: &[String],
     ) -> String {
-        let canonical =
-            v4::canonical_request(&request.as_signed(), additional, v4::Spelling::AsSent);
+        let canonical = v4::canonical_request(
+            &request.as_signed(),
+            additional,
+            v4::Spelling::AsSent,
+            v4::EmptyValue::Bare,
+        );
         let text = v4::string_to_sign(date, scope, &canonical);
         v4::sign(&self.access_key_secret, scope, &text)
     }

@@ -240,6 +240,72 @@ fn v4_survives_a_query_that_was_encoded_again() {
     assert!(verify(&request, "sk", now).is_err());
 }
 
+/// What ali-oss 6.23 makes: parameters that its callers set to an empty string are signed as `k=`,
+/// sub-resources as `k`, and all of them are sent as `k=`.
+#[test]
+fn v4_counts_with_either_form_of_an_empty_value() {
+    let now = seconds(1_702_743_657);
+    let signed_by_ali_oss = |query, signature: &str| {
+        let headers = [
+            ("x-oss-date", "20231216T162057Z"),
+            ("x-oss-content-sha256", "UNSIGNED-PAYLOAD"),
+        ];
+        let mut request = request("GET", None, query, &headers);
+        let value = format!(
+            "OSS4-HMAC-SHA256 Credential=ak/20231216/cn-hangzhou/oss/aliyun_v4_request,Signature={signature}"
+        );
+        request
+            .headers
+            .insert("authorization", value.parse().unwrap());
+        request
+    };
+    for (query, signature) in [
+        (
+            "list-type=2&prefix=",
+            "3c98015c8b24936b04e67a58b77121a1e90d885bafa8801c1d3d1187740039e2",
+        ),
+        (
+            "delimiter=/&prefix",
+            "7e29fd2a54db2108704ec56f9daa2e4bd9d9bb2b5aeff7866d5a79a828291442",
+        ),
+        (
+            "versions=&prefix=",
+            "70e1f140d558a45c3998a57126b22379889525ce8d3f4bdaf00f49e77df4f8ef",
+        ),
+        (
+            "uploads=&prefix=&delimiter=",
+            "c2b4d74243830e47297e1323bd8908eef8ea5e13abc29796013b05e999e7737f",
+        ),
+    ] {
+        let mut request = signed_by_ali_oss(query, signature);
+        verify(&request, "sk", now).unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        assert!(verify(&request, "other", now).is_err());
+        request.query.push("max-keys", "");
+        assert!(verify(&request, "sk", now).is_err(), "{query}");
+    }
+    let mut url = request(
+        "GET",
+        Some(V4_KEY),
+        "prefix=&response-content-type=&x-oss-credential=ak%2F20231216%2Fcn-hangzhou%2Foss%2Faliyun_v4_request\
+         &x-oss-date=20231216T162057Z&x-oss-expires=599&x-oss-signature-version=OSS4-HMAC-SHA256\
+         &x-oss-signature=3b1aff02e8462a7c2504cae568bf920426ffd46351f233fd7f4b51731742d132",
+        &[],
+    );
+    assert_eq!(verify(&url, "sk", now).unwrap(), SignatureKind::V4Url);
+    url.query.push("max-keys", "");
+    assert!(verify(&url, "sk", now).is_err());
+}
+
+/// The error shows the documented form, whatever was tried.
+#[test]
+fn v4_shows_the_documented_form_of_an_empty_value() {
+    let now = seconds(1_702_743_657);
+    let mut request = request("GET", None, "list-type=2&prefix=", &[]);
+    Credentials::new("ak", "sk").sign_v4(&mut request, now, REGION, &[]);
+    let said = format!("{:?}", verify(&request, "other", now).unwrap_err());
+    assert!(said.contains("list-type=2&prefix\\n"), "{said}");
+}
+
 /// The examples of the service's documentation.
 #[test]
 fn v2_documented_vectors() {

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     DATE_HEADER, Presented, SECURITY_TOKEN_HEADER, Scheme, SignedRequest, canonical_headers,
     check_skew, expired, header_names, header_text, invalid_date, parse_basic_iso8601, resource,
-    signing_time,
+    signing_time, subresources,
 };
 use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
@@ -167,22 +167,24 @@ impl Claim<'_> {
             }
         };
         self.check_scope(&date, region)?;
-        let mut first = None;
-        // A proxy or an HTTP library may re-encode the query after the client signed it (lower-case
-        // hexadecimal, a bare `/`), so the decoded parameters are tried in the canonical spelling too.
-        for spelling in [Spelling::AsSent, Spelling::Canonical] {
-            let canonical = canonical_request(request, self.additional, spelling);
+        let mut tried: Vec<Vec<u8>> = Vec::new();
+        for (spelling, empty) in FORMS {
+            let canonical = canonical_request(request, self.additional, spelling, empty);
+            if tried.contains(&canonical) {
+                continue;
+            }
             let text = string_to_sign(&date, self.scope, &canonical);
             if self.presented.matches(&sign(secret, self.scope, &text)) {
                 return Ok(());
             }
-            first.get_or_insert((text, canonical));
+            tried.push(canonical);
         }
-        let (text, canonical) = first.unwrap_or_default();
+        let canonical = tried.first().map(Vec::as_slice).unwrap_or_default();
+        let text = string_to_sign(&date, self.scope, canonical);
         Err(self
             .presented
             .does_not_match(text.as_bytes())
-            .extra("CanonicalRequest", String::from_utf8_lossy(&canonical)))
+            .extra("CanonicalRequest", String::from_utf8_lossy(canonical)))
     }
 
     fn check_payload_hash(&self, request: &SignedRequest<'_>) -> Result<(), OssError> {
@@ -286,11 +288,35 @@ pub(super) enum Spelling {
     Canonical,
 }
 
+/// How a parameter without a value goes into the canonical request; what was sent does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EmptyValue {
+    /// `k`, as most SDKs sign it.
+    Bare,
+    /// `k=`, as ali-oss signs what its callers set to an empty string.
+    Equals,
+    /// `k` of a sub-resource and `k=` of the rest: ali-oss again, which sends both as `k=`.
+    SubresourcesBare,
+}
+
+/// The canonical requests that a client may have signed, the documented one first. A proxy or an HTTP
+/// library may re-encode the query after the client signed it (lower-case hexadecimal, a bare `/`), so
+/// the decoded parameters are tried in the canonical spelling too.
+const FORMS: [(Spelling, EmptyValue); 6] = [
+    (Spelling::AsSent, EmptyValue::Bare),
+    (Spelling::Canonical, EmptyValue::Bare),
+    (Spelling::AsSent, EmptyValue::Equals),
+    (Spelling::Canonical, EmptyValue::Equals),
+    (Spelling::AsSent, EmptyValue::SubresourcesBare),
+    (Spelling::Canonical, EmptyValue::SubresourcesBare),
+];
+
 /// The canonical request. `additional` is lower-case and sorted.
 pub(super) fn canonical_request(
     request: &SignedRequest<'_>,
     additional: &[String],
     spelling: Spelling,
+    empty: EmptyValue,
 ) -> Vec<u8> {
     let mut canonical = Vec::with_capacity(512);
     let mut line = |bytes: &[u8]| {
@@ -299,7 +325,7 @@ pub(super) fn canonical_request(
     };
     line(request.method.as_str().as_bytes());
     line(escape::encode_path(&resource(request)).as_bytes());
-    line(canonical_query(request, spelling).as_bytes());
+    line(canonical_query(request, spelling, empty).as_bytes());
     line(&canonical_headers(request.headers, |name| {
         is_signed_by_default(name) || additional.iter().any(|listed| listed == name)
     }));
@@ -309,31 +335,40 @@ pub(super) fn canonical_request(
     canonical
 }
 
-fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling) -> String {
+fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling, empty: EmptyValue) -> String {
     let parameters = request
         .query
         .iter()
         .filter(|p| p.name() != "x-oss-signature");
-    let mut pairs: Vec<(String, String)> = parameters
-        .map(|p| match spelling {
-            Spelling::AsSent => (
-                p.raw_name().replace('+', "%20"),
-                p.raw_value().replace('+', "%20"),
-            ),
-            Spelling::Canonical => (
-                escape::encode(p.name().as_bytes()),
-                escape::encode(p.value().as_bytes()),
-            ),
+    let mut pairs: Vec<(String, String, bool)> = parameters
+        .map(|p| {
+            let (name, value) = match spelling {
+                Spelling::AsSent => (
+                    p.raw_name().replace('+', "%20"),
+                    p.raw_value().replace('+', "%20"),
+                ),
+                Spelling::Canonical => (
+                    escape::encode(p.name().as_bytes()),
+                    escape::encode(p.value().as_bytes()),
+                ),
+            };
+            let bare = match empty {
+                EmptyValue::Bare => true,
+                EmptyValue::Equals => false,
+                EmptyValue::SubresourcesBare => subresources::is_signed(p.name(), false),
+            };
+            let has_sign = !bare || !value.is_empty();
+            (name, value, has_sign)
         })
         .collect();
     pairs.sort_unstable();
     let mut query = String::new();
-    for (name, value) in pairs {
+    for (name, value, has_sign) in pairs {
         if !query.is_empty() {
             query.push('&');
         }
         query.push_str(&name);
-        if !value.is_empty() {
+        if has_sign {
             query.push('=');
             query.push_str(&value);
         }

@@ -144,6 +144,13 @@ test('objects are listed in pages', 'ListObjects ListObjectsV2 PutObject', async
   } while (marker);
   assert.deepEqual(seen, keys);
 
+  // An empty value is signed and sent as any other.
+  assert.deepEqual((await client.list({ prefix: '' })).objects.map(o => o.name), keys);
+  assert.deepEqual((await client.list({ prefix: '', marker: '', delimiter: '' })).objects.map(o => o.name), keys);
+  assert.deepEqual((await client.listV2({ prefix: '' })).objects.map(o => o.name), keys);
+  assert.deepEqual((await client.getBucketVersions({ prefix: '' })).objects.map(o => o.name), keys);
+  assert.deepEqual((await client.listUploads({ prefix: '' })).uploads, []);
+
   const folders = await client.list({ delimiter: '/' });
   assert.deepEqual(folders.prefixes, ['b/']);
   assert.deepEqual(folders.objects.map(o => o.name), ['a', 'c & d', 'e']);

@@ -140,7 +140,7 @@ impl Cluster {
             let text = files::read_if_present(&file)?;
             text.with_context(|| {
                 format!(
-                    "{} is missing: is it the directory that granary admin init wrote?",
+                    "{} is missing: name the directory that granary admin init wrote, or a copy of it, with --admin-dir",
                     file.display()
                 )
             })
