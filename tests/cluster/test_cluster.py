@@ -329,7 +329,10 @@ def test_two_of_three_voters_are_given_up_at_once(make_cluster, say):
         assert raw.get("given-up", f"k{n}").body == b"before" * 1000
     cluster.stop(*names)
     for name in names:
-        del cluster.nodes[name]
+        for directory in [cluster[name].state_dir, *cluster[name].data_dirs]:
+            cluster.wipe(directory)
+        cluster.join(name)
+    cluster.start(*names)
     cluster.wait_whole()
     make_cluster.remove(cluster)
 
