@@ -260,6 +260,13 @@ impl RedundancyWorker {
             let chunks = pass.rescued;
             tracing::warn!(chunks, "chunks that no member had were copied back");
         }
+        if pass.moved > 0 {
+            let parts = pass.moved;
+            tracing::info!(
+                parts,
+                "parts of the metadata's backup were stored with more redundancy"
+            );
+        }
         if below_target > 0 {
             tracing::warn!(
                 chunks = below_target,
