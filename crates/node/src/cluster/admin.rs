@@ -60,6 +60,8 @@ struct Parts {
     scrub: ScrubMaker,
     sweep_every: Duration,
     hints: RepairHints,
+    /// Of every shard, where there are meta nodes enough.
+    voters: usize,
 }
 
 /// Makes a pass over every copy.
@@ -98,6 +100,7 @@ impl AdminService {
         scrub: ScrubMaker,
         sweep_every: Duration,
         hints: RepairHints,
+        voters: usize,
     ) {
         let parts = Parts {
             workers,
@@ -105,6 +108,7 @@ impl AdminService {
             scrub,
             sweep_every,
             hints,
+            voters,
         };
         let _ = self.shared.parts.set(parts);
     }

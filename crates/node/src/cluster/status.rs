@@ -68,6 +68,9 @@ pub(crate) struct ClusterStatus {
     pub(crate) nodes: Vec<NodeStatus>,
     pub(crate) disks: Vec<DiskStatus>,
     pub(crate) shards: Vec<ShardStatus>,
+    /// Voters that every shard should have, with the metadata nodes that were not given up; null from a
+    /// node that has just started.
+    pub(crate) voters_per_shard: Option<u64>,
     pub(crate) groups: GroupCounts,
     /// Chunks with fewer good copies than they should have.
     pub(crate) chunks_below_target: Option<u64>,

@@ -10,6 +10,7 @@ use granary_cluster::Lane;
 use granary_datapath::Group;
 use granary_meta::FEATURE_LEVEL;
 use granary_meta_api::{MetaError, disk_state, pb as meta};
+use granary_placement::voters_possible;
 use granary_runtime::within;
 use granary_types::{DiskId, NodeId, ShardId};
 
@@ -140,6 +141,10 @@ impl Shared {
             ..ClusterStatus::default()
         };
         self.sum_up(&mut status, &reports);
+        status.voters_per_shard = self.parts.get().map(|parts| {
+            let meta_nodes = in_service.iter().filter(|node| is_meta(node)).count();
+            voters_possible(meta_nodes, parts.voters) as u64
+        });
         status.problems.extend(held_back(&reports));
         let root_silent = root_error.is_some();
         if let Some(error) = root_error {
@@ -160,9 +165,8 @@ impl Shared {
 
     /// What the meta nodes that answer have.
     pub(super) async fn replicas(&self, map: &meta::ClusterMap) -> Replicas {
-        let meta_nodes = map.nodes.iter().filter(|node| {
-            !node.removed && (node.roles.is_empty() || node.roles.iter().any(|role| role == "meta"))
-        });
+        let meta_nodes = map.nodes.iter();
+        let meta_nodes = meta_nodes.filter(|node| !node.removed && is_meta(node));
         let asked = meta_nodes.map(|node| async move {
             let node = NodeId(node.id);
             let control = self.metadata.node(node)?;
@@ -278,6 +282,11 @@ impl Shared {
             status.repair = repair_status(counted);
         }
     }
+}
+
+/// Whether a node may have replicas; a record without roles has all.
+fn is_meta(node: &meta::state::Node) -> bool {
+    node.roles.is_empty() || node.roles.iter().any(|role| role == "meta")
 }
 
 /// Of the disks that answer: what is on the others, and whether it comes back, nobody knows.

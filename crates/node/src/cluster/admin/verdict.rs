@@ -53,6 +53,23 @@ pub(super) fn no_successor(shards: &[ShardStatus], nodes: &[NodeStatus]) -> Opti
     }
 }
 
+/// Shards that decide with fewer voters than they should have: less may fail. What has no leader is said
+/// elsewhere.
+fn short_of_voters(shards: &[ShardStatus], wanted: u64) -> Vec<String> {
+    let mut short: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+    for shard in shards.iter().filter(|shard| shard.leader.is_some()) {
+        let voters = shard.voters.len();
+        if (voters as u64) < wanted {
+            short.entry(voters).or_default().push(shard.id);
+        }
+    }
+    let told = short.into_iter().map(|(voters, shards)| match shards[..] {
+        [shard] => format!("shard {shard} has {voters} of {wanted} voters"),
+        _ => format!("{} shards have {voters} of {wanted} voters", shards.len()),
+    });
+    told.collect()
+}
+
 /// Says what is wrong, in sentences.
 pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
     let problems = &mut status.problems;
@@ -90,6 +107,10 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
             ));
         }
     }
+    problems.extend(short_of_voters(
+        &status.shards,
+        status.voters_per_shard.unwrap_or(0),
+    ));
     let clocks = status.shards.iter().flat_map(|shard| &shard.wrong_clocks);
     for (node, ahead_ms) in clocks.collect::<BTreeMap<_, _>>() {
         let (seconds, which) = (ahead_ms.unsigned_abs() / 1000, *ahead_ms > 0);
@@ -206,6 +227,51 @@ mod tests {
             judge(&mut status, &[NodeId(1)]);
             let first = status.problems.first().map_or("", String::as_str);
             assert!(first.starts_with(expected), "{:?}", status.problems);
+        }
+    }
+
+    #[test]
+    fn a_shard_with_fewer_voters_than_it_should_have_is_a_problem() {
+        let shard = |id, leader, voters: &[u64]| ShardStatus {
+            id,
+            leader,
+            voters: voters.to_vec(),
+            ..ShardStatus::default()
+        };
+        let three = || shard(0, Some(1), &[1, 2, 3]);
+        for (shards, wanted, expected) in [
+            (vec![three()], Some(3), None),
+            (vec![shard(0, Some(1), &[1])], Some(1), None),
+            (vec![shard(0, Some(1), &[1])], None, None),
+            (
+                vec![three(), shard(7, Some(1), &[1])],
+                Some(3),
+                Some("shard 7 has 1 of 3 voters"),
+            ),
+            (
+                vec![shard(1, Some(1), &[1]), shard(7, Some(2), &[2])],
+                Some(3),
+                Some("2 shards have 1 of 3 voters"),
+            ),
+            // Somebody asked for five once.
+            (vec![shard(0, Some(1), &[1, 2, 3, 4, 5])], Some(3), None),
+        ] {
+            let voter = |id| NodeStatus {
+                id,
+                state: "up".to_owned(),
+                ..NodeStatus::default()
+            };
+            let mut status = ClusterStatus {
+                nodes: (1..=5).map(voter).collect(),
+                shards,
+                voters_per_shard: wanted,
+                ..ClusterStatus::default()
+            };
+            judge(&mut status, &[NodeId(1)]);
+            let found = status.problems.first().map(String::as_str);
+            assert_eq!(found, expected);
+            let health = expected.map_or("ok", |_| "degraded");
+            assert_eq!(status.health, health);
         }
     }
 
