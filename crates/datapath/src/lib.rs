@@ -303,6 +303,29 @@ impl DataPath {
         restore::restore_chunk(&self.shared, entry, sources, target, pg_epoch).await
     }
 
+    /// The safest redundancy that bytes can get now, for those that nobody has asked one for.
+    pub fn safest(&self) -> Redundancy {
+        match self.copies(Redundancy::Zrs) {
+            Some(_) => Redundancy::Zrs,
+            None => Redundancy::Lrs,
+        }
+    }
+
+    /// Stores a chunk of the metadata's backup once more, under the same owner, as
+    /// [`DataPath::store_part`] does; from the first of `sources` that holds it intact. Its old chunk
+    /// stays.
+    ///
+    /// # Errors
+    /// See [`RestoreError`].
+    pub async fn store_part_again(
+        &self,
+        entry: &ChunkEntry,
+        sources: &[DiskId],
+        redundancy: Redundancy,
+    ) -> Result<(), RestoreError> {
+        restore::store_again(&self.shared, entry, sources, redundancy).await
+    }
+
     /// Whether a disk holds a chunk as it is listed, every byte of it.
     pub async fn verify_copy(&self, entry: &ChunkEntry, disk: DiskId) -> CopyCheck {
         restore::verify_copy(&self.shared, entry, disk).await

@@ -107,10 +107,11 @@ impl ClusterMap {
         known
     }
 
-    /// A pool in the zone that its disks lie in, when no node is in the one it was made in: a single
-    /// server gets another zone when it becomes a node of a cluster.
+    /// A pool in the zone that its disks lie in, when none is left in the one it was made in: a single
+    /// server gets another zone when it becomes a node of a cluster, and the groups of a zone whose
+    /// disks were all given up get disks elsewhere.
     fn at_home(&self, mut pool: pb::state::Pool) -> pb::state::Pool {
-        if pool.zone.is_empty() || self.nodes.values().any(|node| node.zone == pool.zone) {
+        if pool.zone.is_empty() || self.has_disks_in(&pool.zone) {
             return pool;
         }
         let groups = self.groups.values().filter(|group| group.pool == pool.id);
@@ -170,14 +171,26 @@ impl ClusterMap {
         nodes.map(|node| NodeId(node.id))
     }
 
+    /// True when a disk lies in the zone that was not given up for good, in service or not.
+    pub fn has_disks_in(&self, zone: &str) -> bool {
+        let mut disks = self.disks.keys();
+        disks.any(|&disk| self.zone_of(disk) == zone && !self.is_removed(disk))
+    }
+
+    /// True when the node was given up for good.
+    pub fn is_node_removed(&self, node: NodeId) -> bool {
+        let known = self.nodes.get(&node);
+        known.is_some_and(|node| node.removed)
+    }
+
     /// True when the disk, or the node it sits in, was given up for good.
     pub fn is_removed(&self, disk: DiskId) -> bool {
         let known = self.disks.get(&disk);
         if known.is_some_and(|known| known.state == disk_state::REMOVED) {
             return true;
         }
-        let node = self.node_of(disk).and_then(|node| self.nodes.get(&node));
-        node.is_some_and(|node| node.removed)
+        let node = self.node_of(disk);
+        node.is_some_and(|node| self.is_node_removed(node))
     }
 
     /// The node a disk sits in.

@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use granary_blob_api::{BlobError, Block, ChunkEntry, ErrorKind, GetChunk, PutChunk};
 use granary_runtime::within;
-use granary_types::DiskId;
+use granary_types::{DiskId, Redundancy};
 
 use crate::Shared;
 use crate::copy::take_write_memory;
 use crate::digest::CutChunk;
+use crate::part::store_part;
 
 /// Why a chunk was not restored.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -25,6 +27,9 @@ pub enum RestoreError {
     /// The disk that lacks it did not take it.
     #[error("disk did not take the chunk: {0}")]
     Target(BlobError),
+    /// No group took the bytes.
+    #[error("no group took the chunk: {0}")]
+    Nowhere(String),
     /// Memory is short; try later.
     #[error("too much in transit")]
     Overloaded,
@@ -65,6 +70,35 @@ pub(crate) async fn restore_chunk(
         Ok(Err(BlobError::ChunkDeleted(_))) => Err(RestoreError::Gone),
         Ok(Err(error)) => Err(RestoreError::Target(error)),
         Err(_) => Err(unreachable("no answer in time")),
+    }
+}
+
+/// Stores what a chunk holds once more, in a group that takes bytes of a redundancy now, from the first
+/// of `sources` that has it intact.
+pub(crate) async fn store_again(
+    shared: &Shared,
+    entry: &ChunkEntry,
+    sources: &[DiskId],
+    redundancy: Redundancy,
+) -> Result<(), RestoreError> {
+    let source = sources.first().copied();
+    let rate = shared.config.repair_bytes_per_sec;
+    let pace = &shared.repair_pace;
+    let turn = pace.turn(&shared.runtime, source, u64::from(entry.length), rate);
+    let _place = turn.await;
+    let share = take_write_memory(shared, entry.length as usize)
+        .await
+        .map_err(|_| RestoreError::Overloaded)?;
+    let blocks = read_whole(shared, entry, sources).await?;
+    let mut bytes = BytesMut::with_capacity(entry.length as usize);
+    for block in blocks {
+        bytes.extend_from_slice(&block.data);
+    }
+    drop(share);
+    let stored = store_part(shared, redundancy, entry.owner, bytes.freeze()).await;
+    match stored {
+        Ok(_) => Ok(()),
+        Err(error) => Err(RestoreError::Nowhere(error.to_string())),
     }
 }
 

@@ -21,4 +21,4 @@ pub use groups::{Places, groups_wanted, plan_groups, replacement_for};
 pub use quorum::{acks_needed, write_quorum};
 pub use rule::{FailureDomain, Rule, rule_for};
 pub use topology::{Disk, Topology};
-pub use voters::{MetaMember, ShardReplicas, VoterStep, plan_voters};
+pub use voters::{MetaMember, ShardReplicas, VoterStep, plan_voters, voters_possible};

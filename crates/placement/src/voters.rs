@@ -132,6 +132,11 @@ pub fn plan_voters(
     steps
 }
 
+/// The voters that a shard should have with so many meta nodes in service: an odd number.
+pub fn voters_possible(nodes: usize, wanted: usize) -> usize {
+    wanted.min(nodes.saturating_sub(usize::from(nodes.is_multiple_of(2))))
+}
+
 struct Plan<'a> {
     nodes: BTreeMap<NodeId, &'a MetaMember>,
     /// Voters a shard should have, when there are nodes enough and as things are.
@@ -146,12 +151,10 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(nodes: &'a [MetaMember], wanted: usize) -> Self {
         let in_service = nodes.iter().filter(|node| !node.removed);
-        let count = in_service.clone().count();
-        let most = count - usize::from(count.is_multiple_of(2));
         Self {
             nodes: nodes.iter().map(|node| (node.id, node)).collect(),
             wanted,
-            size: wanted.min(most),
+            size: voters_possible(in_service.clone().count(), wanted),
             load: in_service.map(|node| (node.id, 0)).collect(),
             joining: BTreeMap::new(),
         }

@@ -5,6 +5,10 @@
 //! member holds, or one member alone, it asks the metadata for first: such a copy may be of a chunk that
 //! was deleted while its disk was away, or while it was being copied. What no member holds at all is copied from a disk outside of the group that has
 //! it, when a row names it. It counts what stays below its redundancy, and says so rather than "done".
+//!
+//! Parts of the metadata's backup that were written when the cluster was smaller, with less redundancy
+//! than parts get now, it stores once more and deletes here: a part is known by its owner, not by its
+//! chunk, so nobody has to be told.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RestoreError};
 use granary_meta_api::Meta;
 use granary_meta_api::client::OwnerFate;
 use granary_runtime::within;
-use granary_types::{ChunkId, DiskId};
+use granary_types::{ChunkId, DiskId, Redundancy};
 use parking_lot::Mutex;
 
 use crate::backups::is_backup;
@@ -77,6 +81,8 @@ pub(crate) struct Repaired {
     /// Of the chunks that should exist and that somebody has; those of the metadata's backup are
     /// left out, because no row names them.
     pub(crate) seen: IdSum,
+    /// Parts of the metadata's backup that lie in a safer group now.
+    pub(crate) moved: u64,
     /// Members that took part.
     pub(crate) members: usize,
     /// Where the next call goes on; `None` when the group is through.
@@ -200,6 +206,7 @@ impl GroupRepair {
             ..Repaired::default()
         };
         let (mut lacking, mut tombstones, mut to_copy) = (Vec::new(), Vec::new(), 0);
+        let (safer, mut parts) = (self.safer_for_parts(group), Vec::new());
         for _ in 0..COMPARED_PER_CALL {
             let Some(found) = listing.next().await? else {
                 repaired.next_after = None;
@@ -211,6 +218,8 @@ impl GroupRepair {
             repaired.copies += (found.live.len() + found.damaged.len()) as u64;
             if found.is_deleted(group) {
                 tombstones.push(found.entry.id);
+            } else if safer.is_some() && is_backup(&found.entry.owner) && held > 0 {
+                parts.push((found.entry, found.live));
             } else if held < copies || !found.tombstones.is_empty() || !found.damaged.is_empty() {
                 to_copy += usize::from(held < targets.len());
                 let doubtful = held < targets.len() || found.live.is_empty();
@@ -233,7 +242,8 @@ impl GroupRepair {
                 repaired.chunks += 1;
                 repaired.saw(&found.entry);
             }
-            if lacking.len() >= LACKING_PER_CALL || to_copy >= COPIED_PER_CALL {
+            let copied = to_copy.max(parts.len());
+            if lacking.len() >= LACKING_PER_CALL || copied >= COPIED_PER_CALL {
                 break;
             }
         }
@@ -245,7 +255,61 @@ impl GroupRepair {
             everybody: outsiders.are_all() && serving.len() == group.members.len(),
         };
         self.fill(group, &goal, lacking, &mut repaired).await;
+        if let Some(safer) = safer {
+            self.move_parts(group, &goal, safer, parts, &mut repaired)
+                .await;
+        }
         Ok(repaired)
+    }
+
+    /// The redundancy that parts of the metadata's backup get now, when those in a group have less. A
+    /// group that is not whole is left alone: its members have to hear of the deletions.
+    fn safer_for_parts(&self, group: &Group) -> Option<Redundancy> {
+        let map = self.view.map();
+        let serving = self.serving(group).len() == group.members.len();
+        let whole = group.members.iter().all(|member| member.complete) && group.leaving.is_none();
+        if !serving || !whole {
+            return None;
+        }
+        let safest = self.path.safest();
+        let pools = map.pools_for(safest, "");
+        // While a disk is away they might get fewer copies there than they have.
+        let mut disks = map.disks().map(|disk| DiskId(disk.id));
+        let all_there = disks.all(|disk| !map.is_in(disk) || self.view.is_readable(disk));
+        let takes_some = all_there && pools.iter().any(|pool| map.has_groups(pool));
+        let own = map.pools().iter().find(|pool| pool.id == group.pool)?;
+        let is_lesser = own.redundancy != safest.number() && safest == Redundancy::Zrs;
+        let is_narrow = map.target_copies(group) < map.promised_copies(group);
+        (takes_some && (is_lesser || is_narrow)).then_some(safest)
+    }
+
+    /// Stores parts of the metadata's backup where they are safer, and deletes them here.
+    async fn move_parts(
+        &self,
+        group: &Group,
+        goal: &Goal<'_>,
+        safer: Redundancy,
+        parts: Vec<(ChunkEntry, Vec<DiskId>)>,
+        repaired: &mut Repaired,
+    ) {
+        let mut moved = Vec::new();
+        for (entry, live) in parts {
+            match self.path.store_part_again(&entry, &live, safer).await {
+                Ok(()) => moved.push(entry.id),
+                // Whoever wrote it has deleted it.
+                Err(RestoreError::Gone) => {}
+                Err(error) => {
+                    tracing::debug!(pg = %group.id, chunk = %entry.id, %error, "a part of the backup stays");
+                    let held = live.iter().filter(|disk| goal.targets.contains(disk));
+                    repaired.chunks += 1;
+                    repaired.below_target += u64::from(held.count() < goal.copies);
+                }
+            }
+        }
+        if !moved.is_empty() {
+            repaired.moved += moved.len() as u64;
+            self.deleter.delete(&moved).await;
+        }
     }
 
     /// Copies chunks to the members that lack them.

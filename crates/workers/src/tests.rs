@@ -1,6 +1,7 @@
 //! What an operator notices: space comes back, nothing acknowledged is lost, lost disks are made
 //! good for, and the number of chunks below their redundancy is the true one.
 
+mod alone;
 mod backup_parts;
 mod evict;
 mod fsck;

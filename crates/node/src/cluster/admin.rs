@@ -3,6 +3,7 @@
 //! It must not decide anything by itself: it gathers what nodes say, and proposes commands.
 
 mod gather;
+mod repairing;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,8 @@ struct Parts {
     scrub: ScrubMaker,
     sweep_every: Duration,
     hints: RepairHints,
+    /// Of every shard, where there are meta nodes enough.
+    voters: usize,
 }
 
 /// Makes a pass over every copy.
@@ -98,6 +101,7 @@ impl AdminService {
         scrub: ScrubMaker,
         sweep_every: Duration,
         hints: RepairHints,
+        voters: usize,
     ) {
         let parts = Parts {
             workers,
@@ -105,6 +109,7 @@ impl AdminService {
             scrub,
             sweep_every,
             hints,
+            voters,
         };
         let _ = self.shared.parts.set(parts);
     }

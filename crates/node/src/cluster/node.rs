@@ -484,8 +484,14 @@ impl Node {
             workers: workers.clone(),
         };
         carrier.start();
-        self.operators
-            .set_parts(workers.clone(), map, Box::new(scrub), sweep_every, hints);
+        self.operators.set_parts(
+            workers.clone(),
+            map,
+            Box::new(scrub),
+            sweep_every,
+            hints,
+            config.meta.voters,
+        );
         if let (Some(api), Some(vault)) = (self.api.lock().take(), &base.vault) {
             let mut settings = config.gateway.clone();
             settings.region = info.region.clone();

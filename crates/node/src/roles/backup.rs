@@ -9,7 +9,7 @@ use bytes::Bytes;
 use granary_blob_api::ChunkOwner;
 use granary_datapath::DataPath;
 use granary_meta::{BackupError, BackupOptions, BackupSink, MetaNode, Stored};
-use granary_types::{BACKUP_BUCKET, ChunkId, ObjectId, Redundancy};
+use granary_types::{BACKUP_BUCKET, ChunkId, ObjectId};
 use granary_workers::ChunkDeleter;
 
 /// Between two log parts: what is lost at most when all metadata is, but for the time of a write.
@@ -38,11 +38,7 @@ pub(crate) fn start(node: &Arc<MetaNode>, cluster_id: &str, path: &DataPath) {
 #[async_trait]
 impl BackupSink for Pool {
     async fn put(&self, object: ObjectId, part: Bytes) -> Result<Stored, BackupError> {
-        // The safest there is.
-        let redundancy = match self.path.copies(Redundancy::Zrs) {
-            Some(_) => Redundancy::Zrs,
-            None => Redundancy::Lrs,
-        };
+        let redundancy = self.path.safest();
         let owner = ChunkOwner {
             bucket: BACKUP_BUCKET,
             object,

@@ -65,7 +65,9 @@ impl PlacementKeeper {
                     }
                     continue;
                 }
-                if !self.is_settled(&map, group) {
+                // One that lies in another zone altogether stays as it is.
+                let elsewhere = group.disks().all(|disk| part.find(disk).is_none());
+                if elsewhere || !self.is_settled(&map, group) {
                     continue;
                 }
                 match next_step(&part, rule, &loads, group) {

@@ -1,19 +1,21 @@
 //! Disks that go and come, and who takes their places.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use granary_blob_api::DiskHealth;
 use granary_datapath::{ClusterMap, Group, GroupMember};
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::{disk_state, pb};
-use granary_placement::Places;
+use granary_placement::{Places, Topology};
 use granary_types::DiskId;
 
 use super::PlacementKeeper;
 use super::growth::NONE;
 use super::layout::{rule_of, topology_of};
 use super::silence::{Silence, unbelievable};
+use super::waits::Away;
 use crate::WorkerError;
 
 /// Members replaced per tick: repair is spread over time as well as over disks.
@@ -39,7 +41,7 @@ impl PlacementKeeper {
             let id = DiskId(disk.id);
             if disk.state == disk_state::REMOVED {
                 // For good, however healthy it is: only an operator takes it back.
-                self.away.remove(&id);
+                self.note_away(id);
                 continue;
             }
             let state = self.judged(&map, disk, silence);
@@ -91,15 +93,13 @@ impl PlacementKeeper {
     ) -> u32 {
         let id = DiskId(disk.id);
         let health = self.view.status(id).map(|status| status.health);
-        if health.is_some() {
-            self.away.remove(&id);
-        }
+        self.note_away(id);
         match health {
             // Given up for good, whatever its node may still say.
             _ if map.is_removed(id) => disk_state::OUT,
             Some(DiskHealth::Failed) => disk_state::OUT,
             Some(DiskHealth::Healthy | DiskHealth::Full) => disk_state::IN,
-            None if self.is_given_up(id) => {
+            None if self.is_away_too_long(id) => {
                 if silence.is_none() || !self.view.is_silent(id) {
                     return disk_state::OUT;
                 }
@@ -129,19 +129,43 @@ impl PlacementKeeper {
         groups
     }
 
-    /// True when a disk has been away for so long that others get its chunks.
-    fn is_given_up(&mut self, disk: DiskId) -> bool {
+    /// Remembers since when a disk is away.
+    fn note_away(&mut self, disk: DiskId) {
+        if self.view.status(disk).is_some() {
+            self.away.remove(&disk);
+            return;
+        }
         let (now, missing) = (self.runtime.monotonic(), self.view.is_missing(disk));
         let away = self.away.entry(disk).or_insert((now, missing));
         if away.1 != missing {
             *away = (now, missing);
         }
-        let patience = if missing {
-            self.config.missing_out_ms
-        } else {
-            self.config.unreachable_out_ms
-        };
-        now.saturating_sub(away.0) >= Duration::from_millis(patience)
+    }
+
+    /// True when a disk has been away for so long that others get its chunks.
+    fn is_away_too_long(&self, disk: DiskId) -> bool {
+        self.away.get(&disk).is_some_and(|&(since, missing)| {
+            self.runtime.monotonic().saturating_sub(since) >= self.patience(missing)
+        })
+    }
+
+    /// How long a disk may be away: missing where its node answers, or out of reach.
+    fn patience(&self, missing: bool) -> Duration {
+        Duration::from_millis(match missing {
+            true => self.config.missing_out_ms,
+            false => self.config.unreachable_out_ms,
+        })
+    }
+
+    /// True when a disk was given up for good and has nothing to give: its node was given up as well, it
+    /// is broken, or has been away for as long as is waited for a disk in service.
+    fn is_gone(&self, map: &ClusterMap, disk: DiskId) -> bool {
+        let health = self.view.status(disk).map(|status| status.health);
+        let node = map.node_of(disk);
+        let is_over = node.is_some_and(|node| map.is_node_removed(node))
+            || health == Some(DiskHealth::Failed)
+            || self.is_away_too_long(disk);
+        map.is_removed(disk) && !self.view.is_readable(disk) && is_over
     }
 
     /// Gives the places of disks that are out to others, where there is one to give them to. A
@@ -149,7 +173,13 @@ impl PlacementKeeper {
     ///
     /// The last complete member of a group keeps its place while it may still come back, or answers
     /// although it was given up: what it holds is read only as long as it is a member. When all
-    /// others are lost for good as well, a member without a complete one beside it stays, too.
+    /// others are lost for good as well, a member without a complete one beside it stays, too. Where
+    /// nobody else is left and it answers, another disk is added, to be filled from it.
+    ///
+    /// When all members were given up and none has anything to give any more, they are replaced all the
+    /// same: what rows name of the group is lost, counted so, and copied back should one of their disks
+    /// answer again in spite of that. In a zone all of whose disks were given up the places go to
+    /// another zone: a group whose members nobody can ask would be in doubt for good.
     ///
     /// A place is given away only when no gateway can count its disk any more. Whoever cannot reach a
     /// disk from here knows nothing of who else can: a gateway may reach just that one and the next
@@ -172,7 +202,7 @@ impl PlacementKeeper {
             if !lost.iter().any(|group| group.pool == pool.id) {
                 continue;
             }
-            let part = topology_of(pool, &topology);
+            let part = refuge_of(&map, pool, &topology);
             let rule = rule_of(pool, &part);
             // Once for all groups: when a zone is off there are very many, and no disk for them.
             let loads = map.open_groups(pool.id);
@@ -186,10 +216,11 @@ impl PlacementKeeper {
                 }
                 let readable = |disk| self.view.is_readable(disk);
                 let counts = |disk| !self.counts_nowhere(disk);
-                let Some(old) = lost_member(&map, group, readable, counts) else {
+                let gone = |disk| self.is_gone(&map, disk);
+                let Some(old) = lost_member(&map, group, readable, counts, gone) else {
                     continue;
                 };
-                let new = if is_needless(&map, group, old, readable) {
+                let new = if old != NONE && is_needless(&map, group, old, readable) {
                     NONE
                 } else {
                     let survivors = group.disks().filter(|&disk| map.is_in(disk));
@@ -214,6 +245,44 @@ impl PlacementKeeper {
             if !map.is_in(disk) {
                 self.out.entry(disk).or_insert(now);
             }
+        }
+    }
+
+    /// Notes what is waited for now, and how much is lacking.
+    pub(super) fn note_waits(&self) {
+        let (map, now) = (self.view.map(), self.runtime.monotonic());
+        let members: BTreeSet<DiskId> = map.groups().flat_map(Group::disks).collect();
+        let after = Duration::from_millis(self.config.replace_after_ms);
+        let out = members.iter().filter(|&&disk| !map.is_in(disk));
+        let replaced = out.filter_map(|disk| Some(*self.out.get(disk)? + after));
+        let replaces_at = replaced.filter(|&at| at > now).min();
+        let held_back = self.silence.lock().is_some();
+        let away = self.away.iter().filter(|&(&disk, _)| {
+            let believed = !held_back || !self.view.is_silent(disk);
+            map.is_in(disk) && members.contains(&disk) && believed
+        });
+        let gives_up_at = away.map(|(&disk, &(since, missing))| {
+            let how = match missing {
+                true => Away::Missing,
+                false => Away::Unreachable,
+            };
+            (disk, (since + self.patience(missing), how))
+        });
+        let whole = |group: &&Group| {
+            let serves = |disk| map.is_in(disk) && self.view.is_readable(disk);
+            let mut members = group.members.iter();
+            members.all(|member| member.complete && serves(member.disk))
+        };
+        let lacking = map.groups().count() - map.groups().filter(whole).count();
+        let being_filled = map
+            .groups()
+            .any(|group| group.members.iter().any(|member| !member.complete));
+        let mut waits = self.waits.lock();
+        waits.replaces_at = replaces_at;
+        waits.gives_up_at = gives_up_at.collect();
+        waits.note_lacking(now, lacking as u64);
+        if !being_filled {
+            waits.begin_again(now);
         }
     }
 
@@ -255,15 +324,38 @@ impl PlacementKeeper {
     }
 }
 
+/// The disks that may get places of a pool: those of its zone, or of another one when all disks of that
+/// were given up. Which one, the disks that the pool has there already say, or else where most nodes are.
+fn refuge_of(map: &ClusterMap, pool: &pb::state::Pool, topology: &Topology) -> Topology {
+    let part = topology_of(pool, topology);
+    if !part.is_empty() || pool.zone.is_empty() || map.has_disks_in(&pool.zone) {
+        return part;
+    }
+    let groups = map.groups().filter(|group| group.pool == pool.id);
+    let begun: BTreeSet<&str> = groups
+        .flat_map(Group::disks)
+        .filter(|&disk| map.is_in(disk))
+        .map(|disk| map.zone_of(disk))
+        .collect();
+    let zones = topology.zones().into_iter().map(|zone| {
+        let part = topology.in_zone(zone);
+        let nodes: BTreeSet<_> = part.in_service().map(|disk| disk.node).collect();
+        ((begun.contains(zone), nodes.len(), Reverse(zone)), part)
+    });
+    let best = zones.max_by_key(|(rank, _)| *rank);
+    best.map_or(part, |(_, part)| part)
+}
+
 /// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
 /// that is complete goes only while another complete one is in service and answers. Given up for good
 /// and without an answer, it goes anyway; while it answers, the others are filled from it. One that
-/// some gateway may still count goes later.
+/// some gateway may still count goes later. [`NONE`]: nobody goes, and somebody has to come.
 fn lost_member(
     map: &ClusterMap,
     group: &Group,
     readable: impl Fn(DiskId) -> bool,
     counts: impl Fn(DiskId) -> bool,
+    gone: impl Fn(DiskId) -> bool,
 ) -> Option<DiskId> {
     let others = |of: DiskId| group.members.iter().filter(move |m| m.disk != of);
     let is_source = |m: &GroupMember| m.complete && readable(m.disk);
@@ -279,10 +371,16 @@ fn lost_member(
     let first = out
         .filter(may_go)
         .min_by_key(|m| (group.leaving != Some(m.disk), m.complete, m.disk));
+    let all_gone = || group.disks().all(&gone);
     let remains = |gone: DiskId| others(gone).any(|m| map.is_in(m.disk) || is_source(m));
-    first
+    let lost = first
         .map(|member| member.disk)
-        .filter(|&gone| remains(gone))
+        .filter(|&lost| remains(lost) || all_gone());
+    let alone = || {
+        let mut members = group.members.iter();
+        group.disks().all(|disk| map.is_removed(disk)) && members.any(is_source)
+    };
+    lost.or_else(|| alone().then_some(NONE))
 }
 
 /// True when a lost member's place need not be given to anybody: those in service are complete and
@@ -340,8 +438,10 @@ mod tests {
             closed: false,
             leaving: None,
         };
-        let readable = |disk: DiskId| members[disk.0 as usize - 1].3;
-        lost_member(&map, &group, readable, |_| false).map(|disk| disk.0)
+        let member = |disk: DiskId| members[disk.0 as usize - 1];
+        let readable = |disk| member(disk).3;
+        let gone = |disk| (member(disk).1, member(disk).2, member(disk).3) == (false, true, false);
+        lost_member(&map, &group, readable, |_| false, gone).map(|disk| disk.0)
     }
 
     #[test]
@@ -367,10 +467,14 @@ mod tests {
             // Nobody waits for what is gone for good.
             (&[GONE, EMPTY, EMPTY], Some(1)),
             (&[GONE, GIVEN_UP, EMPTY], Some(1)),
-            // One after the other, and the last one stays.
+            // One after the other, and beside the last one somebody comes.
             (&[GIVEN_UP, GIVEN_UP, GIVEN_UP], Some(1)),
-            (&[GIVEN_UP], None),
-            (&[GONE, GONE], None),
+            (&[GIVEN_UP], Some(NONE.0)),
+            // Nothing is left, or one may come back.
+            (&[GONE, GONE], Some(1)),
+            (&[GONE], Some(1)),
+            (&[GONE, OUT], None),
+            (&[GONE, AWAY], Some(1)),
             (&[(false, false, false, false), WHOLE], Some(1)),
         ] {
             assert_eq!(lost_of(members), expected, "{members:?}");

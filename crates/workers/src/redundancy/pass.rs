@@ -45,6 +45,7 @@ pub(super) struct Pass {
     pub(super) narrow: u64,
     pub(super) groups_unknown: u64,
     pub(super) rescued: u64,
+    pub(super) moved: u64,
     /// Copies on all disks when it began, and those that it has seen.
     copies: (u64, u64),
     /// What the groups that are through have shown.
@@ -75,6 +76,7 @@ impl Pass {
             narrow: 0,
             groups_unknown: 0,
             rescued: 0,
+            moved: 0,
             copies: (held.map(|disk| disk.chunks).sum(), 0),
             seen: GroupSums::default(),
             search: None,
@@ -93,6 +95,7 @@ impl Pass {
             self.below_target += repaired.below_target;
         }
         self.rescued += repaired.rescued;
+        self.moved += repaired.moved;
         self.copies.1 += repaired.copies;
         self.seen.add_sum(pg, repaired.seen);
         (self.after, self.tries) = (repaired.next_after, 0);

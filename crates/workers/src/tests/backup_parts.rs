@@ -6,6 +6,7 @@ use granary_blob_api::{BlobNode, Block, ChunkOwner, PutChunk};
 use granary_datapath::Group;
 use granary_types::{BACKUP_BUCKET, BackupKind, BackupObject, ChunkId, ShardId};
 
+use super::growth::keep_on;
 use super::world::{World, content, dir, run, simulated};
 use super::{disk_in, redundancy};
 
@@ -55,4 +56,49 @@ fn a_part_that_nobody_can_read_is_given_up_and_one_that_somebody_can_is_copied()
         assert_eq!((copies(torn.id), copies(whole.id)), (0, 3));
         assert_eq!(worker.status()().below_target, 0);
     });
+}
+
+/// What was written in the first minutes of a cluster would have the redundancy of one node until the
+/// next checkpoint, and be the reason for a complaint that only another node can settle.
+#[test]
+fn parts_that_were_written_when_the_cluster_was_smaller_get_the_redundancy_it_has_now() {
+    // Three nodes in another zone, or three zones, one of which has three.
+    for zones in [&["b", "b", "b"][..], &["b", "c", "b", "b"]] {
+        simulated(async {
+            let mut world = World::start(1).await;
+            let group = world.view.map().groups().next().unwrap().clone();
+            let parts: Vec<PutChunk> = (1..=20).map(|n| part(&group, n)).collect();
+            let disk = disk_in(&world, 1).await;
+            for part in &parts {
+                world.store.put(disk, part.clone()).await.unwrap();
+            }
+            let mut worker = redundancy(&world);
+            run(&mut worker).await;
+            let status = worker.status()();
+            assert_eq!((status.chunks, status.below_target), (20, 0));
+            for (node, zone) in (2..).zip(zones) {
+                world.add_node_in(zone, node, 10 * node as usize).await;
+            }
+            keep_on(&mut world, 2).await;
+            run(&mut worker).await;
+            world.runtime.sleep(Duration::from_secs(61)).await;
+            run(&mut worker).await;
+            let status = worker.status()();
+            let found = (status.chunks, status.below_target, status.narrow);
+            assert_eq!(found, (20, 0, 0), "{status:?}");
+            let listed = world.listed().await;
+            for part in parts {
+                let copies = listed.iter().filter(|(_, entry)| {
+                    entry.owner == part.owner && entry.length == 200_000 && !entry.deleted
+                });
+                let disks: Vec<_> = copies.map(|(disk, entry)| (entry.id, *disk)).collect();
+                assert_eq!(disks.len(), 3, "{disks:?}");
+                assert!(
+                    disks
+                        .iter()
+                        .all(|(id, _)| *id == disks[0].0 && *id != part.id)
+                );
+            }
+        });
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use granary_types::{DiskId, NodeId};
 
+use crate::cluster::progress::wait_text;
 use crate::cluster::status::{ClusterStatus, DiskStatus, NodeStatus, ShardStatus};
 
 /// A disk that is gone is no problem any more once another one has its place and no group needs it:
@@ -53,14 +54,37 @@ pub(super) fn no_successor(shards: &[ShardStatus], nodes: &[NodeStatus]) -> Opti
     }
 }
 
+/// Shards that decide with fewer voters than they should have: less may fail. What has no leader is said
+/// elsewhere.
+fn short_of_voters(shards: &[ShardStatus], wanted: u64) -> Vec<String> {
+    let mut short: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+    for shard in shards.iter().filter(|shard| shard.leader.is_some()) {
+        let voters = shard.voters.len();
+        if (voters as u64) < wanted {
+            short.entry(voters).or_default().push(shard.id);
+        }
+    }
+    let told = short.into_iter().map(|(voters, shards)| match shards[..] {
+        [shard] => format!("shard {shard} has {voters} of {wanted} voters"),
+        _ => format!("{} shards have {voters} of {wanted} voters", shards.len()),
+    });
+    told.collect()
+}
+
 /// Says what is wrong, in sentences.
 pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
     let problems = &mut status.problems;
     for node in &status.nodes {
         if node.state == "down" {
+            let until = node.given_up_in_secs.map(|secs| {
+                let left = wait_text(secs);
+                format!(": its disks are given up in {left} unless it returns")
+            });
             problems.push(format!(
-                "node {} ({}) does not answer",
-                node.id, node.address
+                "node {} ({}) does not answer{}",
+                node.id,
+                node.address,
+                until.unwrap_or_default()
             ));
         }
     }
@@ -69,9 +93,19 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
             disk.state.as_str(),
             "failed" | "missing" | "full" | "unknown" | "opening"
         ) {
+            let down = |node: &NodeStatus| node.id == disk.node && node.state == "down";
+            let is_told = status.nodes.iter().any(down);
+            let until = disk.given_up_in_secs.filter(|_| !is_told).map(|secs| {
+                let left = wait_text(secs);
+                format!(", given up in {left} unless it returns")
+            });
             problems.push(format!(
-                "disk {} on node {} ({}): {}",
-                disk.id, disk.node, disk.path, disk.state
+                "disk {} on node {} ({}): {}{}",
+                disk.id,
+                disk.node,
+                disk.path,
+                disk.state,
+                until.unwrap_or_default()
             ));
         }
     }
@@ -90,6 +124,10 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
             ));
         }
     }
+    problems.extend(short_of_voters(
+        &status.shards,
+        status.voters_per_shard.unwrap_or(0),
+    ));
     let clocks = status.shards.iter().flat_map(|shard| &shard.wrong_clocks);
     for (node, ahead_ms) in clocks.collect::<BTreeMap<_, _>>() {
         let (seconds, which) = (ahead_ms.unsigned_abs() / 1000, *ahead_ms > 0);
@@ -207,6 +245,80 @@ mod tests {
             let first = status.problems.first().map_or("", String::as_str);
             assert!(first.starts_with(expected), "{:?}", status.problems);
         }
+    }
+
+    #[test]
+    fn a_shard_with_fewer_voters_than_it_should_have_is_a_problem() {
+        let shard = |id, leader, voters: &[u64]| ShardStatus {
+            id,
+            leader,
+            voters: voters.to_vec(),
+            ..ShardStatus::default()
+        };
+        let three = || shard(0, Some(1), &[1, 2, 3]);
+        for (shards, wanted, expected) in [
+            (vec![three()], Some(3), None),
+            (vec![shard(0, Some(1), &[1])], Some(1), None),
+            (vec![shard(0, Some(1), &[1])], None, None),
+            (
+                vec![three(), shard(7, Some(1), &[1])],
+                Some(3),
+                Some("shard 7 has 1 of 3 voters"),
+            ),
+            (
+                vec![shard(1, Some(1), &[1]), shard(7, Some(2), &[2])],
+                Some(3),
+                Some("2 shards have 1 of 3 voters"),
+            ),
+            // Somebody asked for five once.
+            (vec![shard(0, Some(1), &[1, 2, 3, 4, 5])], Some(3), None),
+        ] {
+            let voter = |id| NodeStatus {
+                id,
+                state: "up".to_owned(),
+                ..NodeStatus::default()
+            };
+            let mut status = ClusterStatus {
+                nodes: (1..=5).map(voter).collect(),
+                shards,
+                voters_per_shard: wanted,
+                ..ClusterStatus::default()
+            };
+            judge(&mut status, &[NodeId(1)]);
+            let found = status.problems.first().map(String::as_str);
+            assert_eq!(found, expected);
+            let health = expected.map_or("ok", |_| "degraded");
+            assert_eq!(status.health, health);
+        }
+    }
+
+    #[test]
+    fn what_is_away_says_when_it_is_given_up() {
+        let node = NodeStatus {
+            id: 4,
+            address: "n4:1".to_owned(),
+            state: "down".to_owned(),
+            given_up_in_secs: Some(830),
+            ..NodeStatus::default()
+        };
+        let away = |id, node, state: &str| DiskStatus {
+            given_up_in_secs: Some(20),
+            ..disk(id, node, "/a", state)
+        };
+        let mut status = ClusterStatus {
+            nodes: vec![node],
+            disks: vec![away(5, 4, "unknown"), away(6, 2, "missing")],
+            ..ClusterStatus::default()
+        };
+        judge(&mut status, &[NodeId(1)]);
+        assert_eq!(
+            status.problems,
+            [
+                "node 4 (n4:1) does not answer: its disks are given up in 14 min unless it returns",
+                "disk 5 on node 4 (/a): unknown",
+                "disk 6 on node 2 (/a): missing, given up in 20 s unless it returns",
+            ]
+        );
     }
 
     #[test]

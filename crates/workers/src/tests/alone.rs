@@ -1,0 +1,168 @@
+//! Groups that lie on one disk alone, of a node that was alone in its zone: when that is given up they
+//! are served again, and what was in them is moved, or counted as lost, and comes back with its disk.
+
+use std::time::Duration;
+
+use granary_datapath::{Group, NodeDirectory};
+use granary_meta_api::pb;
+use granary_types::{DiskId, NodeId, PgId};
+
+use super::fsck::check;
+use super::growth::{REMOVED, keep_on, set_state};
+use super::world::{MIB, World, content, run, simulated};
+use super::{disk_in, redundancy};
+
+/// Takes a node away for good, with its disks.
+async fn lose_node(world: &World, node: u64) {
+    assert!(world.nodes.stop(node).is_some());
+    world
+        .meta
+        .propose(pb::RemoveNode { node })
+        .await
+        .unwrap()
+        .unwrap();
+    world.view.refresh().await.unwrap();
+}
+
+/// The groups that lie on one disk and nowhere else.
+fn groups_on(world: &World, disk: DiskId) -> Vec<PgId> {
+    let map = world.view.map();
+    let alone = map.groups().filter(|group| group.disks().eq([disk]));
+    let mut alone: Vec<PgId> = alone.map(|group| group.id).collect();
+    alone.sort_unstable();
+    alone
+}
+
+/// Fails unless every group has members in service that are complete and answer, and no others.
+fn assert_served(world: &World) {
+    let map = world.view.map();
+    let served = |group: &Group| {
+        let serves = |disk| map.is_in(disk) && world.view.is_readable(disk);
+        let mut members = group.members.iter();
+        members.all(|member| member.complete && serves(member.disk))
+    };
+    for group in map.groups() {
+        assert!(served(group), "{group:?}");
+    }
+}
+
+#[test]
+fn groups_of_a_zone_that_is_lost_for_good_are_served_elsewhere() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        world.add_node_in("b", 2, 20).await;
+        world.add_node_in("c", 3, 30).await;
+        let mistyped = world.add_node_in("tpyo", 7, 70).await;
+        world.keep().await;
+        let bytes = content(9 * MIB, 301);
+        world.put("a", &bytes).await;
+        let groups = groups_on(&world, mistyped);
+        assert!(!groups.is_empty(), "the test tests nothing");
+        lose_node(&world, 7).await;
+        keep_on(&mut world, 3).await;
+        assert_served(&world);
+        // Their pool is one of the zone that they are in now.
+        let map = world.view.map();
+        for id in groups {
+            let group = map.group(id).unwrap();
+            let pool = map.pools().iter().find(|pool| pool.id == group.pool);
+            let zone = &pool.unwrap().zone;
+            assert!(group.disks().all(|disk| map.zone_of(disk) == zone));
+        }
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let status = worker.status()();
+        let found = (status.groups_unknown, status.lost, status.chunks);
+        assert_eq!(found, (0, 0, 3), "{status:?}");
+        let report = check(&world, true).await;
+        assert!(report.clean, "{report:?}");
+        assert!(world.get("a").await.unwrap() == bytes);
+        // The zone comes to be after all.
+        world.add_node_in("tpyo", 8, 80).await;
+        world.view.refresh().await.unwrap();
+        keep_on(&mut world, 3).await;
+        assert_served(&world);
+    });
+}
+
+#[test]
+fn what_was_in_them_is_counted_as_lost_and_comes_back_with_its_disk() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        let bytes = content(9 * MIB, 302);
+        world.put("a", &bytes).await;
+        let disk = disk_in(&world, 1).await;
+        for (zone, node) in [("b", 2), ("c", 3), ("d", 4)] {
+            world.add_node_in(zone, node, 10 * node as usize).await;
+        }
+        world.keep().await;
+        lose_node(&world, 1).await;
+        keep_on(&mut world, 3).await;
+        assert_served(&world);
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let status = worker.status()();
+        let found = (status.groups_unknown, status.lost, status.chunks);
+        assert_eq!(found, (0, 3, 3), "{status:?}");
+        let report = check(&world, false).await;
+        assert!(report.complete && !report.clean, "{report:?}");
+        assert_eq!(report.chunks_lost, 3);
+        // Its data directory in another machine.
+        assert!(world.store.remove_disk(disk).await);
+        assert_eq!(world.add_node_in("b", 9, 1).await, disk);
+        assert!(world.nodes.node(NodeId(9)).is_some());
+        keep_on(&mut world, 3).await;
+        world.runtime.sleep(Duration::from_secs(61)).await;
+        run(&mut worker).await;
+        let status = worker.status()();
+        let found = (status.lost, status.below_target, status.chunks);
+        assert_eq!(found, (0, 0, 3), "{status:?}");
+        assert!(world.get("a").await.unwrap() == bytes);
+        let report = check(&world, true).await;
+        assert!(report.clean, "{report:?}");
+    });
+}
+
+#[test]
+fn a_disk_that_is_alone_and_answers_is_emptied_when_it_is_given_up() {
+    // Into its own zone, or into another one because it is the last disk of its own.
+    for zone in ["a", "b"] {
+        simulated(async {
+            let mut world = World::start(1).await;
+            let bytes = content(9 * MIB, 303);
+            world.put("a", &bytes).await;
+            let disk = disk_in(&world, 1).await;
+            world.add_node_in(zone, 2, 20).await;
+            set_state(&world, disk, REMOVED).await;
+            keep_on(&mut world, 3).await;
+            assert_served(&world);
+            assert!(world.store.remove_disk(disk).await);
+            world.view.refresh().await.unwrap();
+            assert!(world.get("a").await.unwrap() == bytes);
+            let report = check(&world, true).await;
+            assert!(report.clean, "{report:?}");
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_may_come_back_keeps_its_groups() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        let bytes = content(9 * MIB, 304);
+        world.put("a", &bytes).await;
+        let disk = disk_in(&world, 1).await;
+        world.add_node_in("b", 2, 20).await;
+        world.keep().await;
+        let groups = groups_on(&world, disk);
+        // Its node restarts, and was not given up: the disk alone was.
+        let stopped = world.nodes.stop(1);
+        set_state(&world, disk, REMOVED).await;
+        keep_on(&mut world, 5).await;
+        assert_eq!(groups_on(&world, disk), groups);
+        world.nodes.start(1, stopped);
+        keep_on(&mut world, 3).await;
+        assert_served(&world);
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
