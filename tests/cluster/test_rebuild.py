@@ -215,6 +215,48 @@ def test_three_combined_nodes_lose_their_state_and_keep_their_disks(make_cluster
     make_cluster.remove(cluster)
 
 
+@pytest.mark.long
+def test_two_of_three_metadata_nodes_are_gone_for_good(make_cluster, say):
+    """Nothing can be decided any more, and the last one says what is left to do; its disk has everything that was backed up."""
+    cluster = make_cluster("survivor", specs=[Spec(f"a{n}", "z1") for n in (1, 2, 3)], settings=BACKED_UP)
+    cluster.form()
+    objects, gone = Objects(), ["a2", "a3"]
+    cluster.wire("a1").must("PUT", BUCKET)
+    objects.put(cluster.wire("a1"), "before", 30)
+    cluster.wait_whole()
+    wait_backed_up(cluster, list(cluster.nodes), 5)
+    admin_dir = keep_admin_dir(cluster, "a1")
+    cluster.kill(*gone)
+    for name in gone:
+        for directory in [cluster[name].state_dir, *cluster[name].data_dirs]:
+            cluster.wipe(directory)
+    said = cluster.admin("replace", "node", str(cluster["a2"].node_id), "--force", ask=["a1"])
+    assert said.code == 1 and "rebuild --accept-loss" in said.err, said
+    line = ["admin", "rebuild", "--config", cluster["a1"].config_path, "--admin-dir", admin_dir, "--json"]
+    refused = cluster.on("a1", *line, "--accept-loss", timeout_s=300)
+    assert refused.code == 1, f"beside metadata that lives: {refused}"
+    cluster.stop("a1")
+    cluster.wipe(cluster["a1"].state_dir)
+    refused = cluster.on("a1", *line, timeout_s=300)
+    assert refused.code == 1 and "--accept-loss" in refused.data["refused"], refused
+    answer = cluster.on("a1", *line, "--accept-loss", timeout_s=300)
+    assert answer.code == 0 and answer.data["disks"] == 1, answer
+    cluster["a1"].node_id = answer.data["node_id"]
+    cluster.start("a1")
+    wait_for("reads", lambda: cluster.wire("a1").request("GET", BUCKET, "before/2").status == 200, 60, 0.3)
+    objects.check(cluster.wire("a1"))
+    token = cluster.token()
+    for name in gone:
+        cluster.join(name, token)
+    cluster.start(*gone)
+    cluster.wait_whole()
+    objects.put(cluster.wire("a2"), "after", 9)
+    objects.check(cluster.wire("a3"))
+    cluster.fsck()
+    say(f"two of three metadata nodes lost for good: rebuilt from the disk of the third, node {answer.data['node_id']}")
+    make_cluster.remove(cluster)
+
+
 # How a part of a backup begins: magic, format, checksum, kind, shard.
 PART = re.compile(rb"GRNYBKUP\x01\0\0\0....[\0-\2](....)", re.DOTALL)
 SHARDS = 4
