@@ -7,6 +7,7 @@ import collections
 import json
 import os
 import subprocess
+import threading
 import time
 
 import pytest
@@ -131,6 +132,32 @@ def test_leaders_go_under_load(cluster, seed, say, how):
                 cluster.start(leader)
             drill.resumes()
             cluster.wait_whole()
+    drill.judge(say)
+
+
+def test_no_gateway_is_unready_while_the_root_changes_its_leader(cluster, seed, say):
+    """An election is no reason for a load balancer to send nobody anywhere."""
+    with Drill(cluster, seed, "elected") as drill:
+        leader = cluster.wait_leader(0)
+        others = [name for name in cluster.some(role="gateway") if name != leader]
+        seen, done = [], threading.Event()
+
+        def look():
+            while not done.wait(0.1):
+                seen.extend((name, cluster[name].health("ready")) for name in others)
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            cluster.kill(leader)
+            seconds = drill.resumes()
+            wait_for("another leader", lambda: cluster.leader(0) not in (None, leader), 60, 0.3)
+        finally:
+            done.set()
+            watcher.join()
+        assert seen and {status for _, status in seen} == {200}, seen
+        say(f"leader of the root killed: 20 changes after {seconds:.1f} s, ready {len(seen)} times of {len(seen)}")
+        cluster.start(leader)
+        drill.resumes()
     drill.judge(say)
 
 

@@ -76,7 +76,7 @@ impl RootContact {
     }
 
     /// For how long it has not answered, if that is too long.
-    fn silence(&self) -> Option<Duration> {
+    pub(crate) fn silence(&self) -> Option<Duration> {
         let heard_ms = self.heard_ms.load(Ordering::Relaxed);
         let silence = Duration::from_millis(self.now_ms().saturating_sub(heard_ms));
         (silence > self.limit).then_some(silence)

@@ -105,7 +105,7 @@ impl Follower {
         first: pb::ClusterMap,
         root: RootContact,
     ) -> watch::Receiver<Arc<pb::ClusterMap>> {
-        let mut known = first.epoch;
+        let (mut known, mut silent) = (first.epoch, false);
         let (tell, listen) = watch::channel(Arc::new(first));
         let runtime = self.runtime.clone();
         runtime.clone().spawn(async move {
@@ -120,6 +120,16 @@ impl Follower {
                 if answer.is_ok() {
                     root.note_heard();
                 }
+                let silence = root.silence();
+                match (silence, silent) {
+                    (Some(silence), false) => tracing::warn!(
+                        silent_secs = silence.as_secs(),
+                        "the leader of shard 0 does not answer: a majority of the metadata nodes is needed"
+                    ),
+                    (None, true) => tracing::info!("the leader of shard 0 answers again"),
+                    _ => {}
+                }
+                silent = silence.is_some();
                 match answer {
                     Ok(map) if !map.unchanged => {
                         known = map.epoch;
