@@ -37,7 +37,7 @@ pub use fsck::{Damage, Fsck, FsckProgress, FsckReport};
 pub use member_keeper::{MemberKeeper, MemberKeeperConfig, MetaNodes};
 pub use metrics::WorkerMetrics;
 pub use orphan_sweep::OrphanSweep;
-pub use placement_keeper::{KeeperConfig, PlacementKeeper, Silence};
+pub use placement_keeper::{Away, KeeperConfig, PlacementKeeper, Silence, Waits};
 pub use redundancy::{PassProgress, RedundancyStatus, RedundancyWorker};
 pub use runner::{RunnerConfig, WorkerHandle, WorkerState, start};
 pub use scrub::{Scrub, ScrubConfig, ScrubProgress, ScrubReport, ScrubStatus, ScrubWorker};

@@ -12,6 +12,7 @@ mod growth;
 mod layout;
 mod membership;
 mod silence;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use parking_lot::Mutex;
 use crate::group_repair::GroupRepair;
 use crate::{Tick, Worker, WorkerError, WorkerMetrics};
 pub use silence::Silence;
+use waits::Deadlines;
+pub use waits::{Away, Waits};
 
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -65,6 +68,8 @@ pub struct PlacementKeeper {
     away: HashMap<DiskId, (Duration, bool)>,
     /// So much is silent that nobody is given up for it.
     silence: Arc<Mutex<Option<Silence>>>,
+    /// What is waited for.
+    waits: Arc<Mutex<Deadlines>>,
     /// A disk would have been given up but for that.
     holds_back: bool,
     /// Since when (monotonic) at the latest the root says that a disk is not in service.
@@ -118,6 +123,7 @@ impl PlacementKeeper {
             config,
             away: HashMap::new(),
             silence: Arc::default(),
+            waits: Arc::default(),
             holds_back: false,
             out: HashMap::new(),
             opened: HashMap::new(),
@@ -133,6 +139,13 @@ impl PlacementKeeper {
         let silence = Arc::clone(&self.silence);
         move || *silence.lock()
     }
+
+    /// What the keeper waits for, as its last tick left it. A handle that stays valid while the worker
+    /// runs.
+    pub fn waits(&self) -> impl Fn() -> Waits + Send + Sync + 'static + use<> {
+        let (waits, runtime) = (Arc::clone(&self.waits), self.runtime.clone());
+        move || waits.lock().at(runtime.monotonic())
+    }
 }
 
 impl Worker for PlacementKeeper {
@@ -145,6 +158,7 @@ impl Worker for PlacementKeeper {
         // Since when a disk is away, or out, is known only to who has looked all the time.
         self.away.clear();
         self.out.clear();
+        *self.waits.lock() = Deadlines::default();
     }
 
     /// Others may reach what is silent here.
@@ -162,6 +176,7 @@ impl Worker for PlacementKeeper {
         if changed {
             self.view.refresh_map().await?;
         }
+        self.note_waits();
         self.open_groups().await?;
         let more = self.fill_members().await?;
         Ok(if changed || more {

@@ -66,6 +66,8 @@ pub struct RedundancyStatus {
     pub finished_ms: u64,
     /// The pass that is under way, or the last one.
     pub progress: PassProgress,
+    /// Time until the next one, between passes.
+    pub begins_in: Option<Duration>,
 }
 
 /// The redundancy worker.
@@ -116,6 +118,8 @@ struct Counted {
     gone: BTreeSet<DiskId>,
     /// When the pass that is under way began (monotonic).
     running_since: Option<Duration>,
+    /// When the next one does, as far as is known now (monotonic).
+    begins_at: Option<Duration>,
 }
 
 impl RedundancyWorker {
@@ -165,6 +169,7 @@ impl RedundancyWorker {
                     running,
                     ..counted.status.progress
                 },
+                begins_in: counted.begins_at.map(|at| at.saturating_sub(now)),
                 ..counted.status
             }
         }
@@ -195,7 +200,12 @@ impl RedundancyWorker {
             let uncounted = known.uncounted != situation.uncounted;
             // It may have what nobody else has.
             let came = !situation.answering.is_subset(&known.answering);
-            rested >= self.every || (rested >= PAUSE_MIN && (lost_or_changed || uncounted || came))
+            let pause = match lost_or_changed || uncounted || came {
+                true => PAUSE_MIN.min(self.every),
+                false => self.every,
+            };
+            self.status.lock().begins_at = Some(*ended + pause);
+            rested >= pause
         });
         // An empty map is one that was never read.
         (due && situation.map_epoch != 0).then_some(situation)
@@ -207,6 +217,7 @@ impl RedundancyWorker {
         let mut counted = self.status.lock();
         counted.status.progress = pass.progress();
         counted.running_since = Some(self.runtime.monotonic());
+        counted.begins_at = None;
         drop(counted);
         self.pass = Some(pass);
     }
@@ -250,11 +261,13 @@ impl RedundancyWorker {
                 began_ms: pass.began_ms,
                 finished_ms: self.runtime.now().as_millis(),
                 progress,
+                begins_in: None,
             },
             gaps: pass.gaps,
             uncounted,
             gone,
             running_since: None,
+            begins_at: None,
         };
         if pass.rescued > 0 {
             let chunks = pass.rescued;

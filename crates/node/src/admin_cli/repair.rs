@@ -11,52 +11,82 @@ use super::text::repair_text;
 use super::{Cluster, DEGRADED, Reach, progress_bar, show};
 use crate::cluster::pb::TriggerRequest;
 use crate::cluster::progress::time_left;
-use crate::cluster::status::ClusterStatus;
+use crate::cluster::status::{ClusterStatus, RepairStatus};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How far a repair is: first groups get the members that they lack, then every copy is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Groups that lack a complete member.
-    pub(super) waiting: u64,
+    pub(super) lacking: u64,
     /// Done, and all, of what it is at: groups or chunks.
     pub(super) done: (u64, u64),
     pub(super) left: Option<Duration>,
+    /// What it waits for before it goes on.
+    pub(super) waits: Option<Waits>,
+}
+
+/// What a repair waits for: see [`RepairStatus::waits_for`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waits {
+    pub(super) what: String,
+    pub(super) secs: Option<u64>,
+}
+
+impl Waits {
+    /// What a status says of it, when it waits.
+    pub(super) fn of(repair: &RepairStatus) -> Option<Self> {
+        let waits = (repair.state == "waits").then_some(repair)?;
+        Some(Self {
+            what: waits.waits_for.clone()?,
+            secs: waits.waits_secs,
+        })
+    }
 }
 
 /// What is known of a repair since somebody looks.
 #[derive(Debug, Default)]
 struct Watch {
-    /// When groups were first seen to wait (monotonic), and the most of them at once.
-    waiting: Option<(Duration, u64)>,
+    /// When groups were first seen to lack members (monotonic), and the most of them at once.
+    lacking: Option<(Duration, u64)>,
 }
 
 impl Watch {
     /// What a status says at a time.
     fn look(&mut self, now: Duration, status: &ClusterStatus) -> Progress {
         let (groups, repair) = (&status.groups, &status.repair);
-        let waiting = groups.degraded + groups.backfilling + groups.unavailable;
-        if waiting == 0 {
-            self.waiting = None;
+        let lacking = groups.degraded + groups.backfilling + groups.unavailable;
+        let waits = Waits::of(repair);
+        let left = repair.eta_secs.map(Duration::from_secs);
+        if lacking == 0 {
+            self.lacking = None;
+            let done = (repair.chunks_done, repair.chunks);
             return Progress {
-                waiting,
-                done: (repair.chunks_done, repair.chunks),
-                left: repair.eta_secs.map(Duration::from_secs),
+                lacking,
+                // What was counted is not what is still to be done.
+                done: if waits.is_some() { (0, done.1) } else { done },
+                left,
+                waits,
             };
         }
-        let (since, most) = match self.waiting {
-            // More than ever: the speed so far says nothing of it.
-            Some((since, most)) if waiting <= most => (since, most),
-            _ => (now, waiting),
+        let (since, most) = match self.lacking {
+            // More than ever, or nothing can be done yet: the speed so far says nothing of it.
+            Some((since, most)) if lacking <= most && waits.is_none() => (since, most),
+            Some((_, most)) => (now, most.max(lacking)),
+            None => (now, lacking),
         };
-        self.waiting = Some((since, most));
-        let done = most - waiting;
+        self.lacking = Some((since, most));
+        let done = most - lacking;
+        let own = || time_left(now.saturating_sub(since), done, most);
         Progress {
-            waiting,
+            lacking,
             done: (done, most),
-            left: time_left(now.saturating_sub(since), done, most),
+            left: left.or_else(own).filter(|_| waits.is_none()),
+            waits,
         }
     }
 }
@@ -85,7 +115,7 @@ impl Cluster {
         if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg}") {
             bar.set_style(style);
         }
-        let mut watch = Watch::default();
+        let (mut watch, mut tell_at) = (Watch::default(), runtime.monotonic());
         loop {
             let status = self.status().await?;
             let progress = watch.look(runtime.monotonic(), &status);
@@ -95,20 +125,25 @@ impl Cluster {
                     "done": false,
                     "chunks_below_target": status.chunks_below_target,
                     "chunks_lost": status.chunks_lost,
-                    "groups_waiting": progress.waiting,
+                    "groups_waiting": progress.lacking,
                     "groups_done": repair.groups_done,
                     "groups": repair.groups,
                     "chunks_done": repair.chunks_done,
                     "chunks": repair.chunks,
                     "running_ms": repair.running_ms,
+                    "state": repair.state,
+                    "waits_for": repair.waits_for,
+                    "waits_secs": repair.waits_secs,
                     "eta_secs": progress.left.map(|left| left.as_secs()),
                 }))?);
             }
-            bar.set_length(progress.done.1);
+            let text = repair_text(&progress);
+            // Of nothing at all nothing is done.
+            bar.set_length(progress.done.1.max(1));
             bar.set_position(progress.done.0);
-            bar.set_message(repair_text(&progress));
+            bar.set_message(text.clone());
             let helpless = status.chunks_in_narrow_zones.unwrap_or(0);
-            if progress.waiting == 0 && status.chunks_below_target == Some(helpless) {
+            if progress.lacking == 0 && status.chunks_below_target == Some(helpless) {
                 bar.finish_and_clear();
                 let value = json!({ "done": true, "chunks_below_target": helpless });
                 show(reach, &value, || match helpless {
@@ -122,6 +157,11 @@ impl Cluster {
                     _ => ExitCode::from(DEGRADED),
                 });
             }
+            // Where nobody sees the bar.
+            if bar.is_hidden() && !reach.json && runtime.monotonic() >= tell_at {
+                crate::print(&text);
+                tell_at = runtime.monotonic() + LINE_INTERVAL;
+            }
             runtime.sleep(INTERVAL).await;
         }
     }
@@ -130,7 +170,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::status::{GroupCounts, RepairStatus};
+    use crate::cluster::status::GroupCounts;
 
     #[test]
     fn a_repair_is_told_by_what_it_is_at() {
@@ -145,7 +185,7 @@ mod tests {
                 6,
                 0,
                 None,
-                "6 groups lack a complete member, less than a minute left",
+                "6 groups lack a complete member, about 30 s left",
             ),
             (
                 400,
@@ -157,7 +197,7 @@ mod tests {
             // Another disk is lost: the speed is measured anew.
             (401, 20, 0, None, "20 groups lack a complete member"),
             (402, 1, 0, None, "1 group lacks a complete member"),
-            (500, 0, 0, None, "waiting for the next count of all copies"),
+            (500, 0, 0, None, "begins to count all copies"),
             (
                 501,
                 0,
@@ -182,6 +222,47 @@ mod tests {
             };
             let progress = watch.look(secs(at), &status);
             assert_eq!(repair_text(&progress), expected, "after {at} s");
+        }
+    }
+
+    #[test]
+    fn a_repair_that_waits_is_not_shown_as_done() {
+        let status = |degraded, what: &str, waits_secs| ClusterStatus {
+            groups: GroupCounts {
+                degraded,
+                ..GroupCounts::default()
+            },
+            repair: RepairStatus {
+                state: "waits".to_owned(),
+                waits_for: Some(what.to_owned()),
+                waits_secs,
+                chunks_done: 5754,
+                chunks: 5754,
+                ..RepairStatus::default()
+            },
+            ..ClusterStatus::default()
+        };
+        let mut watch = Watch::default();
+        for (status, done, text) in [
+            (
+                status(8, "replace_after_secs", Some(41)),
+                (0, 8),
+                "8 groups lack a complete member, waits 41 s (replace_after_secs)",
+            ),
+            (
+                status(0, "count", Some(12)),
+                (0, 5754),
+                "waits 12 s for the next count of all copies",
+            ),
+            (
+                status(1, "disks", None),
+                (0, 1),
+                "1 group lacks a complete member, waits for disks that can take what is missing",
+            ),
+        ] {
+            let progress = watch.look(Duration::from_secs(100), &status);
+            assert_eq!((progress.done, progress.left), (done, None));
+            assert_eq!(repair_text(&progress), text);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use granary_workers::{Damage, FsckReport, ScrubReport};
 
-use super::repair::Progress;
-use crate::cluster::progress::{grouped, left_text};
+use super::repair::{Progress, Waits};
+use crate::cluster::progress::{grouped, left_text, wait_text};
 use crate::cluster::rebuild::Rebuilt;
 use crate::cluster::status::{ClusterStatus, NodeStatus};
 
@@ -110,16 +110,62 @@ fn findings(text: &mut String, damage: &[Damage]) {
 /// How far a repair is.
 pub(super) fn repair_text(progress: &Progress) -> String {
     let (done, all) = progress.done;
-    let mut text = match progress.waiting {
-        0 if all == 0 => "waiting for the next count of all copies".to_owned(),
+    let mut text = match progress.lacking {
+        0 if all == 0 || progress.waits.is_some() => String::new(),
         0 => format!("{} of {} chunks", grouped(done), grouped(all)),
         1 => "1 group lacks a complete member".to_owned(),
-        waiting => format!("{} groups lack a complete member", grouped(waiting)),
+        lacking => format!("{} groups lack a complete member", grouped(lacking)),
     };
-    if let Some(left) = progress.left {
-        let _ = write!(text, ", {}", left_text(left));
+    let more = match (&progress.waits, progress.left) {
+        (Some(waits), _) => waits_text(waits),
+        (None, Some(left)) => left_text(left),
+        (None, None) if text.is_empty() => "begins to count all copies".to_owned(),
+        (None, None) => return text,
+    };
+    if !text.is_empty() {
+        text.push_str(", ");
     }
-    text
+    text + &more
+}
+
+/// What a repair waits for.
+fn waits_text(waits: &Waits) -> String {
+    let left = waits.secs.map(wait_text);
+    match (waits.what.as_str(), left) {
+        ("count", None) => "waits for the next count of all copies".to_owned(),
+        ("count", Some(left)) => format!("waits {left} for the next count of all copies"),
+        ("disks", _) => "waits for disks that can take what is missing".to_owned(),
+        (what, None) => format!("waits ({what})"),
+        (what, Some(left)) => format!("waits {left} ({what})"),
+    }
+}
+
+/// The line of the status about the repair, when there is anything to say.
+fn repair_line(status: &ClusterStatus) -> Option<String> {
+    let repair = &status.repair;
+    let left = repair.eta_secs.map(Duration::from_secs).map(left_text);
+    let left = left.map(|left| format!(", {left}")).unwrap_or_default();
+    let narrow = status.chunks_in_narrow_zones.unwrap_or(0);
+    let groups = &status.groups;
+    let is_whole = groups.degraded + groups.backfilling + groups.unavailable == 0;
+    let is_well = is_whole && status.chunks_below_target == Some(narrow);
+    let chunks = || {
+        let (done, all) = (grouped(repair.chunks_done), grouped(repair.chunks));
+        format!("{done} of {all} chunks")
+    };
+    match repair.state.as_str() {
+        "waits" => Waits::of(repair).map(|waits| format!("Repair: {}", waits_text(&waits))),
+        "runs" if !is_whole && repair.groups_to_fill > 0 => {
+            let (done, all) = (repair.groups_filled, repair.groups_to_fill);
+            let (done, all) = (grouped(done), grouped(all));
+            Some(format!(
+                "Repair: runs, {done} of {all} groups are filled{left}"
+            ))
+        }
+        "runs" if !is_well => Some(format!("Repair: runs, {}{left}", chunks())),
+        _ if repair.running => Some(format!("Comparing copies: {}{left}", chunks())),
+        _ => None,
+    }
 }
 
 pub(super) fn rebuilt_text(rebuilt: &Rebuilt) -> String {
@@ -269,18 +315,8 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
     let below = status.chunks_below_target;
     let below = below.map_or_else(|| "not counted yet".to_owned(), |below| below.to_string());
     let _ = writeln!(text, "Chunks below their redundancy: {below}");
-    if status.repair.running {
-        let repair = &status.repair;
-        let left = repair.eta_secs.map(Duration::from_secs).map(left_text);
-        let left = left.map(|left| format!(", {left}")).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "Comparing copies: {} of {} chunks, {} of {} groups{left}",
-            grouped(repair.chunks_done),
-            grouped(repair.chunks),
-            grouped(repair.groups_done),
-            grouped(repair.groups),
-        );
+    if let Some(line) = repair_line(status) {
+        let _ = writeln!(text, "{line}");
     }
     let capacity = &status.capacity;
     let _ = writeln!(
@@ -372,6 +408,83 @@ fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::status::{GroupCounts, RepairStatus};
+
+    #[test]
+    fn the_status_says_what_the_repair_is_at() {
+        let repair = RepairStatus {
+            groups: 24,
+            groups_done: 24,
+            chunks: 5754,
+            chunks_done: 3507,
+            ..RepairStatus::default()
+        };
+        let waits = |what: &str, secs| RepairStatus {
+            state: "waits".to_owned(),
+            waits_for: Some(what.to_owned()),
+            waits_secs: secs,
+            ..repair.clone()
+        };
+        let runs = |groups_to_fill| RepairStatus {
+            state: "runs".to_owned(),
+            running: true,
+            groups_filled: 6,
+            groups_to_fill,
+            eta_secs: Some(3),
+            ..repair.clone()
+        };
+        for (repair, degraded, below, expected) in [
+            (repair.clone(), 0, Some(0), ""),
+            (
+                waits("replace_after_secs", Some(41)),
+                8,
+                None,
+                "Repair: waits 41 s (replace_after_secs)",
+            ),
+            (
+                waits("unreachable_out_secs", Some(840)),
+                8,
+                None,
+                "Repair: waits 14 min (unreachable_out_secs)",
+            ),
+            (
+                waits("count", Some(12)),
+                0,
+                None,
+                "Repair: waits 12 s for the next count of all copies",
+            ),
+            (
+                runs(8),
+                2,
+                None,
+                "Repair: runs, 6 of 8 groups are filled, about 3 s left",
+            ),
+            (
+                runs(0),
+                0,
+                Some(3187),
+                "Repair: runs, 3,507 of 5,754 chunks, about 3 s left",
+            ),
+            (
+                runs(0),
+                0,
+                Some(0),
+                "Comparing copies: 3,507 of 5,754 chunks, about 3 s left",
+            ),
+        ] {
+            let status = ClusterStatus {
+                groups: GroupCounts {
+                    degraded,
+                    ..GroupCounts::default()
+                },
+                chunks_below_target: below,
+                chunks_in_narrow_zones: Some(0),
+                repair,
+                ..ClusterStatus::default()
+            };
+            assert_eq!(repair_line(&status).unwrap_or_default(), expected);
+        }
+    }
 
     #[test]
     fn the_status_says_what_the_feature_level_waits_for() {

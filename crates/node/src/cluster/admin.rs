@@ -3,6 +3,7 @@
 //! It must not decide anything by itself: it gathers what nodes say, and proposes commands.
 
 mod gather;
+mod repairing;
 mod verdict;
 
 use std::collections::BTreeMap;

@@ -28,10 +28,19 @@ pub(crate) fn time_left(running: Duration, done: u64, all: u64) -> Option<Durati
 pub(crate) fn left_text(left: Duration) -> String {
     let secs = left.as_secs();
     match secs {
-        0..60 => "less than a minute left".to_owned(),
+        0..60 => format!("about {} s left", secs.max(1)),
         60..5400 => format!("about {} min left", (secs + 30) / 60),
         5400..172_800 => format!("about {} h left", (secs + 1800) / 3600),
         _ => format!("about {} days left", (secs + 43_200) / 86_400),
+    }
+}
+
+/// A time that is known: "41 s", "14 min".
+pub(crate) fn wait_text(secs: u64) -> String {
+    match secs {
+        0..120 => format!("{secs} s"),
+        120..7200 => format!("{} min", (secs + 30) / 60),
+        _ => format!("{} h", (secs + 1800) / 3600),
     }
 }
 
@@ -81,8 +90,8 @@ mod tests {
     #[test]
     fn times_and_numbers_are_what_people_read() {
         for (secs, expected) in [
-            (0, "less than a minute left"),
-            (59, "less than a minute left"),
+            (0, "about 1 s left"),
+            (59, "about 59 s left"),
             (60, "about 1 min left"),
             (240, "about 4 min left"),
             (5399, "about 90 min left"),
@@ -91,6 +100,15 @@ mod tests {
             (259_200, "about 3 days left"),
         ] {
             assert_eq!(left_text(Duration::from_secs(secs)), expected);
+        }
+        for (secs, expected) in [
+            (0, "0 s"),
+            (41, "41 s"),
+            (119, "119 s"),
+            (840, "14 min"),
+            (7200, "2 h"),
+        ] {
+            assert_eq!(wait_text(secs), expected);
         }
         for (number, expected) in [
             (0, "0"),

@@ -105,6 +105,8 @@ pub(crate) struct NodeStatus {
     pub(crate) roles: Vec<String>,
     /// `up`, `down` or `removed`.
     pub(crate) state: String,
+    /// Seconds until the first of its disks is given up, unless it comes back; null while it is up.
+    pub(crate) given_up_in_secs: Option<u64>,
     pub(crate) version: String,
     /// The newest feature level that it applies, as it says or has said at its last start; 1 for a
     /// version that does not tell.
@@ -121,6 +123,9 @@ pub(crate) struct DiskStatus {
     /// `up`, `full`, `failed`, `opening`, `missing`, `unknown`, `removed` or, gone and no longer needed because
     /// another disk has its directory, `replaced`.
     pub(crate) state: String,
+    /// Seconds until it is given up, unless it comes back; null of one that is there, or waits for an
+    /// operator.
+    pub(crate) given_up_in_secs: Option<u64>,
     pub(crate) total_bytes: u64,
     pub(crate) used_bytes: u64,
     pub(crate) free_bytes: u64,
@@ -173,7 +178,18 @@ pub(crate) struct GroupCounts {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct RepairStatus {
+    /// A comparison of all copies is under way.
     pub(crate) running: bool,
+    /// `idle`, `waits` or `runs`: groups are being filled, or copies compared.
+    pub(crate) state: String,
+    /// What it waits for: the setting that says how long (`replace_after_secs`, `unreachable_out_secs`,
+    /// `missing_out_secs`), the next `count` of all copies, or `disks` that can take what is missing.
+    pub(crate) waits_for: Option<String>,
+    /// Seconds until then; null when nobody knows.
+    pub(crate) waits_secs: Option<u64>,
+    /// Groups that lacked a member and have it now, and all of them, since some did; 0 when none does.
+    pub(crate) groups_filled: u64,
+    pub(crate) groups_to_fill: u64,
     /// Groups that the present comparison is through with, and all of them.
     pub(crate) groups_done: u64,
     pub(crate) groups: u64,
@@ -182,7 +198,8 @@ pub(crate) struct RepairStatus {
     pub(crate) chunks: u64,
     /// Milliseconds since it began; null when none runs.
     pub(crate) running_ms: Option<u64>,
-    /// Seconds until it ends at its speed so far; null when that would be a guess.
+    /// Seconds until what it is at ends (groups are filled first, then copies compared) at the speed so
+    /// far; null when that would be a guess.
     pub(crate) eta_secs: Option<u64>,
 }
 
@@ -207,6 +224,32 @@ pub(crate) struct NodeReport {
     pub(crate) redundancy: Option<RedundancyReport>,
     /// What does not answer it, where the placement keeper runs and gives up nobody for it.
     pub(crate) silence: Option<SilenceReport>,
+    /// What it waits for, where the placement keeper runs.
+    pub(crate) waits: Option<WaitsReport>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct WaitsReport {
+    /// Milliseconds until others may take the places of the first disk that is out.
+    pub(crate) replaces_in_ms: Option<u64>,
+    /// Disks in service that are away.
+    pub(crate) gives_up: Vec<AwayReport>,
+    /// Groups that lacked something: done, and all.
+    pub(crate) groups_done: u64,
+    pub(crate) groups: u64,
+    /// Milliseconds since there are some.
+    pub(crate) since_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct AwayReport {
+    pub(crate) disk: u64,
+    /// Milliseconds until it is given up.
+    pub(crate) in_ms: u64,
+    /// Its node answers without it.
+    pub(crate) missing: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -241,4 +284,6 @@ pub(crate) struct RedundancyReport {
     pub(crate) chunks: u64,
     /// Milliseconds since the present comparison began.
     pub(crate) running_ms: Option<u64>,
+    /// Milliseconds until the next one.
+    pub(crate) begins_in_ms: Option<u64>,
 }

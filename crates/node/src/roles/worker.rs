@@ -11,7 +11,7 @@ use granary_types::NodeId;
 use granary_workers::{
     BucketFinisher, DeletionWorker, FeatureKeeper, MemberKeeper, MemberKeeperConfig, MetaNodes,
     OrphanSweep, PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, ScrubWorker,
-    Silence, Worker, WorkerHandle, WorkerMetrics, start,
+    Silence, Waits, Worker, WorkerHandle, WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
@@ -33,6 +33,7 @@ pub(crate) struct WorkerRole {
     jobs: Jobs,
     redundancy: Arc<dyn Fn() -> RedundancyStatus + Send + Sync>,
     silence: Arc<dyn Fn() -> Option<Silence> + Send + Sync>,
+    waits: Arc<dyn Fn() -> Waits + Send + Sync>,
 }
 
 /// What every job is started with, and those that were.
@@ -97,6 +98,7 @@ impl WorkerRole {
         );
         let status = Arc::new(redundancy.status());
         let silence = Arc::new(keeper.silence());
+        let waits = Arc::new(keeper.waits());
         let deletion =
             DeletionWorker::new(runtime.clone(), meta.clone(), view.clone(), metrics.clone());
         let scrub = ScrubWorker::new(
@@ -124,6 +126,7 @@ impl WorkerRole {
             jobs,
             redundancy: status,
             silence,
+            waits,
         }
     }
 
@@ -145,6 +148,11 @@ impl WorkerRole {
     /// What is silent, when the job that keeps the groups runs here and gives up nobody for it.
     pub(crate) fn silence(&self) -> Option<Silence> {
         (self.silence)()
+    }
+
+    /// What the job that keeps the groups waits for, when it runs here.
+    pub(crate) fn waits(&self) -> Waits {
+        (self.waits)()
     }
 
     /// Ends every job after its current step.

@@ -15,6 +15,7 @@ use super::PlacementKeeper;
 use super::growth::NONE;
 use super::layout::{rule_of, topology_of};
 use super::silence::{Silence, unbelievable};
+use super::waits::Away;
 use crate::WorkerError;
 
 /// Members replaced per tick: repair is spread over time as well as over disks.
@@ -144,13 +145,15 @@ impl PlacementKeeper {
     /// True when a disk has been away for so long that others get its chunks.
     fn is_away_too_long(&self, disk: DiskId) -> bool {
         self.away.get(&disk).is_some_and(|&(since, missing)| {
-            let patience = if missing {
-                self.config.missing_out_ms
-            } else {
-                self.config.unreachable_out_ms
-            };
-            let away = self.runtime.monotonic().saturating_sub(since);
-            away >= Duration::from_millis(patience)
+            self.runtime.monotonic().saturating_sub(since) >= self.patience(missing)
+        })
+    }
+
+    /// How long a disk may be away: missing where its node answers, or out of reach.
+    fn patience(&self, missing: bool) -> Duration {
+        Duration::from_millis(match missing {
+            true => self.config.missing_out_ms,
+            false => self.config.unreachable_out_ms,
         })
     }
 
@@ -242,6 +245,44 @@ impl PlacementKeeper {
             if !map.is_in(disk) {
                 self.out.entry(disk).or_insert(now);
             }
+        }
+    }
+
+    /// Notes what is waited for now, and how much is lacking.
+    pub(super) fn note_waits(&self) {
+        let (map, now) = (self.view.map(), self.runtime.monotonic());
+        let members: BTreeSet<DiskId> = map.groups().flat_map(Group::disks).collect();
+        let after = Duration::from_millis(self.config.replace_after_ms);
+        let out = members.iter().filter(|&&disk| !map.is_in(disk));
+        let replaced = out.filter_map(|disk| Some(*self.out.get(disk)? + after));
+        let replaces_at = replaced.filter(|&at| at > now).min();
+        let held_back = self.silence.lock().is_some();
+        let away = self.away.iter().filter(|&(&disk, _)| {
+            let believed = !held_back || !self.view.is_silent(disk);
+            map.is_in(disk) && members.contains(&disk) && believed
+        });
+        let gives_up_at = away.map(|(&disk, &(since, missing))| {
+            let how = match missing {
+                true => Away::Missing,
+                false => Away::Unreachable,
+            };
+            (disk, (since + self.patience(missing), how))
+        });
+        let whole = |group: &&Group| {
+            let serves = |disk| map.is_in(disk) && self.view.is_readable(disk);
+            let mut members = group.members.iter();
+            members.all(|member| member.complete && serves(member.disk))
+        };
+        let lacking = map.groups().count() - map.groups().filter(whole).count();
+        let being_filled = map
+            .groups()
+            .any(|group| group.members.iter().any(|member| !member.complete));
+        let mut waits = self.waits.lock();
+        waits.replaces_at = replaces_at;
+        waits.gives_up_at = gives_up_at.collect();
+        waits.note_lacking(now, lacking as u64);
+        if !being_filled {
+            waits.begin_again(now);
         }
     }
 

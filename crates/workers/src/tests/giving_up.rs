@@ -17,7 +17,7 @@ use super::fsck::check;
 use super::growth::{REMOVED, keep_on, set_state};
 use super::world::{GRACE_MS, MIB, World, content, dir, keeper_config, run, simulated};
 use super::{assert_whole, deletion, disk_in, fewest_copies, redundancy};
-use crate::{KeeperConfig, PlacementKeeper, RedundancyWorker, Worker};
+use crate::{Away, KeeperConfig, PlacementKeeper, RedundancyWorker, Waits, Worker};
 
 #[test]
 fn a_disk_that_is_given_up_and_answers_is_read_until_others_have_what_it_has() {
@@ -376,6 +376,50 @@ fn a_place_is_given_away_only_when_no_gateway_counts_its_disk_any_more() {
         assert!(counted > 0, "the gateway never wrote anything");
         let after = world.runtime.monotonic() - cut_at;
         assert!(after > MAP_AGE_MAX, "given away after {after:?}");
+    });
+}
+
+#[test]
+fn it_is_told_what_is_waited_for_and_for_how_long() {
+    simulated(async {
+        let mut world = World::start(4).await;
+        world.put("a", &content(9 * MIB, 111)).await;
+        world.keeper = PlacementKeeper::new(
+            world.runtime.clone(),
+            world.meta.clone(),
+            world.path.clone(),
+            world.metrics.clone(),
+            KeeperConfig::default(),
+        );
+        let waits = world.keeper.waits();
+        world.keep().await;
+        assert_eq!(waits(), Waits::default(), "nothing is away");
+        let disk = disk_in(&world, 2).await;
+        let of_disk = world.view.map();
+        let of_disk = of_disk
+            .groups()
+            .filter(|group| group.disks().any(|d| d == disk));
+        let lost = of_disk.count() as u64;
+        assert!(world.store.remove_disk(disk).await);
+        let _ = world.keeper.tick(1).await;
+        world.runtime.sleep(Duration::from_secs(10)).await;
+        let left = |secs| Some(Duration::from_secs(secs));
+        let told = waits();
+        let gives_up = told.gives_up_in.get(&disk).copied();
+        assert_eq!(gives_up, Some((Duration::from_secs(20), Away::Missing)));
+        assert_eq!((told.replaces_in, told.groups), (None, (0, lost)));
+        world.runtime.sleep(Duration::from_secs(20)).await;
+        let _ = world.keeper.tick(1).await;
+        world.runtime.sleep(Duration::from_secs(25)).await;
+        let told = waits();
+        assert!(told.gives_up_in.is_empty(), "{told:?}");
+        assert_eq!((told.replaces_in, told.groups), (left(40), (0, lost)));
+        world.runtime.sleep(Duration::from_secs(40)).await;
+        let _ = world.keeper.tick(1).await;
+        assert_eq!(waits().replaces_in, None);
+        keep_on(&mut world, 2).await;
+        assert_eq!(waits(), Waits::default());
+        assert_whole(&world, 3).await;
     });
 }
 

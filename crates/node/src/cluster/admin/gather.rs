@@ -13,15 +13,16 @@ use granary_meta_api::{MetaError, disk_state, pb as meta};
 use granary_placement::voters_possible;
 use granary_runtime::within;
 use granary_types::{DiskId, NodeId, ShardId};
+use granary_workers::{Away, Waits};
 
 use super::Shared;
+use super::repairing::{note_given_up, repair_status};
 use super::verdict::{judge, mark_replaced};
 use crate::cluster::pb::DescribeNodeRequest;
 use crate::cluster::pb::admin_client::AdminClient;
-use crate::cluster::progress::time_left;
 use crate::cluster::status::{
-    Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus, RedundancyReport,
-    RepairStatus, ShardStatus, SilenceReport, WorkerReport, ZoneStatus,
+    AwayReport, Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus,
+    RedundancyReport, ShardStatus, SilenceReport, WaitsReport, WorkerReport, ZoneStatus,
 };
 
 /// Longest time for one node's answer, so that a status never waits for those that are away.
@@ -51,6 +52,7 @@ impl Shared {
         };
         let keeper = workers.filter(|_| leads("placement-keeper"));
         let silence = keeper.and_then(|role| role.silence());
+        let waits = keeper.map(|role| waits_report(&role.waits()));
         let silence = silence.map(|silence| SilenceReport {
             silent: silence.silent,
             disks: silence.disks,
@@ -70,6 +72,7 @@ impl Shared {
                 chunks_done: progress.chunks.0,
                 chunks: progress.chunks.1,
                 running_ms: progress.running.map(millis),
+                begins_in_ms: status.begins_in.map(millis),
             }
         });
         NodeReport {
@@ -79,6 +82,7 @@ impl Shared {
             workers: states,
             redundancy,
             silence,
+            waits,
         }
     }
 
@@ -225,6 +229,7 @@ impl Shared {
                     zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
                     path: disk.path.clone(),
                     state: state.to_owned(),
+                    given_up_in_secs: None,
                     total_bytes: total,
                     used_bytes: total.saturating_sub(free),
                     free_bytes: free,
@@ -272,15 +277,18 @@ impl Shared {
         let counted = reports
             .values()
             .find_map(|report| report.redundancy.as_ref());
-        if let Some(counted) = counted {
-            if counted.current && counted.groups_unknown == 0 {
-                status.chunks_below_target = Some(counted.below_target);
-                status.chunks_lost = counted.lost;
-                status.chunks_in_narrow_zones = counted.narrow;
-                status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
-            }
-            status.repair = repair_status(counted);
+        let settled = counted.filter(|counted| counted.current && counted.groups_unknown == 0);
+        if let Some(counted) = settled {
+            status.chunks_below_target = Some(counted.below_target);
+            status.chunks_lost = counted.lost;
+            status.chunks_in_narrow_zones = counted.narrow;
+            status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
         }
+        let waits = reports.values().find_map(|report| report.waits.as_ref());
+        if let Some(waits) = waits {
+            note_given_up(status, waits);
+        }
+        status.repair = repair_status(counted, waits, status);
     }
 }
 
@@ -311,25 +319,26 @@ fn held_back(reports: &BTreeMap<NodeId, NodeReport>) -> Option<String> {
     ))
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+fn waits_report(waits: &Waits) -> WaitsReport {
+    let gives_up = waits
+        .gives_up_in
+        .iter()
+        .map(|(disk, (left, away))| AwayReport {
+            disk: disk.0,
+            in_ms: millis(*left),
+            missing: *away == Away::Missing,
+        });
+    WaitsReport {
+        replaces_in_ms: waits.replaces_in.map(millis),
+        gives_up: gives_up.collect(),
+        groups_done: waits.groups.0,
+        groups: waits.groups.1,
+        since_ms: waits.since.map(millis),
+    }
 }
 
-/// The comparison that is under way, or the last one.
-fn repair_status(counted: &RedundancyReport) -> RepairStatus {
-    let (done, all) = (counted.chunks_done, counted.chunks);
-    let running = counted.running_ms.map(Duration::from_millis);
-    let left = running.and_then(|running| time_left(running, done, all));
-    RepairStatus {
-        // A node of an older version does not say for how long.
-        running: running.is_some() || counted.groups_done < counted.groups,
-        groups_done: counted.groups_done,
-        groups: counted.groups,
-        chunks_done: done,
-        chunks: all,
-        running_ms: counted.running_ms,
-        eta_secs: left.map(|left| left.as_secs()),
-    }
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn zones(nodes: &[&meta::state::Node]) -> Vec<ZoneStatus> {
@@ -364,6 +373,7 @@ pub(super) fn node_statuses(
                 address: node.address.clone(),
                 roles: node.roles.clone(),
                 state: state.to_owned(),
+                given_up_in_secs: None,
                 version: report
                     .map(|report| report.version.clone())
                     .unwrap_or_default(),

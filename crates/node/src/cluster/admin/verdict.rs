@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use granary_types::{DiskId, NodeId};
 
+use crate::cluster::progress::wait_text;
 use crate::cluster::status::{ClusterStatus, DiskStatus, NodeStatus, ShardStatus};
 
 /// A disk that is gone is no problem any more once another one has its place and no group needs it:
@@ -75,9 +76,15 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
     let problems = &mut status.problems;
     for node in &status.nodes {
         if node.state == "down" {
+            let until = node.given_up_in_secs.map(|secs| {
+                let left = wait_text(secs);
+                format!(": its disks are given up in {left} unless it returns")
+            });
             problems.push(format!(
-                "node {} ({}) does not answer",
-                node.id, node.address
+                "node {} ({}) does not answer{}",
+                node.id,
+                node.address,
+                until.unwrap_or_default()
             ));
         }
     }
@@ -86,9 +93,19 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
             disk.state.as_str(),
             "failed" | "missing" | "full" | "unknown" | "opening"
         ) {
+            let down = |node: &NodeStatus| node.id == disk.node && node.state == "down";
+            let is_told = status.nodes.iter().any(down);
+            let until = disk.given_up_in_secs.filter(|_| !is_told).map(|secs| {
+                let left = wait_text(secs);
+                format!(", given up in {left} unless it returns")
+            });
             problems.push(format!(
-                "disk {} on node {} ({}): {}",
-                disk.id, disk.node, disk.path, disk.state
+                "disk {} on node {} ({}): {}{}",
+                disk.id,
+                disk.node,
+                disk.path,
+                disk.state,
+                until.unwrap_or_default()
             ));
         }
     }
@@ -273,6 +290,35 @@ mod tests {
             let health = expected.map_or("ok", |_| "degraded");
             assert_eq!(status.health, health);
         }
+    }
+
+    #[test]
+    fn what_is_away_says_when_it_is_given_up() {
+        let node = NodeStatus {
+            id: 4,
+            address: "n4:1".to_owned(),
+            state: "down".to_owned(),
+            given_up_in_secs: Some(830),
+            ..NodeStatus::default()
+        };
+        let away = |id, node, state: &str| DiskStatus {
+            given_up_in_secs: Some(20),
+            ..disk(id, node, "/a", state)
+        };
+        let mut status = ClusterStatus {
+            nodes: vec![node],
+            disks: vec![away(5, 4, "unknown"), away(6, 2, "missing")],
+            ..ClusterStatus::default()
+        };
+        judge(&mut status, &[NodeId(1)]);
+        assert_eq!(
+            status.problems,
+            [
+                "node 4 (n4:1) does not answer: its disks are given up in 14 min unless it returns",
+                "disk 5 on node 4 (/a): unknown",
+                "disk 6 on node 2 (/a): missing, given up in 20 s unless it returns",
+            ]
+        );
     }
 
     #[test]
