@@ -20,7 +20,7 @@ use granary_datapath::{ClusterView, CopyCheck, DataPath, Group, RestoreError};
 use granary_meta_api::Meta;
 use granary_meta_api::client::OwnerFate;
 use granary_runtime::within;
-use granary_types::{ChunkId, DiskId, Redundancy};
+use granary_types::{BucketId, ChunkId, DiskId, Redundancy};
 use parking_lot::Mutex;
 
 use crate::backups::is_backup;
@@ -83,14 +83,47 @@ pub(crate) struct Repaired {
     pub(crate) seen: IdSum,
     /// Parts of the metadata's backup that lie in a safer group now.
     pub(crate) moved: u64,
+    /// Buckets that some of the chunks belong to.
+    pub(crate) buckets: SomeBuckets,
     /// Members that took part.
     pub(crate) members: usize,
     /// Where the next call goes on; `None` when the group is through.
     pub(crate) next_after: Option<ChunkId>,
 }
 
+/// The first few buckets of some chunks, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SomeBuckets([Option<BucketId>; SomeBuckets::MAX]);
+
+impl SomeBuckets {
+    const MAX: usize = 3;
+
+    fn add(&mut self, bucket: BucketId) {
+        for place in &mut self.0 {
+            match place {
+                Some(known) if *known == bucket => return,
+                Some(_) => {}
+                None => {
+                    *place = Some(bucket);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn add_all(&mut self, others: Self) {
+        others.iter().for_each(|bucket| self.add(bucket));
+    }
+
+    /// The buckets; [`granary_types::BACKUP_BUCKET`] owns the backup of the metadata.
+    pub fn iter(self) -> impl Iterator<Item = BucketId> {
+        self.0.into_iter().flatten()
+    }
+}
+
 impl Repaired {
     fn saw(&mut self, entry: &ChunkEntry) {
+        self.buckets.add(entry.owner.bucket);
         if !is_backup(&entry.owner) {
             self.seen.add(entry.id);
         }
@@ -302,6 +335,7 @@ impl GroupRepair {
                     tracing::debug!(pg = %group.id, chunk = %entry.id, %error, "a part of the backup stays");
                     let held = live.iter().filter(|disk| goal.targets.contains(disk));
                     repaired.chunks += 1;
+                    repaired.buckets.add(entry.owner.bucket);
                     repaired.below_target += u64::from(held.count() < goal.copies);
                 }
             }
@@ -566,7 +600,7 @@ fn tell(group: &Group, chunk: &Lacking, disk: DiskId, why: &RestoreError) {
 
 #[cfg(test)]
 mod tests {
-    use granary_types::{BACKUP_BUCKET, BucketId, ObjectId, PgId};
+    use granary_types::{BACKUP_BUCKET, ObjectId, PgId};
 
     use super::*;
 
@@ -588,5 +622,10 @@ mod tests {
         assert_eq!(repaired.seen, IdSum::default());
         repaired.saw(&entry(BucketId(7)));
         assert_ne!(repaired.seen, IdSum::default());
+        for bucket in [7, 8, 7, 9] {
+            repaired.saw(&entry(BucketId(bucket)));
+        }
+        let buckets: Vec<BucketId> = repaired.buckets.iter().collect();
+        assert_eq!(buckets, [BACKUP_BUCKET, BucketId(7), BucketId(8)]);
     }
 }

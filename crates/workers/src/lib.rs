@@ -34,6 +34,7 @@ pub use deletion::DeletionWorker;
 pub use error::WorkerError;
 pub use feature_keeper::FeatureKeeper;
 pub use fsck::{Damage, Fsck, FsckProgress, FsckReport};
+pub use group_repair::SomeBuckets;
 pub use member_keeper::{MemberKeeper, MemberKeeperConfig, MetaNodes};
 pub use metrics::WorkerMetrics;
 pub use orphan_sweep::OrphanSweep;

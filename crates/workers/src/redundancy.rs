@@ -20,7 +20,7 @@ use granary_runtime::{Runtime, within};
 use granary_types::{ChunkId, DiskId, PgId};
 use parking_lot::Mutex;
 
-use crate::group_repair::GroupRepair;
+use crate::group_repair::{GroupRepair, SomeBuckets};
 use crate::lost_chunks::Lost;
 use crate::outsiders::Outsiders;
 use crate::worker::TICK_TIME;
@@ -57,6 +57,8 @@ pub struct RedundancyStatus {
     /// Chunks below their redundancy that no repair can help, because their zone has no disks for as
     /// many copies as LRS has elsewhere.
     pub narrow: u64,
+    /// The first few buckets that such chunks belong to.
+    pub narrow_buckets: SomeBuckets,
     /// Groups that could not be compared, because a member did not answer: their chunks are in
     /// none of the numbers.
     pub groups_unknown: u64,
@@ -257,6 +259,7 @@ impl RedundancyWorker {
                 below_target,
                 lost,
                 narrow: pass.narrow,
+                narrow_buckets: pass.narrow_buckets,
                 groups_unknown: pass.groups_unknown,
                 began_ms: pass.began_ms,
                 finished_ms: self.runtime.now().as_millis(),

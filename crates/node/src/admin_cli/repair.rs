@@ -18,6 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// What no disk can take for so long is not waited for.
+const HELPLESS_AFTER: Duration = Duration::from_secs(30);
+
 /// How far a repair is: first groups get the members that they lack, then every copy is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Progress {
@@ -53,6 +56,8 @@ impl Waits {
 struct Watch {
     /// When groups were first seen to lack members (monotonic), and the most of them at once.
     lacking: Option<(Duration, u64)>,
+    /// Since when (monotonic) nothing can be done, and what was lacking then.
+    helpless: Option<(Duration, u64, u64)>,
 }
 
 impl Watch {
@@ -88,6 +93,25 @@ impl Watch {
             left: left.or_else(own).filter(|_| waits.is_none()),
             waits,
         }
+    }
+}
+
+impl Watch {
+    /// True when all that is lacking is counted, and no disk could take any of it for a while.
+    fn is_helpless(&mut self, now: Duration, status: &ClusterStatus, progress: &Progress) -> bool {
+        let for_disks = |waits: &Waits| waits.what == "disks";
+        let waits = progress.waits.as_ref().is_some_and(for_disks);
+        let below = status.chunks_below_target.filter(|_| waits);
+        let now_lacks = below.map(|below| (below, progress.lacking));
+        self.helpless = match (self.helpless, now_lacks) {
+            (_, None) => None,
+            (Some((since, below, groups)), Some(lacks)) if (below, groups) == lacks => {
+                Some((since, below, groups))
+            }
+            (_, Some((below, groups))) => Some((now, below, groups)),
+        };
+        let since = self.helpless.map(|(since, ..)| since);
+        since.is_some_and(|since| now.saturating_sub(since) >= HELPLESS_AFTER)
     }
 }
 
@@ -142,6 +166,23 @@ impl Cluster {
             bar.set_length(progress.done.1.max(1));
             bar.set_position(progress.done.0);
             bar.set_message(text.clone());
+            if watch.is_helpless(runtime.monotonic(), &status, &progress) {
+                bar.finish_and_clear();
+                let below = status.chunks_below_target.unwrap_or(0);
+                let lacking = progress.lacking;
+                let value = json!({
+                    "done": true,
+                    "chunks_below_target": below,
+                    "groups_waiting": lacking,
+                });
+                show(reach, &value, || {
+                    format!(
+                        "{lacking} placement groups lack members for which their zones have no disks; \
+                         {below} chunks lack copies."
+                    )
+                })?;
+                return Ok(ExitCode::from(DEGRADED));
+            }
             let helpless = status.chunks_in_narrow_zones.unwrap_or(0);
             if progress.lacking == 0 && status.chunks_below_target == Some(helpless) {
                 bar.finish_and_clear();
@@ -222,6 +263,40 @@ mod tests {
             };
             let progress = watch.look(secs(at), &status);
             assert_eq!(repair_text(&progress), expected, "after {at} s");
+        }
+    }
+
+    #[test]
+    fn what_no_disk_can_take_is_waited_for_only_a_while() {
+        let mut watch = Watch::default();
+        for (at, what, below, groups, expected) in [
+            (100, "replace_after_secs", Some(0), 16, false),
+            (200, "disks", None, 16, false),
+            (240, "disks", Some(5), 16, false),
+            // It gets less.
+            (260, "disks", Some(0), 16, false),
+            (289, "disks", Some(0), 16, false),
+            (290, "disks", Some(0), 16, true),
+            (291, "count", Some(0), 16, false),
+            (292, "disks", Some(0), 16, false),
+        ] {
+            let status = ClusterStatus {
+                groups: GroupCounts {
+                    degraded: groups,
+                    ..GroupCounts::default()
+                },
+                chunks_below_target: below,
+                repair: RepairStatus {
+                    state: "waits".to_owned(),
+                    waits_for: Some(what.to_owned()),
+                    ..RepairStatus::default()
+                },
+                ..ClusterStatus::default()
+            };
+            let now = Duration::from_secs(at);
+            let progress = watch.look(now, &status);
+            let found = watch.is_helpless(now, &status, &progress);
+            assert_eq!(found, expected, "after {at} s");
         }
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct ClusterStatus {
     /// Of those below, chunks whose zone has no disks for as many copies as LRS has elsewhere: no repair
     /// helps them.
     pub(crate) chunks_in_narrow_zones: Option<u64>,
+    /// The first few owners of such chunks: names of buckets, or `backup` for the metadata's.
+    pub(crate) owners_in_narrow_zones: Vec<String>,
     /// When the count began that the number is from, in seconds since the epoch.
     pub(crate) chunks_below_target_counted_at: Option<f64>,
     pub(crate) repair: RepairStatus,
@@ -276,6 +278,8 @@ pub(crate) struct RedundancyReport {
     pub(crate) below_target: u64,
     pub(crate) lost: Option<u64>,
     pub(crate) narrow: Option<u64>,
+    /// The first few buckets of such chunks.
+    pub(crate) narrow_buckets: Vec<u64>,
     pub(crate) groups_unknown: u64,
     pub(crate) began_ms: u64,
     pub(crate) groups_done: u64,

@@ -12,7 +12,7 @@ use granary_types::{ChunkId, DiskId, PgId};
 use super::{Gaps, Situation, gaps};
 use crate::WorkerError;
 use crate::fsck::GroupSums;
-use crate::group_repair::{GroupRepair, Repaired};
+use crate::group_repair::{GroupRepair, Repaired, SomeBuckets};
 use crate::lost_chunks::{Lost, LostSearch};
 use crate::outsiders::Outsiders;
 
@@ -43,6 +43,7 @@ pub(super) struct Pass {
     pub(super) chunks: u64,
     pub(super) below_target: u64,
     pub(super) narrow: u64,
+    pub(super) narrow_buckets: SomeBuckets,
     pub(super) groups_unknown: u64,
     pub(super) rescued: u64,
     pub(super) moved: u64,
@@ -74,6 +75,7 @@ impl Pass {
             chunks: 0,
             below_target: 0,
             narrow: 0,
+            narrow_buckets: SomeBuckets::default(),
             groups_unknown: 0,
             rescued: 0,
             moved: 0,
@@ -90,6 +92,7 @@ impl Pass {
         if narrow {
             // Those that have all the copies that they can have.
             self.narrow += repaired.chunks.saturating_sub(repaired.below_target);
+            self.narrow_buckets.add_all(repaired.buckets);
             self.below_target += repaired.chunks;
         } else {
             self.below_target += repaired.below_target;

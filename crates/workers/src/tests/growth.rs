@@ -407,6 +407,8 @@ fn what_its_zone_has_no_disks_for_is_counted_as_below_its_redundancy() {
         world.runtime.sleep(Duration::from_secs(31)).await;
         run(&mut worker).await;
         assert_eq!(counted(&worker), (6, 3, 3));
+        let whose: Vec<_> = worker.status()().narrow_buckets.iter().collect();
+        assert_eq!(whose, [granary_types::BucketId(world.bucket.id)]);
         // Two more machines there are what helps.
         world.add_node(5, 50).await;
         world.add_node(6, 60).await;

@@ -12,7 +12,7 @@ use granary_meta::FEATURE_LEVEL;
 use granary_meta_api::{MetaError, disk_state, pb as meta};
 use granary_placement::voters_possible;
 use granary_runtime::within;
-use granary_types::{DiskId, NodeId, ShardId};
+use granary_types::{BACKUP_BUCKET, DiskId, NodeId, ShardId};
 use granary_workers::{Away, Waits};
 
 use super::Shared;
@@ -65,6 +65,11 @@ impl Shared {
                 below_target: status.below_target,
                 lost: Some(status.lost),
                 narrow: Some(status.narrow),
+                narrow_buckets: status
+                    .narrow_buckets
+                    .iter()
+                    .map(|bucket| bucket.0)
+                    .collect(),
                 groups_unknown: status.groups_unknown,
                 began_ms: status.began_ms,
                 groups_done: progress.groups.0,
@@ -145,6 +150,7 @@ impl Shared {
             ..ClusterStatus::default()
         };
         self.sum_up(&mut status, &reports);
+        status.owners_in_narrow_zones = self.narrow_owners(&reports).await;
         status.voters_per_shard = self.parts.get().map(|parts| {
             let meta_nodes = in_service.iter().filter(|node| is_meta(node)).count();
             voters_possible(meta_nodes, parts.voters) as u64
@@ -161,6 +167,23 @@ impl Shared {
             "unavailable".clone_into(&mut status.health);
         }
         Ok(status)
+    }
+
+    /// Whose chunks lie in zones without the disks for more copies: the first few, as people call them.
+    async fn narrow_owners(&self, reports: &BTreeMap<NodeId, NodeReport>) -> Vec<String> {
+        let mut counted = reports.values().filter_map(|r| r.redundancy.as_ref());
+        let buckets = counted.next().map_or(&[][..], |c| &c.narrow_buckets);
+        let names = buckets.iter().map(|&id| async move {
+            if id == BACKUP_BUCKET.0 {
+                return "backup".to_owned();
+            }
+            let asked = self.meta.query(meta::GetBucketById { id });
+            let answer = within(ANSWER_LIMIT, asked).await;
+            let found = answer.ok().and_then(Result::ok);
+            let bucket = found.and_then(|found| found.bucket);
+            bucket.map_or_else(|| id.to_string(), |bucket| bucket.name)
+        });
+        join_all(names).await
     }
 
     async fn shards(&self, map: &meta::ClusterMap) -> Vec<ShardStatus> {
@@ -277,13 +300,12 @@ impl Shared {
         let counted = reports
             .values()
             .find_map(|report| report.redundancy.as_ref());
-        if let Some(counted) = counted {
-            if counted.current && counted.groups_unknown == 0 {
-                status.chunks_below_target = Some(counted.below_target);
-                status.chunks_lost = counted.lost;
-                status.chunks_in_narrow_zones = counted.narrow;
-                status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
-            }
+        let settled = counted.filter(|counted| counted.current && counted.groups_unknown == 0);
+        if let Some(counted) = settled {
+            status.chunks_below_target = Some(counted.below_target);
+            status.chunks_lost = counted.lost;
+            status.chunks_in_narrow_zones = counted.narrow;
+            status.chunks_below_target_counted_at = Some(counted.began_ms as f64 / 1000.0);
         }
         let waits = reports.values().find_map(|report| report.waits.as_ref());
         if let Some(waits) = waits {

@@ -158,8 +158,19 @@ pub(super) fn judge(status: &mut ClusterStatus, nodes: &[NodeId]) {
         ));
     }
     if let Some(narrow) = status.chunks_in_narrow_zones.filter(|narrow| *narrow > 0) {
+        let owners = status.owners_in_narrow_zones.iter();
+        let owners: Vec<String> = owners
+            .map(|owner| match owner.as_str() {
+                "backup" => "the metadata's backup".to_owned(),
+                bucket => format!("bucket {bucket}"),
+            })
+            .collect();
+        let whose = match owners.as_slice() {
+            [] => String::new(),
+            owners => format!(" ({})", owners.join(", ")),
+        };
         problems.push(format!(
-            "{narrow} chunks of LRS are in zones without the disks for more copies of them: add nodes there"
+            "{narrow} chunks of LRS{whose} are in zones without the disks for more copies of them: add nodes there"
         ));
     }
     let unavailable = leaderless > 0 || groups.unavailable > 0 || nodes.is_empty();
@@ -289,6 +300,29 @@ mod tests {
             assert_eq!(found, expected);
             let health = expected.map_or("ok", |_| "degraded");
             assert_eq!(status.health, health);
+        }
+    }
+
+    #[test]
+    fn whose_chunks_have_too_few_disks_is_said() {
+        for (owners, expected) in [
+            (&[][..], "7 chunks of LRS are in zones"),
+            (
+                &["logs", "backup"],
+                "7 chunks of LRS (bucket logs, the metadata's backup) are in zones",
+            ),
+        ] {
+            let mut status = ClusterStatus {
+                chunks_in_narrow_zones: Some(7),
+                owners_in_narrow_zones: owners.iter().map(|&owner| owner.to_owned()).collect(),
+                ..ClusterStatus::default()
+            };
+            judge(&mut status, &[NodeId(1)]);
+            assert!(
+                status.problems[0].starts_with(expected),
+                "{:?}",
+                status.problems
+            );
         }
     }
 
