@@ -123,9 +123,8 @@ impl RaftTransport for GrpcTransport {
                         self.channels.lock().remove(&(to, lane));
                         Err(TransportError::Unreachable { peer: to, reason })
                     }
-                    // Made here, of a connection that ended: with a node that stops in an orderly way
-                    // the code is `Internal`.
-                    _ if status.source().is_some() => {
+                    // Made here, of a connection that ended because the node stops in an orderly way.
+                    Code::Internal if status.source().is_some() => {
                         Err(TransportError::NoAnswer { peer: to, reason })
                     }
                     Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {

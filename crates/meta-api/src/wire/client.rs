@@ -74,13 +74,13 @@ fn answered<R>(shard: ShardId, reply: Option<R>, fault: Option<pb::Fault>) -> Re
     reply.ok_or_else(|| MetaError::Internal("an empty reply".to_owned()))
 }
 
-/// The service answers its own failures as faults; a status comes from the transport. One with a cause
-/// was made here of a connection that ended, whatever its code: a node that stops in an orderly way
-/// makes `Internal` of a request that comes at that moment.
+/// The service answers its own failures as faults; a status comes from the transport. `Internal` with
+/// a cause was made here of a connection that ended: a request that comes while a node stops in an orderly
+/// way gets it.
 pub(super) fn failed(status: &Status, lost: fn(String) -> MetaError) -> MetaError {
     let message = status.message().to_owned();
     match status.code() {
-        _ if status.source().is_some() => lost(message),
+        Code::Internal if status.source().is_some() => lost(message),
         Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
             MetaError::Invalid(message)
         }
