@@ -365,6 +365,27 @@ def test_two_of_three_voters_are_given_up_at_once(make_cluster, say):
 
 
 @pytest.mark.long
+def test_a_node_is_given_up_and_nobody_takes_its_place(make_cluster, say):
+    """Its zone has no second disk for copies within the zone; where nothing lacks a copy that is no trouble."""
+    cluster = make_cluster("five-left", specs=[Spec(f"z{z}{side}", f"z{z}") for z in (1, 2, 3) for side in "ab"])
+    cluster.form()
+    raw = cluster.wire("z2a", timeout_s=60)
+    raw.must("PUT", "five-left")
+    for n in range(60):
+        raw.put("five-left", f"k{n}", os.urandom(200_000))
+    cluster.kill("z1b")
+    assert cluster.admin("replace", "node", str(cluster["z1b"].node_id), ask=["z2a"]).code == 0
+    others = [name for name in cluster.nodes if name != "z1b"]
+    began = time.monotonic()
+    wait_for("the cluster to be well without it", lambda: (cluster.status(ask=others) or {}).get("health") == "ok", 240, 1)
+    groups = cluster.status(ask=others)["groups"]
+    say(f"a node given up for good: ok after {time.monotonic() - began:.0f} s, groups {groups}")
+    assert groups["vacant"] > 0 and groups["degraded"] == 0
+    assert cluster.admin("repair", ask=["z2a"]).code == 0
+    make_cluster.remove(cluster)
+
+
+@pytest.mark.long
 def test_a_wiped_disk_is_refilled(cluster, seed, say):
     """A node comes back with an empty disk; every chunk gets its copy again, and they are good for reading."""
     with Drill(cluster, seed, "disk-wiped") as drill:

@@ -307,11 +307,17 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
         shards,
     );
     let groups = &status.groups;
-    let _ = writeln!(
+    let _ = write!(
         text,
         "\nPlacement groups: {} healthy, {} lack a member, {} being filled, {} cannot be read",
         groups.healthy, groups.degraded, groups.backfilling, groups.unavailable
     );
+    match groups.vacant {
+        0 => text.push('\n'),
+        vacant => {
+            let _ = writeln!(text, ", {vacant} vacant (nothing is missing)");
+        }
+    }
     let below = status.chunks_below_target;
     let below = below.map_or_else(|| "not counted yet".to_owned(), |below| below.to_string());
     let _ = writeln!(text, "Chunks below their redundancy: {below}");

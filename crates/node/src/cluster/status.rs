@@ -171,6 +171,8 @@ pub(crate) struct GroupCounts {
     pub(crate) healthy: u64,
     /// A member is gone.
     pub(crate) degraded: u64,
+    /// A member is gone, no disk can take its place, and no chunk lacks a copy for it.
+    pub(crate) vacant: u64,
     /// A new member is being filled.
     pub(crate) backfilling: u64,
     /// No member can be read.

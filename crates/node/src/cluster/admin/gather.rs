@@ -16,7 +16,7 @@ use granary_types::{BACKUP_BUCKET, DiskId, NodeId, ShardId};
 use granary_workers::{Away, Waits};
 
 use super::Shared;
-use super::repairing::{note_given_up, repair_status};
+use super::repairing::{note_given_up, note_vacant, repair_status};
 use super::verdict::{judge, mark_replaced};
 use crate::cluster::pb::DescribeNodeRequest;
 use crate::cluster::pb::admin_client::AdminClient;
@@ -310,6 +310,7 @@ impl Shared {
         let waits = reports.values().find_map(|report| report.waits.as_ref());
         if let Some(waits) = waits {
             note_given_up(status, waits);
+            note_vacant(status, waits);
         }
         status.repair = repair_status(counted, waits, status);
     }

@@ -22,6 +22,16 @@ pub(super) fn note_given_up(status: &mut ClusterStatus, waits: &WaitsReport) {
     }
 }
 
+/// Tells groups that lack members for whose places there is no disk, and nothing else, from those that
+/// are to be filled: when all copies were counted since, and no chunk has too few, nothing is missing.
+pub(super) fn note_vacant(status: &mut ClusterStatus, waits: &WaitsReport) {
+    let is_waited = waits.replaces_in_ms.is_some() || !waits.gives_up.is_empty();
+    let groups = &mut status.groups;
+    if !is_waited && groups.backfilling == 0 && status.chunks_below_target == Some(0) {
+        groups.vacant = std::mem::take(&mut groups.degraded);
+    }
+}
+
 /// The state of the repair: of groups that lack members, and of the count of all copies.
 pub(super) fn repair_status(
     counted: Option<&RedundancyReport>,
@@ -230,6 +240,41 @@ mod tests {
                 found.eta_secs,
             );
             assert_eq!(told, expected, "{waits:?}");
+        }
+    }
+
+    #[test]
+    fn groups_without_disks_are_vacant_when_nothing_is_missing() {
+        let nothing = WaitsReport::default();
+        let silent = WaitsReport {
+            gives_up: vec![away(5, 840_000, false)],
+            ..WaitsReport::default()
+        };
+        let replaced = WaitsReport {
+            replaces_in_ms: Some(41_000),
+            ..WaitsReport::default()
+        };
+        for (waits, backfilling, below, vacant) in [
+            (&nothing, 0, Some(0), 8),
+            (&nothing, 0, Some(3), 0),
+            // Not counted since they lack a member.
+            (&nothing, 0, None, 0),
+            (&nothing, 1, Some(0), 0),
+            (&silent, 0, Some(0), 0),
+            (&replaced, 0, Some(0), 0),
+        ] {
+            let mut status = ClusterStatus {
+                groups: GroupCounts {
+                    degraded: 8,
+                    backfilling,
+                    ..GroupCounts::default()
+                },
+                chunks_below_target: below,
+                ..ClusterStatus::default()
+            };
+            note_vacant(&mut status, waits);
+            assert_eq!(status.groups.vacant, vacant, "{waits:?} {below:?}");
+            assert_eq!(status.groups.degraded, 8 - vacant);
         }
     }
 
