@@ -113,11 +113,18 @@ def test_relays_delay_reset_and_hold(standins):
     cluster.slow(a, b)
     hears(cluster, a, b, c)
     assert cluster.relay.rules() == {}
-    cluster.cut(a, b)
+    cluster.cut(a, b, network.HELD)
     wait_for("a connection that is held up", lambda: (a, b) in cluster.relay.connections())
     assert cluster.relay.reset(a, b) >= 1
     cluster.mend_all()
     cluster.wait_whole()
+    for how in (network.SILENT, network.REFUSED):
+        # The network itself lets nothing through to the relay, where it can.
+        cluster.cut(a, b, how)
+        assert (a, b) in cluster.network.cuts() or not cluster.network.can_cut
+        hears(cluster, a, c)
+        cluster.mend(a, b)
+        hears(cluster, a, b, c)
     assert cluster.relay.rules() == {}
 
 

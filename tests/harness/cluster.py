@@ -234,6 +234,7 @@ class Cluster:
                 node.faulty[directory] = faultfs.FaultyDisk(true_one, directory, self.leftovers)
         if self.relay is not None:
             self.relay.listen(spec.name, machine.relay_address, CLUSTER_PORT, machine.address, CLUSTER_PORT)
+            machine.reached_at = machine.relay_address
             if self.network.can_cut:
                 self.relay.known_by_address(spec.name, machine.address)
         self.nodes[spec.name] = node
@@ -532,24 +533,25 @@ class Cluster:
     # Wires.
 
     def cut(self, source, target, how=networks.SILENT):
-        """What `source` sends to `target` does not arrive; the other direction stays as it is."""
+        """What `source` sends to `target` does not arrive; the other direction stays as it is.
+
+        With relays the network swallows or refuses what goes to the target's relay, unless it is only to be held,
+        and the relay holds what the source sends on connections that the target made."""
         with self._lock:
             self._cuts[source, target] = how
-            if self.relay is None:
+            if self.network.can_cut and how != networks.HELD:
                 self.network.cut(source, target, how)
-            else:
-                self._rules(source, target)
-                self._rules(target, source)
+            self._rules(source, target)
+            self._rules(target, source)
 
     def mend(self, source, target):
         """Undoes a cut."""
         with self._lock:
             self._cuts.pop((source, target), None)
-            if self.relay is None:
+            if self.network.can_cut:
                 self.network.mend(source, target)
-            else:
-                self._rules(source, target)
-                self._rules(target, source)
+            self._rules(source, target)
+            self._rules(target, source)
 
     def slow(self, source, target, delay_ms=0, bytes_per_sec=0):
         """Delays what passes between two nodes on connections of `source`; without values: no more. Needs the relay."""
@@ -558,6 +560,8 @@ class Cluster:
             self._rules(source, target)
 
     def _rules(self, source, target):
+        if self.relay is None:
+            return
         stall = [way for way, pair in (("there", (source, target)), ("back", (target, source))) if pair in self._cuts]
         self.relay.rule(source, target, stall=stall, **self._slow.get((source, target), {}))
 

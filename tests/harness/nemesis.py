@@ -12,7 +12,7 @@ import time
 import traceback
 
 from .cluster import SWEEP_DEADLINE_S
-from .network import REFUSED, SILENT
+from .network import HELD, REFUSED, SILENT
 from .waiting import wait_for
 
 CLOCK_VARIABLE = "GRANARY_TEST_CLOCK"
@@ -51,6 +51,10 @@ class Fault:
 
     def heal(self, cluster):
         """Undoes it; may be called when the injection failed half way."""
+
+    def told(self):
+        """What it is counted as."""
+        return self.kind
 
     def describe(self):
         """What it hits, for the log."""
@@ -170,6 +174,9 @@ class _Cuts(Fault):
     def __init__(self, rng, cluster):
         self.how, self._pairs = rng.choice([SILENT, REFUSED]), []
 
+    def told(self):
+        return f"{self.kind}, {self.how}"
+
     def _all(self, one, other, both=True):
         return [(a, b) for a in one for b in other] + ([(b, a) for a in one for b in other] if both else [])
 
@@ -286,7 +293,7 @@ class Stall(_Relayed):
 
     def inject(self, cluster):
         for pair in self._pairs:
-            cluster.cut(*pair)
+            cluster.cut(*pair, HELD)
 
     def heal(self, cluster):
         for pair in self._pairs:
@@ -623,7 +630,7 @@ class Nemesis:
             for fault in step.faults:
                 struck.append(fault)
                 done = fault.inject(self.cluster)
-                self.counts[fault.kind if done in (None, True) else f"{fault.kind}, in vain"] += 1
+                self.counts[fault.told() if done in (None, True) else f"{fault.kind}, in vain"] += 1
             self.log(str(step))
             self._stop.wait(step.hold_s)
         finally:

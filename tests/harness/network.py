@@ -13,8 +13,8 @@ import subprocess
 
 from .leftovers import exclusive
 
-# How a cut wire looks to the sender: packets vanish, or the sender is told at once.
-SILENT, REFUSED = "silent", "refused"
+# How a cut wire looks to the sender: packets vanish, the sender is told at once, or a relay takes them and keeps them.
+SILENT, REFUSED, HELD = "silent", "refused", "held"
 _NOBODY = "02:00:00:00:00:de"
 _RELAYS_FROM = 100
 
@@ -51,10 +51,11 @@ def why_no_namespaces():
 
 
 class Machine:
-    """One address. `relay_address` is where a relay for it may listen."""
+    """One address. `relay_address` is where a relay for it may listen, `reached_at` where others connect to it."""
 
     def __init__(self, name, number, address, relay_address, prefix=()):
         self.name, self.number, self.address, self.relay_address = name, number, address, relay_address
+        self.reached_at = address
         self.prefix = list(prefix)
 
     def command(self, line):
@@ -117,10 +118,10 @@ class Namespaces:
             return
         here, there = self.machines[source], self.machines[target]
         if how == REFUSED:
-            ip("-n", here.namespace, "route", "replace", "blackhole", f"{there.address}/32")
+            ip("-n", here.namespace, "route", "replace", "blackhole", f"{there.reached_at}/32")
         else:
             # A neighbour that does not exist swallows packets without a word, as a dead switch does.
-            ip("-n", here.namespace, "neigh", "replace", there.address, "lladdr", _NOBODY, "dev", "eth0", "nud", "permanent")
+            ip("-n", here.namespace, "neigh", "replace", there.reached_at, "lladdr", _NOBODY, "dev", "eth0", "nud", "permanent")
         self._cuts[source, target] = how
 
     def mend(self, source, target):
@@ -128,9 +129,9 @@ class Namespaces:
         how = self._cuts.pop((source, target), None)
         here, there = self.machines[source], self.machines[target]
         if how == REFUSED:
-            ip("-n", here.namespace, "route", "del", "blackhole", f"{there.address}/32")
+            ip("-n", here.namespace, "route", "del", "blackhole", f"{there.reached_at}/32")
         elif how == SILENT:
-            ip("-n", here.namespace, "neigh", "del", there.address, "dev", "eth0")
+            ip("-n", here.namespace, "neigh", "del", there.reached_at, "dev", "eth0")
 
     def cuts(self):
         """The pairs (source, target) that are cut."""
