@@ -312,8 +312,8 @@ impl DataPath {
     }
 
     /// Stores a chunk of the metadata's backup once more, under the same owner, as
-    /// [`DataPath::store_part`] does; from the first of `sources` that holds it intact. Its old chunk
-    /// stays.
+    /// [`DataPath::store_part`] does; from the first of `sources` that holds it intact. Returns what
+    /// attempts in vain may have left: that, and the old chunk, is the caller's to delete.
     ///
     /// # Errors
     /// See [`RestoreError`].
@@ -322,7 +322,7 @@ impl DataPath {
         entry: &ChunkEntry,
         sources: &[DiskId],
         redundancy: Redundancy,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Vec<ChunkId>, RestoreError> {
         restore::store_again(&self.shared, entry, sources, redundancy).await
     }
 

@@ -1,17 +1,19 @@
-//! The repair primitive: one chunk from a good copy to a disk that lacks it.
+//! The repair primitives: one chunk from a good copy to a disk that lacks it, or once more into another
+//! group.
 //!
-//! It decides nothing: which chunk, from where and where to is the caller's, who compared listings.
+//! Which chunk, from where and to which disk or redundancy is the caller's, who compared listings.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 use granary_blob_api::{BlobError, Block, ChunkEntry, ErrorKind, GetChunk, PutChunk};
 use granary_runtime::within;
-use granary_types::{DiskId, Redundancy};
+use granary_types::{ChunkId, DiskId, Redundancy};
 
 use crate::Shared;
 use crate::copy::take_write_memory;
 use crate::digest::CutChunk;
+use crate::error::WriteError;
 use crate::part::store_part;
 
 /// Why a chunk was not restored.
@@ -28,8 +30,8 @@ pub enum RestoreError {
     #[error("disk did not take the chunk: {0}")]
     Target(BlobError),
     /// No group took the bytes.
-    #[error("no group took the chunk: {0}")]
-    Nowhere(String),
+    #[error("no group took the chunk")]
+    Nowhere(#[from] WriteError),
     /// Memory is short; try later.
     #[error("too much in transit")]
     Overloaded,
@@ -74,13 +76,13 @@ pub(crate) async fn restore_chunk(
 }
 
 /// Stores what a chunk holds once more, in a group that takes bytes of a redundancy now, from the first
-/// of `sources` that has it intact.
+/// of `sources` that has it intact. Returns what attempts in vain may have left.
 pub(crate) async fn store_again(
     shared: &Shared,
     entry: &ChunkEntry,
     sources: &[DiskId],
     redundancy: Redundancy,
-) -> Result<(), RestoreError> {
+) -> Result<Vec<ChunkId>, RestoreError> {
     let source = sources.first().copied();
     let rate = shared.config.repair_bytes_per_sec;
     let pace = &shared.repair_pace;
@@ -95,11 +97,8 @@ pub(crate) async fn store_again(
         bytes.extend_from_slice(&block.data);
     }
     drop(share);
-    let stored = store_part(shared, redundancy, entry.owner, bytes.freeze()).await;
-    match stored {
-        Ok(_) => Ok(()),
-        Err(error) => Err(RestoreError::Nowhere(error.to_string())),
-    }
+    let stored = store_part(shared, redundancy, entry.owner, bytes.freeze()).await?;
+    Ok(stored.into_iter().skip(1).collect())
 }
 
 /// The blocks of a whole chunk whose digest is the listed one.

@@ -299,21 +299,29 @@ impl GroupRepair {
     /// group that is not whole is left alone: its members have to hear of the deletions.
     fn safer_for_parts(&self, group: &Group) -> Option<Redundancy> {
         let map = self.view.map();
+        let safest = self.path.safest();
+        let own = map.pools().iter().find(|pool| pool.id == group.pool)?;
+        let is_lesser = own.redundancy != safest.number() && safest == Redundancy::Zrs;
+        let is_narrow = map.target_copies(group) < map.promised_copies(group);
+        if !is_lesser && !is_narrow {
+            return None;
+        }
         let serving = self.serving(group).len() == group.members.len();
         let whole = group.members.iter().all(|member| member.complete) && group.leaving.is_none();
         if !serving || !whole {
             return None;
         }
-        let safest = self.path.safest();
-        let pools = map.pools_for(safest, "");
-        // While a disk is away they might get fewer copies there than they have.
+        // While a disk takes nothing, or no group there is whole, they might get fewer copies there
+        // than they have.
         let mut disks = map.disks().map(|disk| DiskId(disk.id));
-        let all_there = disks.all(|disk| !map.is_in(disk) || self.view.is_readable(disk));
-        let takes_some = all_there && pools.iter().any(|pool| map.has_groups(pool));
-        let own = map.pools().iter().find(|pool| pool.id == group.pool)?;
-        let is_lesser = own.redundancy != safest.number() && safest == Redundancy::Zrs;
-        let is_narrow = map.target_copies(group) < map.promised_copies(group);
-        (takes_some && (is_lesser || is_narrow)).then_some(safest)
+        let all_take = disks.all(|disk| !map.is_in(disk) || self.view.is_writable(disk));
+        let pools = map.pools_for(safest, "");
+        let is_whole = |group: &Group| {
+            let mut members = group.members.iter();
+            pools.iter().any(|pool| pool.id == group.pool)
+                && members.all(|member| member.complete && self.view.is_writable(member.disk))
+        };
+        (all_take && map.groups().any(is_whole)).then_some(safest)
     }
 
     /// Stores parts of the metadata's backup where they are safer, and deletes them here.
@@ -325,10 +333,14 @@ impl GroupRepair {
         parts: Vec<(ChunkEntry, Vec<DiskId>)>,
         repaired: &mut Repaired,
     ) {
-        let mut moved = Vec::new();
         for (entry, live) in parts {
             match self.path.store_part_again(&entry, &live, safer).await {
-                Ok(()) => moved.push(entry.id),
+                // One by one: what is begun again after an interruption is not stored once more.
+                Ok(mut useless) => {
+                    repaired.moved += 1;
+                    useless.push(entry.id);
+                    self.deleter.delete(&useless).await;
+                }
                 // Whoever wrote it has deleted it.
                 Err(RestoreError::Gone) => {}
                 Err(error) => {
@@ -339,10 +351,6 @@ impl GroupRepair {
                     repaired.below_target += u64::from(held.count() < goal.copies);
                 }
             }
-        }
-        if !moved.is_empty() {
-            repaired.moved += moved.len() as u64;
-            self.deleter.delete(&moved).await;
         }
     }
 

@@ -140,9 +140,9 @@ impl PlacementKeeper {
         move || *silence.lock()
     }
 
-    /// What the keeper waits for, as its last tick left it. A handle that stays valid while the worker
-    /// runs.
-    pub fn waits(&self) -> impl Fn() -> Waits + Send + Sync + 'static + use<> {
+    /// What the keeper waits for, as its last tick left it; `None` before the first one since it leads.
+    /// A handle that stays valid while the worker runs.
+    pub fn waits(&self) -> impl Fn() -> Option<Waits> + Send + Sync + 'static + use<> {
         let (waits, runtime) = (Arc::clone(&self.waits), self.runtime.clone());
         move || waits.lock().at(runtime.monotonic())
     }

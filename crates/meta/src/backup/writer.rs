@@ -37,7 +37,8 @@ const LOG_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Log parts after which a small shard gets a new checkpoint however short they are: a part counts at
 /// least as its share of that log.
 const PARTS_MAX: u64 = 1024;
-/// Age after which a new checkpoint is written when there is any log since.
+/// Age after which a new checkpoint is written, though nothing has changed: nobody counts copies of parts
+/// that were lost with all disks of their group.
 const AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A checkpoint that gets no further for so long is given up: its view keeps the store from forgetting
 /// what was replaced since.
@@ -196,7 +197,7 @@ impl ShardWriter {
         }
         let least = self.log_bytes_min().max(self.checkpoint_bytes);
         let age = now.saturating_sub(self.checkpoint_at);
-        self.log_bytes > least || (self.log_bytes > 0 && age >= AGE_MAX)
+        self.log_bytes > least || age >= AGE_MAX
     }
 
     /// Opens a view of the state.

@@ -135,6 +135,8 @@ fn waits_text(waits: &Waits) -> String {
         ("count", None) => "waits for the next count of all copies".to_owned(),
         ("count", Some(left)) => format!("waits {left} for the next count of all copies"),
         ("disks", _) => "waits for disks that can take what is missing".to_owned(),
+        ("silence", _) => "waits: so many disks are silent that none is given up".to_owned(),
+        ("keeper", _) => "waits for the job that gives others their places to look".to_owned(),
         (what, None) => format!("waits ({what})"),
         (what, Some(left)) => format!("waits {left} ({what})"),
     }

@@ -160,7 +160,7 @@ impl Shared {
     /// Refuses to give up a node that serves, or without which a shard could decide nothing any more:
     /// not even that was to be undone then.
     async fn check_may_go(&self, node: NodeId) -> Result<(), Status> {
-        let (map, _) = self.map().await.map_err(unavailable)?;
+        let (map, silent_root) = self.map().await.map_err(unavailable)?;
         let known = map.nodes.iter().find(|known| known.id == node.0);
         if known.is_none_or(|known| known.removed) {
             return Ok(());
@@ -168,7 +168,9 @@ impl Shared {
         let asked = [node];
         let (reports, replicas) = tokio::join!(self.reports(&asked), self.replicas(&map));
         let shards = shard_statuses(&map, &replicas);
-        if let Some(silent) = silent_majority(&shards, &replicas) {
+        // Who votes although it was given up is not asked: a root that answers has its majority.
+        let silent = silent_root.and_then(|_| silent_majority(&shards, &replicas));
+        if let Some(silent) = silent {
             return Err(Status::failed_precondition(undecidable(&silent)));
         }
         let refused = |why: String| {
@@ -215,7 +217,7 @@ impl Shared {
         if status.code() != Code::Unavailable {
             return status;
         }
-        let Ok((map, _)) = self.map().await else {
+        let Ok((map, Some(_))) = self.map().await else {
             return status;
         };
         let replicas = self.replicas(&map).await;

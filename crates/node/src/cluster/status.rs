@@ -187,7 +187,9 @@ pub(crate) struct RepairStatus {
     /// `idle`, `waits` or `runs`: groups are being filled, or copies compared.
     pub(crate) state: String,
     /// What it waits for: the setting that says how long (`replace_after_secs`, `unreachable_out_secs`,
-    /// `missing_out_secs`), the next `count` of all copies, or `disks` that can take what is missing.
+    /// `missing_out_secs`), the next `count` of all copies, `silence` of so many disks that none is given
+    /// up, the `keeper` of the groups, whose node has not said anything yet, or `disks` that can take
+    /// what is missing.
     pub(crate) waits_for: Option<String>,
     /// Seconds until then; null when nobody knows.
     pub(crate) waits_secs: Option<u64>,
@@ -239,6 +241,8 @@ pub(crate) struct WaitsReport {
     pub(crate) replaces_in_ms: Option<u64>,
     /// Disks in service that are away.
     pub(crate) gives_up: Vec<AwayReport>,
+    /// So many are silent that none of them is taken out.
+    pub(crate) held_back: bool,
     /// Groups that lacked something: done, and all.
     pub(crate) groups_done: u64,
     pub(crate) groups: u64,
@@ -292,4 +296,11 @@ pub(crate) struct RedundancyReport {
     pub(crate) running_ms: Option<u64>,
     /// Milliseconds until the next one.
     pub(crate) begins_in_ms: Option<u64>,
+}
+
+impl RedundancyReport {
+    /// True when the numbers hold for the cluster as it is now.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.current && self.groups_unknown == 0
+    }
 }

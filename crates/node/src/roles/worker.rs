@@ -33,7 +33,7 @@ pub(crate) struct WorkerRole {
     jobs: Jobs,
     redundancy: Arc<dyn Fn() -> RedundancyStatus + Send + Sync>,
     silence: Arc<dyn Fn() -> Option<Silence> + Send + Sync>,
-    waits: Arc<dyn Fn() -> Waits + Send + Sync>,
+    waits: Arc<dyn Fn() -> Option<Waits> + Send + Sync>,
 }
 
 /// What every job is started with, and those that were.
@@ -150,8 +150,8 @@ impl WorkerRole {
         (self.silence)()
     }
 
-    /// What the job that keeps the groups waits for, when it runs here.
-    pub(crate) fn waits(&self) -> Waits {
+    /// What the job that keeps the groups waits for, when it runs here and has looked.
+    pub(crate) fn waits(&self) -> Option<Waits> {
         (self.waits)()
     }
 

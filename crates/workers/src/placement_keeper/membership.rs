@@ -280,6 +280,7 @@ impl PlacementKeeper {
         let mut waits = self.waits.lock();
         waits.replaces_at = replaces_at;
         waits.gives_up_at = gives_up_at.collect();
+        (waits.held_back, waits.noted) = (held_back, true);
         waits.note_lacking(now, lacking as u64);
         if !being_filled {
             waits.begin_again(now);

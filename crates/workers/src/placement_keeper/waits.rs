@@ -16,6 +16,8 @@ pub struct Waits {
     /// nodes do not answer (`unreachable_out_ms`), and those that their nodes do not have
     /// (`missing_out_ms`).
     pub gives_up_in: BTreeMap<DiskId, (Duration, Away)>,
+    /// So many disks are silent that none of them is taken out.
+    pub held_back: bool,
     /// Groups that lack a complete member in service: done, and all, since there are some.
     pub groups: (u64, u64),
     /// For how long there have been some.
@@ -36,6 +38,9 @@ pub enum Away {
 pub(super) struct Deadlines {
     pub(super) replaces_at: Option<Duration>,
     pub(super) gives_up_at: BTreeMap<DiskId, (Duration, Away)>,
+    pub(super) held_back: bool,
+    /// The keeper has looked since it leads.
+    pub(super) noted: bool,
     /// Groups that lacked something at the last look.
     lacking: u64,
     /// Since when, and the most of them.
@@ -58,19 +63,20 @@ impl Deadlines {
         self.begun = (self.lacking > 0).then_some((now, self.lacking));
     }
 
-    /// What is left of it.
-    pub(super) fn at(&self, now: Duration) -> Waits {
+    /// What is left of it; `None` before the keeper has looked.
+    pub(super) fn at(&self, now: Duration) -> Option<Waits> {
         let left = |at: Duration| at.saturating_sub(now);
         let gives_up = self.gives_up_at.iter();
         let most = self.begun.map_or(0, |(_, most)| most);
-        Waits {
+        self.noted.then(|| Waits {
             replaces_in: self.replaces_at.map(left),
             gives_up_in: gives_up
                 .map(|(&disk, &(at, away))| (disk, (left(at), away)))
                 .collect(),
+            held_back: self.held_back,
             groups: (most.saturating_sub(self.lacking), most),
             since: self.begun.map(|(since, _)| now.saturating_sub(since)),
-        }
+        })
     }
 }
 
@@ -82,6 +88,8 @@ mod tests {
     fn how_far_it_is_begins_anew_when_more_is_lost() {
         let secs = Duration::from_secs;
         let mut deadlines = Deadlines::default();
+        assert_eq!(deadlines.at(secs(1)), None);
+        deadlines.noted = true;
         for (at, lacking, groups, since) in [
             (10, 0, (0, 0), None),
             (20, 8, (0, 8), Some(0)),
@@ -90,7 +98,7 @@ mod tests {
             (40, 0, (0, 0), None),
         ] {
             deadlines.note_lacking(secs(at), lacking);
-            let found = deadlines.at(secs(at));
+            let found = deadlines.at(secs(at)).unwrap();
             assert_eq!((found.groups, found.since), (groups, since.map(secs)));
         }
     }

@@ -52,7 +52,8 @@ impl Shared {
         };
         let keeper = workers.filter(|_| leads("placement-keeper"));
         let silence = keeper.and_then(|role| role.silence());
-        let waits = keeper.map(|role| waits_report(&role.waits()));
+        let waits = keeper.and_then(|role| role.waits());
+        let waits = waits.as_ref().map(waits_report);
         let silence = silence.map(|silence| SilenceReport {
             silent: silence.silent,
             disks: silence.disks,
@@ -172,7 +173,8 @@ impl Shared {
     /// Whose chunks lie in zones without the disks for more copies: the first few, as people call them.
     async fn narrow_owners(&self, reports: &BTreeMap<NodeId, NodeReport>) -> Vec<String> {
         let mut counted = reports.values().filter_map(|r| r.redundancy.as_ref());
-        let buckets = counted.next().map_or(&[][..], |c| &c.narrow_buckets);
+        let settled = counted.next().filter(|counted| counted.is_settled());
+        let buckets = settled.map_or(&[][..], |c| &c.narrow_buckets);
         let names = buckets.iter().map(|&id| async move {
             if id == BACKUP_BUCKET.0 {
                 return "backup".to_owned();
@@ -300,7 +302,7 @@ impl Shared {
         let counted = reports
             .values()
             .find_map(|report| report.redundancy.as_ref());
-        let settled = counted.filter(|counted| counted.current && counted.groups_unknown == 0);
+        let settled = counted.filter(|counted| counted.is_settled());
         if let Some(counted) = settled {
             status.chunks_below_target = Some(counted.below_target);
             status.chunks_lost = counted.lost;
@@ -355,6 +357,7 @@ fn waits_report(waits: &Waits) -> WaitsReport {
     WaitsReport {
         replaces_in_ms: waits.replaces_in.map(millis),
         gives_up: gives_up.collect(),
+        held_back: waits.held_back,
         groups_done: waits.groups.0,
         groups: waits.groups.1,
         since_ms: waits.since.map(millis),

@@ -27,7 +27,11 @@ pub(super) fn note_given_up(status: &mut ClusterStatus, waits: &WaitsReport) {
 pub(super) fn note_vacant(status: &mut ClusterStatus, waits: &WaitsReport) {
     let is_waited = waits.replaces_in_ms.is_some() || !waits.gives_up.is_empty();
     let groups = &mut status.groups;
-    if !is_waited && groups.backfilling == 0 && status.chunks_below_target == Some(0) {
+    if !is_waited
+        && !waits.held_back
+        && groups.backfilling == 0
+        && status.chunks_below_target == Some(0)
+    {
         groups.vacant = std::mem::take(&mut groups.degraded);
     }
 }
@@ -71,7 +75,11 @@ pub(super) fn repair_status(
         }
         (None, Some(away)) => waits_for(repair, "unreachable_out_secs", Some(away.in_ms)),
         (None, None) if repair.running => runs(repair),
-        (None, None) => waits_for(repair, "disks", None),
+        (None, None) => match waits {
+            None => waits_for(repair, "keeper", None),
+            Some(waits) if waits.held_back => waits_for(repair, "silence", None),
+            Some(_) => waits_for(repair, "disks", None),
+        },
     }
 }
 
@@ -159,6 +167,10 @@ mod tests {
             gives_up: vec![away(5, 840_000, false), away(6, 20_000, true)],
             ..WaitsReport::default()
         };
+        let held_back = WaitsReport {
+            held_back: true,
+            ..WaitsReport::default()
+        };
         let filling = WaitsReport {
             groups_done: 6,
             groups: 8,
@@ -222,6 +234,13 @@ mod tests {
                 None,
                 ("waits", Some("disks"), None, None),
             ),
+            (
+                &counted,
+                &held_back,
+                (8, 0),
+                Some(0),
+                ("waits", Some("silence"), None, None),
+            ),
         ] {
             let status = ClusterStatus {
                 groups: GroupCounts {
@@ -241,6 +260,15 @@ mod tests {
             );
             assert_eq!(told, expected, "{waits:?}");
         }
+        let lacking = ClusterStatus {
+            groups: GroupCounts {
+                degraded: 8,
+                ..GroupCounts::default()
+            },
+            ..ClusterStatus::default()
+        };
+        let unheard = repair_status(Some(&counted), None, &lacking);
+        assert_eq!(unheard.waits_for.as_deref(), Some("keeper"));
     }
 
     #[test]
