@@ -294,7 +294,20 @@ def test_a_cold_start_of_all(cluster, seed, say, how):
     with Drill(cluster, seed, f"cold-{how}") as drill:
         (cluster.stop if how == "stopped" else cluster.kill)(*cluster.nodes)
         names = list(cluster.nodes)
+        raw, last = cluster.wire("z3a", timeout_s=60), cluster.some(zone="z1")
+
+        def written():
+            try:
+                return raw.request("PUT", drill.bucket, "ballast/two-zones", body=b"two").status == 200
+            except LOST:
+                return False
+
         for name in reversed(names):
+            if name == last[-1]:
+                # Two zones are a quorum: nobody waits for the third one.
+                wait_for("a write with one zone down", written, 90, 0.5)
+                assert raw.get(drill.bucket, "ballast/two-zones").body == b"two"
+                raw.must("DELETE", drill.bucket, "ballast/two-zones")
             cluster.start(name, wait=False)
             wait_for(f"{name} to live", lambda n=name: cluster[n].health("live") == 200, 60)
             assert cluster.died() == [], cluster[name].log_tail()
@@ -470,9 +483,21 @@ class Tally:
 @pytest.mark.long
 @pytest.mark.parametrize("layout", [apart, together])
 def test_other_layouts(able, make_cluster, seed, say, layout):  # pylint: disable=unused-argument
-    """Roles in processes of their own, or five zones: one kill of each kind of process."""
-    cluster = make_cluster(layout.__name__, specs=layout() if layout is apart else layout(5))
+    """Roles in processes of their own, or five zones with five voters: one kill of each kind of process."""
+    five = layout is together
+    settings = SETTINGS.replace("[meta]", "[meta]\nvoters = 5") if five else SETTINGS
+    cluster = make_cluster(layout.__name__, specs=layout(5) if five else layout(), settings=settings)
     cluster.form()
+    if five:
+        def voters():
+            return [len(shard["voters"]) for shard in cluster.status()["shards"]]
+
+        wait_for("five voters of every shard", lambda: set(voters()) == {5}, 120, 0.5)
+        with Drill(cluster, seed, "two-of-five") as drill:
+            cluster.kill("z1a", "z4a")
+            drill.resumes()
+            cluster.start("z1a", "z4a")
+        drill.judge(say)
     with Drill(cluster, seed, f"layout-{layout.__name__}") as drill:
         for name in cluster.some(zone="z2"):
             cluster.kill(name)

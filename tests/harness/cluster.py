@@ -399,8 +399,9 @@ class Cluster:
             self.leftovers.drop("pids", process.pid)
         return code < 0
 
-    def admin(self, *line, timeout_s=60, ask=None):
-        """`granary admin` from outside of the cluster with --json, at one running node after the other (of `ask`) until one can say."""
+    def admin(self, *line, timeout_s=60, ask=None, form=("--json",)):
+        """`granary admin` from outside of the cluster, with --json unless told otherwise, at one running node after the other (of `ask`)
+        until one can say."""
         answer = Answer(1, "", "no node runs")
         admin_dir = os.path.join(next(iter(self.nodes.values())).place, "admin-copy")
         own = os.path.join(next(iter(self.nodes.values())).state_dir, "admin")
@@ -409,7 +410,7 @@ class Cluster:
             shutil.copytree(own, admin_dir)
         for node in [n for n in self.nodes.values() if n.running and not n.paused and (ask is None or n.name in ask)]:
             how = ["--config", node.config_path] if self.plaintext else []
-            answer = self._run([*self.program, "admin", *line, "--json", "--address", node.cluster_listen, "--admin-dir", admin_dir, *how], timeout_s)
+            answer = self._run([*self.program, "admin", *line, *form, "--address", node.cluster_listen, "--admin-dir", admin_dir, *how], timeout_s)
             if answer.code not in (1, 124):
                 break
         return answer
