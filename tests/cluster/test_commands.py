@@ -86,6 +86,23 @@ def test_people_and_scripts_are_told(pair):
     assert wire.get("told", "k1").body == marks[1] * 4096
 
 
+def test_a_default_that_cannot_be_kept_makes_no_bucket(pair):
+    """The operator's setting is a promise as the client's is."""
+    node, wire = pair["z1a"], pair.wire("z1a")
+    with open(node.config_path, encoding="utf-8") as file:
+        before = file.read()
+    for default, status in (("ZRS", 400), ("auto", 200)):
+        pair.stop("z1a")
+        with open(node.config_path, "w", encoding="utf-8") as file:
+            file.write(f'default_redundancy = "{default}"\n{before}')
+        pair.start("z1a")
+        answer = wire.request("PUT", f"default-{default.lower()}")
+        assert answer.status == status, answer.body
+        if status == 400:
+            assert answer.code == "InvalidArgument" and b"ZRS needs storage nodes in three zones" in answer.body
+    assert b"<DataRedundancyType>LRS<" in wire.request("GET", "default-auto", query=["bucketInfo"]).body
+
+
 def spoil(node, mark):
     """Flips a bit of the first of these bytes on a node's disks; false where they are not."""
     for path in (path for directory in node.data_dirs for path in nemesis.volume_files(directory)):

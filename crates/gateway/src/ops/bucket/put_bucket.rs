@@ -113,8 +113,10 @@ impl PutBucket {
         if self.hierarchical == Some(true) && known_kind != Some(true) {
             check_activated(cx).await?;
         }
-        let redundancy = redundancy.or(known);
-        let redundancy = redundancy.unwrap_or_else(|| default_redundancy(cx));
+        let redundancy = match redundancy.or(known) {
+            Some(redundancy) => redundancy,
+            None => default_redundancy(cx)?,
+        };
         Ok(pb::state::Bucket {
             name: self.name.as_str().to_owned(),
             owner: cx.account().0,
@@ -155,14 +157,18 @@ async fn check_activated(cx: &Ctx) -> Result<(), OssError> {
     }
 }
 
-/// What a bucket gets that asks for nothing.
-fn default_redundancy(cx: &Ctx) -> Redundancy {
-    match cx.shared.settings.default_redundancy {
+/// What a bucket gets that asks for nothing. What the operator has set is a promise, too.
+fn default_redundancy(cx: &Ctx) -> Result<Redundancy, OssError> {
+    let set = match cx.shared.settings.default_redundancy {
         DefaultRedundancy::Lrs => Redundancy::Lrs,
         DefaultRedundancy::Zrs => Redundancy::Zrs,
-        DefaultRedundancy::Auto if cx.shared.datapath.honours(Redundancy::Zrs) => Redundancy::Zrs,
-        DefaultRedundancy::Auto => Redundancy::Lrs,
-    }
+        DefaultRedundancy::Auto => {
+            let zones = cx.shared.datapath.honours(Redundancy::Zrs);
+            return Ok(if zones { Redundancy::Zrs } else { Redundancy::Lrs });
+        }
+    };
+    check_honoured(cx, set)?;
+    Ok(set)
 }
 
 /// Refuses a promise that the nodes of the cluster cannot keep.
