@@ -273,9 +273,9 @@ pub(super) fn status_text(status: &ClusterStatus) -> String {
             disk.node.to_string(),
             disk.state.clone(),
             // Nobody knows what is on a disk that does not answer.
-            match disk.answers() {
-                true => gib(disk.used_bytes),
-                false => "-".to_owned(),
+            match disk.used_bytes {
+                Some(used) if disk.answers() => gib(used),
+                _ => "-".to_owned(),
             },
             gib(disk.total_bytes),
             disk.path.clone(),

@@ -128,9 +128,11 @@ pub(crate) struct DiskStatus {
     /// Seconds until it is given up, unless it comes back; null of one that is there, or waits for an
     /// operator.
     pub(crate) given_up_in_secs: Option<u64>,
+    /// Of its file system, whoever uses it.
     pub(crate) total_bytes: u64,
-    pub(crate) used_bytes: u64,
-    pub(crate) free_bytes: u64,
+    /// Null of a disk that does not say.
+    pub(crate) used_bytes: Option<u64>,
+    pub(crate) free_bytes: Option<u64>,
 }
 
 impl DiskStatus {

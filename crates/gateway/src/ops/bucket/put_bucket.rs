@@ -164,7 +164,11 @@ fn default_redundancy(cx: &Ctx) -> Result<Redundancy, OssError> {
         DefaultRedundancy::Zrs => Redundancy::Zrs,
         DefaultRedundancy::Auto => {
             let zones = cx.shared.datapath.honours(Redundancy::Zrs);
-            return Ok(if zones { Redundancy::Zrs } else { Redundancy::Lrs });
+            return Ok(if zones {
+                Redundancy::Zrs
+            } else {
+                Redundancy::Lrs
+            });
         }
     };
     check_honoured(cx, set)?;

@@ -245,9 +245,9 @@ impl Shared {
                     (None, _) if self.view.is_missing(DiskId(disk.id)) => "missing",
                     (None, _) => "unknown",
                 };
-                let (total, free) = known.map_or((disk.total_bytes, 0), |status| {
-                    (status.total_bytes, status.free_bytes)
-                });
+                let known = known.as_ref();
+                let total = known.map_or(disk.total_bytes, |status| status.total_bytes);
+                let free = known.map(|status| status.free_bytes);
                 DiskStatus {
                     id: disk.id,
                     node: disk.node,
@@ -256,7 +256,7 @@ impl Shared {
                     state: state.to_owned(),
                     given_up_in_secs: None,
                     total_bytes: total,
-                    used_bytes: total.saturating_sub(free),
+                    used_bytes: free.map(|free| total.saturating_sub(free)),
                     free_bytes: free,
                 }
             })
@@ -328,8 +328,8 @@ fn capacity(disks: &[DiskStatus]) -> Capacity {
     let mut capacity = Capacity::default();
     for disk in disks.iter().filter(|disk| disk.answers()) {
         capacity.total_bytes += disk.total_bytes;
-        capacity.used_bytes += disk.used_bytes;
-        capacity.free_bytes += disk.free_bytes;
+        capacity.used_bytes += disk.used_bytes.unwrap_or(0);
+        capacity.free_bytes += disk.free_bytes.unwrap_or(0);
     }
     capacity
 }
@@ -509,8 +509,8 @@ mod tests {
         let disk = |state: &str, used_bytes| DiskStatus {
             state: state.to_owned(),
             total_bytes: 100,
-            used_bytes,
-            free_bytes: 100 - used_bytes,
+            used_bytes: Some(used_bytes),
+            free_bytes: Some(100 - used_bytes),
             ..DiskStatus::default()
         };
         let disks = [
