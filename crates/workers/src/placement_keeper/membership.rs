@@ -158,13 +158,15 @@ impl PlacementKeeper {
     }
 
     /// True when a disk was given up for good and has nothing to give: its node was given up as well, it
-    /// is broken, or has been away for as long as is waited for a disk in service.
+    /// is broken, or has been away for as long as is waited for a disk in service, and not with so many
+    /// others that nobody is given up for it.
     fn is_gone(&self, map: &ClusterMap, disk: DiskId) -> bool {
         let health = self.view.status(disk).map(|status| status.health);
         let node = map.node_of(disk);
+        let is_believed = self.silence.lock().is_none() || !self.view.is_silent(disk);
         let is_over = node.is_some_and(|node| map.is_node_removed(node))
             || health == Some(DiskHealth::Failed)
-            || self.is_away_too_long(disk);
+            || (self.is_away_too_long(disk) && is_believed);
         map.is_removed(disk) && !self.view.is_readable(disk) && is_over
     }
 
@@ -172,7 +174,8 @@ impl PlacementKeeper {
     /// place that nobody needs is given up.
     ///
     /// The last complete member of a group keeps its place while it may still come back, or answers
-    /// although it was given up: what it holds is read only as long as it is a member. When all
+    /// although it was given up: what it holds is read only as long as it is a member. One that was
+    /// given up and gives no answer may have restarted: it is waited for until it is gone. When all
     /// others are lost for good as well, a member without a complete one beside it stays, too. Where
     /// nobody else is left and it answers, another disk is added, to be filled from it.
     ///
@@ -348,8 +351,8 @@ fn refuge_of(map: &ClusterMap, pool: &pb::state::Pool, topology: &Topology) -> T
 
 /// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
 /// that is complete goes only while another complete one is in service and answers. Given up for good
-/// and without an answer, it goes anyway; while it answers, the others are filled from it. One that
-/// some gateway may still count goes later. [`NONE`]: nobody goes, and somebody has to come.
+/// and gone, it goes anyway; while it answers, or may do so again, the others are filled from it. One
+/// that some gateway may still count goes later. [`NONE`]: nobody goes, and somebody has to come.
 fn lost_member(
     map: &ClusterMap,
     group: &Group,
@@ -362,9 +365,8 @@ fn lost_member(
     let may_go = |member: &&GroupMember| {
         let replaced = others(member.disk).any(|m| is_source(m) && map.is_in(m.disk));
         // Of several that were given up, one after the other.
-        let given_up = map.is_removed(member.disk)
-            && (!readable(member.disk) || others(member.disk).any(is_source));
-        !member.complete || replaced || given_up
+        let given_up = map.is_removed(member.disk) && others(member.disk).any(is_source);
+        !member.complete || replaced || given_up || gone(member.disk)
     };
     let members = group.members.iter();
     let out = members.filter(|m| !map.is_in(m.disk) && !counts(m.disk));
@@ -405,20 +407,36 @@ mod tests {
 
     use super::*;
 
-    /// A disk in a group: whether it is complete, in service, given up, and answers.
-    type Member = (bool, bool, bool, bool);
+    /// A disk in a group: whether it is complete, and how it is.
+    type Member = (bool, How);
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum How {
+        /// In service, and answers.
+        Well,
+        /// In service.
+        Away,
+        /// Out of service because it was away.
+        Out,
+        /// Given up by an operator, and answers.
+        GivenUp,
+        /// Given up, and gives no answer now.
+        Silent,
+        /// Given up, and not waited for any more.
+        Gone,
+    }
 
     fn lost_of(members: &[Member]) -> Option<u64> {
         let numbered = || (1u64..).zip(members.iter().copied());
         let map = ClusterMap::from_wire(pb::ClusterMap {
             epoch: 1,
             disks: numbered()
-                .map(|(id, (_, is_in, removed, _))| pb::state::Disk {
+                .map(|(id, (_, how))| pb::state::Disk {
                     id,
-                    state: match (is_in, removed) {
-                        (true, _) => disk_state::IN,
-                        (false, false) => disk_state::OUT,
-                        (false, true) => disk_state::REMOVED,
+                    state: match how {
+                        How::Well | How::Away => disk_state::IN,
+                        How::Out => disk_state::OUT,
+                        How::GivenUp | How::Silent | How::Gone => disk_state::REMOVED,
                     },
                     ..Default::default()
                 })
@@ -438,20 +456,21 @@ mod tests {
             closed: false,
             leaving: None,
         };
-        let member = |disk: DiskId| members[disk.0 as usize - 1];
-        let readable = |disk| member(disk).3;
-        let gone = |disk| (member(disk).1, member(disk).2, member(disk).3) == (false, true, false);
+        let how = |disk: DiskId| members[disk.0 as usize - 1].1;
+        let readable = |disk| matches!(how(disk), How::Well | How::GivenUp);
+        let gone = |disk| how(disk) == How::Gone;
         lost_member(&map, &group, readable, |_| false, gone).map(|disk| disk.0)
     }
 
     #[test]
     fn a_member_goes_only_when_somebody_else_has_what_it_has() {
-        const WHOLE: Member = (true, true, false, true);
-        const AWAY: Member = (true, true, false, false);
-        const EMPTY: Member = (false, true, false, true);
-        const OUT: Member = (true, false, false, false);
-        const GIVEN_UP: Member = (true, false, true, true);
-        const GONE: Member = (true, false, true, false);
+        const WHOLE: Member = (true, How::Well);
+        const AWAY: Member = (true, How::Away);
+        const EMPTY: Member = (false, How::Well);
+        const OUT: Member = (true, How::Out);
+        const GIVEN_UP: Member = (true, How::GivenUp);
+        const SILENT: Member = (true, How::Silent);
+        const GONE: Member = (true, How::Gone);
         for (members, expected) in [
             (&[WHOLE, WHOLE, WHOLE][..], None),
             (&[WHOLE, OUT, WHOLE], Some(2)),
@@ -464,6 +483,17 @@ mod tests {
             // It answers: the others are filled from it first.
             (&[GIVEN_UP, EMPTY, EMPTY], None),
             (&[GIVEN_UP, EMPTY, WHOLE], Some(1)),
+            // It does not answer now: its node may restart.
+            (&[SILENT, EMPTY], None),
+            (&[SILENT, EMPTY, EMPTY], None),
+            (&[SILENT], None),
+            (&[SILENT, GONE], None),
+            (&[SILENT, SILENT, EMPTY], None),
+            (&[SILENT, AWAY], None),
+            // Unless another one has everything.
+            (&[SILENT, WHOLE], Some(1)),
+            (&[SILENT, GIVEN_UP, EMPTY], Some(1)),
+            (&[GONE, SILENT, EMPTY], Some(1)),
             // Nobody waits for what is gone for good.
             (&[GONE, EMPTY, EMPTY], Some(1)),
             (&[GONE, GIVEN_UP, EMPTY], Some(1)),
@@ -475,7 +505,7 @@ mod tests {
             (&[GONE], Some(1)),
             (&[GONE, OUT], None),
             (&[GONE, AWAY], Some(1)),
-            (&[(false, false, false, false), WHOLE], Some(1)),
+            (&[(false, How::Out), WHOLE], Some(1)),
         ] {
             assert_eq!(lost_of(members), expected, "{members:?}");
         }

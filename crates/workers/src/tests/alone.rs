@@ -9,7 +9,7 @@ use granary_types::{DiskId, NodeId, PgId};
 
 use super::fsck::check;
 use super::growth::{REMOVED, keep_on, set_state};
-use super::world::{MIB, World, content, run, simulated};
+use super::world::{MIB, World, content, dir, run, simulated};
 use super::{disk_in, redundancy};
 
 /// Takes a node away for good, with its disks.
@@ -163,6 +163,86 @@ fn a_disk_that_may_come_back_keeps_its_groups() {
         world.nodes.start(1, stopped);
         keep_on(&mut world, 3).await;
         assert_served(&world);
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+/// A disk alone with its groups that is being emptied into one without room for all of it, and a third
+/// one that has room.
+async fn being_emptied(seed: u64) -> (World, bytes::Bytes, DiskId) {
+    let mut world = World::start(1).await;
+    let bytes = content(9 * MIB, seed);
+    world.put("a", &bytes).await;
+    let disk = disk_in(&world, 1).await;
+    world.add_node(2, 20).await;
+    world.vfs.set_capacity(dir(20), 3 << 20);
+    set_state(&world, disk, REMOVED).await;
+    keep_on(&mut world, 1).await;
+    let map = world.view.map();
+    let mut groups = map.groups();
+    assert!(
+        groups.any(|group| group.disks().any(|member| member == disk)),
+        "it is empty: the test tests nothing"
+    );
+    world.add_node(3, 30).await;
+    (world, bytes, disk)
+}
+
+#[test]
+fn a_disk_that_is_being_emptied_keeps_its_place_while_its_node_restarts() {
+    simulated(async {
+        let (mut world, bytes, disk) = being_emptied(307).await;
+        let stopped = world.nodes.stop(1);
+        keep_on(&mut world, 5).await;
+        world.nodes.start(1, stopped);
+        world.view.refresh().await.unwrap();
+        assert!(world.get("a").await.unwrap() == bytes);
+        world.vfs.set_capacity(dir(20), 1 << 30);
+        keep_on(&mut world, 10).await;
+        assert_served(&world);
+        assert!(world.store.remove_disk(disk).await);
+        world.view.refresh().await.unwrap();
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn a_disk_that_is_being_emptied_and_stays_away_is_not_waited_for() {
+    simulated(async {
+        let (mut world, bytes, disk) = being_emptied(308).await;
+        world.vfs.set_capacity(dir(20), 1 << 30);
+        let stopped = world.nodes.stop(1);
+        keep_on(&mut world, 16).await;
+        assert_served(&world);
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        assert!(worker.status()().lost > 0);
+        // What it has is copied back when it is there after all.
+        world.nodes.start(1, stopped);
+        world.view.refresh().await.unwrap();
+        assert!(!world.view.map().is_in(disk));
+        world.runtime.sleep(Duration::from_secs(61)).await;
+        run(&mut worker).await;
+        assert_eq!(worker.status()().lost, 0);
+        assert!(world.get("a").await.unwrap() == bytes);
+    });
+}
+
+#[test]
+fn a_disk_that_is_being_emptied_is_not_gone_because_most_are_silent() {
+    simulated(async {
+        let (mut world, bytes, disk) = being_emptied(309).await;
+        for node in 4..=6 {
+            world.add_node(node, 10 * node as usize).await;
+        }
+        world.view.refresh().await.unwrap();
+        let stopped = [1, 4, 5, 6].map(|node| (node, world.nodes.stop(node)));
+        keep_on(&mut world, 20).await;
+        for (node, stopped) in stopped {
+            world.nodes.start(node, stopped);
+        }
+        world.view.refresh().await.unwrap();
+        assert!(world.view.map().is_removed(disk));
         assert!(world.get("a").await.unwrap() == bytes);
     });
 }
