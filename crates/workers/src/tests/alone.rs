@@ -1,6 +1,7 @@
 //! Groups that lie on one disk alone, of a node that was alone in its zone: when that is given up they
 //! are served again, and what was in them is moved, or counted as lost, and comes back with its disk.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use granary_datapath::{Group, NodeDirectory};
@@ -10,7 +11,7 @@ use granary_types::{DiskId, NodeId, PgId};
 use super::fsck::check;
 use super::growth::{REMOVED, keep_on, set_state};
 use super::world::{MIB, World, content, dir, run, simulated};
-use super::{disk_in, redundancy};
+use super::{disk_in, fewest_copies, redundancy};
 
 /// Takes a node away for good, with its disks.
 async fn lose_node(world: &World, node: u64) {
@@ -46,12 +47,27 @@ fn assert_served(world: &World) {
     }
 }
 
+/// Fails unless the groups lie on `members` nodes each, all in the zone of their pool.
+fn assert_at_home(world: &World, groups: &[PgId], zone: &str, members: usize) {
+    let map = world.view.map();
+    for &id in groups {
+        let group = map.group(id).unwrap();
+        let pool = map.pools().iter().find(|pool| pool.id == group.pool);
+        assert_eq!(pool.unwrap().zone, zone, "{group:?}");
+        let nodes: BTreeSet<_> = group.disks().map(|disk| map.node_of(disk)).collect();
+        assert_eq!(nodes.len(), members, "{group:?}");
+        assert_eq!(group.members.len(), members, "{group:?}");
+        assert!(group.disks().all(|disk| map.zone_of(disk) == zone));
+    }
+}
+
 #[test]
 fn groups_of_a_zone_that_is_lost_for_good_are_served_elsewhere() {
     simulated(async {
         let mut world = World::start(1).await;
-        world.add_node_in("b", 2, 20).await;
-        world.add_node_in("c", 3, 30).await;
+        for (zone, node) in [("b", 2), ("c", 3), ("b", 4), ("b", 5)] {
+            world.add_node_in(zone, node, 10 * node as usize).await;
+        }
         let mistyped = world.add_node_in("tpyo", 7, 70).await;
         world.keep().await;
         let bytes = content(9 * MIB, 301);
@@ -59,16 +75,10 @@ fn groups_of_a_zone_that_is_lost_for_good_are_served_elsewhere() {
         let groups = groups_on(&world, mistyped);
         assert!(!groups.is_empty(), "the test tests nothing");
         lose_node(&world, 7).await;
-        keep_on(&mut world, 3).await;
+        keep_on(&mut world, 5).await;
         assert_served(&world);
         // Their pool is one of the zone that they are in now.
-        let map = world.view.map();
-        for id in groups {
-            let group = map.group(id).unwrap();
-            let pool = map.pools().iter().find(|pool| pool.id == group.pool);
-            let zone = &pool.unwrap().zone;
-            assert!(group.disks().all(|disk| map.zone_of(disk) == zone));
-        }
+        assert_at_home(&world, &groups, "b", 3);
         let mut worker = redundancy(&world);
         run(&mut worker).await;
         let status = worker.status()();
@@ -78,10 +88,55 @@ fn groups_of_a_zone_that_is_lost_for_good_are_served_elsewhere() {
         assert!(report.clean, "{report:?}");
         assert!(world.get("a").await.unwrap() == bytes);
         // The zone comes to be after all.
-        world.add_node_in("tpyo", 8, 80).await;
+        let new = world.add_node_in("tpyo", 8, 80).await;
         world.view.refresh().await.unwrap();
         keep_on(&mut world, 3).await;
         assert_served(&world);
+        assert_at_home(&world, &groups, "b", 3);
+        assert_at_home(&world, &groups_on(&world, new), "tpyo", 1);
+        assert!(!groups_on(&world, new).is_empty(), "nothing for new chunks");
+    });
+}
+
+#[test]
+fn groups_stay_where_they_took_refuge_when_their_zone_has_disks_again() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        let bytes = content(9 * MIB, 305);
+        world.put("a", &bytes).await;
+        let disk = disk_in(&world, 1).await;
+        let groups = groups_on(&world, disk);
+        for node in 2..=4 {
+            world.add_node_in("b", node, 10 * node as usize).await;
+        }
+        world.keep().await;
+        lose_node(&world, 1).await;
+        keep_on(&mut world, 5).await;
+        assert_at_home(&world, &groups, "b", 3);
+        // The machine joins again as a new node, with its data directory.
+        assert!(world.store.remove_disk(disk).await);
+        assert_eq!(world.add_node_in("a", 9, 1).await, disk);
+        keep_on(&mut world, 3).await;
+        assert_served(&world);
+        assert_at_home(&world, &groups, "b", 3);
+        let epoch = world.view.map().epoch();
+        keep_on(&mut world, 1).await;
+        assert_eq!(world.view.map().epoch(), epoch, "it never ends");
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        world.runtime.sleep(Duration::from_secs(61)).await;
+        run(&mut worker).await;
+        let status = worker.status()();
+        let found = (status.chunks, status.lost, status.below_target);
+        assert_eq!((found, status.narrow), ((3, 0, 0), 0), "{status:?}");
+        // And who is lost there is replaced there.
+        world.add_node_in("b", 5, 50).await;
+        lose_node(&world, 2).await;
+        keep_on(&mut world, 5).await;
+        assert_served(&world);
+        assert_at_home(&world, &groups, "b", 3);
+        assert_eq!(fewest_copies(&world).await, (3, 3));
+        assert!(world.get("a").await.unwrap() == bytes);
     });
 }
 
