@@ -218,16 +218,20 @@ impl PlacementKeeper {
         all.insert(group.id, resting);
     }
 
-    /// True when every member that can be reached has confirmed the epoch, and there is something
-    /// to do: a new member serves and a complete one can fill it, or one is about to leave and all
-    /// of them, without exception, can be compared.
+    /// True when there is something to do, and every member that can be reached has confirmed the
+    /// epoch.
     fn may_be_filled(&self, group: &Group) -> bool {
         let serving = self.repair.serving(group);
         let reading = self.repair.reading(group);
         let confirmed = |disk: &DiskId| self.opened.get(&(group.id, *disk)) == Some(&group.epoch);
-        if !serving.iter().chain(&reading).all(confirmed) {
-            return false;
-        }
+        serving.iter().chain(&reading).all(confirmed) && self.can_be_filled(group)
+    }
+
+    /// True when there is something to do: a new member serves and a complete one can fill it, or one
+    /// is about to leave and all of them, without exception, can be compared.
+    pub(super) fn can_be_filled(&self, group: &Group) -> bool {
+        let serving = self.repair.serving(group);
+        let reading = self.repair.reading(group);
         let complete = |member: &&GroupMember| member.complete;
         let serves = |member: &&GroupMember| serving.contains(&member.disk);
         let members = || group.members.iter();

@@ -328,22 +328,31 @@ impl PlacementKeeper {
 }
 
 /// The disks that may get places of a pool: those of its zone, or of another one when all disks of that
-/// were given up. Which one, the disks that the pool has there already say, or else where most nodes are.
+/// were given up: one with a node for each copy, if there is one, where the pool has disks already, or
+/// else where most nodes are. Groups that began in a zone that is too small end where there is room.
 fn refuge_of(map: &ClusterMap, pool: &pb::state::Pool, topology: &Topology) -> Topology {
     let part = topology_of(pool, topology);
     if !part.is_empty() || pool.zone.is_empty() || map.has_disks_in(&pool.zone) {
         return part;
     }
-    let groups = map.groups().filter(|group| group.pool == pool.id);
-    let begun: BTreeSet<&str> = groups
+    let groups = || map.groups().filter(|group| group.pool == pool.id);
+    // Groups of a pool of fewer copies have grown.
+    let copies = groups().map(|group| group.members.len()).max();
+    let copies = copies.unwrap_or(0).max(pool.copies as usize);
+    let begun: BTreeSet<&str> = groups()
         .flat_map(Group::disks)
         .filter(|&disk| map.is_in(disk))
         .map(|disk| map.zone_of(disk))
         .collect();
     let zones = topology.zones().into_iter().map(|zone| {
         let part = topology.in_zone(zone);
+        // Of one that restarts as well: where the groups go does not change for that.
+        let known = part.disks().filter(|disk| map.is_in(disk.id));
+        let known: BTreeSet<_> = known.map(|disk| disk.node).collect();
         let nodes: BTreeSet<_> = part.in_service().map(|disk| disk.node).collect();
-        ((begun.contains(zone), nodes.len(), Reverse(zone)), part)
+        let has_room = known.len() >= copies;
+        let rank = (has_room, begun.contains(zone), nodes.len(), Reverse(zone));
+        (rank, part)
     });
     let best = zones.max_by_key(|(rank, _)| *rank);
     best.map_or(part, |(_, part)| part)

@@ -141,6 +141,55 @@ fn groups_stay_where_they_took_refuge_when_their_zone_has_disks_again() {
 }
 
 #[test]
+fn groups_without_room_where_they_took_refuge_keep_no_other_from_growing() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        for (zone, node) in [("a", 2), ("a", 3), ("b", 4), ("c", 5)] {
+            world.add_node_in(zone, node, 10 * node as usize).await;
+        }
+        world.keep().await;
+        world.put("a", &content(9 * MIB, 306)).await;
+        let map = world.view.map();
+        let of_zone = |zone: &str| {
+            let groups = map.groups().filter(|group| {
+                let mut disks = group.disks();
+                disks.all(|disk| map.zone_of(disk) == zone)
+            });
+            groups.map(|group| group.id).collect::<Vec<PgId>>()
+        };
+        let (lost, growing) = (of_zone("a"), of_zone("c"));
+        assert!(lost.len() > 4 && !growing.is_empty());
+        for node in 1..=3 {
+            lose_node(&world, node).await;
+        }
+        keep_on(&mut world, 3).await;
+        // One disk is no refuge for three copies, and what is gone is told as such.
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let status = worker.status()();
+        assert_eq!((status.lost, status.chunks), (3, 3), "{status:?}");
+        world.add_node_in("c", 6, 60).await;
+        keep_on(&mut world, 5).await;
+        assert_at_home(&world, &growing, "c", 2);
+        // Three are, wherever some of them began.
+        world.add_node_in("c", 7, 70).await;
+        keep_on(&mut world, 5).await;
+        assert_at_home(&world, &growing, "c", 3);
+        assert_served(&world);
+        let map = world.view.map();
+        for id in lost {
+            let group = map.group(id).unwrap();
+            let nodes: BTreeSet<_> = group.disks().map(|disk| map.node_of(disk)).collect();
+            assert!(nodes.len() >= 3, "{group:?}");
+        }
+        world.runtime.sleep(Duration::from_secs(61)).await;
+        run(&mut worker).await;
+        let status = worker.status()();
+        assert_eq!((status.lost, status.chunks), (3, 3), "{status:?}");
+    });
+}
+
+#[test]
 fn what_was_in_them_is_counted_as_lost_and_comes_back_with_its_disk() {
     simulated(async {
         let mut world = World::start(1).await;
