@@ -203,13 +203,13 @@ impl GroupRepair {
     }
 
     /// Members whose copies count as sources: those in service, and where no complete one of them is
-    /// left, a complete one that was given up and answers.
+    /// left, those that were given up and answer: a complete one, and those that took what was written
+    /// since.
     pub(crate) fn reading(&self, group: &Group) -> Vec<DiskId> {
         let mut reading = self.serving(group);
-        let complete = |disk| is_complete(group, disk);
-        if !reading.iter().any(|&disk| complete(disk)) {
+        if !reading.iter().any(|&disk| is_complete(group, disk)) {
             let others = group.disks().filter(|disk| !reading.contains(disk));
-            let given_up = others.filter(|&disk| complete(disk) && self.view.is_readable(disk));
+            let given_up = others.filter(|&disk| self.view.is_readable(disk));
             let given_up: Vec<DiskId> = given_up.collect();
             reading.extend(given_up);
         }

@@ -273,7 +273,12 @@ impl PlacementKeeper {
         }
         state.failed += repaired.failed;
         state.unsound += repaired.damaged + repaired.lost;
-        state.partial |= repaired.members.len() < group.members.len();
+        // Where nobody is complete, one that was given up and answers is as good as another.
+        let asked = match sourced {
+            true => &repaired.members,
+            false => &repaired.read,
+        };
+        state.partial |= asked.len() < group.members.len();
         let took_part = |disk: &DiskId| repaired.members.contains(disk);
         state.members.retain(took_part);
         if !state.is_of_use(group) {

@@ -178,6 +178,8 @@ impl PlacementKeeper {
     /// given up and gives no answer may have restarted: it is waited for until it is gone. When all
     /// others are lost for good as well, a member without a complete one beside it stays, too. Where
     /// nobody else is left and it answers, another disk is added, to be filled from it.
+    /// Without any complete member each may have what nobody else has: all are read before any is
+    /// filled, and until then each goes only when it is gone.
     ///
     /// When all members were given up and none has anything to give any more, they are replaced all the
     /// same: what rows name of the group is lost, counted so, and copied back should one of their disks
@@ -360,7 +362,8 @@ fn refuge_of(map: &ClusterMap, pool: &pb::state::Pool, topology: &Topology) -> T
 
 /// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
 /// that is complete goes only while another complete one is in service and answers. Given up for good
-/// and gone, it goes anyway; while it answers, or may do so again, the others are filled from it. One
+/// and gone, it goes anyway; while it answers, or may do so again, the others are filled from it. So is
+/// one that is not filled and was given up, and any of those of which none is complete. One
 /// that some gateway may still count goes later. [`NONE`]: nobody goes, and somebody has to come.
 fn lost_member(
     map: &ClusterMap,
@@ -371,11 +374,20 @@ fn lost_member(
 ) -> Option<DiskId> {
     let others = |of: DiskId| group.members.iter().filter(move |m| m.disk != of);
     let is_source = |m: &GroupMember| m.complete && readable(m.disk);
+    let is_sourced = group.members.iter().any(|m| m.complete);
     let may_go = |member: &&GroupMember| {
         let replaced = others(member.disk).any(|m| is_source(m) && map.is_in(m.disk));
         // Of several that were given up, one after the other.
-        let given_up = map.is_removed(member.disk) && others(member.disk).any(is_source);
-        !member.complete || replaced || given_up || gone(member.disk)
+        let is_over = match (member.complete, map.is_removed(member.disk)) {
+            // Of several that were given up, one after the other.
+            (true, true) => others(member.disk).any(is_source),
+            // What it took, those took that were there when it was not any more, or who has everything.
+            (false, false) => is_sourced,
+            // It may have answered until just now, and have what was written since all complete ones
+            // were given up.
+            (true, false) | (false, true) => false,
+        };
+        replaced || is_over || gone(member.disk)
     };
     let members = group.members.iter();
     let out = members.filter(|m| !map.is_in(m.disk) && !counts(m.disk));
@@ -383,13 +395,13 @@ fn lost_member(
         .filter(may_go)
         .min_by_key(|m| (group.leaving != Some(m.disk), m.complete, m.disk));
     let all_gone = || group.disks().all(&gone);
-    let remains = |gone: DiskId| others(gone).any(|m| map.is_in(m.disk) || is_source(m));
+    let remains = |gone: DiskId| others(gone).any(|m| map.is_in(m.disk) || readable(m.disk));
     let lost = first
         .map(|member| member.disk)
         .filter(|&lost| remains(lost) || all_gone());
     let alone = || {
         let mut members = group.members.iter();
-        group.disks().all(|disk| map.is_removed(disk)) && members.any(is_source)
+        group.disks().all(|disk| map.is_removed(disk)) && members.any(|m| readable(m.disk))
     };
     lost.or_else(|| alone().then_some(NONE))
 }
@@ -476,6 +488,7 @@ mod tests {
         const WHOLE: Member = (true, How::Well);
         const AWAY: Member = (true, How::Away);
         const EMPTY: Member = (false, How::Well);
+        const PART: Member = (false, How::GivenUp);
         const OUT: Member = (true, How::Out);
         const GIVEN_UP: Member = (true, How::GivenUp);
         const SILENT: Member = (true, How::Silent);
@@ -515,6 +528,22 @@ mod tests {
             (&[GONE, OUT], None),
             (&[GONE, AWAY], Some(1)),
             (&[(false, How::Out), WHOLE], Some(1)),
+            // It may have what was written while it was filled.
+            (&[GIVEN_UP, PART, EMPTY], None),
+            (&[GIVEN_UP, PART], Some(NONE.0)),
+            (&[GIVEN_UP, (false, How::Silent), EMPTY], None),
+            (&[GIVEN_UP, (false, How::Out), EMPTY], Some(2)),
+            (&[GIVEN_UP, (false, How::Gone), EMPTY], Some(2)),
+            (&[GIVEN_UP, PART, WHOLE], Some(2)),
+            (&[WHOLE, (false, How::Silent)], Some(2)),
+            // What it has is all that is left.
+            (&[GONE, PART], Some(1)),
+            (&[GONE, (false, How::Silent)], None),
+            (&[PART], Some(NONE.0)),
+            (&[PART, EMPTY], None),
+            (&[(false, How::Silent), EMPTY], None),
+            (&[(false, How::Out), EMPTY], None),
+            (&[(false, How::Gone), EMPTY], Some(1)),
         ] {
             assert_eq!(lost_of(members), expected, "{members:?}");
         }

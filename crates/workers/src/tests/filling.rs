@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use granary_datapath::Group;
+use granary_meta_api::pb;
 
 use super::growth::{REMOVED, set_state};
 use super::world::{World, content, simulated};
@@ -100,5 +101,43 @@ fn nobody_is_filled_while_the_one_that_has_everything_is_not_seen() {
         }
         until_complete(&mut world).await;
         assert_eq!(fewest_copies(&world).await, (2, 2));
+    });
+}
+
+#[test]
+fn what_only_a_member_that_was_never_filled_has_is_not_left_behind_with_it() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        let objects = put_many(&world, 200).await;
+        let first = disk_in(&world, 1).await;
+        let second = world.add_node(2, 20).await;
+        world.keeper = world.slow_keeper(SLOW);
+        set_state(&world, first, REMOVED).await;
+        for _ in 0..3 {
+            let _ = world.keeper.tick(1).await;
+        }
+        // The disk that is emptied is lost with its node, and then the other one is to go as well.
+        world.nodes.stop(1);
+        let remove = pb::RemoveNode { node: 1 };
+        world.meta.propose(remove).await.unwrap().unwrap();
+        for node in [3, 4, 5] {
+            world.add_node(node, 10 * node as usize).await;
+        }
+        world.view.refresh().await.unwrap();
+        let mut copied = Vec::new();
+        for (key, bytes) in objects {
+            if world.get(key).await.is_ok_and(|read| read == bytes) {
+                copied.push((key, bytes));
+            }
+        }
+        assert!((20..180).contains(&copied.len()), "{}", copied.len());
+        let _ = world.keeper.tick(1).await;
+        set_state(&world, second, REMOVED).await;
+        until_complete(&mut world).await;
+        world.nodes.stop(2);
+        world.view.refresh().await.unwrap();
+        for (key, bytes) in copied {
+            assert!(world.get(key).await.unwrap() == bytes, "{key}");
+        }
     });
 }
