@@ -1,7 +1,7 @@
 //! The root's cluster map in the form that placement and the way of bytes need. Pure.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use granary_meta_api::{disk_state, pb};
@@ -107,20 +107,25 @@ impl ClusterMap {
         known
     }
 
-    /// A pool in the zone that its disks lie in, when none is left in the one it was made in: a single
-    /// server gets another zone when it becomes a node of a cluster, and the groups of a zone whose
-    /// disks were all given up get disks elsewhere.
+    /// A pool in the zone that most disks of its groups lie in, when none of them is in the one it was
+    /// made in: a single server gets another zone when it becomes a node of a cluster, and the groups of
+    /// a zone whose disks were all given up get disks elsewhere. They stay there, whoever comes to that
+    /// zone afterwards.
     fn at_home(&self, mut pool: pb::state::Pool) -> pb::state::Pool {
-        if pool.zone.is_empty() || self.has_disks_in(&pool.zone) {
+        if pool.zone.is_empty() || !self.has_groups(&pool) {
             return pool;
         }
+        let mut disks: BTreeMap<&str, usize> = BTreeMap::new();
         let groups = self.groups.values().filter(|group| group.pool == pool.id);
-        let zones: BTreeSet<&str> = groups
-            .flat_map(Group::disks)
-            .map(|disk| self.zone_of(disk))
-            .collect();
-        if zones.len() == 1 {
-            pool.zone = zones.into_iter().map(str::to_owned).collect();
+        for zone in groups.flat_map(Group::disks).map(|disk| self.zone_of(disk)) {
+            if zone == pool.zone {
+                return pool;
+            }
+            *disks.entry(zone).or_default() += 1;
+        }
+        let known = disks.into_iter().filter(|(zone, _)| !zone.is_empty());
+        if let Some((zone, _)) = known.max_by_key(|&(zone, disks)| (disks, Reverse(zone))) {
+            zone.clone_into(&mut pool.zone);
         }
         pool
     }
@@ -361,8 +366,8 @@ mod tests {
         };
         assert_eq!(map(["z1", "z2"]), "z1");
         assert_eq!(map(["default", "z2"]), "default");
-        // Whose zone it is now is somebody else's to say.
-        assert_eq!(map(["z1", "default"]), "default");
+        // Another one that joins there later is served by a pool of its own.
+        assert_eq!(map(["z1", "default"]), "z1");
     }
 
     #[test]

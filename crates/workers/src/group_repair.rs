@@ -61,7 +61,7 @@ pub(crate) struct GroupRepair {
 }
 
 /// What a call found and did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Repaired {
     /// Chunks that should exist.
     pub(crate) chunks: u64,
@@ -85,8 +85,10 @@ pub(crate) struct Repaired {
     pub(crate) moved: u64,
     /// Buckets that some of the chunks belong to.
     pub(crate) buckets: SomeBuckets,
-    /// Members that took part.
-    pub(crate) members: usize,
+    /// Members in service that took part.
+    pub(crate) members: Vec<DiskId>,
+    /// Members that were listed: those, and maybe others that were given up and answer.
+    pub(crate) read: Vec<DiskId>,
     /// Where the next call goes on; `None` when the group is through.
     pub(crate) next_after: Option<ChunkId>,
 }
@@ -201,13 +203,13 @@ impl GroupRepair {
     }
 
     /// Members whose copies count as sources: those in service, and where no complete one of them is
-    /// left, a complete one that was given up and answers.
+    /// left, those that were given up and answer: a complete one, and those that took what was written
+    /// since.
     pub(crate) fn reading(&self, group: &Group) -> Vec<DiskId> {
         let mut reading = self.serving(group);
-        let complete = |disk| is_complete(group, disk);
-        if !reading.iter().any(|&disk| complete(disk)) {
+        if !reading.iter().any(|&disk| is_complete(group, disk)) {
             let others = group.disks().filter(|disk| !reading.contains(disk));
-            let given_up = others.filter(|&disk| complete(disk) && self.view.is_readable(disk));
+            let given_up = others.filter(|&disk| self.view.is_readable(disk));
             let given_up: Vec<DiskId> = given_up.collect();
             reading.extend(given_up);
         }
@@ -235,7 +237,8 @@ impl GroupRepair {
         let known = (group.id, reading.as_slice());
         let mut listing = listing.with_outsiders(&self.view, known, after, outsiders);
         let mut repaired = Repaired {
-            members: serving.len(),
+            members: serving.clone(),
+            read: reading.clone(),
             ..Repaired::default()
         };
         let (mut lacking, mut tombstones, mut to_copy) = (Vec::new(), Vec::new(), 0);

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use granary_blob_api::DiskHealth;
 use granary_datapath::ClusterView;
 use granary_meta_api::Meta;
 use granary_meta_api::client::OwnerFate;
@@ -247,6 +248,18 @@ impl LostSearch {
     }
 }
 
+/// True when a disk that cannot be asked was given up for good and will not be there by itself again:
+/// its node was given up as well, does not have it any more, or says that it is broken.
+fn owes_nothing(view: &ClusterView, disk: DiskId) -> bool {
+    let map = view.map();
+    let node = map.node_of(disk);
+    let status = view.status(disk);
+    let is_over = node.is_some_and(|node| map.is_node_removed(node))
+        || view.is_missing(disk)
+        || status.is_some_and(|status| status.health == DiskHealth::Failed);
+    map.is_removed(disk) && is_over
+}
+
 /// Where a chunk is that its group's listing may not show. Damaged bytes on a member in service are
 /// counted by who lists them; elsewhere they are nothing.
 async fn place_of(
@@ -268,7 +281,7 @@ async fn place_of(
         let node = view.node_of(disk).filter(|_| view.is_readable(disk));
         let asked = node.filter(|_| !silent.contains(&disk));
         let Some(node) = asked else {
-            if is_member {
+            if is_member && !owes_nothing(view, disk) {
                 place = Place::Unheard;
             }
             continue;

@@ -3,7 +3,8 @@
 //! of a cluster that was smaller once up to what it can do now.
 //!
 //! Invariants: a member counts as complete only after a whole comparison without a failed copy (what
-//! no member can give is not waited for); the comparison begins only after every member in service
+//! no member can give is not waited for), in all of which it took part, and a complete one if there is
+//! any; the comparison begins only after every member in service
 //! has made the group's epoch durable, so no write of an older epoch can slip in behind it. A member
 //! goes only as `growth` says.
 
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_datapath::{ClusterView, DataPath, MAP_AGE_MAX};
+use granary_datapath::{ClusterView, DataPath, Group, GroupMember, MAP_AGE_MAX};
 use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_types::{ChunkId, DiskId, PgId};
@@ -94,7 +95,7 @@ struct Resting {
 }
 
 /// The state of filling a group's new members. Lost with the process: it begins again.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Filling {
     epoch: u64,
     after: Option<ChunkId>,
@@ -104,6 +105,25 @@ struct Filling {
     unsound: u64,
     /// A member did not take part in some of it.
     partial: bool,
+    /// Members that were there all the time: only they are filled by it.
+    members: Vec<DiskId>,
+}
+
+impl Filling {
+    fn begin(group: &Group) -> Self {
+        Self {
+            epoch: group.epoch,
+            members: group.disks().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is worth its end: somebody is filled by it, or all are compared.
+    fn is_of_use(&self, group: &Group) -> bool {
+        let gains = |member: &GroupMember| !member.complete && self.members.contains(&member.disk);
+        let mut members = group.members.iter();
+        members.clone().all(|member| member.complete) || members.any(gains)
+    }
 }
 
 impl PlacementKeeper {

@@ -4,6 +4,7 @@
 mod alone;
 mod backup_parts;
 mod evict;
+mod filling;
 mod fsck;
 mod giving_up;
 mod growth;

@@ -16,6 +16,7 @@ use granary_types::{DiskId, PgId};
 use super::growth::NONE;
 use super::{Filling, PlacementKeeper, Resting};
 use crate::WorkerError;
+use crate::group_listing::is_complete;
 use crate::outsiders::Outsiders;
 use crate::worker::TICK_TIME;
 
@@ -142,9 +143,15 @@ impl PlacementKeeper {
             .filter(|group| group.leaving.is_some() || group.members.iter().any(|m| !m.complete))
             .collect();
         incomplete.sort_by_key(|group| group.id);
-        let still = |pg: &PgId| incomplete.iter().any(|group| group.id == *pg);
-        self.filling.get_mut().retain(|pg, _| still(pg));
-        self.resting.get_mut().retain(|pg, _| still(pg));
+        let still = |pg: &PgId| incomplete.iter().find(|group| group.id == *pg);
+        self.filling.get_mut().retain(|pg, filling| {
+            // Who is away now misses what is written, in the part that is through as well.
+            let serving = still(pg).map(|group| self.repair.serving(group));
+            let serving = serving.unwrap_or_default();
+            filling.members.retain(|disk| serving.contains(disk));
+            still(pg).is_some_and(|group| filling.is_of_use(group))
+        });
+        self.resting.get_mut().retain(|pg, _| still(pg).is_some());
         let keeper = &*self;
         let may_begin = |group: &&Group| keeper.may_be_filled(group) && !keeper.is_resting(group);
         let mut waiting: VecDeque<&Group> = incomplete.into_iter().filter(may_begin).collect();
@@ -218,16 +225,20 @@ impl PlacementKeeper {
         all.insert(group.id, resting);
     }
 
-    /// True when every member that can be reached has confirmed the epoch, and there is something
-    /// to do: a new member serves and a complete one can fill it, or one is about to leave and all
-    /// of them, without exception, can be compared.
+    /// True when there is something to do, and every member that can be reached has confirmed the
+    /// epoch.
     fn may_be_filled(&self, group: &Group) -> bool {
         let serving = self.repair.serving(group);
         let reading = self.repair.reading(group);
         let confirmed = |disk: &DiskId| self.opened.get(&(group.id, *disk)) == Some(&group.epoch);
-        if !serving.iter().chain(&reading).all(confirmed) {
-            return false;
-        }
+        serving.iter().chain(&reading).all(confirmed) && self.can_be_filled(group)
+    }
+
+    /// True when there is something to do: a new member serves and a complete one can fill it, or one
+    /// is about to leave and all of them, without exception, can be compared.
+    pub(super) fn can_be_filled(&self, group: &Group) -> bool {
+        let serving = self.repair.serving(group);
+        let reading = self.repair.reading(group);
         let complete = |member: &&GroupMember| member.complete;
         let serves = |member: &&GroupMember| serving.contains(&member.disk);
         let members = || group.members.iter();
@@ -243,23 +254,38 @@ impl PlacementKeeper {
 
     /// Fills a part of a group; true when this group has nothing more to do in this tick.
     async fn fill(&self, group: &Group) -> Result<bool, WorkerError> {
-        let known = self.filling.lock().get(&group.id).copied();
-        let mut state = known.unwrap_or_default();
-        if state.epoch != group.epoch {
-            state = Filling {
-                epoch: group.epoch,
-                ..Filling::default()
-            };
-        }
+        let known = self.filling.lock().get(&group.id).cloned();
+        let known = known.filter(|known| known.epoch == group.epoch);
+        let mut state = known.unwrap_or_else(|| Filling::begin(group));
         // Members alone: what none of them has is looked for by the count of all copies.
         let (copies, nobody) = (group.staying().count(), Outsiders::default());
         let repaired = self
             .repair
             .repair(group, copies, state.after, &nobody)
             .await?;
+        // Without a complete member every other one may have what nobody else has: none counts as
+        // filled before all of them were read.
+        let sourced = group.members.iter().any(|member| member.complete);
+        if sourced && !repaired.read.iter().any(|&disk| is_complete(group, disk)) {
+            // It has gone away since: the others were compared with each other alone.
+            self.rest(group);
+            return Ok(true);
+        }
         state.failed += repaired.failed;
         state.unsound += repaired.damaged + repaired.lost;
-        state.partial |= repaired.members < group.members.len();
+        // Where nobody is complete, one that was given up and answers is as good as another.
+        let asked = match sourced {
+            true => &repaired.members,
+            false => &repaired.read,
+        };
+        state.partial |= asked.len() < group.members.len();
+        let took_part = |disk: &DiskId| repaired.members.contains(disk);
+        state.members.retain(took_part);
+        if !state.is_of_use(group) {
+            // It begins again when they are there again.
+            self.filling.lock().remove(&group.id);
+            return Ok(true);
+        }
         state.after = repaired.next_after;
         if state.after.is_some() {
             self.filling.lock().insert(group.id, state);
@@ -268,9 +294,6 @@ impl PlacementKeeper {
         self.filling.lock().remove(&group.id);
         let whole = state.failed + state.unsound == 0 && !state.partial;
         let complete = group.members.iter().all(|member| member.complete);
-        // Without a complete member every other one may have what nobody else has: none counts as
-        // filled before all of them were read.
-        let sourced = group.members.iter().any(|member| member.complete);
         match group.leaving {
             // Every chunk is on every member that stays, and the epoch says that none can have
             // been acknowledged since with a copy of the leaving one.
@@ -286,7 +309,7 @@ impl PlacementKeeper {
                          is all there is"
                     );
                 }
-                self.complete(group).await?;
+                self.complete(group, &state.members).await?;
             }
             _ => {
                 let chunks = state.failed + state.unsound;
@@ -299,12 +322,10 @@ impl PlacementKeeper {
         Ok(true)
     }
 
-    async fn complete(&self, group: &Group) -> Result<(), WorkerError> {
-        let serving = self.repair.serving(group);
-        for member in group.members.iter().filter(|member| !member.complete) {
-            if !serving.contains(&member.disk) {
-                continue;
-            }
+    /// Those of the members that are not complete yet are so now.
+    async fn complete(&self, group: &Group, filled: &[DiskId]) -> Result<(), WorkerError> {
+        let members = group.members.iter().filter(|member| !member.complete);
+        for member in members.filter(|member| filled.contains(&member.disk)) {
             let command = pb::CompletePgMember {
                 pg: group.id.0,
                 epoch: group.epoch,

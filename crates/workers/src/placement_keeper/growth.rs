@@ -23,8 +23,8 @@ use super::layout::{rule_of, topology_of};
 use crate::WorkerError;
 
 /// Groups with members that are being filled, lost and new ones together, up to which another one
-/// may begin to grow: growing has time, and what was lost goes first. A group that cannot be filled
-/// does not count: it may stay so for ever.
+/// may begin to grow: growing has time, and what was lost goes first. A group that cannot be filled,
+/// or has nobody to fill it, does not count: it may stay so for ever.
 const FILLING_MAX: usize = 4;
 /// Members per tick that begin to leave, or stay after all.
 const LEAVING_PER_TICK: usize = 64;
@@ -45,7 +45,8 @@ impl PlacementKeeper {
     pub(super) async fn grow_groups(&mut self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
         let filling = |group: &&Group| {
-            group.members.iter().any(|member| !member.complete) && !self.has_rested(group)
+            let is_incomplete = group.members.iter().any(|member| !member.complete);
+            is_incomplete && self.can_be_filled(group) && !self.has_rested(group)
         };
         let mut may_begin = FILLING_MAX.saturating_sub(map.groups().filter(filling).count());
         let (mut changed, mut leaving) = (false, 0);

@@ -1,8 +1,10 @@
 //! Pools and groups that should exist.
 
+use std::iter;
 use std::time::Duration;
 
 use granary_blob_api::DiskHealth;
+use granary_datapath::ClusterMap;
 use granary_meta_api::pb;
 use granary_placement::{FailureDomain, Rule, Topology, groups_wanted, plan_groups, rule_for};
 use granary_types::{DiskId, Redundancy};
@@ -86,6 +88,14 @@ pub(super) fn topology_of(pool: &pb::state::Pool, topology: &Topology) -> Topolo
     }
 }
 
+/// A name like this one that no pool has: pools are told apart by their names.
+fn free_name(map: &ClusterMap, name: &str) -> String {
+    let is_free = |name: &String| map.pools().iter().all(|pool| pool.name != *name);
+    let others = (2u32..).map(|n| format!("{name}#{n}"));
+    let mut names = iter::once(name.to_owned()).chain(others);
+    names.find(is_free).unwrap_or_else(|| name.to_owned())
+}
+
 impl PlacementKeeper {
     /// The disks as placement sees them. Only a disk that takes chunks gets a new place in a group:
     /// a full one could not be filled.
@@ -94,7 +104,8 @@ impl PlacementKeeper {
     }
 
     /// Creates the pools that are wanted and do not exist. A pool with more copies than wanted
-    /// stays the best one: a lost disk lowers the redundancy there is, never the target.
+    /// stays the best one: a lost disk lowers the redundancy there is, never the target. One that moved
+    /// to another zone with its groups keeps its name.
     pub(super) async fn create_pools(&self) -> Result<bool, WorkerError> {
         let (map, topology) = (self.view.map(), self.topology());
         let mut created = false;
@@ -109,7 +120,7 @@ impl PlacementKeeper {
             }
             let pool = pb::state::Pool {
                 id: 0,
-                name: wanted.name(),
+                name: free_name(&map, &wanted.name()),
                 redundancy: wanted.redundancy.number(),
                 copies: wanted.rule.copies as u32,
                 zone: wanted.zone.clone(),

@@ -158,13 +158,15 @@ impl PlacementKeeper {
     }
 
     /// True when a disk was given up for good and has nothing to give: its node was given up as well, it
-    /// is broken, or has been away for as long as is waited for a disk in service.
+    /// is broken, or has been away for as long as is waited for a disk in service, and not with so many
+    /// others that nobody is given up for it.
     fn is_gone(&self, map: &ClusterMap, disk: DiskId) -> bool {
         let health = self.view.status(disk).map(|status| status.health);
         let node = map.node_of(disk);
+        let is_believed = self.silence.lock().is_none() || !self.view.is_silent(disk);
         let is_over = node.is_some_and(|node| map.is_node_removed(node))
             || health == Some(DiskHealth::Failed)
-            || self.is_away_too_long(disk);
+            || (self.is_away_too_long(disk) && is_believed);
         map.is_removed(disk) && !self.view.is_readable(disk) && is_over
     }
 
@@ -172,9 +174,12 @@ impl PlacementKeeper {
     /// place that nobody needs is given up.
     ///
     /// The last complete member of a group keeps its place while it may still come back, or answers
-    /// although it was given up: what it holds is read only as long as it is a member. When all
+    /// although it was given up: what it holds is read only as long as it is a member. One that was
+    /// given up and gives no answer may have restarted: it is waited for until it is gone. When all
     /// others are lost for good as well, a member without a complete one beside it stays, too. Where
     /// nobody else is left and it answers, another disk is added, to be filled from it.
+    /// Without any complete member each may have what nobody else has: all are read before any is
+    /// filled, and until then each goes only when it is gone.
     ///
     /// When all members were given up and none has anything to give any more, they are replaced all the
     /// same: what rows name of the group is lost, counted so, and copied back should one of their disks
@@ -326,22 +331,31 @@ impl PlacementKeeper {
 }
 
 /// The disks that may get places of a pool: those of its zone, or of another one when all disks of that
-/// were given up. Which one, the disks that the pool has there already say, or else where most nodes are.
+/// were given up: one with a node for each copy, if there is one, where the pool has disks already, or
+/// else where most nodes are. Groups that began in a zone that is too small end where there is room.
 fn refuge_of(map: &ClusterMap, pool: &pb::state::Pool, topology: &Topology) -> Topology {
     let part = topology_of(pool, topology);
     if !part.is_empty() || pool.zone.is_empty() || map.has_disks_in(&pool.zone) {
         return part;
     }
-    let groups = map.groups().filter(|group| group.pool == pool.id);
-    let begun: BTreeSet<&str> = groups
+    let groups = || map.groups().filter(|group| group.pool == pool.id);
+    // Groups of a pool of fewer copies have grown.
+    let copies = groups().map(|group| group.members.len()).max();
+    let copies = copies.unwrap_or(0).max(pool.copies as usize);
+    let begun: BTreeSet<&str> = groups()
         .flat_map(Group::disks)
         .filter(|&disk| map.is_in(disk))
         .map(|disk| map.zone_of(disk))
         .collect();
     let zones = topology.zones().into_iter().map(|zone| {
         let part = topology.in_zone(zone);
+        // Of one that restarts as well: where the groups go does not change for that.
+        let known = part.disks().filter(|disk| map.is_in(disk.id));
+        let known: BTreeSet<_> = known.map(|disk| disk.node).collect();
         let nodes: BTreeSet<_> = part.in_service().map(|disk| disk.node).collect();
-        ((begun.contains(zone), nodes.len(), Reverse(zone)), part)
+        let has_room = known.len() >= copies;
+        let rank = (has_room, begun.contains(zone), nodes.len(), Reverse(zone));
+        (rank, part)
     });
     let best = zones.max_by_key(|(rank, _)| *rank);
     best.map_or(part, |(_, part)| part)
@@ -349,8 +363,9 @@ fn refuge_of(map: &ClusterMap, pool: &pb::state::Pool, topology: &Topology) -> T
 
 /// The member that is out and goes first: one that is leaving, one that is not filled, or any. One
 /// that is complete goes only while another complete one is in service and answers. Given up for good
-/// and without an answer, it goes anyway; while it answers, the others are filled from it. One that
-/// some gateway may still count goes later. [`NONE`]: nobody goes, and somebody has to come.
+/// and gone, it goes anyway; while it answers, or may do so again, the others are filled from it. So is
+/// one that is not filled and was given up, and any of those of which none is complete. One
+/// that some gateway may still count goes later. [`NONE`]: nobody goes, and somebody has to come.
 fn lost_member(
     map: &ClusterMap,
     group: &Group,
@@ -360,12 +375,20 @@ fn lost_member(
 ) -> Option<DiskId> {
     let others = |of: DiskId| group.members.iter().filter(move |m| m.disk != of);
     let is_source = |m: &GroupMember| m.complete && readable(m.disk);
+    let is_sourced = group.members.iter().any(|m| m.complete);
     let may_go = |member: &&GroupMember| {
         let replaced = others(member.disk).any(|m| is_source(m) && map.is_in(m.disk));
         // Of several that were given up, one after the other.
-        let given_up = map.is_removed(member.disk)
-            && (!readable(member.disk) || others(member.disk).any(is_source));
-        !member.complete || replaced || given_up
+        let is_over = match (member.complete, map.is_removed(member.disk)) {
+            // Of several that were given up, one after the other.
+            (true, true) => others(member.disk).any(is_source),
+            // What it took, those took that were there when it was not any more, or who has everything.
+            (false, false) => is_sourced,
+            // It may have answered until just now, and have what was written since all complete ones
+            // were given up.
+            (true, false) | (false, true) => false,
+        };
+        replaced || is_over || gone(member.disk)
     };
     let members = group.members.iter();
     let out = members.filter(|m| !map.is_in(m.disk) && !counts(m.disk));
@@ -373,13 +396,13 @@ fn lost_member(
         .filter(may_go)
         .min_by_key(|m| (group.leaving != Some(m.disk), m.complete, m.disk));
     let all_gone = || group.disks().all(&gone);
-    let remains = |gone: DiskId| others(gone).any(|m| map.is_in(m.disk) || is_source(m));
+    let remains = |gone: DiskId| others(gone).any(|m| map.is_in(m.disk) || readable(m.disk));
     let lost = first
         .map(|member| member.disk)
         .filter(|&lost| remains(lost) || all_gone());
     let alone = || {
         let mut members = group.members.iter();
-        group.disks().all(|disk| map.is_removed(disk)) && members.any(is_source)
+        group.disks().all(|disk| map.is_removed(disk)) && members.any(|m| readable(m.disk))
     };
     lost.or_else(|| alone().then_some(NONE))
 }
@@ -406,20 +429,36 @@ mod tests {
 
     use super::*;
 
-    /// A disk in a group: whether it is complete, in service, given up, and answers.
-    type Member = (bool, bool, bool, bool);
+    /// A disk in a group: whether it is complete, and how it is.
+    type Member = (bool, How);
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum How {
+        /// In service, and answers.
+        Well,
+        /// In service.
+        Away,
+        /// Out of service because it was away.
+        Out,
+        /// Given up by an operator, and answers.
+        GivenUp,
+        /// Given up, and gives no answer now.
+        Silent,
+        /// Given up, and not waited for any more.
+        Gone,
+    }
 
     fn lost_of(members: &[Member]) -> Option<u64> {
         let numbered = || (1u64..).zip(members.iter().copied());
         let map = ClusterMap::from_wire(pb::ClusterMap {
             epoch: 1,
             disks: numbered()
-                .map(|(id, (_, is_in, removed, _))| pb::state::Disk {
+                .map(|(id, (_, how))| pb::state::Disk {
                     id,
-                    state: match (is_in, removed) {
-                        (true, _) => disk_state::IN,
-                        (false, false) => disk_state::OUT,
-                        (false, true) => disk_state::REMOVED,
+                    state: match how {
+                        How::Well | How::Away => disk_state::IN,
+                        How::Out => disk_state::OUT,
+                        How::GivenUp | How::Silent | How::Gone => disk_state::REMOVED,
                     },
                     ..Default::default()
                 })
@@ -439,20 +478,22 @@ mod tests {
             closed: false,
             leaving: None,
         };
-        let member = |disk: DiskId| members[disk.0 as usize - 1];
-        let readable = |disk| member(disk).3;
-        let gone = |disk| (member(disk).1, member(disk).2, member(disk).3) == (false, true, false);
+        let how = |disk: DiskId| members[disk.0 as usize - 1].1;
+        let readable = |disk| matches!(how(disk), How::Well | How::GivenUp);
+        let gone = |disk| how(disk) == How::Gone;
         lost_member(&map, &group, readable, |_| false, gone).map(|disk| disk.0)
     }
 
     #[test]
     fn a_member_goes_only_when_somebody_else_has_what_it_has() {
-        const WHOLE: Member = (true, true, false, true);
-        const AWAY: Member = (true, true, false, false);
-        const EMPTY: Member = (false, true, false, true);
-        const OUT: Member = (true, false, false, false);
-        const GIVEN_UP: Member = (true, false, true, true);
-        const GONE: Member = (true, false, true, false);
+        const WHOLE: Member = (true, How::Well);
+        const AWAY: Member = (true, How::Away);
+        const EMPTY: Member = (false, How::Well);
+        const PART: Member = (false, How::GivenUp);
+        const OUT: Member = (true, How::Out);
+        const GIVEN_UP: Member = (true, How::GivenUp);
+        const SILENT: Member = (true, How::Silent);
+        const GONE: Member = (true, How::Gone);
         for (members, expected) in [
             (&[WHOLE, WHOLE, WHOLE][..], None),
             (&[WHOLE, OUT, WHOLE], Some(2)),
@@ -465,6 +506,17 @@ mod tests {
             // It answers: the others are filled from it first.
             (&[GIVEN_UP, EMPTY, EMPTY], None),
             (&[GIVEN_UP, EMPTY, WHOLE], Some(1)),
+            // It does not answer now: its node may restart.
+            (&[SILENT, EMPTY], None),
+            (&[SILENT, EMPTY, EMPTY], None),
+            (&[SILENT], None),
+            (&[SILENT, GONE], None),
+            (&[SILENT, SILENT, EMPTY], None),
+            (&[SILENT, AWAY], None),
+            // Unless another one has everything.
+            (&[SILENT, WHOLE], Some(1)),
+            (&[SILENT, GIVEN_UP, EMPTY], Some(1)),
+            (&[GONE, SILENT, EMPTY], Some(1)),
             // Nobody waits for what is gone for good.
             (&[GONE, EMPTY, EMPTY], Some(1)),
             (&[GONE, GIVEN_UP, EMPTY], Some(1)),
@@ -476,7 +528,23 @@ mod tests {
             (&[GONE], Some(1)),
             (&[GONE, OUT], None),
             (&[GONE, AWAY], Some(1)),
-            (&[(false, false, false, false), WHOLE], Some(1)),
+            (&[(false, How::Out), WHOLE], Some(1)),
+            // It may have what was written while it was filled.
+            (&[GIVEN_UP, PART, EMPTY], None),
+            (&[GIVEN_UP, PART], Some(NONE.0)),
+            (&[GIVEN_UP, (false, How::Silent), EMPTY], None),
+            (&[GIVEN_UP, (false, How::Out), EMPTY], Some(2)),
+            (&[GIVEN_UP, (false, How::Gone), EMPTY], Some(2)),
+            (&[GIVEN_UP, PART, WHOLE], Some(2)),
+            (&[WHOLE, (false, How::Silent)], Some(2)),
+            // What it has is all that is left.
+            (&[GONE, PART], Some(1)),
+            (&[GONE, (false, How::Silent)], None),
+            (&[PART], Some(NONE.0)),
+            (&[PART, EMPTY], None),
+            (&[(false, How::Silent), EMPTY], None),
+            (&[(false, How::Out), EMPTY], None),
+            (&[(false, How::Gone), EMPTY], Some(1)),
         ] {
             assert_eq!(lost_of(members), expected, "{members:?}");
         }

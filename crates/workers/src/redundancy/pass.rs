@@ -103,7 +103,7 @@ impl Pass {
         self.seen.add_sum(pg, repaired.seen);
         (self.after, self.tries) = (repaired.next_after, 0);
         // Nobody was asked.
-        let unknown = repaired.members == 0 && repaired.next_after.is_none();
+        let unknown = repaired.members.is_empty() && repaired.next_after.is_none();
         self.groups_unknown += u64::from(unknown);
     }
 

@@ -285,6 +285,17 @@ impl World {
         self.meta.create_bucket(create).await.unwrap().unwrap()
     }
 
+    /// A keeper that copies no faster than that: filling a group takes it several ticks.
+    pub(super) fn slow_keeper(&self, repair_bytes_per_sec: u64) -> PlacementKeeper {
+        let config = DataPathConfig {
+            repair_bytes_per_sec,
+            ..DataPathConfig::default()
+        };
+        let (runtime, meta) = (self.runtime.clone(), self.meta.clone());
+        let path = DataPath::new(runtime.clone(), meta.clone(), self.view.clone(), config);
+        PlacementKeeper::new(runtime, meta, path, self.metrics.clone(), keeper_config())
+    }
+
     /// Lets the keeper work until it has nothing to do.
     pub(super) async fn keep(&mut self) {
         run(&mut self.keeper).await;
