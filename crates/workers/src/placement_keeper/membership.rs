@@ -378,7 +378,6 @@ fn lost_member(
     let is_sourced = group.members.iter().any(|m| m.complete);
     let may_go = |member: &&GroupMember| {
         let replaced = others(member.disk).any(|m| is_source(m) && map.is_in(m.disk));
-        // Of several that were given up, one after the other.
         let is_over = match (member.complete, map.is_removed(member.disk)) {
             // Of several that were given up, one after the other.
             (true, true) => others(member.disk).any(is_source),
