@@ -371,6 +371,62 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_is_where_most_of_its_disks_are_when_none_is_where_it_was_made() {
+        // Disk n sits in node n, of the zone of its first digit; all but those of d were given up.
+        let zone_of = |groups: &[&[u64]]| {
+            let zone = |n: u64| ["a", "b", "c", "d"][n as usize / 10 - 1].to_owned();
+            let node = |id| pb::state::Node {
+                id,
+                zone: zone(id),
+                removed: id < 40,
+                ..Default::default()
+            };
+            let disk = |id| pb::state::Disk {
+                id,
+                node: id,
+                ..Default::default()
+            };
+            let nodes = || (10..50).filter(|n| n % 10 < 3);
+            let member = |&disk: &u64| pb::state::PgMember {
+                disk,
+                ..Default::default()
+            };
+            let group = |(id, disks): (u32, &&[u64])| pb::state::PlacementGroup {
+                id,
+                pool: 1,
+                members: disks.iter().map(member).collect(),
+                ..Default::default()
+            };
+            let pool = pb::state::Pool {
+                id: 1,
+                zone: "a".to_owned(),
+                ..Default::default()
+            };
+            let map = ClusterMap::from_wire(pb::ClusterMap {
+                nodes: nodes().map(node).collect(),
+                disks: nodes().map(disk).collect(),
+                pools: vec![pool],
+                groups: (1..).zip(groups).map(group).collect(),
+                ..Default::default()
+            });
+            map.pools()[0].zone.clone()
+        };
+        for (groups, expected) in [
+            (&[][..], "a"),
+            (&[&[10, 11][..]], "a"),
+            // Those that still wait for a place there are not left behind by the others.
+            (&[&[10, 40], &[40, 41], &[40, 42]], "a"),
+            (&[&[40, 41], &[40, 42]], "d"),
+            (&[&[20, 30, 31], &[20, 30, 31]], "c"),
+            (&[&[20, 30]], "b"),
+            // A disk that nobody knows is nowhere.
+            (&[&[99, 98, 30]], "c"),
+        ] {
+            assert_eq!(zone_of(groups), expected, "{groups:?}");
+        }
+    }
+
+    #[test]
     fn the_best_pool_comes_first() {
         let pool = |id, copies, zone: &str| pb::state::Pool {
             id,
