@@ -196,11 +196,19 @@ impl Shared {
     async fn keep_what_only_it_has(&self, node: NodeId) -> Result<(), Status> {
         self.view.refresh().await.map_err(unavailable)?;
         let map = self.view.map();
-        let gives = |member: &GroupMember| member.complete && self.view.is_readable(member.disk);
         let is_here = |member: &GroupMember| map.node_of(member.disk) == Some(node);
         let depends = |group: &&Group| {
-            let mut sources = group.members.iter().filter(|m| gives(m)).peekable();
-            sources.peek().is_some() && sources.all(is_here)
+            // Without a complete member each may have what nobody else has.
+            let sourced = group.members.iter().any(|member| member.complete);
+            let gives = |member: &&GroupMember| {
+                (member.complete || !sourced) && self.view.is_readable(member.disk)
+            };
+            let mut sources = group.members.iter().filter(gives).peekable();
+            sources.peek().is_some()
+                && match sourced {
+                    true => sources.all(is_here),
+                    false => sources.any(is_here),
+                }
         };
         match map.groups().filter(depends).count() {
             0 => Ok(()),
