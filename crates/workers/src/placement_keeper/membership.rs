@@ -1,7 +1,7 @@
 //! Disks that go and come, and who takes their places.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use granary_blob_api::DiskHealth;
@@ -160,7 +160,12 @@ impl PlacementKeeper {
     /// True when a disk was given up for good and has nothing to give: its node was given up as well, it
     /// is broken, or has been away for as long as is waited for a disk in service, and not with so many
     /// others that nobody is given up for it.
-    fn is_gone(&self, map: &ClusterMap, disk: DiskId) -> bool {
+    ///
+    /// So is one that is out and `exchanged`, without a word of the operator.
+    fn is_gone(&self, map: &ClusterMap, exchanged: &HashSet<DiskId>, disk: DiskId) -> bool {
+        if exchanged.contains(&disk) {
+            return !map.is_in(disk);
+        }
         let health = self.view.status(disk).map(|status| status.health);
         let node = map.node_of(disk);
         let is_believed = self.silence.lock().is_none() || !self.view.is_silent(disk);
@@ -168,6 +173,21 @@ impl PlacementKeeper {
             || health == Some(DiskHealth::Failed)
             || (self.is_away_too_long(disk) && is_believed);
         map.is_removed(disk) && !self.view.is_readable(disk) && is_over
+    }
+
+    /// Disks that their nodes do not have any more, where another one has their data directory: they
+    /// were exchanged, and the operator has nothing more to say. Should one come back, what nobody else
+    /// has is copied from it.
+    fn exchanged(&self, map: &ClusterMap) -> HashSet<DiskId> {
+        let (there, away): (Vec<_>, Vec<_>) = map
+            .disks()
+            .partition(|disk| self.view.is_readable(DiskId(disk.id)));
+        let taken: HashSet<_> = there.iter().map(|disk| (disk.node, &disk.path)).collect();
+        let away = away.iter().map(|disk| (DiskId(disk.id), disk));
+        let missing = away.filter(|(id, disk)| {
+            self.view.is_missing(*id) && taken.contains(&(disk.node, &disk.path))
+        });
+        missing.map(|(id, _)| id).collect()
     }
 
     /// Gives the places of disks that are out to others, where there is one to give them to. A
@@ -181,8 +201,8 @@ impl PlacementKeeper {
     /// Without any complete member each may have what nobody else has: all are read before any is
     /// filled, and until then each goes only when it is gone.
     ///
-    /// When all members were given up and none has anything to give any more, they are replaced all the
-    /// same: what rows name of the group is lost, counted so, and copied back should one of their disks
+    /// When all members were given up, or exchanged, and none has anything to give any more, they are
+    /// replaced all the same: what rows name of the group is lost, counted so, and copied back should one of their disks
     /// answer again in spite of that. In a zone all of whose disks were given up the places go to
     /// another zone: a group whose members nobody can ask would be in doubt for good.
     ///
@@ -203,6 +223,10 @@ impl PlacementKeeper {
             .filter(|group| group.disks().any(|disk| !map.is_in(disk)))
             .collect();
         lost.sort_by_key(|group| group.id);
+        let exchanged = match lost.is_empty() {
+            true => HashSet::new(),
+            false => self.exchanged(&map),
+        };
         for pool in map.pools() {
             if !lost.iter().any(|group| group.pool == pool.id) {
                 continue;
@@ -221,7 +245,7 @@ impl PlacementKeeper {
                 }
                 let readable = |disk| self.view.is_readable(disk);
                 let counts = |disk| !self.counts_nowhere(disk);
-                let gone = |disk| self.is_gone(&map, disk);
+                let gone = |disk| self.is_gone(&map, &exchanged, disk);
                 let Some(old) = lost_member(&map, group, readable, counts, gone) else {
                     continue;
                 };

@@ -190,6 +190,36 @@ fn groups_without_room_where_they_took_refuge_keep_no_other_from_growing() {
 }
 
 #[test]
+fn a_disk_that_was_exchanged_for_an_empty_one_is_not_waited_for() {
+    simulated(async {
+        let mut world = World::start(1).await;
+        let other = world.add_node_in("b", 2, 20).await;
+        world.keep().await;
+        let old = disk_in(&world, 1).await;
+        let groups = groups_on(&world, old);
+        assert!(!groups.is_empty(), "the test tests nothing");
+        let bytes = content(9 * MIB, 306);
+        world.put("a", &bytes).await;
+        // Away alone is no reason: it may come back.
+        assert!(world.store.remove_disk(old).await);
+        keep_on(&mut world, 4).await;
+        assert_eq!(groups_on(&world, old), groups);
+        world.wipe(1);
+        let new = world.add_disk(1).await;
+        assert!(new != old && new != other);
+        keep_on(&mut world, 4).await;
+        assert_eq!(groups_on(&world, old), []);
+        let taken = groups_on(&world, new);
+        assert!(groups.iter().all(|group| taken.contains(group)));
+        assert_served(&world);
+        let mut worker = redundancy(&world);
+        run(&mut worker).await;
+        let status = worker.status()();
+        assert_eq!((status.groups_unknown, status.lost), (0, 3), "{status:?}");
+    });
+}
+
+#[test]
 fn what_was_in_them_is_counted_as_lost_and_comes_back_with_its_disk() {
     simulated(async {
         let mut world = World::start(1).await;
