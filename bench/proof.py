@@ -146,15 +146,24 @@ def store(target, sizes, count, clients):
     """Stores objects from several clients at once; what each consisted of."""
     puts, failed, lock = [], [], threading.Lock()
 
+    def put(size):
+        body_token, key_token = ("".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10)) for _ in range(2))
+        body = marks(body_token, size // MARK_BYTES).encode()
+        status, content = target.call("PUT", target.sign("PUT", "proof/" + marks(key_token, KEY_MARKS)), body)
+        if status != 200:
+            raise RuntimeError(f"{status} {content[:200]!r}")
+        return {"key": key_token, "body": body_token, "marks": size // MARK_BYTES, "md5": hashlib.md5(body).hexdigest()}
+
     def client(some):
         for size in some:
-            body_token, key_token = ("".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10)) for _ in range(2))
-            body = marks(body_token, size // MARK_BYTES).encode()
-            status, content = target.call("PUT", target.sign("PUT", "proof/" + marks(key_token, KEY_MARKS)), body)
+            try:
+                done = put(size)
+            except Exception as failure:  # pylint: disable=broad-except
+                with lock:
+                    failed.append(repr(failure))
+                return
             with lock:
-                if status != 200:
-                    failed.append(f"{status} {content[:200]!r}")
-                puts.append({"key": key_token, "body": body_token, "marks": size // MARK_BYTES, "md5": hashlib.md5(body).hexdigest()})
+                puts.append(done)
 
     work = [size for size in sizes for _ in range(count)]
     threads = [threading.Thread(target=client, args=(work[n::clients],)) for n in range(clients)]
@@ -163,7 +172,9 @@ def store(target, sizes, count, clients):
     for thread in threads:
         thread.join()
     if failed:
-        raise RuntimeError(f"{len(failed)} PUTs failed, as {failed[0]}")
+        raise RuntimeError(f"{len(failed)} clients ended with a PUT that failed, as {failed[0]}")
+    if len(puts) != len(work) or not puts:
+        raise RuntimeError(f"{len(puts)} of {len(work)} objects were stored: that proves nothing")
     return puts
 
 
@@ -205,7 +216,7 @@ def say(file, puts):
         print(f"calls whose bytes this does not read: {', '.join(unread)}")
     print(f"{covered} of {answered} answers came after a sync that began after their bytes and their key were written"
           + (f"; {len(puts) - answered} answers were not seen" if answered != len(puts) else ""))
-    return covered == len(puts)
+    return covered == len(puts) > 0
 
 
 def main():

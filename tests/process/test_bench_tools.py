@@ -2,6 +2,8 @@
 import os
 import sys
 
+import pytest
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "bench"))
 # pylint: disable=wrong-import-position
 import proof  # noqa: E402
@@ -53,6 +55,37 @@ def test_body_and_key_both_count_whole():
     assert judged(WRITE.replace(BODY, BODY[:half]), SYNC, ANSWER) == (1, 0)
     # The frame of a log cuts one mark in two.
     assert judged(WRITE.replace(BODY, BODY[:half + 5] + "\\7\\0\\2\\1" + BODY[half + 5:]), SYNC, ANSWER) == (1, 1)
+
+
+class Answering:
+    """A server that gives up at the PUT of that number."""
+
+    def __init__(self, fails_at=None):
+        self.calls, self.fails_at = 0, fails_at
+
+    def sign(self, _, key):
+        """As the tools ask for it."""
+        return key
+
+    def call(self, *_):
+        """As the tools ask for it."""
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise ConnectionResetError("gone")
+        return 200, b""
+
+
+def test_nothing_is_proved_by_puts_that_were_not_made(tmp_path, capsys):
+    assert len(proof.store(Answering(), [4096], 5, 1)) == 5
+    for target, count, word in ((Answering(fails_at=1), 5, "gone"), (Answering(fails_at=3), 5, "gone"), (Answering(), 0, "0 of 0")):
+        with pytest.raises(RuntimeError, match=word):
+            proof.store(target, [4096], count, 1)
+    trace = tmp_path / "trace"
+    trace.write_text("\n".join((WRITE, SYNC, ANSWER)) + "\n")
+    assert proof.say(trace, [PUT])
+    assert not proof.say(trace, [PUT, {**PUT, "md5": "0" * 32}])
+    assert not proof.say(trace, [])
+    assert "1 of 1 answers" in capsys.readouterr().out
 
 
 def corrected(counts, expected):
