@@ -3,12 +3,13 @@
 //! Must not know which answers are good. One request at a time, nothing is sent twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use granary_oss::query::Query;
 use granary_oss::sign::client::Request as Unsigned;
-use granary_runtime::{Runtime, Task};
+use granary_runtime::{CancellationToken, Runtime, Task};
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -36,6 +37,10 @@ pub(crate) struct Store {
     pub(crate) signer: Signer,
     pub(crate) timeout: Duration,
     pub(crate) runtime: Runtime,
+    /// The answer to a PUT has named a version, which would outlast the object.
+    pub(crate) names_versions: AtomicBool,
+    /// What ends then; nothing when objects are kept anyway.
+    pub(crate) without_versions: Option<CancellationToken>,
 }
 
 /// A request, before it is signed.
@@ -82,6 +87,14 @@ impl Store {
         request.headers_mut().insert(HOST, host);
         request.headers_mut().insert(USER_AGENT, US);
         request
+    }
+
+    /// The answer to a PUT names a version.
+    pub(crate) fn note_version(&self) {
+        self.names_versions.store(true, Ordering::Relaxed);
+        if let Some(run) = &self.without_versions {
+            run.cancel();
+        }
     }
 }
 

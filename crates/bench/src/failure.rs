@@ -74,6 +74,11 @@ impl Failure {
         self.status.is_some_and(|status| status >= 300)
     }
 
+    /// Whether the store does not know what was asked for.
+    pub(crate) fn is_not_implemented(&self) -> bool {
+        matches!(self.status, Some(405 | 501)) || self.code == "NotImplemented"
+    }
+
     /// Whether the same request may go well a little later.
     pub(crate) fn may_pass(&self) -> bool {
         self.status
@@ -202,6 +207,18 @@ mod tests {
             assert_eq!(failure.to_string(), format!("404 {code}: {message}"));
             assert!(!failure.may_pass());
         }
+        let unknown = "<Code>NotImplemented</Code>";
+        for (status, document, is_not_implemented) in [
+            (StatusCode::NOT_IMPLEMENTED, "", true),
+            (StatusCode::METHOD_NOT_ALLOWED, "", true),
+            (StatusCode::BAD_REQUEST, unknown, true),
+            (StatusCode::FORBIDDEN, document, false),
+            (StatusCode::SERVICE_UNAVAILABLE, "", false),
+        ] {
+            let failure = Failure::refused(status, document);
+            assert_eq!(failure.is_not_implemented(), is_not_implemented, "{status}");
+        }
+        assert!(!Failure::timeout(1.0).is_not_implemented());
         assert!(Failure::refused(StatusCode::SERVICE_UNAVAILABLE, "").may_pass());
         assert!(Failure::timeout(1.0).may_pass());
     }

@@ -15,6 +15,8 @@ use crate::workload::Operation;
 
 /// The header that tells the CRC-64 of an object.
 const CRC64: &str = "x-oss-hash-crc64ecma";
+/// The headers that name the version which a PUT has made.
+const VERSION_IDS: [&str; 2] = ["x-oss-version-id", "x-amz-version-id"];
 
 /// A request of a run.
 pub(crate) struct Call<'a> {
@@ -120,6 +122,12 @@ async fn put(
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
     answer.document().await?;
+    if VERSION_IDS
+        .iter()
+        .any(|id| answer.headers.contains_key(*id))
+    {
+        connection.store().note_version();
+    }
     let Some(crc64) = crc64.get().copied() else {
         let message = "it came before the body had been sent".to_owned();
         return Err(Failure::wrong(answer.status, "EarlyAnswer", message));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use granary_oss::query::Query;
@@ -65,6 +65,16 @@ pub enum BenchError {
         /// The bucket.
         bucket: String,
     },
+    /// Nobody knows whether what is overwritten and deleted would stay.
+    #[error(
+        "cannot see whether bucket {bucket} keeps versions, which would stay: {reason} (with --keep that is all the same)"
+    )]
+    MaybeVersioned {
+        /// The bucket.
+        bucket: String,
+        /// What the store or the network said.
+        reason: String,
+    },
     /// Objects that are read could not be stored.
     #[error("cannot store the objects of {workload}: {reason}")]
     NotStored {
@@ -104,7 +114,10 @@ pub async fn run(
         Some(JsonTo::Stdout) => console.err,
         _ => console.out,
     };
-    let outcome = bench.measure(&mut report, table).await;
+    let mut outcome = bench.measure(&mut report, table).await;
+    if bench.leaves_versions() {
+        outcome = Err(bench.versioned());
+    }
     report.interrupted = stop.is_cancelled();
     report.error = outcome.as_ref().err().map(ToString::to_string);
     if let Some(failures) = report.failures() {
@@ -150,7 +163,8 @@ struct Bench {
     sets: BTreeMap<(Use, u64), Arc<ObjectSet>>,
     /// The number of the next body.
     numbers: Arc<AtomicU64>,
-    stop: CancellationToken,
+    /// Ended by the user, or because versions would stay.
+    over: CancellationToken,
 }
 
 impl Bench {
@@ -159,6 +173,7 @@ impl Bench {
         runtime: &Runtime,
         stop: &CancellationToken,
     ) -> Result<Self, SettingError> {
+        let over = stop.child_token();
         let dialler = Dialler::new(settings.endpoint.clone(), settings.ca_file.as_deref())?;
         let store = Store {
             endpoint: settings.endpoint.clone(),
@@ -170,6 +185,8 @@ impl Bench {
             },
             timeout: settings.timeout,
             runtime: runtime.clone(),
+            names_versions: AtomicBool::new(false),
+            without_versions: (!settings.keep).then(|| over.clone()),
         };
         let folder = format!("{}{:016x}/", settings.prefix, runtime.entropy().next_u64());
         let mut bench = Self {
@@ -178,7 +195,7 @@ impl Bench {
             folder,
             sets: BTreeMap::new(),
             numbers: Arc::default(),
-            stop: stop.clone(),
+            over,
             settings,
         };
         bench.plan();
@@ -227,17 +244,32 @@ impl Bench {
             ),
             reason: failure.to_string(),
         })?;
-        // A store that has no versions need not know what this asks for.
-        let versioning = look(&mut connection, Query::from_pairs([("versioning", "")])).await;
-        let status = versioning
-            .ok()
-            .and_then(|document| element(&document, "Status"));
-        match status.as_deref() {
-            Some("Enabled" | "Suspended") if !self.settings.keep => Err(BenchError::Versioned {
-                bucket: self.settings.endpoint.bucket.clone(),
-            }),
-            _ => Ok(()),
+        if self.settings.keep {
+            return Ok(());
         }
+        match look(&mut connection, Query::from_pairs([("versioning", "")])).await {
+            Ok(document) => match element(&document, "Status").as_deref() {
+                Some("Enabled" | "Suspended") => Err(self.versioned()),
+                _ => Ok(()),
+            },
+            // What has no versions need not know what this asks for.
+            Err(failure) if failure.is_not_implemented() => Ok(()),
+            Err(failure) => Err(BenchError::MaybeVersioned {
+                bucket: self.settings.endpoint.bucket.clone(),
+                reason: failure.to_string(),
+            }),
+        }
+    }
+
+    fn versioned(&self) -> BenchError {
+        BenchError::Versioned {
+            bucket: self.settings.endpoint.bucket.clone(),
+        }
+    }
+
+    /// Whether deleting what was stored would leave versions of it, against the user's wish.
+    fn leaves_versions(&self) -> bool {
+        !self.settings.keep && self.store.names_versions.load(Ordering::Relaxed)
     }
 
     /// Measures all workloads in turn and prints their rows as they are done.
@@ -255,11 +287,11 @@ impl Bench {
         };
         for round in 1..=self.settings.rounds {
             for (workload, so_far) in workloads.iter().zip(&mut measured) {
-                if self.stop.is_cancelled() {
+                if self.over.is_cancelled() {
                     break;
                 }
                 self.prepare(workload).await?;
-                if self.stop.is_cancelled() {
+                if self.over.is_cancelled() {
                     break;
                 }
                 let now = self.measure_once(workload, round).await;
@@ -307,7 +339,7 @@ impl Bench {
                 let first = self.numbers.fetch_add(set.len() as u64, Ordering::Relaxed);
                 set.renumber(first);
             }
-            let outcome = self.chore(Chore::Store, set, &self.stop).await;
+            let outcome = self.chore(Chore::Store, set, &self.over).await;
             outcome.map_err(|failure| BenchError::NotStored {
                 workload: workload.name.clone(),
                 reason: failure.to_string(),
@@ -357,13 +389,16 @@ impl Bench {
             1 => workload.name.clone(),
             rounds => format!("{} {round}/{rounds}", workload.name),
         };
-        load.run(name, connections, &self.stop).await
+        load.run(name, connections, &self.over).await
     }
 
     /// Deletes what the run has stored, and looks whether anything is left; why it is.
     async fn clean_up(&self) -> Option<String> {
         if self.settings.keep {
             return Some("--keep".to_owned());
+        }
+        if self.leaves_versions() {
+            return Some("the bucket keeps versions of what is deleted".to_owned());
         }
         for set in self.sets.values() {
             // Also a run that was stopped cleans up.

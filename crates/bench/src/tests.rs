@@ -48,6 +48,10 @@ enum Fault {
     Closes,
     /// The bucket has versions.
     Versioned,
+    /// It refuses to say whether it has.
+    VersionsUnsaid,
+    /// It says that it knows no versions, and makes some.
+    VersionsDenied,
     /// Every tenth GET gets no answer.
     Silent,
     /// It refuses all deletions.
@@ -92,9 +96,14 @@ impl Memory {
                     return refusal(StatusCode::FORBIDDEN, "AccessDenied");
                 }
                 let crc = crc64(&body);
+                let mut answer = response(Bytes::new(), crc);
+                if self.fault == Fault::VersionsDenied {
+                    let id = http::HeaderValue::from_static("v1");
+                    answer.headers_mut().insert("x-amz-version-id", id);
+                }
                 assert!(self.bodies.lock().insert(body.clone()), "a body came twice");
                 self.objects.lock().insert(key, body);
-                response(Bytes::new(), crc)
+                answer
             }
             Method::GET | Method::HEAD => {
                 let objects = self.objects.lock();
@@ -145,6 +154,13 @@ impl Memory {
 
     fn document(&self, query: &Query) -> Response<Full<Bytes>> {
         if query.contains("versioning") {
+            match self.fault {
+                Fault::VersionsUnsaid => return refusal(StatusCode::FORBIDDEN, "AccessDenied"),
+                Fault::VersionsDenied => {
+                    return refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented");
+                }
+                _ => {}
+            }
             let status = match self.fault {
                 Fault::Versioned => "<Status>Enabled</Status>",
                 _ => "",
@@ -458,6 +474,34 @@ async fn objects_stay_when_they_are_to_and_when_they_cannot_be_deleted() {
     assert_eq!(stuck.verdict.unwrap(), Verdict::Failed);
     assert!(stuck.err.contains("403 AccessDenied"), "{}", stuck.err);
     assert_eq!(memory.objects.lock().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_would_stay_are_not_made() {
+    let (unsaid, memory) = bench_with(Fault::VersionsUnsaid, "put-4k").await;
+    let said = unsaid.verdict.unwrap_err().to_string();
+    assert!(
+        said.contains("403 AccessDenied") && said.contains("--keep"),
+        "{said}"
+    );
+    assert_eq!(memory.requests.load(Ordering::Relaxed), 2);
+    for (line, connections) in [("--seconds 600 put-4k,get-4k", 4), ("--keys 500 get-4k", 4)] {
+        let (denied, memory) = bench_with(Fault::VersionsDenied, line).await;
+        let json = denied.json();
+        let said = denied.verdict.unwrap_err().to_string();
+        assert!(said.contains("keeps versions"), "{said}");
+        assert_eq!(json["error"], said);
+        assert_eq!(json["interrupted"], false);
+        // What was under way, no more; and all of it is named.
+        let left: Vec<String> = memory.objects.lock().keys().cloned().collect();
+        assert!((1..=2 * connections).contains(&left.len()), "{left:?}");
+        let under = json["objects_left_under"].as_str().unwrap();
+        assert!(left.iter().all(|key| key.starts_with(under)), "{left:?}");
+    }
+    for fault in [Fault::VersionsUnsaid, Fault::VersionsDenied] {
+        let (kept, _) = bench_with(fault, "--keep --requests 3 --keys 3 put-4k,get-4k").await;
+        assert_eq!(kept.verdict.unwrap(), Verdict::Good, "{fault:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
