@@ -137,6 +137,24 @@ def test_a_signal_ends_it_with_what_was_measured_and_nothing_left(server, wire, 
     assert "ending" in err
 
 
+def test_it_ends_with_nothing_left_when_nobody_reads_the_table(server, wire, bucket):
+    """It goes to the standard error; the reader goes before the first row."""
+    line = command(bucket, "--endpoint", server.endpoint, *SHORT, "--json", "-", "put-4k,get-4k")
+    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "4 connections" in process.stderr.readline()
+        process.stderr.close()
+        figures = json.loads(process.stdout.read())
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert figures["interrupted"] and figures["objects_left_under"] is None
+    assert [found["workload"] for found in figures["workloads"]] == ["put-4k"]
+    assert objects_in(wire, bucket) == []
+
+
 def peak_kib(pid):
     """Peak resident memory so far; 0 of a process that has ended."""
     try:
@@ -198,7 +216,8 @@ def test_wrong_bodies_are_errors(s3_keys):
         store.close()
 
 
-def test_a_second_signal_ends_it_at_once(s3_keys):
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_second_signal_ends_it_at_once_whoever_reads_what_it_says(s3_keys, is_read):
     """The store no longer answers, so that what is under way would take its timeout."""
     gate = threading.Event()
     store = S3Store("s3id", "s3secret", "us-east-1", damage=lambda number, body: (number < 20 or gate.wait(60)) and body)
@@ -206,10 +225,15 @@ def test_a_second_signal_ends_it_at_once(s3_keys):
     process = subprocess.Popen(line, env=environment(s3_keys), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_for("an answer that does not come", lambda: store.gets >= 21)
-        process.send_signal(signal.SIGINT)
-        assert "ending" in process.stderr.readline()
-        assert process.poll() is None, "it waits for what is under way"
-        process.send_signal(signal.SIGINT)
+        if is_read:
+            process.send_signal(signal.SIGINT)
+            assert "ending" in process.stderr.readline()
+            assert process.poll() is None, "it waits for what is under way"
+            process.send_signal(signal.SIGINT)
+        else:
+            process.stderr.close()
+            # Two that come at once are one.
+            wait_for("its end", lambda: process.send_signal(signal.SIGINT) or process.poll() is not None, deadline_s=20)
         assert process.wait(10) == 130
         assert len(store.objects) == 4
     finally:

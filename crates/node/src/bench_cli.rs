@@ -1,5 +1,6 @@
 //! `granary bench`: gives the measuring client its words, its variables and a way to be told that it is over.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use granary_bench::{BenchArgs, Console, Verdict};
 use granary_runtime::{CancellationToken, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{complain, descriptors, print_if_read};
+use crate::{complain, complain_if_read, descriptors, print_if_read};
 
 /// A request failed, or an object is still there.
 const FAILED: u8 = 3;
@@ -34,14 +35,15 @@ async fn measure(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let terminate = signal(SignalKind::terminate())?;
     runtime.spawn(obey(interrupt, terminate, stop.clone()));
     let variable = |name: &str| std::env::var_os(name)?.into_string().ok();
+    // Nobody reads it any more: there is no use in going on.
+    let end_unless = |read: io::Result<()>| {
+        if read.is_err() {
+            stop.cancel();
+        }
+    };
     let console = Console {
-        out: &|text| {
-            // Nobody reads it any more: there is no use in going on.
-            if print_if_read(text).is_err() {
-                stop.cancel();
-            }
-        },
-        err: &complain,
+        out: &|text| end_unless(print_if_read(text)),
+        err: &|text| end_unless(complain_if_read(text)),
     };
     let verdict = granary_bench::run(args, &variable, &console, &runtime, &stop).await?;
     Ok(match verdict {
