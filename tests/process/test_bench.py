@@ -115,6 +115,21 @@ def test_a_bucket_with_versions_is_refused(server, wire, bucket):
     assert objects_in(wire, bucket) == []
 
 
+def test_a_bucket_with_directories_is_measured_and_nothing_but_the_prefix_stays(server, wire, bucket_name):
+    wire.must("PUT", bucket_name, headers={"x-oss-hns-status": "enabled"})
+    try:
+        done = bench(keys_of(server), bucket_name, "--endpoint", server.endpoint, *SHORT, "--json", "-", WORKLOADS, "list-40")
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        assert [found["errors"] for found in figures["workloads"]] == [0] * 7 and figures["objects_left_under"] is None
+        assert objects_in(wire, bucket_name) == ["granary-bench/"]
+    finally:
+        while keys := objects_in(wire, bucket_name):
+            for key in reversed(keys):
+                wire.must("DELETE", bucket_name, key)
+        wire.must("DELETE", bucket_name)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_what_was_measured_and_nothing_left(server, wire, bucket, tmp_path, sent):
     file = tmp_path / "figures.json"

@@ -98,6 +98,17 @@ impl std::fmt::Display for Failure {
 /// The text of the first element of that name, without its markup.
 pub(crate) fn element(document: &str, name: &str) -> Option<String> {
     let (_, after) = document.split_once(&format!("<{name}>"))?;
+    text(after)
+}
+
+/// The texts of all elements of that name.
+pub(crate) fn elements(document: &str, name: &str) -> Vec<String> {
+    let tag = format!("<{name}>");
+    document.split(&tag).skip(1).filter_map(text).collect()
+}
+
+/// What comes before the next tag.
+fn text(after: &str) -> Option<String> {
     let (text, _) = after.split_once('<')?;
     let plain = text
         .replace("&lt;", "<")

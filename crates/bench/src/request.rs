@@ -82,6 +82,16 @@ pub(crate) async fn look(connection: &mut Connection, query: Query) -> Result<St
     settle(connection, outcome)
 }
 
+/// Deletes a key that is none of a set's.
+///
+/// # Errors
+/// What was wrong.
+pub(crate) async fn remove(connection: &mut Connection, key: String) -> Result<(), Failure> {
+    let limit = connection.store().timeout;
+    let outcome = within(limit, send_delete(connection, key)).await;
+    settle(connection, outcome).map(drop)
+}
+
 /// Closes a connection that an answer was not read from to its end.
 fn settle<T>(
     connection: &mut Connection,
@@ -173,21 +183,28 @@ async fn head(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Fail
 }
 
 async fn delete(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Failure> {
-    let ask = Ask::new(Method::DELETE, Some(call.set.key(call.index)));
+    let answer = send_delete(connection, call.set.key(call.index)).await?;
+    call.set.note_deleted(call.index);
+    Ok(good(connection, &answer, 0))
+}
+
+async fn send_delete(connection: &mut Connection, key: String) -> Result<Answer, Failure> {
+    let ask = Ask::new(Method::DELETE, Some(key));
     let mut answer = connection.send(ask).await?;
     if answer.status != StatusCode::NO_CONTENT {
         expect_ok(&mut answer).await?;
     }
     answer.document().await?;
-    call.set.note_deleted(call.index);
-    Ok(good(connection, &answer, 0))
+    Ok(answer)
 }
 
 async fn list(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Failure> {
     let (set, first) = (call.set, call.index);
-    let after = first.checked_sub(1).map(|before| set.key(before));
+    // Where keys are paths, the folder is a key of its own and comes before what is in it.
+    let before = first.checked_sub(1);
+    let after = before.map_or_else(|| set.folder().to_owned(), |before| set.key(before));
     let mut ask = Ask::new(Method::GET, None);
-    ask.query = page_query(set.folder(), call.page, after.as_deref());
+    ask.query = page_query(set.folder(), call.page, Some(&after));
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
     let document = answer.document().await?;

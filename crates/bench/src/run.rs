@@ -1,5 +1,6 @@
 //! A run from its first look at the bucket to the last deletion: store what is read, measure, report, clean up.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -14,15 +15,18 @@ use crate::chore::{self, Chore};
 use crate::connection::{Connection, Store};
 use crate::content::Content;
 use crate::endpoint::Dialler;
-use crate::failure::{Failure, element};
+use crate::failure::{Failure, element, elements};
 use crate::load::{self, Load};
 use crate::measure::{Measured, Round, Window};
 use crate::objects::ObjectSet;
 use crate::report::{Report, WorkloadReport, name_width};
-use crate::request::{look, page_query};
+use crate::request::{look, page_query, remove};
 use crate::settings::{BenchArgs, Extent, JsonTo, SettingError, Settings};
 use crate::signing::Signer;
 use crate::workload::{Operation, Workload};
+
+/// Directories of a run at most, one for each use of a size.
+const LEFT_MAX: usize = 1000;
 
 /// Where a run says something.
 pub struct Console<'a> {
@@ -407,14 +411,31 @@ impl Bench {
                 return Some(failure.to_string());
             }
         }
-        let mut connection = Connection::new(Arc::clone(&self.store));
-        match look(&mut connection, page_query(&self.folder, 1, None)).await {
-            Ok(document) => {
-                let key = element(&document, "Key")?;
-                Some(format!("{key} is there after its deletion"))
-            }
+        match self.find_left().await {
+            Ok(key) => Some(format!("{} is there after its deletion", key?)),
             Err(failure) => Some(failure.to_string()),
         }
+    }
+
+    /// A key of the run that is still there. Where keys are paths, PUTs have made the directories of theirs, which are
+    /// keys with a slash at the end; those below the run's own folder are deleted before.
+    async fn find_left(&self) -> Result<Option<String>, Failure> {
+        let mut connection = Connection::new(Arc::clone(&self.store));
+        let page = page_query(&self.folder, LEFT_MAX, None);
+        let mut left = elements(&look(&mut connection, page).await?, "Key");
+        if let Some(object) = left.iter().find(|key| !key.ends_with('/')) {
+            return Ok(Some(object.clone()));
+        }
+        if left.is_empty() {
+            return Ok(None);
+        }
+        // What stands in a directory goes before it.
+        left.sort_unstable_by_key(|key| Reverse(key.len()));
+        for directory in left {
+            remove(&mut connection, directory).await?;
+        }
+        let document = look(&mut connection, page_query(&self.folder, 1, None)).await?;
+        Ok(element(&document, "Key"))
     }
 }
 

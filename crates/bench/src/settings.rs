@@ -107,7 +107,7 @@ Nothing is tried again: whatever goes wrong is an error.
 What is stored: every PUT has another body, which neither compresses nor repeats itself; PUTs go round over the keys
 and overwrite after the first round. GET, HEAD and list read objects that are stored before, at random. delete deletes
 each of its objects once and ends when none is left, whatever the time; it has no warm-up. All objects are deleted at
-the end, also after ^C; a second ^C ends at once.
+the end, also after ^C; a second ^C ends at once. In a bucket with directories those of --prefix stay.
 
 What is checked, of every answer: all bytes of a GET are those that were stored, its ETag is that of the PUT, and
 x-oss-hash-crc64ecma, where it is sent, is that of the bytes; of a HEAD length, ETag and CRC; of a PUT the CRC; of a
