@@ -5,8 +5,8 @@
                      [--one-work put-4k,...] [--many-keys 1000000] [--garage off,on] [--disks 1] [--place DIR]
                      [--out FILE.md] [--json FILE]
 
-The targets take turns (A B C A B C ...), so that a noisy machine hurts all alike: read the ratios of
-medians, not the figures. A ratio above 1 says Granary is faster. CPU is the server process's own time
+The targets take turns (A B C, B C A, C A B, ...), so that a noisy machine hurts all alike: read the ratios
+of medians, not the figures. A ratio above 1 says Granary is faster. CPU is the server process's own time
 per request, which noise disturbs least. docs/performance.md says what the tables mean. Needs python3 and wrk.
 """
 import argparse
@@ -38,6 +38,12 @@ FREE_BYTES_MIN = 4 << 30
 def at_once(wanted, size):
     """How many requests of a size run at once."""
     return max(min(wanted, 2), min(wanted, FLIGHT_BYTES // max(size, 1 << 20)))
+
+
+def in_turn(targets, number):
+    """The order of a round: each begins with the next one, so that none always comes after the same other."""
+    first = number % len(targets)
+    return targets[first:] + targets[:first]
 
 
 def md5_megabytes():
@@ -128,12 +134,12 @@ class Comparison:
             targets = [target for target in targets if target is self.targets[0] or not target.keeps or self.args.many_all]
         runs = report[work] = {target.name: [] for target in targets}
         keys = self.prepare(method, size_name, targets, uniform)
-        for _ in range(self.args.rounds):
+        for number in range(self.args.rounds):
             if work == "put-16m":
                 self.md5.append(md5_megabytes())
             if uniform:
                 asked = self.random.sample(keys, min(len(keys), self.args.many_sample))
-            for target in targets:
+            for target in in_turn(targets, number):
                 load = wrk.Load(method, asked if uniform else keys, size, connections, self.args.seconds)
                 if uniform and target.keeps:
                     self.chill(target)
@@ -152,6 +158,7 @@ class Comparison:
             for target in targets:
                 if target.keeps:
                     wrk.store(target, keys, size)
+                    self.settle(target, "it was given what is read")
             return keys
         if method == "PUT":
             return [f"{size_name}/w/{n:06d}" for n in range(max(16, min(self.args.keys, (2 << 30) // size)))]
@@ -159,12 +166,13 @@ class Comparison:
         for target in targets:
             for key in keys:
                 target.put(key, os.urandom(size))
+            self.settle(target, "it was given what is read")
         return keys
 
     def chill(self, target):
         """Starts a server again, with nothing in its caches nor, where that is permitted, in the kernel's."""
         target.restart()
-        target.settle(self.args.settle)
+        self.settle(target, "its start")
         self.cold = not self.args.keep_page_cache and drop_caches()
 
     def one_run(self, target, load):
@@ -179,9 +187,14 @@ class Comparison:
             if counted:
                 run["files_bytes"] = files_bytes(target.place) - before
         if load.method == "PUT":
-            # What one target left in the page cache must not be written out during the next one's turn.
-            os.sync()
+            self.settle(target, "its PUTs")
         return run
+
+    def settle(self, target, what):
+        """What one target still works off, or left in the page cache, must not be done during the next one's turn."""
+        if target.keeps and not target.settle(self.args.settle):
+            self.notes.append(f"{target.name} was busy for more than {self.args.settle} s after {what}")
+        os.sync()
 
     def rows(self, work, runs, size):
         """The rows of one work."""
@@ -257,7 +270,7 @@ def main():
     parser.add_argument("--many-sample", type=int, default=200000, help="how many of them a round asks for, drawn anew for each, none twice")
     parser.add_argument("--many-all", action="store_true", help="get-4k-uniform on garage too (storing the keys takes it long)")
     parser.add_argument("--keep-page-cache", action="store_true", help="get-4k-uniform without dropping the kernel's caches")
-    parser.add_argument("--settle", type=int, default=60, help="seconds that a restarted server may take to become idle")
+    parser.add_argument("--settle", type=int, default=60, help="seconds that are waited at most for a server to become idle: after PUTs and restarts (%(default)s)")
     parser.add_argument("--garage", default="off,on", help=f"how garage syncs, in turn: {', '.join(GARAGE)}; empty: no garage (%(default)s)")
     parser.add_argument("--disks", type=int, default=1)
     parser.add_argument("--place", help="where the data goes (default: a temporary directory)")

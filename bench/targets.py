@@ -122,13 +122,14 @@ class Target:
         return self.peak
 
     def settle(self, seconds):
-        """Waits until the process is all but idle, no longer than told."""
+        """Waits until the process is all but idle, no longer than told; whether it is."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             before = self.cpu_seconds()
             time.sleep(1)
             if self.cpu_seconds() - before < 0.1:
-                return
+                return True
+        return False
 
     def stop(self):
         """Ends the process."""

@@ -6,6 +6,7 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "bench"))
 # pylint: disable=wrong-import-position
+import compare  # noqa: E402
 import proof  # noqa: E402
 import requirements  # noqa: E402
 import wrk  # noqa: E402
@@ -86,6 +87,11 @@ def test_nothing_is_proved_by_puts_that_were_not_made(tmp_path, capsys):
     assert not proof.say(trace, [PUT, {**PUT, "md5": "0" * 32}])
     assert not proof.say(trace, [])
     assert "1 of 1 answers" in capsys.readouterr().out
+
+
+def test_every_round_begins_with_another_target():
+    orders = ["".join(compare.in_turn(list("ABC"), number)) for number in range(4)]
+    assert orders == ["ABC", "BCA", "CAB", "ABC"]
 
 
 def corrected(counts, expected):
