@@ -30,7 +30,8 @@ WORK = "put-4k,get-4k,put-64k,get-64k,put-1m,get-1m,put-16m,get-16m,get-4k-unifo
 ONE_WORK = "put-4k,get-4k,put-64k,get-64k"
 HEAD = ["work", "target", "req/s", "MB/s", "p50 ms", "p99 ms", "p99/p50", "CPU µs/req", "failed", "ratio"]
 # What the requests of all connections, or the blocks of all threads, take in memory at most.
-FLIGHT_BYTES = 256 << 20
+FLIGHT_BYTES = 64 << 20
+WARM_UP_S = 1
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 FREE_BYTES_MIN = 4 << 30
 
@@ -65,6 +66,13 @@ def drop_caches():
     except OSError:
         return False
     return True
+
+
+def turn(target, load):
+    """One run, of the raw writer in the terms of a run of wrk."""
+    if isinstance(target, RawWriter):
+        return target.measure(load.size, load.connections, load.seconds)
+    return wrk.measure(target, load)
 
 
 class Comparison:
@@ -140,7 +148,7 @@ class Comparison:
             if uniform:
                 asked = self.random.sample(keys, min(len(keys), self.args.many_sample))
             for target in in_turn(targets, number):
-                load = wrk.Load(method, asked if uniform else keys, size, connections, self.args.seconds)
+                load = wrk.Load(method, asked if uniform else keys, size, connections, self.args.seconds, bool(uniform))
                 if uniform and target.keeps:
                     self.chill(target)
                 runs[target.name].append(self.one_run(target, load))
@@ -176,16 +184,18 @@ class Comparison:
         self.cold = not self.args.keep_page_cache and drop_caches()
 
     def one_run(self, target, load):
-        """One target's turn."""
-        if isinstance(target, RawWriter):
-            threads = 1 if load.connections == 1 else self.args.raw_threads
-            run = target.measure(load.size, at_once(threads, load.size), load.seconds)
-        else:
-            counted = load.method == "PUT" and target is self.targets[0]
-            before = files_bytes(target.place) if counted else 0
-            run = wrk.measure(target, load._replace(connections=at_once(load.connections, load.size)))
-            if counted:
-                run["files_bytes"] = files_bytes(target.place) - before
+        """One target's turn, after a short one that warms up, unless it is to begin cold, and says how long this one has to be."""
+        self.room()
+        at_most = self.args.raw_threads if isinstance(target, RawWriter) and load.connections > 1 else load.connections
+        load = load._replace(connections=at_once(at_most, load.size))
+        if not load.cold:
+            warm_up = turn(target, load._replace(seconds=WARM_UP_S))
+            load = load._replace(seconds=wrk.turn_seconds(load.seconds, warm_up))
+        counted = load.method == "PUT" and target is self.targets[0]
+        before = files_bytes(target.place) if counted else 0
+        run = turn(target, load)
+        if counted:
+            run["files_bytes"] = files_bytes(target.place) - before
         if load.method == "PUT":
             self.settle(target, "its PUTs")
         return run
@@ -206,8 +216,10 @@ class Comparison:
             rate = median(lambda run: (run["requests"] - run["failed"]) / run["seconds"])
             first = rate if first is None else first
             cpu = sum(run["cpu_seconds"] for run in mine) / max(sum(run["requests"] for run in mine), 1)
-            yield [work, name, f"{rate:.0f}", f"{rate * size / 1e6:.1f}", f"{median(lambda run: run['p50_us']) / 1e3:.2f}",
-                   f"{median(lambda run: run['p99_us']) / 1e3:.2f}", f"{median(lambda run: run['p99_us'] / max(run['p50_us'], 1)):.2f}", f"{cpu * 1e6:.0f}",
+            tail = ["", ""]
+            if wrk.has_tail(mine):
+                tail = [f"{median(lambda run: run['p99_us']) / 1e3:.2f}", f"{median(lambda run: run['p99_us'] / max(run['p50_us'], 1)):.2f}"]
+            yield [work, name, f"{rate:.0f}", f"{rate * size / 1e6:.1f}", f"{median(lambda run: run['p50_us']) / 1e3:.2f}", *tail, f"{cpu * 1e6:.0f}",
                    sum(run["failed"] + run["errors"] for run in mine), "" if name == self.targets[0].name else f"{first / max(rate, 1e-9):.2f}"]
 
     def measure(self):
@@ -243,7 +255,7 @@ class Comparison:
         """What the figures were taken on."""
         args = self.args
         servers = [target for target in self.targets if not isinstance(target, RawWriter)]
-        sentences = [f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.rounds} rounds of {args.seconds} s, seed {args.seed}, "
+        sentences = [f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.rounds} rounds of {args.seconds} s and more, seed {args.seed}, "
                      f"data directories of Granary: {args.disks}",
                      "peak memory: " + ", ".join(f"{target.name} {target.peak_mebibytes()} MiB" for target in servers)]
         if self.cold is not None:
@@ -263,7 +275,7 @@ def main():
     parser.add_argument("--one-work", default=ONE_WORK, help="what is measured again with one connection; empty: nothing (%(default)s)")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--raw-threads", type=int, default=64)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help=f"of a turn; longer, up to {wrk.TURN_S_MAX}, where answers are few (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keys", type=int, default=4000)
     parser.add_argument("--many-keys", type=int, default=1000000, help="keys of get-4k-uniform")

@@ -112,13 +112,25 @@ def test_latencies_are_those_that_were_measured():
     assert (wrk.percentile(counts, 0.5), wrk.percentile(counts, 0.99), wrk.percentile(counts, 1)) == (80, 200, 2503)
 
 
+def test_a_turn_has_answers_enough_and_an_end():
+    def turn(requests, connections, seconds=5):
+        return wrk.turn_seconds(seconds, {"requests": requests, "seconds": 1.0, "connections": connections})
+
+    assert turn(8000, 32) == 5
+    assert turn(9, 4) == 9, "twenty answers for each of four connections"
+    assert (turn(1, 4), turn(0, 4), turn(0, 4, seconds=60)) == (30, 30, 60)
+    assert [compare.at_once(32, size) for size in (4 << 10, 1 << 20, 16 << 20, 64 << 20)] == [32, 32, 4, 2]
+    assert compare.at_once(1, 16 << 20) == 1
+
+
 def runs(rate, p50, p99, slow=0):
     """Two rounds of a target."""
     return [{"requests": rate * 2, "failed": 0, "seconds": 2.0, "p50_us": p50, "p99_us": p99, "slow": slow}] * 2
 
 
 def test_requirements_are_ratios_of_medians():
-    many = {"put-4k": {"granary": runs(3000, 100, 300), "garage off": runs(1000, 1, 1), "raw writer": runs(13000, 100, 190)},
+    tall = {"granary": runs(3000, 10, 90), "bare hyper": runs(400, 10, 20)}
+    many = {"get-16m": tall, "put-4k": {"granary": runs(3000, 100, 300), "garage off": runs(1000, 1, 1), "raw writer": runs(13000, 100, 190)},
             "put-16m": {"granary": runs(20, 1, 1), "raw writer": runs(30, 1, 1)},
             "get-4k": {"granary": runs(1000, 10, 20), "bare hyper": runs(1900, 10, 20)}}
     one = {"get-4k": {"granary": runs(1000, 40, 80, slow=3), "bare hyper": runs(1000, 10, 20)}}
@@ -133,3 +145,5 @@ def test_requirements_are_ratios_of_medians():
     assert verdicts["one connection: get-4k that take 35 ms and more"] == "NO"
     assert verdicts["put-4k: p99/p50 to that of the raw writer"] == "NO"
     assert verdicts["get-4k: p99/p50 to that of the bare hyper"] == "yes"
+    # Of 800 answers eight are above it.
+    assert verdicts["get-16m: p99/p50 to that of the bare hyper"] == ""
