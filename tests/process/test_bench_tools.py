@@ -7,6 +7,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "bench"))
 # pylint: disable=wrong-import-position
 import compare  # noqa: E402
+import failover  # noqa: E402
 import proof  # noqa: E402
 import requirements  # noqa: E402
 import wrk  # noqa: E402
@@ -54,8 +55,14 @@ def test_body_and_key_both_count_whole():
     assert judged(body, key, synced, ANSWER) == (1, 0)
     half = len(BODY) // 2
     assert judged(WRITE.replace(BODY, BODY[:half]), SYNC, ANSWER) == (1, 0)
-    # The frame of a log cuts one mark in two.
-    assert judged(WRITE.replace(BODY, BODY[:half + 5] + "\\7\\0\\2\\1" + BODY[half + 5:]), SYNC, ANSWER) == (1, 1)
+    # The frame of a log cuts one mark in two; two frames do not begin within 4 KiB.
+    cut, framed = half + 5, "\\7\\0\\2\\1"
+    once = BODY[:cut] + framed + BODY[cut:]
+    assert judged(WRITE.replace(BODY, once), SYNC, ANSWER) == (1, 1)
+    assert judged(WRITE.replace(BODY, BODY[:5] + framed + once[5:]), SYNC, ANSWER) == (1, 0)
+    # Buffers of one call follow each other.
+    buffers = '", iov_len=5}, {iov_base="'.join(BODY[at:at + 1000] for at in range(0, len(BODY), 1000))
+    assert judged(WRITE.replace(BODY, buffers), SYNC, ANSWER) == (1, 1)
 
 
 class Answering:
@@ -110,6 +117,7 @@ def test_latencies_are_those_that_were_measured():
     assert corrected(counts, 100) != counts
     assert wrk.as_measured(corrected(counts, 100), 100) == counts
     assert (wrk.percentile(counts, 0.5), wrk.percentile(counts, 0.99), wrk.percentile(counts, 1)) == (80, 200, 2503)
+    assert [wrk.percentile(dict.fromkeys(range(1, count + 1), 1), 0.9) for count in (5, 10, 15, 20, 25)] == [5, 9, 14, 18, 23]
 
 
 def test_a_turn_has_answers_enough_and_an_end():
@@ -121,6 +129,14 @@ def test_a_turn_has_answers_enough_and_an_end():
     assert (turn(1, 4), turn(0, 4), turn(0, 4, seconds=60)) == (30, 30, 60)
     assert [compare.at_once(32, size) for size in (4 << 10, 1 << 20, 16 << 20, 64 << 20)] == [32, 32, 4, 2]
     assert compare.at_once(1, 16 << 20) == 1
+
+
+def test_the_longest_wait_counts_to_the_end_when_nothing_ended_it():
+    acks = [9.0, 10.5, 11.0, 13.0]
+    assert failover.longest_gap(acks, 10.0, None) == 2.0
+    assert failover.longest_gap(acks, 10.0, 18.0) == 5.0
+    assert failover.longest_gap(acks, 10.0, 13.5) == 2.0
+    assert failover.longest_gap([9.0], 10.0, 12.0) == 2.0
 
 
 def runs(rate, p50, p99, slow=0):
