@@ -2,14 +2,15 @@
 """Granary beside a bare HTTP server, a raw writer and, when installed, garage: same requests, same run, in turn.
 
     bench/compare.py --binaries target/release [--work put-4k,get-4k,...] [--connections 32] [--seconds 5] [--rounds 3]
-                     [--one-work put-4k,...] [--many-keys 1000000] [--garage off,on] [--disks 1] [--place DIR]
-                     [--out FILE.md] [--json FILE]
+                     [--one-work put-4k,...] [--many-keys 1000000] [--garage off,on] [--signature v4] [--disks 1]
+                     [--place DIR] [--out FILE.md] [--json FILE]
 
 The targets take turns (A B C, B C A, C A B, ...), so that a noisy machine hurts all alike: read the ratios
 of medians, not the figures. A ratio above 1 says Granary is faster. CPU is the server process's own time
 per request, which noise disturbs least. docs/performance.md says what the tables mean. Needs python3 and wrk.
 """
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import tempfile
 
 import requirements
 import wrk
-from targets import GARAGE, SIZES, RawWriter, files_bytes, start_bare, start_garage, start_granary
+from targets import GARAGE, SIGNATURES, SIZES, RawWriter, files_bytes, start_bare, start_garage, start_granary
 
 # No HEAD: wrk waits for the body that the length of the answer announces.
 WORK = "put-4k,get-4k,put-64k,get-64k,put-1m,get-1m,put-16m,get-16m,get-4k-uniform"
@@ -88,7 +89,7 @@ class Comparison:
         def under(name):
             return os.path.join(self.place, name)
 
-        self.targets.append(start_granary(under("granary"), self.args.binaries, self.args.disks))
+        self.targets.append(start_granary(under("granary"), self.args.binaries, self.args.disks, self.args.signature))
         for durable in filter(None, self.args.garage.split(",")):
             target = start_garage(under(f"garage-{durable}"), durable)
             if target is None:
@@ -101,10 +102,18 @@ class Comparison:
 
     def stop(self):
         """Ends the servers and removes what they kept."""
-        for target in self.targets:
-            if not isinstance(target, RawWriter):
-                target.stop()
-        shutil.rmtree(self.place, ignore_errors=True)
+        with contextlib.ExitStack() as ending:
+            ending.callback(shutil.rmtree, self.place, ignore_errors=True)
+            for target in self.targets:
+                if not isinstance(target, RawWriter):
+                    ending.callback(target.stop)
+
+    def write(self, out, runs):
+        """Writes the report, and all runs, to these files."""
+        if out:
+            out.write("\n".join(self.lines) + "\n")
+        if runs:
+            json.dump(self.report, runs, indent=1)
 
     def say(self, line):
         """A line of the report."""
@@ -231,8 +240,10 @@ class Comparison:
             if works:
                 self.say(f"{title}\n")
                 self.table(HEAD, (row for work in works for row in self.of_work(work, report, connections)))
-        self.say("Bytes of Granary's PUTs\n")
-        self.table(["work", "acknowledged MB", "written MB", "factor", "files grew MB", "factor", "accounted for"], list(self.bytes_rows()))
+        written = list(self.bytes_rows())
+        if written:
+            self.say("Bytes of Granary's PUTs\n")
+            self.table(["work", "acknowledged MB", "written MB", "factor", "files grew MB", "factor", "accounted for"], written)
         self.say("Requirements\n")
         md5 = [rate for rate in self.md5 if rate]
         self.report["md5_mb_s"] = statistics.median(md5) if md5 else None
@@ -256,7 +267,7 @@ class Comparison:
         args = self.args
         servers = [target for target in self.targets if not isinstance(target, RawWriter)]
         sentences = [f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.rounds} rounds of {args.seconds} s and more, seed {args.seed}, "
-                     f"data directories of Granary: {args.disks}",
+                     f"data directories of Granary: {args.disks}, signatures: {args.signature}",
                      "peak memory: " + ", ".join(f"{target.name} {target.peak_mebibytes()} MiB" for target in servers)]
         if self.cold is not None:
             sentences.append(f"get-4k-uniform: {args.many_keys} keys, restarted before every round, " + (
@@ -284,25 +295,24 @@ def main():
     parser.add_argument("--keep-page-cache", action="store_true", help="get-4k-uniform without dropping the kernel's caches")
     parser.add_argument("--settle", type=int, default=60, help="seconds that are waited at most for a server to become idle: after PUTs and restarts (%(default)s)")
     parser.add_argument("--garage", default="off,on", help=f"how garage syncs, in turn: {', '.join(GARAGE)}; empty: no garage (%(default)s)")
+    parser.add_argument("--signature", choices=SIGNATURES, default=SIGNATURES[0], help="of the requests to Granary; garage's are V4 (%(default)s)")
     parser.add_argument("--disks", type=int, default=1)
     parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--out")
-    parser.add_argument("--json")
+    parser.add_argument("--out", help="the report goes to this file, too")
+    parser.add_argument("--json", help="every run goes to this file")
     args = parser.parse_args()
-    comparison = Comparison(args)
-    try:
-        comparison.start()
-        comparison.measure()
-    finally:
-        # What was measured before a failure counts too.
-        if args.out:
-            with open(args.out, "w", encoding="utf-8") as out:
-                out.write("\n".join(comparison.lines) + "\n")
-        if args.json:
-            with open(args.json, "w", encoding="utf-8") as out:
-                json.dump(comparison.report, out, indent=1)
-        comparison.stop()
+    with contextlib.ExitStack() as held:
+        # What cannot be written is said before anything is measured.
+        out, runs = (held.enter_context(open(path, "w", encoding="utf-8")) if path else None for path in (args.out, args.json))
+        comparison = Comparison(args)
+        held.callback(comparison.stop)
+        try:
+            comparison.start()
+            comparison.measure()
+        finally:
+            # What was measured before a failure counts too.
+            comparison.write(out, runs)
     return 0
 
 
