@@ -289,14 +289,15 @@ impl Bench {
             table(&row.rows(workload, width));
             report.workloads.push(row);
         };
-        for round in 1..=self.settings.rounds {
+        let mut outcome = Ok(());
+        'rounds: for round in 1..=self.settings.rounds {
             for (workload, so_far) in workloads.iter().zip(&mut measured) {
                 if self.over.is_cancelled() {
-                    break;
+                    break 'rounds;
                 }
-                self.prepare(workload).await?;
-                if self.over.is_cancelled() {
-                    break;
+                outcome = self.prepare(workload).await;
+                if outcome.is_err() || self.over.is_cancelled() {
+                    break 'rounds;
                 }
                 let now = self.measure_once(workload, round).await;
                 let mut alone = Measured::default();
@@ -314,7 +315,7 @@ impl Bench {
                 tell(workload, so_far);
             }
         }
-        Ok(())
+        outcome
     }
 
     fn keys_of(&self, workload: &Workload) -> usize {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use clap::Parser;
@@ -58,6 +58,8 @@ enum Fault {
     KeepsAll,
     /// It refuses to store what is read.
     ReadOnly,
+    /// It refuses to store again what is to be deleted.
+    DeletesOnce,
     /// Keys are paths: PUTs make directories, which are keys with a slash at the end.
     Directories,
 }
@@ -69,6 +71,7 @@ struct Memory {
     /// Bodies that were stored ever.
     bodies: Mutex<std::collections::HashSet<Bytes>>,
     requests: AtomicU64,
+    has_deleted: AtomicBool,
     /// Ends the run after so many requests.
     stop_after: Option<(u64, CancellationToken)>,
 }
@@ -94,7 +97,10 @@ impl Memory {
                 if tenth && self.fault == Fault::Busy && !key.contains("/read-") {
                     return refusal(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy");
                 }
-                if self.fault == Fault::ReadOnly && key.contains("/read-") {
+                let again = self.has_deleted.load(Ordering::Relaxed) && key.contains("/deleted-");
+                if self.fault == Fault::DeletesOnce && again
+                    || self.fault == Fault::ReadOnly && key.contains("/read-")
+                {
                     return refusal(StatusCode::FORBIDDEN, "AccessDenied");
                 }
                 let crc = crc64(&body);
@@ -151,6 +157,7 @@ impl Memory {
                 refusal(StatusCode::FORBIDDEN, "AccessDenied")
             }
             Method::DELETE => {
+                self.has_deleted.store(true, Ordering::Relaxed);
                 let mut objects = self.objects.lock();
                 if key.ends_with('/') && objects.keys().any(|k| k.starts_with(&key) && *k != key) {
                     return refusal(StatusCode::CONFLICT, "FileAlreadyExists");
@@ -466,6 +473,23 @@ async fn what_was_measured_before_it_had_to_end_is_told() {
         (workloads.len(), &workloads[0]["requests"]),
         (1, &10.into())
     );
+    assert!(memory.objects.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rounds_that_were_over_before_it_had_to_end_are_told() {
+    let line = "--requests 10 --keys 5 --rounds 3 delete put-4k";
+    let (ran, memory) = bench_with(Fault::DeletesOnce, line).await;
+    let json = ran.json();
+    let said = ran.verdict.unwrap_err().to_string();
+    assert!(said.contains("objects of delete"), "{said}");
+    let told: Vec<_> = json["workloads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|told| (told["workload"].as_str().unwrap(), &told["requests"]))
+        .collect();
+    assert_eq!(told, [("delete", &5.into()), ("put-4k", &10.into())]);
     assert!(memory.objects.lock().is_empty());
 }
 
