@@ -130,11 +130,13 @@ def test_a_bucket_with_directories_is_measured_and_nothing_but_the_prefix_stays(
         wire.must("DELETE", bucket_name)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_with_what_was_measured_and_nothing_left(server, wire, bucket, tmp_path, sent):
     file = tmp_path / "figures.json"
     line = command(bucket, "--endpoint", server.endpoint, "--seconds", "600", "--warm-up", "0", "--keys", "30", "--connections", "4", "--json", file, "put-64k,get-64k")
-    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests may have them ignore SIGHUP.
+    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     try:
         wait_for("objects", lambda: len(objects_in(wire, bucket)) == 30, pause_s=0.02)
         process.send_signal(sent)
@@ -150,6 +152,20 @@ def test_a_signal_ends_it_with_what_was_measured_and_nothing_left(server, wire, 
     assert [found["workload"] for found in measured] == ["put-64k"] and measured[0]["requests"] >= 30
     assert re.search(r"^put-64k +\d+ +0 ", out, re.MULTILINE), out
     assert "ending" in err
+
+
+def test_it_goes_on_without_a_terminal_when_told_to(server, wire, bucket):
+    """As nohup does: SIGHUP is ignored, and stays so."""
+    line = command(bucket, "--endpoint", server.endpoint, *SHORT, "put-4k")
+    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    try:
+        wait_for("objects", lambda: objects_in(wire, bucket), pause_s=0.02)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_it_ends_with_nothing_left_when_nobody_reads_the_table(server, wire, bucket):
