@@ -13,6 +13,8 @@ const MESSAGE_CHARS_MAX: usize = 240;
 
 /// No connection could be made.
 pub(crate) const UNREACHABLE: &str = "Unreachable";
+/// The body of an answer was not read to its end.
+pub(crate) const TOO_LONG: &str = "DocumentTooLong";
 /// What kinds beyond the limit are counted as.
 const OTHER: &str = "Other";
 
@@ -58,7 +60,10 @@ impl Failure {
     }
 
     pub(crate) fn timeout(seconds: f64) -> Self {
-        Self::unanswered("Timeout", format!("no whole answer within {seconds} s"))
+        Self::unanswered(
+            "Timeout",
+            format!("nothing was sent or received for {seconds} s"),
+        )
     }
 
     fn unanswered(code: &str, message: String) -> Self {
@@ -69,9 +74,9 @@ impl Failure {
         }
     }
 
-    /// Whether an answer was read to its end: refusals are.
+    /// Whether an answer was read to its end: refusals are, unless they are too long.
     pub(crate) fn was_read(&self) -> bool {
-        self.status.is_some_and(|status| status >= 300)
+        self.status.is_some_and(|status| status >= 300) && self.code != TOO_LONG
     }
 
     /// Whether the store does not know what was asked for.

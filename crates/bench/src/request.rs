@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use granary_oss::query::Query;
-use granary_runtime::{Elapsed, within};
+use granary_runtime::Elapsed;
 use http::header::{CONTENT_LENGTH, ETAG};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::connection::{Answer, Ask, Connection};
+use crate::connection::{Answer, Ask, Connection, DOCUMENT_BYTES_MAX, LISTING_BYTES_MAX};
 use crate::content::Content;
 use crate::failure::{Failure, element};
 use crate::objects::{Known, ObjectSet};
@@ -42,7 +42,7 @@ pub(crate) struct Good {
     pub(crate) ended_at: Duration,
 }
 
-/// Sends a request and checks its answer, within the store's timeout.
+/// Sends a request and checks its answer, for as long as it does not stand still.
 ///
 /// # Errors
 /// What was wrong.
@@ -51,7 +51,7 @@ pub(crate) async fn perform(
     content: &Content,
     call: &Call<'_>,
 ) -> Result<Good, Failure> {
-    let limit = connection.store().timeout;
+    let (pulse, limit) = (connection.pulse(), connection.store().timeout);
     let asked = async {
         match call.operation {
             Operation::Put => put(connection, content, call).await,
@@ -61,7 +61,7 @@ pub(crate) async fn perform(
             Operation::List => list(connection, call).await,
         }
     };
-    let outcome = within(limit, asked).await;
+    let outcome = pulse.watch(limit, asked).await;
     settle(connection, outcome)
 }
 
@@ -70,15 +70,15 @@ pub(crate) async fn perform(
 /// # Errors
 /// What was wrong.
 pub(crate) async fn look(connection: &mut Connection, query: Query) -> Result<String, Failure> {
-    let limit = connection.store().timeout;
+    let (pulse, limit) = (connection.pulse(), connection.store().timeout);
     let asked = async {
         let mut ask = Ask::new(Method::GET, None);
         ask.query = query;
         let mut answer = connection.send(ask).await?;
         expect_ok(&mut answer).await?;
-        answer.document().await
+        answer.document(LISTING_BYTES_MAX).await
     };
-    let outcome = within(limit, asked).await;
+    let outcome = pulse.watch(limit, asked).await;
     settle(connection, outcome)
 }
 
@@ -87,8 +87,8 @@ pub(crate) async fn look(connection: &mut Connection, query: Query) -> Result<St
 /// # Errors
 /// What was wrong.
 pub(crate) async fn remove(connection: &mut Connection, key: String) -> Result<(), Failure> {
-    let limit = connection.store().timeout;
-    let outcome = within(limit, send_delete(connection, key)).await;
+    let (pulse, limit) = (connection.pulse(), connection.store().timeout);
+    let outcome = pulse.watch(limit, send_delete(connection, key)).await;
     settle(connection, outcome).map(drop)
 }
 
@@ -131,7 +131,7 @@ async fn put(
     set.note_begun(index);
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
-    answer.document().await?;
+    answer.document(DOCUMENT_BYTES_MAX).await?;
     if VERSION_IDS
         .iter()
         .any(|id| answer.headers.contains_key(*id))
@@ -177,7 +177,7 @@ async fn head(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Fail
     let ask = Ask::new(Method::HEAD, Some(set.key(index)));
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
-    answer.document().await?;
+    answer.document(DOCUMENT_BYTES_MAX).await?;
     check_headers(&answer, set.size_bytes, set.known(index))?;
     Ok(good(connection, &answer, 0))
 }
@@ -194,7 +194,7 @@ async fn send_delete(connection: &mut Connection, key: String) -> Result<Answer,
     if answer.status != StatusCode::NO_CONTENT {
         expect_ok(&mut answer).await?;
     }
-    answer.document().await?;
+    answer.document(DOCUMENT_BYTES_MAX).await?;
     Ok(answer)
 }
 
@@ -207,7 +207,7 @@ async fn list(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Fail
     ask.query = page_query(set.folder(), call.page, Some(&after));
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
-    let document = answer.document().await?;
+    let document = answer.document(LISTING_BYTES_MAX).await?;
     let wrong = |message: String| Err(Failure::wrong(answer.status, "WrongListing", message));
     let count = document.matches("<Key>").count();
     if count != call.page {
@@ -242,7 +242,7 @@ async fn expect_ok(answer: &mut Answer) -> Result<(), Failure> {
     if answer.status == StatusCode::OK {
         return Ok(());
     }
-    let document = answer.document().await?;
+    let document = answer.document(DOCUMENT_BYTES_MAX).await?;
     Err(Failure::refused(answer.status, &document))
 }
 
