@@ -178,7 +178,8 @@ impl Bench {
         stop: &CancellationToken,
     ) -> Result<Self, SettingError> {
         let over = stop.child_token();
-        let dialler = Dialler::new(settings.endpoint.clone(), settings.ca_file.as_deref())?;
+        let ca_file = settings.ca_file.as_deref();
+        let dialler = Dialler::new(settings.endpoint.clone(), ca_file, runtime)?;
         let store = Store {
             endpoint: settings.endpoint.clone(),
             dialler,
