@@ -2,14 +2,15 @@
 """Granary beside a bare HTTP server, a raw writer and, when installed, garage: same requests, same run, in turn.
 
     bench/compare.py --binaries target/release [--work put-4k,get-4k,...] [--connections 32] [--seconds 5] [--rounds 3]
-                     [--one-work put-4k,...] [--many-keys 1000000] [--garage off,on] [--disks 1] [--place DIR]
-                     [--out FILE.md] [--json FILE]
+                     [--one-work put-4k,...] [--many-keys 1000000] [--garage off,on] [--signature v4] [--disks 1]
+                     [--place DIR] [--out FILE.md] [--json FILE]
 
-The targets take turns (A B C A B C ...), so that a noisy machine hurts all alike: read the ratios of
-medians, not the figures. A ratio above 1 says Granary is faster. CPU is the server process's own time
+The targets take turns (A B C, B C A, C A B, ...), so that a noisy machine hurts all alike: read the ratios
+of medians, not the figures. A ratio above 1 says Granary is faster. CPU is the server process's own time
 per request, which noise disturbs least. docs/performance.md says what the tables mean. Needs python3 and wrk.
 """
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -23,14 +24,15 @@ import tempfile
 
 import requirements
 import wrk
-from targets import GARAGE, SIZES, RawWriter, files_bytes, start_bare, start_garage, start_granary
+from targets import GARAGE, SIGNATURES, SIZES, RawWriter, files_bytes, start_bare, start_garage, start_granary
 
 # No HEAD: wrk waits for the body that the length of the answer announces.
 WORK = "put-4k,get-4k,put-64k,get-64k,put-1m,get-1m,put-16m,get-16m,get-4k-uniform"
 ONE_WORK = "put-4k,get-4k,put-64k,get-64k"
 HEAD = ["work", "target", "req/s", "MB/s", "p50 ms", "p99 ms", "p99/p50", "CPU µs/req", "failed", "ratio"]
 # What the requests of all connections, or the blocks of all threads, take in memory at most.
-FLIGHT_BYTES = 256 << 20
+FLIGHT_BYTES = 64 << 20
+WARM_UP_S = 1
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 FREE_BYTES_MIN = 4 << 30
 
@@ -38,6 +40,12 @@ FREE_BYTES_MIN = 4 << 30
 def at_once(wanted, size):
     """How many requests of a size run at once."""
     return max(min(wanted, 2), min(wanted, FLIGHT_BYTES // max(size, 1 << 20)))
+
+
+def in_turn(targets, number):
+    """The order of a round: each begins with the next one, so that none always comes after the same other."""
+    first = number % len(targets)
+    return targets[first:] + targets[:first]
 
 
 def md5_megabytes():
@@ -61,6 +69,13 @@ def drop_caches():
     return True
 
 
+def turn(target, load):
+    """One run, of the raw writer in the terms of a run of wrk."""
+    if isinstance(target, RawWriter):
+        return target.measure(load.size, load.connections, load.seconds)
+    return wrk.measure(target, load)
+
+
 class Comparison:
     """One run of the tool: the targets, what was measured, and the report."""
 
@@ -74,7 +89,7 @@ class Comparison:
         def under(name):
             return os.path.join(self.place, name)
 
-        self.targets.append(start_granary(under("granary"), self.args.binaries, self.args.disks))
+        self.targets.append(start_granary(under("granary"), self.args.binaries, self.args.disks, self.args.signature))
         for durable in filter(None, self.args.garage.split(",")):
             target = start_garage(under(f"garage-{durable}"), durable)
             if target is None:
@@ -87,10 +102,18 @@ class Comparison:
 
     def stop(self):
         """Ends the servers and removes what they kept."""
-        for target in self.targets:
-            if not isinstance(target, RawWriter):
-                target.stop()
-        shutil.rmtree(self.place, ignore_errors=True)
+        with contextlib.ExitStack() as ending:
+            ending.callback(shutil.rmtree, self.place, ignore_errors=True)
+            for target in self.targets:
+                if not isinstance(target, RawWriter):
+                    ending.callback(target.stop)
+
+    def write(self, out, runs):
+        """Writes the report, and all runs, to these files."""
+        if out:
+            out.write("\n".join(self.lines) + "\n")
+        if runs:
+            json.dump(self.report, runs, indent=1)
 
     def say(self, line):
         """A line of the report."""
@@ -128,13 +151,13 @@ class Comparison:
             targets = [target for target in targets if target is self.targets[0] or not target.keeps or self.args.many_all]
         runs = report[work] = {target.name: [] for target in targets}
         keys = self.prepare(method, size_name, targets, uniform)
-        for _ in range(self.args.rounds):
+        for number in range(self.args.rounds):
             if work == "put-16m":
                 self.md5.append(md5_megabytes())
             if uniform:
                 asked = self.random.sample(keys, min(len(keys), self.args.many_sample))
-            for target in targets:
-                load = wrk.Load(method, asked if uniform else keys, size, connections, self.args.seconds)
+            for target in in_turn(targets, number):
+                load = wrk.Load(method, asked if uniform else keys, size, connections, self.args.seconds, bool(uniform))
                 if uniform and target.keeps:
                     self.chill(target)
                 runs[target.name].append(self.one_run(target, load))
@@ -152,6 +175,7 @@ class Comparison:
             for target in targets:
                 if target.keeps:
                     wrk.store(target, keys, size)
+                    self.settle(target, "it was given what is read")
             return keys
         if method == "PUT":
             return [f"{size_name}/w/{n:06d}" for n in range(max(16, min(self.args.keys, (2 << 30) // size)))]
@@ -159,29 +183,37 @@ class Comparison:
         for target in targets:
             for key in keys:
                 target.put(key, os.urandom(size))
+            self.settle(target, "it was given what is read")
         return keys
 
     def chill(self, target):
         """Starts a server again, with nothing in its caches nor, where that is permitted, in the kernel's."""
         target.restart()
-        target.settle(self.args.settle)
+        self.settle(target, "its start")
         self.cold = not self.args.keep_page_cache and drop_caches()
 
     def one_run(self, target, load):
-        """One target's turn."""
-        if isinstance(target, RawWriter):
-            threads = 1 if load.connections == 1 else self.args.raw_threads
-            run = target.measure(load.size, at_once(threads, load.size), load.seconds)
-        else:
-            counted = load.method == "PUT" and target is self.targets[0]
-            before = files_bytes(target.place) if counted else 0
-            run = wrk.measure(target, load._replace(connections=at_once(load.connections, load.size)))
-            if counted:
-                run["files_bytes"] = files_bytes(target.place) - before
+        """One target's turn, after a short one that warms up, unless it is to begin cold, and says how long this one has to be."""
+        self.room()
+        at_most = self.args.raw_threads if isinstance(target, RawWriter) and load.connections > 1 else load.connections
+        load = load._replace(connections=at_once(at_most, load.size))
+        if not load.cold:
+            warm_up = turn(target, load._replace(seconds=WARM_UP_S))
+            load = load._replace(seconds=wrk.turn_seconds(load.seconds, warm_up))
+        counted = load.method == "PUT" and target is self.targets[0]
+        before = files_bytes(target.place) if counted else 0
+        run = turn(target, load)
+        if counted:
+            run["files_bytes"] = files_bytes(target.place) - before
         if load.method == "PUT":
-            # What one target left in the page cache must not be written out during the next one's turn.
-            os.sync()
+            self.settle(target, "its PUTs")
         return run
+
+    def settle(self, target, what):
+        """What one target still works off, or left in the page cache, must not be done during the next one's turn."""
+        if target.keeps and not target.settle(self.args.settle):
+            self.notes.append(f"{target.name} was busy for more than {self.args.settle} s after {what}")
+        os.sync()
 
     def rows(self, work, runs, size):
         """The rows of one work."""
@@ -193,8 +225,10 @@ class Comparison:
             rate = median(lambda run: (run["requests"] - run["failed"]) / run["seconds"])
             first = rate if first is None else first
             cpu = sum(run["cpu_seconds"] for run in mine) / max(sum(run["requests"] for run in mine), 1)
-            yield [work, name, f"{rate:.0f}", f"{rate * size / 1e6:.1f}", f"{median(lambda run: run['p50_us']) / 1e3:.2f}",
-                   f"{median(lambda run: run['p99_us']) / 1e3:.2f}", f"{median(lambda run: run['p99_us'] / max(run['p50_us'], 1)):.2f}", f"{cpu * 1e6:.0f}",
+            tail = ["", ""]
+            if wrk.has_tail(mine):
+                tail = [f"{median(lambda run: run['p99_us']) / 1e3:.2f}", f"{median(lambda run: run['p99_us'] / max(run['p50_us'], 1)):.2f}"]
+            yield [work, name, f"{rate:.0f}", f"{rate * size / 1e6:.1f}", f"{median(lambda run: run['p50_us']) / 1e3:.2f}", *tail, f"{cpu * 1e6:.0f}",
                    sum(run["failed"] + run["errors"] for run in mine), "" if name == self.targets[0].name else f"{first / max(rate, 1e-9):.2f}"]
 
     def measure(self):
@@ -206,8 +240,10 @@ class Comparison:
             if works:
                 self.say(f"{title}\n")
                 self.table(HEAD, (row for work in works for row in self.of_work(work, report, connections)))
-        self.say("Bytes of Granary's PUTs\n")
-        self.table(["work", "acknowledged MB", "written MB", "factor", "files grew MB", "factor", "accounted for"], list(self.bytes_rows()))
+        written = list(self.bytes_rows())
+        if written:
+            self.say("Bytes of Granary's PUTs\n")
+            self.table(["work", "acknowledged MB", "written MB", "factor", "files grew MB", "factor", "accounted for"], written)
         self.say("Requirements\n")
         md5 = [rate for rate in self.md5 if rate]
         self.report["md5_mb_s"] = statistics.median(md5) if md5 else None
@@ -230,8 +266,8 @@ class Comparison:
         """What the figures were taken on."""
         args = self.args
         servers = [target for target in self.targets if not isinstance(target, RawWriter)]
-        sentences = [f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.rounds} rounds of {args.seconds} s, seed {args.seed}, "
-                     f"data directories of Granary: {args.disks}",
+        sentences = [f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.rounds} rounds of {args.seconds} s and more, seed {args.seed}, "
+                     f"data directories of Granary: {args.disks}, signatures: {args.signature}",
                      "peak memory: " + ", ".join(f"{target.name} {target.peak_mebibytes()} MiB" for target in servers)]
         if self.cold is not None:
             sentences.append(f"get-4k-uniform: {args.many_keys} keys, restarted before every round, " + (
@@ -250,34 +286,33 @@ def main():
     parser.add_argument("--one-work", default=ONE_WORK, help="what is measured again with one connection; empty: nothing (%(default)s)")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--raw-threads", type=int, default=64)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help=f"of a turn; longer, up to {wrk.TURN_S_MAX}, where answers are few (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keys", type=int, default=4000)
     parser.add_argument("--many-keys", type=int, default=1000000, help="keys of get-4k-uniform")
     parser.add_argument("--many-sample", type=int, default=200000, help="how many of them a round asks for, drawn anew for each, none twice")
     parser.add_argument("--many-all", action="store_true", help="get-4k-uniform on garage too (storing the keys takes it long)")
     parser.add_argument("--keep-page-cache", action="store_true", help="get-4k-uniform without dropping the kernel's caches")
-    parser.add_argument("--settle", type=int, default=60, help="seconds that a restarted server may take to become idle")
+    parser.add_argument("--settle", type=int, default=60, help="seconds that are waited at most for a server to become idle: after PUTs and restarts (%(default)s)")
     parser.add_argument("--garage", default="off,on", help=f"how garage syncs, in turn: {', '.join(GARAGE)}; empty: no garage (%(default)s)")
+    parser.add_argument("--signature", choices=SIGNATURES, default=SIGNATURES[0], help="of the requests to Granary; garage's are V4 (%(default)s)")
     parser.add_argument("--disks", type=int, default=1)
     parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--out")
-    parser.add_argument("--json")
+    parser.add_argument("--out", help="the report goes to this file, too")
+    parser.add_argument("--json", help="every run goes to this file")
     args = parser.parse_args()
-    comparison = Comparison(args)
-    try:
-        comparison.start()
-        comparison.measure()
-    finally:
-        # What was measured before a failure counts too.
-        if args.out:
-            with open(args.out, "w", encoding="utf-8") as out:
-                out.write("\n".join(comparison.lines) + "\n")
-        if args.json:
-            with open(args.json, "w", encoding="utf-8") as out:
-                json.dump(comparison.report, out, indent=1)
-        comparison.stop()
+    with contextlib.ExitStack() as held:
+        # What cannot be written is said before anything is measured.
+        out, runs = (held.enter_context(open(path, "w", encoding="utf-8")) if path else None for path in (args.out, args.json))
+        comparison = Comparison(args)
+        held.callback(comparison.stop)
+        try:
+            comparison.start()
+            comparison.measure()
+        finally:
+            # What was measured before a failure counts too.
+            comparison.write(out, runs)
     return 0
 
 

@@ -22,6 +22,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+
+from wrk import percentile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 # pylint: disable=wrong-import-position
@@ -40,14 +43,18 @@ class Writer(threading.Thread):
     def __init__(self, bucket, address, credentials, stopping):
         super().__init__(daemon=True)
         self.bucket, self.stopping, self.acks, self.failures = bucket, stopping, [], []
+        # It waits for an acknowledgement; when it has ended.
+        self.waits, self.ended = False, None
         self.raw = Once(address, GATEWAY_PORT, credentials, "v4", DEADLINE_S)
 
     def run(self):
         while not self.stopping.is_set():
+            self.waits = True
             try:
                 answer = self.raw.request("PUT", self.bucket, "key", body=BODY)
                 if answer.status == 200:
                     self.acks.append(time.monotonic())
+                    self.waits = False
                     self.stopping.wait(0.03)
                     continue
                 self.failures.append(f"{answer.status} {answer.body[:400]!r}")
@@ -55,13 +62,18 @@ class Writer(threading.Thread):
                 self.raw.close()
                 self.failures.append(repr(lost))
             self.stopping.wait(0.02)
+        self.ended = time.monotonic()
         self.raw.close()
 
     def longest_gap(self, since):
-        """The longest wait for an acknowledgement that was not over at `since`."""
-        before = max((at for at in self.acks if at <= since), default=since)
-        times = [max(before, since)] + [at for at in self.acks if at > since]
-        return max(b - a for a, b in zip(times, times[1:]))
+        """The longest wait for an acknowledgement that was not over at `since`, also when none came."""
+        return longest_gap(self.acks, since, (self.ended or time.monotonic()) if self.waits else None)
+
+
+def longest_gap(acks, since, waited_until):
+    """The longest time without an acknowledgement after `since`; what came after the last one counts until `waited_until`, unless that is None."""
+    times = [since] + [at for at in acks if at > since] + ([] if waited_until is None else [waited_until])
+    return max((b - a for a, b in zip(times, times[1:])), default=0.0)
 
 
 def victims(cluster, event, rng):
@@ -115,12 +127,6 @@ def wait_acks(writers, since, count):
         time.sleep(0.02)
 
 
-def percentile(values, share):
-    """Nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
-
-
 def main():
     """Forms the cluster, measures, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +159,7 @@ def main():
                 for _ in range(args.times):
                     runs.append(measure(cluster, event, buckets, rng))
                 longest = [run["longest_s"] for run in runs]
-                say(f"| {event} | {len(runs)} | {min(longest):.2f} | {statistics.median(longest):.2f} | {percentile(longest, 0.9):.2f} | {max(longest):.2f} "
+                say(f"| {event} | {len(runs)} | {min(longest):.2f} | {statistics.median(longest):.2f} | {percentile(Counter(longest), 0.9):.2f} | {max(longest):.2f} "
                     f"| {statistics.median(run['median_key_s'] for run in runs):.2f} | {sum(len(run['failed_requests']) for run in runs)} |")
             say(f"\n{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.keys} keys, seed {args.seed}; {'; '.join(cluster.sentences)}")
     finally:

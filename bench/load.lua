@@ -2,8 +2,8 @@
 -- Environment: PATHS (file, one path per line), METHOD, BODY_BYTES (for PUT), ONCE (every path once, then a line
 -- "ALL": end wrk with SIGINT). For one thread.
 --
--- No two bodies share content: each is cut out of random bytes at another place, and every 4 KiB of it carry the
--- number of the request. So neither compression nor deduplication helps a store.
+-- No two bodies have the same 4 KiB at the same place: each is cut out of random bytes at another place, and every 4 KiB
+-- of it carry the number of the request. So neither compression nor deduplication of blocks helps a store.
 local ffi = require("ffi")
 local POOL_BYTES = 16 * 1024 * 1024
 local STAMP_EVERY_BYTES = 4096

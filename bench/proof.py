@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +33,10 @@ UNREAD = {"sendfile", "splice", "copy_file_range", "msync", "io_uring_setup", "i
 SYSCALLS = ",".join(sorted(WRITES | ANSWERS | SYNCS | UNREAD))
 DIGEST, MARK = re.compile(r"[0-9A-Fa-f]{32}"), re.compile(r"([A-Z]{10})\.(\d+);")
 MARK_BYTES, KEY_MARKS = 32, 8
+# What RocksDB frames its log in; a frame's header may stand within a mark.
+LOG_FRAME_BYTES = 32 << 10
+# Between the buffers of one call, which follow each other in the file.
+BETWEEN = re.compile(r'", iov_len=\d+\}, \{iov_base="')
 STRING_BYTES = 8 << 20
 ATTACH_S = 20
 
@@ -95,9 +98,9 @@ class Part:
         self.written = waiting
 
     def is_durable(self):
-        """All marks are, but for single ones that the frame of a log may have cut in two."""
+        """All marks are, but for single ones that the frames of a log may have cut in two: one, and one more for each frame that fits in."""
         missing = [number for number in range(self.count) if number not in self.durable]
-        return len(missing) <= self.count // KEY_MARKS and all(b - a > 1 for a, b in zip(missing, missing[1:]))
+        return len(missing) <= 1 + self.count * MARK_BYTES // LOG_FRAME_BYTES and all(b - a > 1 for a, b in zip(missing, missing[1:]))
 
 
 def events_of(lines, unread):
@@ -114,7 +117,7 @@ def events_of(lines, unread):
             events.append((began, "answer", [found.upper() for found in DIGEST.findall(text)], began))
         elif name in WRITES and not is_socket and returned is not None and returned > 0:
             carried = {}
-            for token, number in MARK.findall(text):
+            for token, number in MARK.findall(BETWEEN.sub("", text)):
                 carried.setdefault(token, set()).add(int(number))
             if carried:
                 events.append((ended, "write", file, carried))
@@ -146,15 +149,24 @@ def store(target, sizes, count, clients):
     """Stores objects from several clients at once; what each consisted of."""
     puts, failed, lock = [], [], threading.Lock()
 
+    def put(size):
+        body_token, key_token = ("".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10)) for _ in range(2))
+        body = marks(body_token, size // MARK_BYTES).encode()
+        status, content = target.call("PUT", target.sign("PUT", "proof/" + marks(key_token, KEY_MARKS)), body)
+        if status != 200:
+            raise RuntimeError(f"{status} {content[:200]!r}")
+        return {"key": key_token, "body": body_token, "marks": size // MARK_BYTES, "md5": hashlib.md5(body).hexdigest()}
+
     def client(some):
         for size in some:
-            body_token, key_token = ("".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10)) for _ in range(2))
-            body = marks(body_token, size // MARK_BYTES).encode()
-            status, content = target.call("PUT", target.sign("PUT", "proof/" + marks(key_token, KEY_MARKS)), body)
+            try:
+                done = put(size)
+            except Exception as failure:  # pylint: disable=broad-except
+                with lock:
+                    failed.append(repr(failure))
+                return
             with lock:
-                if status != 200:
-                    failed.append(f"{status} {content[:200]!r}")
-                puts.append({"key": key_token, "body": body_token, "marks": size // MARK_BYTES, "md5": hashlib.md5(body).hexdigest()})
+                puts.append(done)
 
     work = [size for size in sizes for _ in range(count)]
     threads = [threading.Thread(target=client, args=(work[n::clients],)) for n in range(clients)]
@@ -163,7 +175,9 @@ def store(target, sizes, count, clients):
     for thread in threads:
         thread.join()
     if failed:
-        raise RuntimeError(f"{len(failed)} PUTs failed, as {failed[0]}")
+        raise RuntimeError(f"{len(failed)} clients ended with a PUT that failed, as {failed[0]}")
+    if len(puts) != len(work) or not puts:
+        raise RuntimeError(f"{len(puts)} of {len(work)} objects were stored: that proves nothing")
     return puts
 
 
@@ -205,7 +219,7 @@ def say(file, puts):
         print(f"calls whose bytes this does not read: {', '.join(unread)}")
     print(f"{covered} of {answered} answers came after a sync that began after their bytes and their key were written"
           + (f"; {len(puts) - answered} answers were not seen" if answered != len(puts) else ""))
-    return covered == len(puts)
+    return covered == len(puts) > 0
 
 
 def main():
@@ -223,18 +237,17 @@ def main():
     if args.read:
         with open(args.read + ".json", encoding="ascii") as notes:
             return 0 if say(args.read, json.load(notes)) else 1
-    place = tempfile.mkdtemp(prefix="granary-proof-", dir=args.place)
-    file = args.keep or os.path.join(place, "trace")
-    target = start_granary(os.path.join(place, "granary"), args.binaries, args.disks)
-    try:
-        puts = trace(target, file, lambda: store(target, [SIZES[name] for name in args.sizes.split(",")], args.count, args.clients))
-        if args.keep:
-            with open(file + ".json", "w", encoding="ascii") as notes:
-                json.dump(puts, notes)
-        return 0 if say(file, puts) else 1
-    finally:
-        target.stop()
-        shutil.rmtree(place, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="granary-proof-", dir=args.place, ignore_cleanup_errors=True) as place:
+        file = args.keep or os.path.join(place, "trace")
+        target = start_granary(os.path.join(place, "granary"), args.binaries, args.disks)
+        try:
+            puts = trace(target, file, lambda: store(target, [SIZES[name] for name in args.sizes.split(",")], args.count, args.clients))
+            if args.keep:
+                with open(file + ".json", "w", encoding="ascii") as notes:
+                    json.dump(puts, notes)
+            return 0 if say(file, puts) else 1
+        finally:
+            target.stop()
 
 
 if __name__ == "__main__":

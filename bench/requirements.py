@@ -5,6 +5,7 @@ Everything here is a ratio of medians over the rounds. Nothing fails when an ans
 import statistics
 
 from targets import SIZES
+from wrk import has_tail
 
 GRANARY, BARE, RAW, GARAGE = "granary", "bare hyper", "raw writer", ("garage off", "garage default")
 MISSING = "not measured"
@@ -30,7 +31,9 @@ class Figures:
         return self.median(work, target, lambda run: run["p50_us"])
 
     def spread(self, work, target):
-        """p99 over p50."""
+        """p99 over p50; None of too few answers."""
+        if not has_tail(self.runs.get(work, {}).get(target, [])):
+            return None
         return self.median(work, target, lambda run: run["p99_us"] / max(run["p50_us"], 1))
 
     def slow(self, work, target):

@@ -2,7 +2,7 @@
 
 Every target runs on this machine with its data in a directory of its own.
 """
-import base64
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -10,25 +10,25 @@ import http.client
 import json
 import os
 import re
-import resource
 import shutil
-import socket
 import subprocess
+import sys
 import time
 import urllib.parse
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+# pylint: disable=wrong-import-position
+from harness import signing  # noqa: E402
+from harness.server import free_ports  # noqa: E402
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 SIZES = {"1k": 1 << 10, "4k": 4 << 10, "16k": 16 << 10, "64k": 64 << 10, "256k": 256 << 10,
          "1m": 1 << 20, "4m": 4 << 20, "16m": 16 << 20, "64m": 64 << 20}
 # How garage makes things durable. In 2.5 the default is off: `default` leaves the lines out of its configuration.
 GARAGE = {"default": None, "off": False, "on": True}
-
-
-def free_port():
-    """A local port nobody listens on."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
+# How requests to Granary are signed. Garage knows V4 only, that of S3.
+SIGNATURES = ("v4", "v1")
+SIGNED_FOR_S = 36000
 
 
 def files_bytes(place):
@@ -49,7 +49,7 @@ class Target:
 
     def __init__(self, name, port, place, bucket="bench"):
         self.name, self.port, self.place, self.bucket = name, port, place, bucket
-        self.process, self.pid, self.ready, self.stored, self.peak = None, None, None, set(), 0
+        self.process, self.log, self.pid, self.ready, self.stored, self.peak = None, None, None, None, set(), 0
         self.command, self.env = [], {}
         self.access_key, self.secret, self.region = "benchKey", "benchSecret0123456789", "cn-granary-1"
 
@@ -63,10 +63,15 @@ class Target:
         raise NotImplementedError
 
     def start(self, command, ready, env=None):
-        """Starts the process and waits until it answers."""
+        """Starts the process and waits until it answers. Its log is not among its data, and is no write of its own to a disk."""
         self.command, self.env, self.ready = command, env or {}, ready
-        with open(os.path.join(self.place, "log") if self.keeps else os.devnull, "ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **self.env})
+        with open(f"{self.place}.log" if self.keeps else os.devnull, "ab") as out:
+            self.log = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=out)
+        try:
+            self.process = subprocess.Popen(command, stdout=self.log.stdin, stderr=subprocess.STDOUT, env={**os.environ, **self.env})
+        finally:
+            # Now it ends when the process does.
+            self.log.stdin.close()
         self.pid = self.process.pid
         self.wait(ready)
 
@@ -122,13 +127,14 @@ class Target:
         return self.peak
 
     def settle(self, seconds):
-        """Waits until the process is all but idle, no longer than told."""
+        """Waits until the process is all but idle, no longer than told; whether it is."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             before = self.cpu_seconds()
             time.sleep(1)
             if self.cpu_seconds() - before < 0.1:
-                return
+                return True
+        return False
 
     def stop(self):
         """Ends the process."""
@@ -140,6 +146,8 @@ class Target:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(60)
+        if self.log is not None:
+            self.log.wait(60)
 
     def restart(self):
         """Ends the process and starts it again on the same data."""
@@ -148,14 +156,19 @@ class Target:
 
 
 class Oss(Target):
-    """Anything that speaks OSS with V1 URLs."""
+    """Anything that speaks OSS, with URLs of one of SIGNATURES."""
+
+    def __init__(self, name, port, place, signature):
+        super().__init__(name, port, place)
+        self.signature = signature
 
     def sign(self, method, key):
-        expires = int(time.time()) + 36000
-        text = f"{method}\n\n\n{expires}\n/{self.bucket}/{key}"
-        signature = base64.b64encode(hmac.digest(self.secret.encode(), text.encode(), "sha1"))
-        return (f"/{self.bucket}/{urllib.parse.quote(key)}?OSSAccessKeyId={self.access_key}&Expires={expires}"
-                f"&Signature={urllib.parse.quote_plus(signature)}")
+        keys = signing.Credentials(self.access_key, self.secret, self.region)
+        if self.signature == "v1":
+            query = signing.v1_query(keys, method, self.bucket, key, [], {}, time.time() + SIGNED_FOR_S)
+        else:
+            query = signing.v4_query(keys, method, self.bucket, key, [], {}, SIGNED_FOR_S)
+        return f"/{self.bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
 
 
 class Memory(Target):
@@ -178,7 +191,7 @@ class S3(Target):
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         scope = f"{day}/{self.region}/s3/aws4_request"
         full = [("X-Amz-Algorithm", "AWS4-HMAC-SHA256"), ("X-Amz-Credential", f"{self.access_key}/{scope}"),
-                ("X-Amz-Date", stamp), ("X-Amz-Expires", "36000"), ("X-Amz-SignedHeaders", "host")]
+                ("X-Amz-Date", stamp), ("X-Amz-Expires", str(SIGNED_FOR_S)), ("X-Amz-SignedHeaders", "host")]
         text_query = "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in full)
         path = f"/{self.bucket}/{urllib.parse.quote(key)}"
         canonical = f"{method}\n{path}\n{text_query}\nhost:127.0.0.1:{self.port}\n\nhost\nUNSIGNED-PAYLOAD"
@@ -198,23 +211,31 @@ class RawWriter:
 
     def measure(self, size, threads, seconds):
         """One run; in the terms of a run of wrk."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [self.program, "--file", self.file, "--block-bytes", str(size), "--threads", str(threads), "--seconds", str(seconds)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode != 0:
             raise RuntimeError(f"the raw writer failed: {done.stdout}{done.stderr}")
         run = json.loads(done.stdout)
         return {"connections": threads, "requests": run["appends"], "failed": 0, "errors": 0, "seconds": run["seconds"],
                 "p50_us": run["p50_us"], "p90_us": run["p90_us"], "p99_us": run["p99_us"], "max_us": run["max_us"],
                 "slow": run["slow"], "as_measured": True, "syncs": run["syncs"], "written_bytes": run["written_bytes"],
-                "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+                "cpu_seconds": run["cpu_seconds"]}
 
 
-def start_granary(place, binaries, disks=1):
+@contextlib.contextmanager
+def started(target):
+    """Ends a server that cannot be made ready."""
+    try:
+        yield
+    except BaseException:
+        target.stop()
+        raise
+
+
+def start_granary(place, binaries, disks=1, signature=SIGNATURES[0]):
     """A Granary with its data under `place`."""
-    target = Oss("granary", free_port(), place)
-    admin = free_port()
+    port, admin = free_ports(2)
+    target = Oss("granary", port, place, signature)
     command = [os.path.join(binaries, "granary"), "server"]
     for number in range(disks):
         command += ["--data", os.path.join(place, f"disk{number}")]
@@ -226,17 +247,19 @@ def start_granary(place, binaries, disks=1):
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == 200
 
-    target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret})
-    status, content = target.call("PUT", target.sign("PUT", ""))
-    if status != 200:
-        raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")
+    with started(target):
+        target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret})
+        status, content = target.call("PUT", target.sign("PUT", ""))
+        if status != 200:
+            raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")
     return target
 
 
 def start_bare(place, binaries):
     """The ceiling: hyper answering from memory."""
-    target = Memory("bare hyper", free_port(), place)
-    target.start([os.path.join(binaries, "bare_hyper"), f"127.0.0.1:{target.port}"], lambda: target.call("GET", "/x")[0] == 404)
+    target = Memory("bare hyper", free_ports(1)[0], place)
+    with started(target):
+        target.start([os.path.join(binaries, "bare_hyper"), f"127.0.0.1:{target.port}"], lambda: target.call("GET", "/x")[0] == 404)
     return target
 
 
@@ -245,7 +268,8 @@ def start_garage(place, durable):
     if shutil.which("garage") is None:
         return None
     os.makedirs(place, exist_ok=True)
-    target, rpc = S3(f"garage {durable}", free_port(), place), free_port()
+    port, rpc = free_ports(2)
+    target = S3(f"garage {durable}", port, place)
     target.region = "garage"
     config = os.path.join(place, "garage.toml")
     fsync = "" if GARAGE[durable] is None else f"metadata_fsync = {str(GARAGE[durable]).lower()}\ndata_fsync = {str(GARAGE[durable]).lower()}\n"
@@ -268,13 +292,14 @@ api_bind_addr = "127.0.0.1:{target.port}"
             raise RuntimeError(f"garage {' '.join(words)}: {done.stderr}")
         return done.stdout
 
-    target.start(["garage", "-c", config, "server"], lambda: target.call("GET", "/")[0] > 0)
-    node = garage("node", "id", "-q").strip().split("@")[0]
-    garage("layout", "assign", "-z", "one", "-c", "10G", node)
-    garage("layout", "apply", "--version", "1")
-    made = garage("key", "create", "bench")
-    target.access_key = re.search(r"Key ID:\s+(\S+)", made).group(1)
-    target.secret = re.search(r"Secret key:\s+(\S+)", made).group(1)
-    garage("bucket", "create", target.bucket)
-    garage("bucket", "allow", "--read", "--write", target.bucket, "--key", "bench")
+    with started(target):
+        target.start(["garage", "-c", config, "server"], lambda: target.call("GET", "/")[0] > 0)
+        node = garage("node", "id", "-q").strip().split("@")[0]
+        garage("layout", "assign", "-z", "one", "-c", "10G", node)
+        garage("layout", "apply", "--version", "1")
+        made = garage("key", "create", "bench")
+        target.access_key = re.search(r"Key ID:\s+(\S+)", made).group(1)
+        target.secret = re.search(r"Secret key:\s+(\S+)", made).group(1)
+        garage("bucket", "create", target.bucket)
+        garage("bucket", "allow", "--read", "--write", target.bucket, "--key", "bench")
     return target

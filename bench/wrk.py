@@ -1,5 +1,6 @@
 """Drives a server with wrk: one measured run, or every path of a list once."""
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,11 +10,15 @@ from collections import namedtuple
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.lua")
 # Shorter than the shortest delayed acknowledgement of Linux (40 ms); raw_writer has the same.
 SLOW_US = 35_000
+# A turn is cut off at its end, with what is under way: so many answers per connection make that little.
+TURN_ANSWERS, TURN_S_MAX = 20, 30
+# Fewer have no 99th percentile worth the name: ten of them are above it then.
+TAIL_ANSWERS_MIN = 1000
 LOAD_PATHS = 100_000
 LOAD_CONNECTIONS = 64
 
-# What a run asks for: which method on which keys, of how many bytes, over how many connections, for how long.
-Load = namedtuple("Load", "method keys size connections seconds")
+# What a run asks for: which method on which keys, of how many bytes, over how many connections, for how long, and whether nothing warms up.
+Load = namedtuple("Load", "method keys size connections seconds cold")
 
 
 def as_measured(counts, expected_us):
@@ -38,6 +43,18 @@ def percentile(counts, share):
         if left <= 0:
             return value
     return 0
+
+
+def turn_seconds(seconds, warm_up):
+    """How long a turn has to be after what its warm-up was like: as long as asked, longer for few answers, within bounds."""
+    rate = warm_up["requests"] / warm_up["seconds"]
+    wanted = TURN_ANSWERS * warm_up["connections"] / rate if rate else TURN_S_MAX
+    return max(seconds, min(math.ceil(wanted), TURN_S_MAX))
+
+
+def has_tail(runs):
+    """Whether each of some runs has answers enough for a 99th percentile."""
+    return all(run["requests"] >= TAIL_ANSWERS_MIN for run in runs)
 
 
 def said_by(out):

@@ -37,12 +37,19 @@ have make || need make
 have pkg-config || need pkg-config
 have_libclang || need libclang-dev
 
-if [ "$purpose" = test ]; then
+# Whether the Python packages of the tests are needed: bench/failover.py breaks clusters with what the cluster tests do it with.
+needs_venv=
+case "$purpose ${GRANARY_BENCH:-compare proof failover}" in
+  test*|bench*failover*) needs_venv=1 ;;
+esac
+
+if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
   have python3 || need python3
+fi
+if [ -n "$needs_venv" ]; then
   python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
 fi
 if [ "$purpose" = bench ]; then
-  have python3 || need python3
   have wrk || need wrk
   have strace || need strace
   have openssl || need openssl
@@ -77,7 +84,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   else
     echo "Granary needs packages that are not installed: ${missing[*]}" >&2
     echo "On Debian or Ubuntu: sudo apt-get install -y ${missing[*]}" >&2
-    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests also Python 3.10 with venv; for the benchmark wrk, strace and openssl)" >&2
+    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests and the benchmark also Python 3.10 with venv; for the benchmark wrk, strace and openssl)" >&2
     exit 1
   fi
 fi
@@ -109,7 +116,7 @@ if [ "$purpose" = test ]; then
   fi
 fi
 
-if [ "$purpose" = test ]; then
+if [ -n "$needs_venv" ]; then
   wanted=$(cat tests/sdk/requirements.txt tests/sdk/requirements-crc.txt | sha256sum | cut -c1-16)
   stamp="$GRANARY_VENV/.granary-$wanted"
   if [ ! -e "$stamp" ]; then
@@ -122,8 +129,8 @@ if [ "$purpose" = test ]; then
     "${pip[@]}" --force-reinstall --no-deps -r tests/sdk/requirements-crc.txt
     touch "$stamp"
   fi
-  scripts/clients.sh
 fi
+[ "$purpose" != test ] || scripts/clients.sh
 
 if [ "$purpose" = bench ] && [ -n "${GRANARY_BENCH_GARAGE:-}" ]; then
   garage="$CARGO_TARGET_DIR/../garage"

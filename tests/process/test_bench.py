@@ -115,11 +115,28 @@ def test_a_bucket_with_versions_is_refused(server, wire, bucket):
     assert objects_in(wire, bucket) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_bucket_with_directories_is_measured_and_nothing_but_the_prefix_stays(server, wire, bucket_name):
+    wire.must("PUT", bucket_name, headers={"x-oss-hns-status": "enabled"})
+    try:
+        done = bench(keys_of(server), bucket_name, "--endpoint", server.endpoint, *SHORT, "--json", "-", WORKLOADS, "list-40")
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        assert [found["errors"] for found in figures["workloads"]] == [0] * 7 and figures["objects_left_under"] is None
+        assert objects_in(wire, bucket_name) == ["granary-bench/"]
+    finally:
+        while keys := objects_in(wire, bucket_name):
+            for key in reversed(keys):
+                wire.must("DELETE", bucket_name, key)
+        wire.must("DELETE", bucket_name)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_with_what_was_measured_and_nothing_left(server, wire, bucket, tmp_path, sent):
     file = tmp_path / "figures.json"
     line = command(bucket, "--endpoint", server.endpoint, "--seconds", "600", "--warm-up", "0", "--keys", "30", "--connections", "4", "--json", file, "put-64k,get-64k")
-    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests may have them ignore SIGHUP.
+    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     try:
         wait_for("objects", lambda: len(objects_in(wire, bucket)) == 30, pause_s=0.02)
         process.send_signal(sent)
@@ -135,6 +152,38 @@ def test_a_signal_ends_it_with_what_was_measured_and_nothing_left(server, wire, 
     assert [found["workload"] for found in measured] == ["put-64k"] and measured[0]["requests"] >= 30
     assert re.search(r"^put-64k +\d+ +0 ", out, re.MULTILINE), out
     assert "ending" in err
+
+
+def test_it_goes_on_without_a_terminal_when_told_to(server, wire, bucket):
+    """As nohup does: SIGHUP is ignored, and stays so."""
+    line = command(bucket, "--endpoint", server.endpoint, *SHORT, "put-4k")
+    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    try:
+        wait_for("objects", lambda: objects_in(wire, bucket), pause_s=0.02)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_ends_with_nothing_left_when_nobody_reads_the_table(server, wire, bucket):
+    """It goes to the standard error; the reader goes before the first row."""
+    line = command(bucket, "--endpoint", server.endpoint, *SHORT, "--json", "-", "put-4k,get-4k")
+    process = subprocess.Popen(line, env=environment(keys_of(server)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "4 connections" in process.stderr.readline()
+        process.stderr.close()
+        figures = json.loads(process.stdout.read())
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert figures["interrupted"] and figures["objects_left_under"] is None
+    assert [found["workload"] for found in figures["workloads"]] == ["put-4k"]
+    assert objects_in(wire, bucket) == []
 
 
 def peak_kib(pid):
@@ -198,7 +247,8 @@ def test_wrong_bodies_are_errors(s3_keys):
         store.close()
 
 
-def test_a_second_signal_ends_it_at_once(s3_keys):
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_second_signal_ends_it_at_once_whoever_reads_what_it_says(s3_keys, is_read):
     """The store no longer answers, so that what is under way would take its timeout."""
     gate = threading.Event()
     store = S3Store("s3id", "s3secret", "us-east-1", damage=lambda number, body: (number < 20 or gate.wait(60)) and body)
@@ -206,10 +256,15 @@ def test_a_second_signal_ends_it_at_once(s3_keys):
     process = subprocess.Popen(line, env=environment(s3_keys), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_for("an answer that does not come", lambda: store.gets >= 21)
-        process.send_signal(signal.SIGINT)
-        assert "ending" in process.stderr.readline()
-        assert process.poll() is None, "it waits for what is under way"
-        process.send_signal(signal.SIGINT)
+        if is_read:
+            process.send_signal(signal.SIGINT)
+            assert "ending" in process.stderr.readline()
+            assert process.poll() is None, "it waits for what is under way"
+            process.send_signal(signal.SIGINT)
+        else:
+            process.stderr.close()
+            # Two that come at once are one.
+            wait_for("its end", lambda: process.send_signal(signal.SIGINT) or process.poll() is not None, deadline_s=20)
         assert process.wait(10) == 130
         assert len(store.objects) == 4
     finally:

@@ -2,8 +2,12 @@
 import os
 import sys
 
+import pytest
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "bench"))
 # pylint: disable=wrong-import-position
+import compare  # noqa: E402
+import failover  # noqa: E402
 import proof  # noqa: E402
 import requirements  # noqa: E402
 import wrk  # noqa: E402
@@ -51,8 +55,50 @@ def test_body_and_key_both_count_whole():
     assert judged(body, key, synced, ANSWER) == (1, 0)
     half = len(BODY) // 2
     assert judged(WRITE.replace(BODY, BODY[:half]), SYNC, ANSWER) == (1, 0)
-    # The frame of a log cuts one mark in two.
-    assert judged(WRITE.replace(BODY, BODY[:half + 5] + "\\7\\0\\2\\1" + BODY[half + 5:]), SYNC, ANSWER) == (1, 1)
+    # The frame of a log cuts one mark in two; two frames do not begin within 4 KiB.
+    cut, framed = half + 5, "\\7\\0\\2\\1"
+    once = BODY[:cut] + framed + BODY[cut:]
+    assert judged(WRITE.replace(BODY, once), SYNC, ANSWER) == (1, 1)
+    assert judged(WRITE.replace(BODY, BODY[:5] + framed + once[5:]), SYNC, ANSWER) == (1, 0)
+    # Buffers of one call follow each other.
+    buffers = '", iov_len=5}, {iov_base="'.join(BODY[at:at + 1000] for at in range(0, len(BODY), 1000))
+    assert judged(WRITE.replace(BODY, buffers), SYNC, ANSWER) == (1, 1)
+
+
+class Answering:
+    """A server that gives up at the PUT of that number."""
+
+    def __init__(self, fails_at=None):
+        self.calls, self.fails_at = 0, fails_at
+
+    def sign(self, _, key):
+        """As the tools ask for it."""
+        return key
+
+    def call(self, *_):
+        """As the tools ask for it."""
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise ConnectionResetError("gone")
+        return 200, b""
+
+
+def test_nothing_is_proved_by_puts_that_were_not_made(tmp_path, capsys):
+    assert len(proof.store(Answering(), [4096], 5, 1)) == 5
+    for target, count, word in ((Answering(fails_at=1), 5, "gone"), (Answering(fails_at=3), 5, "gone"), (Answering(), 0, "0 of 0")):
+        with pytest.raises(RuntimeError, match=word):
+            proof.store(target, [4096], count, 1)
+    trace = tmp_path / "trace"
+    trace.write_text("\n".join((WRITE, SYNC, ANSWER)) + "\n")
+    assert proof.say(trace, [PUT])
+    assert not proof.say(trace, [PUT, {**PUT, "md5": "0" * 32}])
+    assert not proof.say(trace, [])
+    assert "1 of 1 answers" in capsys.readouterr().out
+
+
+def test_every_round_begins_with_another_target():
+    orders = ["".join(compare.in_turn(list("ABC"), number)) for number in range(4)]
+    assert orders == ["ABC", "BCA", "CAB", "ABC"]
 
 
 def corrected(counts, expected):
@@ -71,6 +117,26 @@ def test_latencies_are_those_that_were_measured():
     assert corrected(counts, 100) != counts
     assert wrk.as_measured(corrected(counts, 100), 100) == counts
     assert (wrk.percentile(counts, 0.5), wrk.percentile(counts, 0.99), wrk.percentile(counts, 1)) == (80, 200, 2503)
+    assert [wrk.percentile(dict.fromkeys(range(1, count + 1), 1), 0.9) for count in (5, 10, 15, 20, 25)] == [5, 9, 14, 18, 23]
+
+
+def test_a_turn_has_answers_enough_and_an_end():
+    def turn(requests, connections, seconds=5):
+        return wrk.turn_seconds(seconds, {"requests": requests, "seconds": 1.0, "connections": connections})
+
+    assert turn(8000, 32) == 5
+    assert turn(9, 4) == 9, "twenty answers for each of four connections"
+    assert (turn(1, 4), turn(0, 4), turn(0, 4, seconds=60)) == (30, 30, 60)
+    assert [compare.at_once(32, size) for size in (4 << 10, 1 << 20, 16 << 20, 64 << 20)] == [32, 32, 4, 2]
+    assert compare.at_once(1, 16 << 20) == 1
+
+
+def test_the_longest_wait_counts_to_the_end_when_nothing_ended_it():
+    acks = [9.0, 10.5, 11.0, 13.0]
+    assert failover.longest_gap(acks, 10.0, None) == 2.0
+    assert failover.longest_gap(acks, 10.0, 18.0) == 5.0
+    assert failover.longest_gap(acks, 10.0, 13.5) == 2.0
+    assert failover.longest_gap([9.0], 10.0, 12.0) == 2.0
 
 
 def runs(rate, p50, p99, slow=0):
@@ -79,7 +145,8 @@ def runs(rate, p50, p99, slow=0):
 
 
 def test_requirements_are_ratios_of_medians():
-    many = {"put-4k": {"granary": runs(3000, 100, 300), "garage off": runs(1000, 1, 1), "raw writer": runs(13000, 100, 190)},
+    tall = {"granary": runs(3000, 10, 90), "bare hyper": runs(400, 10, 20)}
+    many = {"get-16m": tall, "put-4k": {"granary": runs(3000, 100, 300), "garage off": runs(1000, 1, 1), "raw writer": runs(13000, 100, 190)},
             "put-16m": {"granary": runs(20, 1, 1), "raw writer": runs(30, 1, 1)},
             "get-4k": {"granary": runs(1000, 10, 20), "bare hyper": runs(1900, 10, 20)}}
     one = {"get-4k": {"granary": runs(1000, 40, 80, slow=3), "bare hyper": runs(1000, 10, 20)}}
@@ -94,3 +161,5 @@ def test_requirements_are_ratios_of_medians():
     assert verdicts["one connection: get-4k that take 35 ms and more"] == "NO"
     assert verdicts["put-4k: p99/p50 to that of the raw writer"] == "NO"
     assert verdicts["get-4k: p99/p50 to that of the bare hyper"] == "yes"
+    # Of 800 answers eight are above it.
+    assert verdicts["get-16m: p99/p50 to that of the bare hyper"] == ""

@@ -18,7 +18,8 @@ use crate::progress::Progress;
 use crate::request::{Call, perform};
 use crate::workload::Operation;
 
-/// How long one key is tried before the chore is given up.
+/// How long one key is tried again after its first failure, besides the time that a request may stand still, before the
+/// chore is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(2);
@@ -125,12 +126,15 @@ impl Work {
             page: 0,
         };
         let runtime = &self.store.runtime;
-        let mut backoff = Backoff::new(runtime, PAUSE_FIRST, PAUSE_MOST, PATIENCE);
+        let patience = self.store.timeout + PATIENCE;
+        let mut backoff = None;
         loop {
             let failure = match perform(connection, &self.content, &call).await {
                 Ok(_) => return Ok(()),
                 Err(failure) => failure,
             };
+            let new = || Backoff::new(runtime, PAUSE_FIRST, PAUSE_MOST, patience);
+            let backoff = backoff.get_or_insert_with(new);
             let goes_on = failure.may_pass() && !self.over.is_cancelled();
             if !goes_on || !backoff.wait(runtime).await {
                 return Err(failure);

@@ -3,12 +3,13 @@
 //! Must not know which answers are good. One request at a time, nothing is sent twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use granary_oss::query::Query;
 use granary_oss::sign::client::Request as Unsigned;
-use granary_runtime::{Runtime, Task};
+use granary_runtime::{CancellationToken, Runtime, Task};
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -18,13 +19,16 @@ use hyper_util::rt::TokioIo;
 
 use crate::content::ObjectBody;
 use crate::endpoint::{Dialler, Endpoint};
-use crate::failure::Failure;
+use crate::failure::{Failure, TOO_LONG};
+use crate::pulse::Pulse;
 use crate::signing::Signer;
 
 /// What a connection reads ahead.
 const READ_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of an answer that is read whole: a page of a thousand keys has a few hundred KiB.
-const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a listing: a page of a thousand keys has a few hundred KiB.
+pub(crate) const LISTING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of every other answer that is read whole, as those to a PUT and refusals are.
+pub(crate) const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const US: HeaderValue =
     HeaderValue::from_static(concat!("granary-bench/", env!("CARGO_PKG_VERSION")));
@@ -34,8 +38,13 @@ pub(crate) struct Store {
     pub(crate) endpoint: Endpoint,
     pub(crate) dialler: Dialler,
     pub(crate) signer: Signer,
+    /// How long a request may stand still.
     pub(crate) timeout: Duration,
     pub(crate) runtime: Runtime,
+    /// The answer to a PUT has named a version, which would outlast the object.
+    pub(crate) names_versions: AtomicBool,
+    /// What ends then; nothing when objects are kept anyway.
+    pub(crate) without_versions: Option<CancellationToken>,
 }
 
 /// A request, before it is signed.
@@ -83,11 +92,20 @@ impl Store {
         request.headers_mut().insert(USER_AGENT, US);
         request
     }
+
+    /// The answer to a PUT names a version.
+    pub(crate) fn note_version(&self) {
+        self.names_versions.store(true, Ordering::Relaxed);
+        if let Some(run) = &self.without_versions {
+            run.cancel();
+        }
+    }
 }
 
 /// A connection, or where one will be.
 pub(crate) struct Connection {
     store: Arc<Store>,
+    pulse: Arc<Pulse>,
     open: Option<Open>,
 }
 
@@ -112,6 +130,7 @@ pub(crate) struct Answer {
     /// When the beginning was there.
     pub(crate) head_at: Duration,
     body: Incoming,
+    pulse: Arc<Pulse>,
 }
 
 impl Answer {
@@ -122,6 +141,7 @@ impl Answer {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         while let Some(frame) = self.body.frame().await {
             let frame = frame.map_err(|error| Failure::broken(&error))?;
+            self.pulse.beat();
             if let Ok(data) = frame.into_data() {
                 return Ok(Some(data));
             }
@@ -132,27 +152,38 @@ impl Answer {
     /// All bytes, as text.
     ///
     /// # Errors
-    /// The connection broke, or it is longer than any document should be.
-    pub(crate) async fn document(&mut self) -> Result<String, Failure> {
+    /// The connection broke, or there are more than `bytes_max`.
+    pub(crate) async fn document(&mut self, bytes_max: usize) -> Result<String, Failure> {
         let mut document = Vec::new();
         while let Some(bytes) = self.next().await? {
-            if document.len() + bytes.len() > DOCUMENT_BYTES_MAX {
-                let message = format!("it has more than {DOCUMENT_BYTES_MAX} bytes");
-                return Err(Failure::wrong(self.status, "DocumentTooLong", message));
+            if document.len() + bytes.len() > bytes_max {
+                let message = format!("it has more than {bytes_max} bytes");
+                return Err(Failure::wrong(self.status, TOO_LONG, message));
             }
             document.extend_from_slice(&bytes);
         }
-        Ok(String::from_utf8_lossy(&document).into_owned())
+        let text = String::from_utf8(document);
+        Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 }
 
 impl Connection {
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, open: None }
+        let pulse = Arc::new(Pulse::new(store.runtime.clone()));
+        Self {
+            store,
+            pulse,
+            open: None,
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Beats while something moves over it.
+    pub(crate) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// Dials unless there is a connection.
@@ -190,7 +221,8 @@ impl Connection {
     ///
     /// # Errors
     /// The store cannot be reached, or the connection broke.
-    pub(crate) async fn send(&mut self, ask: Ask) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&mut self, mut ask: Ask) -> Result<Answer, Failure> {
+        ask.body.beats(self.pulse());
         let mut request = self.store.signed(ask);
         // A store may close a connection that waits. What never left is sent over the next one.
         for _ in 0..2 {
@@ -198,6 +230,7 @@ impl Connection {
             let Some(open) = &mut self.open else {
                 break;
             };
+            self.pulse.beat();
             let sent_at = self.store.runtime.monotonic();
             match open.sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.answer(response, sent_at)),
@@ -215,6 +248,7 @@ impl Connection {
     }
 
     fn answer(&self, response: Response<Incoming>, sent_at: Duration) -> Answer {
+        self.pulse.beat();
         let head_at = self.store.runtime.monotonic();
         let (head, body) = response.into_parts();
         Answer {
@@ -223,6 +257,7 @@ impl Connection {
             sent_at,
             head_at,
             body,
+            pulse: self.pulse(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What stands in objects: bytes that neither compress nor repeat themselves, and that can be told again.
 //!
 //! Every body has a number. Its frames of 64 KiB are one random block, each word of it XORed with a word of the frame's
-//! own; so no two frames of a run have eight bytes in common at the same place, whatever making and checking them costs
-//! no more than reading memory does, and nothing of what was sent has to be kept.
+//! own; so no two frames of a run have eight bytes in common at the same place (below eight bytes there are not so many
+//! different bodies), whatever making and checking them costs no more than reading memory does, and nothing of what was
+//! sent has to be kept.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use granary_runtime::Entropy;
 use http_body::{Body, Frame, SizeHint};
+
+use crate::pulse::Pulse;
 
 /// Bytes of a frame; the last one of a body is shorter.
 const FRAME_BYTES: usize = 64 * 1024;
@@ -44,6 +47,7 @@ impl Content {
             sent: 0,
             digest: Digest::new(CrcAlgorithm::Crc64Xz),
             crc64: Arc::default(),
+            pulse: None,
         }
     }
 
@@ -119,6 +123,8 @@ pub(crate) struct ObjectBody {
     sent: u64,
     digest: Digest,
     crc64: Arc<OnceLock<u64>>,
+    /// Beats whenever the connection takes more of it.
+    pulse: Option<Arc<Pulse>>,
 }
 
 impl ObjectBody {
@@ -128,6 +134,11 @@ impl ObjectBody {
             block: Bytes::new(),
         };
         none.body(0, 0)
+    }
+
+    /// Whoever sends it wants to know whether it moves.
+    pub(crate) fn beats(&mut self, pulse: Arc<Pulse>) {
+        self.pulse = Some(pulse);
     }
 
     /// Where the CRC-64/XZ of all of it is once all of it has been made.
@@ -144,6 +155,9 @@ impl Body for ObjectBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(pulse) = &self.pulse {
+            pulse.beat();
+        }
         let left = self.length - self.sent;
         if left == 0 {
             return Poll::Ready(None);

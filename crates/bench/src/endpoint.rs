@@ -7,12 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use granary_oss::escape;
+use granary_runtime::{Runtime, read_certificates, tls_client};
 use http::Uri;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -150,9 +147,13 @@ impl Dialler {
     ///
     /// # Errors
     /// A file that cannot be read or has none.
-    pub(crate) fn new(endpoint: Endpoint, ca_file: Option<&Path>) -> Result<Self, SettingError> {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        ca_file: Option<&Path>,
+        runtime: &Runtime,
+    ) -> Result<Self, SettingError> {
         let tls = match endpoint.tls {
-            true => Some(connector(ca_file)?),
+            true => Some(connector(runtime, ca_file)?),
             false => None,
         };
         Ok(Self { endpoint, tls })
@@ -174,32 +175,18 @@ impl Dialler {
     }
 }
 
-/// TLS 1.2 and 1.3, for servers that the system's certificates or the given ones vouch for.
-fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, SettingError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(file) = ca_file {
-        let wrong = |reason: String| SettingError {
+fn connector(runtime: &Runtime, ca_file: Option<&Path>) -> Result<TlsConnector, SettingError> {
+    let own = match ca_file {
+        Some(file) => read_certificates(file).map_err(|error| SettingError {
             setting: "--ca-file",
-            reason: format!("{}: {reason}", file.display()),
-        };
-        let own: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-        let own = own.map_err(|error| wrong(error.to_string()))?;
-        if own.is_empty() {
-            return Err(wrong("no certificate in PEM".to_owned()));
-        }
-        roots.add_parsable_certificates(own);
-    }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|error| SettingError {
-            setting: "--endpoint",
-            reason: error.to_string(),
-        })?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+            reason: format!("{}: {error}", file.display()),
+        })?,
+        None => Vec::new(),
+    };
+    let config = tls_client(runtime, own).map_err(|error| SettingError {
+        setting: "--endpoint",
+        reason: error.to_string(),
+    })?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

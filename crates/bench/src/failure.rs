@@ -13,6 +13,8 @@ const MESSAGE_CHARS_MAX: usize = 240;
 
 /// No connection could be made.
 pub(crate) const UNREACHABLE: &str = "Unreachable";
+/// The body of an answer was not read to its end.
+pub(crate) const TOO_LONG: &str = "DocumentTooLong";
 /// What kinds beyond the limit are counted as.
 const OTHER: &str = "Other";
 
@@ -58,7 +60,10 @@ impl Failure {
     }
 
     pub(crate) fn timeout(seconds: f64) -> Self {
-        Self::unanswered("Timeout", format!("no whole answer within {seconds} s"))
+        Self::unanswered(
+            "Timeout",
+            format!("nothing was sent or received for {seconds} s"),
+        )
     }
 
     fn unanswered(code: &str, message: String) -> Self {
@@ -69,9 +74,14 @@ impl Failure {
         }
     }
 
-    /// Whether an answer was read to its end: refusals are.
+    /// Whether an answer was read to its end: refusals are, unless they are too long.
     pub(crate) fn was_read(&self) -> bool {
-        self.status.is_some_and(|status| status >= 300)
+        self.status.is_some_and(|status| status >= 300) && self.code != TOO_LONG
+    }
+
+    /// Whether the store does not know what was asked for.
+    pub(crate) fn is_not_implemented(&self) -> bool {
+        matches!(self.status, Some(405 | 501)) || self.code == "NotImplemented"
     }
 
     /// Whether the same request may go well a little later.
@@ -93,6 +103,17 @@ impl std::fmt::Display for Failure {
 /// The text of the first element of that name, without its markup.
 pub(crate) fn element(document: &str, name: &str) -> Option<String> {
     let (_, after) = document.split_once(&format!("<{name}>"))?;
+    text(after)
+}
+
+/// The texts of all elements of that name.
+pub(crate) fn elements(document: &str, name: &str) -> Vec<String> {
+    let tag = format!("<{name}>");
+    document.split(&tag).skip(1).filter_map(text).collect()
+}
+
+/// What comes before the next tag.
+fn text(after: &str) -> Option<String> {
     let (text, _) = after.split_once('<')?;
     let plain = text
         .replace("&lt;", "<")
@@ -202,6 +223,18 @@ mod tests {
             assert_eq!(failure.to_string(), format!("404 {code}: {message}"));
             assert!(!failure.may_pass());
         }
+        let unknown = "<Code>NotImplemented</Code>";
+        for (status, document, is_not_implemented) in [
+            (StatusCode::NOT_IMPLEMENTED, "", true),
+            (StatusCode::METHOD_NOT_ALLOWED, "", true),
+            (StatusCode::BAD_REQUEST, unknown, true),
+            (StatusCode::FORBIDDEN, document, false),
+            (StatusCode::SERVICE_UNAVAILABLE, "", false),
+        ] {
+            let failure = Failure::refused(status, document);
+            assert_eq!(failure.is_not_implemented(), is_not_implemented, "{status}");
+        }
+        assert!(!Failure::timeout(1.0).is_not_implemented());
         assert!(Failure::refused(StatusCode::SERVICE_UNAVAILABLE, "").may_pass());
         assert!(Failure::timeout(1.0).may_pass());
     }

@@ -9,6 +9,7 @@
 //! | `endpoint`, `signing` | where the store is, and how requests are signed there |
 //! | `content`, `objects` | bodies that can be told again, the keys of a run |
 //! | `connection`, `request`, `failure` | a request sent, its answer checked, what was wrong with it |
+//! | `pulse` | whether a request stands still |
 //! | `chore`, `load` | storing and deleting objects; the requests that are measured |
 //! | `measure`, `report`, `progress` | latencies and rates, the table and the JSON, bars |
 //! | `run` | all of it in order |
@@ -24,6 +25,7 @@ mod load;
 mod measure;
 mod objects;
 mod progress;
+mod pulse;
 mod report;
 mod request;
 mod run;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use granary_oss::query::Query;
-use granary_runtime::{Elapsed, within};
+use granary_runtime::Elapsed;
 use http::header::{CONTENT_LENGTH, ETAG};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::connection::{Answer, Ask, Connection};
+use crate::connection::{Answer, Ask, Connection, DOCUMENT_BYTES_MAX, LISTING_BYTES_MAX};
 use crate::content::Content;
 use crate::failure::{Failure, element};
 use crate::objects::{Known, ObjectSet};
@@ -15,6 +15,8 @@ use crate::workload::Operation;
 
 /// The header that tells the CRC-64 of an object.
 const CRC64: &str = "x-oss-hash-crc64ecma";
+/// The headers that name the version which a PUT has made.
+const VERSION_IDS: [&str; 2] = ["x-oss-version-id", "x-amz-version-id"];
 
 /// A request of a run.
 pub(crate) struct Call<'a> {
@@ -40,7 +42,7 @@ pub(crate) struct Good {
     pub(crate) ended_at: Duration,
 }
 
-/// Sends a request and checks its answer, within the store's timeout.
+/// Sends a request and checks its answer, for as long as it does not stand still.
 ///
 /// # Errors
 /// What was wrong.
@@ -49,7 +51,7 @@ pub(crate) async fn perform(
     content: &Content,
     call: &Call<'_>,
 ) -> Result<Good, Failure> {
-    let limit = connection.store().timeout;
+    let (pulse, limit) = (connection.pulse(), connection.store().timeout);
     let asked = async {
         match call.operation {
             Operation::Put => put(connection, content, call).await,
@@ -59,7 +61,7 @@ pub(crate) async fn perform(
             Operation::List => list(connection, call).await,
         }
     };
-    let outcome = within(limit, asked).await;
+    let outcome = pulse.watch(limit, asked).await;
     settle(connection, outcome)
 }
 
@@ -68,16 +70,26 @@ pub(crate) async fn perform(
 /// # Errors
 /// What was wrong.
 pub(crate) async fn look(connection: &mut Connection, query: Query) -> Result<String, Failure> {
-    let limit = connection.store().timeout;
+    let (pulse, limit) = (connection.pulse(), connection.store().timeout);
     let asked = async {
         let mut ask = Ask::new(Method::GET, None);
         ask.query = query;
         let mut answer = connection.send(ask).await?;
         expect_ok(&mut answer).await?;
-        answer.document().await
+        answer.document(LISTING_BYTES_MAX).await
     };
-    let outcome = within(limit, asked).await;
+    let outcome = pulse.watch(limit, asked).await;
     settle(connection, outcome)
+}
+
+/// Deletes a key that is none of a set's.
+///
+/// # Errors
+/// What was wrong.
+pub(crate) async fn remove(connection: &mut Connection, key: String) -> Result<(), Failure> {
+    let (pulse, limit) = (connection.pulse(), connection.store().timeout);
+    let outcome = pulse.watch(limit, send_delete(connection, key)).await;
+    settle(connection, outcome).map(drop)
 }
 
 /// Closes a connection that an answer was not read from to its end.
@@ -119,7 +131,13 @@ async fn put(
     set.note_begun(index);
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
-    answer.document().await?;
+    answer.document(DOCUMENT_BYTES_MAX).await?;
+    if VERSION_IDS
+        .iter()
+        .any(|id| answer.headers.contains_key(*id))
+    {
+        connection.store().note_version();
+    }
     let Some(crc64) = crc64.get().copied() else {
         let message = "it came before the body had been sent".to_owned();
         return Err(Failure::wrong(answer.status, "EarlyAnswer", message));
@@ -159,30 +177,37 @@ async fn head(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Fail
     let ask = Ask::new(Method::HEAD, Some(set.key(index)));
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
-    answer.document().await?;
+    answer.document(DOCUMENT_BYTES_MAX).await?;
     check_headers(&answer, set.size_bytes, set.known(index))?;
     Ok(good(connection, &answer, 0))
 }
 
 async fn delete(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Failure> {
-    let ask = Ask::new(Method::DELETE, Some(call.set.key(call.index)));
-    let mut answer = connection.send(ask).await?;
-    if answer.status != StatusCode::NO_CONTENT {
-        expect_ok(&mut answer).await?;
-    }
-    answer.document().await?;
+    let answer = send_delete(connection, call.set.key(call.index)).await?;
     call.set.note_deleted(call.index);
     Ok(good(connection, &answer, 0))
 }
 
+async fn send_delete(connection: &mut Connection, key: String) -> Result<Answer, Failure> {
+    let ask = Ask::new(Method::DELETE, Some(key));
+    let mut answer = connection.send(ask).await?;
+    if answer.status != StatusCode::NO_CONTENT {
+        expect_ok(&mut answer).await?;
+    }
+    answer.document(DOCUMENT_BYTES_MAX).await?;
+    Ok(answer)
+}
+
 async fn list(connection: &mut Connection, call: &Call<'_>) -> Result<Good, Failure> {
     let (set, first) = (call.set, call.index);
-    let after = first.checked_sub(1).map(|before| set.key(before));
+    // Where keys are paths, the folder is a key of its own and comes before what is in it.
+    let before = first.checked_sub(1);
+    let after = before.map_or_else(|| set.folder().to_owned(), |before| set.key(before));
     let mut ask = Ask::new(Method::GET, None);
-    ask.query = page_query(set.folder(), call.page, after.as_deref());
+    ask.query = page_query(set.folder(), call.page, Some(&after));
     let mut answer = connection.send(ask).await?;
     expect_ok(&mut answer).await?;
-    let document = answer.document().await?;
+    let document = answer.document(LISTING_BYTES_MAX).await?;
     let wrong = |message: String| Err(Failure::wrong(answer.status, "WrongListing", message));
     let count = document.matches("<Key>").count();
     if count != call.page {
@@ -217,7 +242,7 @@ async fn expect_ok(answer: &mut Answer) -> Result<(), Failure> {
     if answer.status == StatusCode::OK {
         return Ok(());
     }
-    let document = answer.document().await?;
+    let document = answer.document(DOCUMENT_BYTES_MAX).await?;
     Err(Failure::refused(answer.status, &document))
 }
 

@@ -1,10 +1,11 @@
 //! A run from its first look at the bucket to the last deletion: store what is read, measure, report, clean up.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use granary_oss::query::Query;
@@ -14,15 +15,18 @@ use crate::chore::{self, Chore};
 use crate::connection::{Connection, Store};
 use crate::content::Content;
 use crate::endpoint::Dialler;
-use crate::failure::{Failure, element};
+use crate::failure::{Failure, element, elements};
 use crate::load::{self, Load};
 use crate::measure::{Measured, Round, Window};
 use crate::objects::ObjectSet;
 use crate::report::{Report, WorkloadReport, name_width};
-use crate::request::{look, page_query};
+use crate::request::{look, page_query, remove};
 use crate::settings::{BenchArgs, Extent, JsonTo, SettingError, Settings};
 use crate::signing::Signer;
 use crate::workload::{Operation, Workload};
+
+/// Directories of a run at most, one for each use of a size.
+const LEFT_MAX: usize = 1000;
 
 /// Where a run says something.
 pub struct Console<'a> {
@@ -65,6 +69,16 @@ pub enum BenchError {
         /// The bucket.
         bucket: String,
     },
+    /// Nobody knows whether what is overwritten and deleted would stay.
+    #[error(
+        "cannot see whether bucket {bucket} keeps versions, which would stay: {reason} (with --keep that is all the same)"
+    )]
+    MaybeVersioned {
+        /// The bucket.
+        bucket: String,
+        /// What the store or the network said.
+        reason: String,
+    },
     /// Objects that are read could not be stored.
     #[error("cannot store the objects of {workload}: {reason}")]
     NotStored {
@@ -104,7 +118,10 @@ pub async fn run(
         Some(JsonTo::Stdout) => console.err,
         _ => console.out,
     };
-    let outcome = bench.measure(&mut report, table).await;
+    let mut outcome = bench.measure(&mut report, table).await;
+    if bench.leaves_versions() {
+        outcome = Err(bench.versioned());
+    }
     report.interrupted = stop.is_cancelled();
     report.error = outcome.as_ref().err().map(ToString::to_string);
     if let Some(failures) = report.failures() {
@@ -150,7 +167,8 @@ struct Bench {
     sets: BTreeMap<(Use, u64), Arc<ObjectSet>>,
     /// The number of the next body.
     numbers: Arc<AtomicU64>,
-    stop: CancellationToken,
+    /// Ended by the user, or because versions would stay.
+    over: CancellationToken,
 }
 
 impl Bench {
@@ -159,7 +177,9 @@ impl Bench {
         runtime: &Runtime,
         stop: &CancellationToken,
     ) -> Result<Self, SettingError> {
-        let dialler = Dialler::new(settings.endpoint.clone(), settings.ca_file.as_deref())?;
+        let over = stop.child_token();
+        let ca_file = settings.ca_file.as_deref();
+        let dialler = Dialler::new(settings.endpoint.clone(), ca_file, runtime)?;
         let store = Store {
             endpoint: settings.endpoint.clone(),
             dialler,
@@ -170,6 +190,8 @@ impl Bench {
             },
             timeout: settings.timeout,
             runtime: runtime.clone(),
+            names_versions: AtomicBool::new(false),
+            without_versions: (!settings.keep).then(|| over.clone()),
         };
         let folder = format!("{}{:016x}/", settings.prefix, runtime.entropy().next_u64());
         let mut bench = Self {
@@ -178,7 +200,7 @@ impl Bench {
             folder,
             sets: BTreeMap::new(),
             numbers: Arc::default(),
-            stop: stop.clone(),
+            over,
             settings,
         };
         bench.plan();
@@ -227,17 +249,32 @@ impl Bench {
             ),
             reason: failure.to_string(),
         })?;
-        // A store that has no versions need not know what this asks for.
-        let versioning = look(&mut connection, Query::from_pairs([("versioning", "")])).await;
-        let status = versioning
-            .ok()
-            .and_then(|document| element(&document, "Status"));
-        match status.as_deref() {
-            Some("Enabled" | "Suspended") if !self.settings.keep => Err(BenchError::Versioned {
-                bucket: self.settings.endpoint.bucket.clone(),
-            }),
-            _ => Ok(()),
+        if self.settings.keep {
+            return Ok(());
         }
+        match look(&mut connection, Query::from_pairs([("versioning", "")])).await {
+            Ok(document) => match element(&document, "Status").as_deref() {
+                Some("Enabled" | "Suspended") => Err(self.versioned()),
+                _ => Ok(()),
+            },
+            // What has no versions need not know what this asks for.
+            Err(failure) if failure.is_not_implemented() => Ok(()),
+            Err(failure) => Err(BenchError::MaybeVersioned {
+                bucket: self.settings.endpoint.bucket.clone(),
+                reason: failure.to_string(),
+            }),
+        }
+    }
+
+    fn versioned(&self) -> BenchError {
+        BenchError::Versioned {
+            bucket: self.settings.endpoint.bucket.clone(),
+        }
+    }
+
+    /// Whether deleting what was stored would leave versions of it, against the user's wish.
+    fn leaves_versions(&self) -> bool {
+        !self.settings.keep && self.store.names_versions.load(Ordering::Relaxed)
     }
 
     /// Measures all workloads in turn and prints their rows as they are done.
@@ -253,14 +290,15 @@ impl Bench {
             table(&row.rows(workload, width));
             report.workloads.push(row);
         };
-        for round in 1..=self.settings.rounds {
+        let mut outcome = Ok(());
+        'rounds: for round in 1..=self.settings.rounds {
             for (workload, so_far) in workloads.iter().zip(&mut measured) {
-                if self.stop.is_cancelled() {
-                    break;
+                if self.over.is_cancelled() {
+                    break 'rounds;
                 }
-                self.prepare(workload).await?;
-                if self.stop.is_cancelled() {
-                    break;
+                outcome = self.prepare(workload).await;
+                if outcome.is_err() || self.over.is_cancelled() {
+                    break 'rounds;
                 }
                 let now = self.measure_once(workload, round).await;
                 let mut alone = Measured::default();
@@ -278,7 +316,7 @@ impl Bench {
                 tell(workload, so_far);
             }
         }
-        Ok(())
+        outcome
     }
 
     fn keys_of(&self, workload: &Workload) -> usize {
@@ -307,7 +345,7 @@ impl Bench {
                 let first = self.numbers.fetch_add(set.len() as u64, Ordering::Relaxed);
                 set.renumber(first);
             }
-            let outcome = self.chore(Chore::Store, set, &self.stop).await;
+            let outcome = self.chore(Chore::Store, set, &self.over).await;
             outcome.map_err(|failure| BenchError::NotStored {
                 workload: workload.name.clone(),
                 reason: failure.to_string(),
@@ -357,13 +395,16 @@ impl Bench {
             1 => workload.name.clone(),
             rounds => format!("{} {round}/{rounds}", workload.name),
         };
-        load.run(name, connections, &self.stop).await
+        load.run(name, connections, &self.over).await
     }
 
     /// Deletes what the run has stored, and looks whether anything is left; why it is.
     async fn clean_up(&self) -> Option<String> {
         if self.settings.keep {
             return Some("--keep".to_owned());
+        }
+        if self.leaves_versions() {
+            return Some("the bucket keeps versions of what is deleted".to_owned());
         }
         for set in self.sets.values() {
             // Also a run that was stopped cleans up.
@@ -372,14 +413,31 @@ impl Bench {
                 return Some(failure.to_string());
             }
         }
-        let mut connection = Connection::new(Arc::clone(&self.store));
-        match look(&mut connection, page_query(&self.folder, 1, None)).await {
-            Ok(document) => {
-                let key = element(&document, "Key")?;
-                Some(format!("{key} is there after its deletion"))
-            }
+        match self.find_left().await {
+            Ok(key) => Some(format!("{} is there after its deletion", key?)),
             Err(failure) => Some(failure.to_string()),
         }
+    }
+
+    /// A key of the run that is still there. Where keys are paths, PUTs have made the directories of theirs, which are
+    /// keys with a slash at the end; those below the run's own folder are deleted before.
+    async fn find_left(&self) -> Result<Option<String>, Failure> {
+        let mut connection = Connection::new(Arc::clone(&self.store));
+        let page = page_query(&self.folder, LEFT_MAX, None);
+        let mut left = elements(&look(&mut connection, page).await?, "Key");
+        if let Some(object) = left.iter().find(|key| !key.ends_with('/')) {
+            return Ok(Some(object.clone()));
+        }
+        if left.is_empty() {
+            return Ok(None);
+        }
+        // What stands in a directory goes before it.
+        left.sort_unstable_by_key(|key| Reverse(key.len()));
+        for directory in left {
+            remove(&mut connection, directory).await?;
+        }
+        let document = look(&mut connection, page_query(&self.folder, 1, None)).await?;
+        Ok(element(&document, "Key"))
     }
 }
 

@@ -87,7 +87,7 @@ pub struct BenchArgs {
     /// Leave the objects there
     #[arg(long)]
     keep: bool,
-    /// Seconds that a request may take
+    /// Seconds without a byte sent or received after which a request has failed
     #[arg(long, value_name = "S", default_value_t = 30.0)]
     timeout: f64,
     /// Write all figures as JSON, too; - is the standard output, and the table goes to the standard error then
@@ -100,14 +100,15 @@ Keys: OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN, else GRANA
 GRANARY_ROOT_ACCESS_KEY_SECRET; with --dialect s3 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
 
 What is measured: latency is the time from sending a request until the last byte of its answer, of good answers;
-making a connection is not part of it. Rates are of the answers that ended within the measured time. A request that is
-under way when the time is over is waited for and counts for the latencies, so that nothing slow is left out.
-Nothing is tried again: whatever goes wrong is an error.
+making a connection is not part of it. Rates are of the answers that ended within the measured time, whole ones: where a
+request takes a good part of --seconds they are coarse, so give large objects more time. A request that is under way when
+the time is over is waited for and counts for the latencies, so that nothing slow is left out. Nothing is tried again:
+whatever goes wrong is an error.
 
-What is stored: every PUT has another body, which neither compresses nor repeats itself; PUTs go round over the keys
-and overwrite after the first round. GET, HEAD and list read objects that are stored before, at random. delete deletes
+What is stored: every PUT has another body (of 8 bytes and more), which neither compresses nor repeats itself; PUTs go
+round over the keys and overwrite after the first round. GET, HEAD and list read objects that are stored before, at random. delete deletes
 each of its objects once and ends when none is left, whatever the time; it has no warm-up. All objects are deleted at
-the end, also after ^C; a second ^C ends at once.
+the end, also after ^C; a second ^C ends at once. In a bucket with directories those of --prefix stay.
 
 What is checked, of every answer: all bytes of a GET are those that were stored, its ETag is that of the PUT, and
 x-oss-hash-crc64ecma, where it is sent, is that of the bytes; of a HEAD length, ETag and CRC; of a PUT the CRC; of a
@@ -115,7 +116,8 @@ listing the number of keys, the first and the last.
 
 Memory: 40 MiB, up to 2 MiB per connection and 24 bytes per key, whatever the size of the objects.
 
-Exit code: 0, 1 when it cannot be run, 3 when a request failed or an object could not be deleted, 130 after ^C.
+Exit code: 0, 1 when it cannot be run, 3 when a request failed or an object could not be deleted, 130 when a signal (^C)
+has ended it, or nobody reads what it prints.
 
 Example:
   granary bench --bucket bench --credentials granary-data/meta/root-credentials.toml put-4k,get-4k,mixed-64k";

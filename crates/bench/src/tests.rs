@@ -4,28 +4,36 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
 use granary_oss::query::Query;
 use granary_runtime::{CancellationToken, Runtime};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::time::Interval;
 use tokio_rustls::TlsAcceptor;
 
 use crate::content::crc64;
 use crate::{BenchArgs, BenchError, Console, Verdict, run};
 
 const EVERYTHING: &str = "put-4k,get-4k,get-200k,head,delete,list-20,mixed-100k,put50+head50-300";
+
+/// A slow store moves so much of a body at once; a socket takes no more than some of these without its reader.
+const SLOW_BYTES: usize = 8 << 20;
+const SLOW_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the store does wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,12 +56,24 @@ enum Fault {
     Closes,
     /// The bucket has versions.
     Versioned,
+    /// It refuses to say whether it has.
+    VersionsUnsaid,
+    /// It says that it knows no versions, and makes some.
+    VersionsDenied,
     /// Every tenth GET gets no answer.
     Silent,
     /// It refuses all deletions.
     KeepsAll,
     /// It refuses to store what is read.
     ReadOnly,
+    /// It reads and sends bodies with pauses.
+    Slow,
+    /// Its refusals are longer than any document should be.
+    LongRefusal,
+    /// It refuses to store again what is to be deleted.
+    DeletesOnce,
+    /// Keys are paths: PUTs make directories, which are keys with a slash at the end.
+    Directories,
 }
 
 #[derive(Default)]
@@ -63,12 +83,13 @@ struct Memory {
     /// Bodies that were stored ever.
     bodies: Mutex<std::collections::HashSet<Bytes>>,
     requests: AtomicU64,
+    has_deleted: AtomicBool,
     /// Ends the run after so many requests.
     stop_after: Option<(u64, CancellationToken)>,
 }
 
 impl Memory {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Bytes> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         if let Some((after, stop)) = &self.stop_after
             && number >= *after
@@ -83,18 +104,32 @@ impl Memory {
             Method::GET if key.is_empty() => self.document(&query),
             Method::GET if tenth && self.fault == Fault::Silent => std::future::pending().await,
             Method::PUT => {
-                let body = body.collect().await.unwrap().to_bytes();
+                let body = self.read(body).await;
                 // What is stored before is tried again.
                 if tenth && self.fault == Fault::Busy && !key.contains("/read-") {
                     return refusal(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy");
                 }
-                if self.fault == Fault::ReadOnly && key.contains("/read-") {
+                let again = self.has_deleted.load(Ordering::Relaxed) && key.contains("/deleted-");
+                if self.fault == Fault::DeletesOnce && again
+                    || self.fault == Fault::ReadOnly && key.contains("/read-")
+                {
                     return refusal(StatusCode::FORBIDDEN, "AccessDenied");
                 }
                 let crc = crc64(&body);
+                let mut answer = response(Bytes::new(), crc);
+                if self.fault == Fault::VersionsDenied {
+                    let id = http::HeaderValue::from_static("v1");
+                    answer.headers_mut().insert("x-amz-version-id", id);
+                }
                 assert!(self.bodies.lock().insert(body.clone()), "a body came twice");
-                self.objects.lock().insert(key, body);
-                response(Bytes::new(), crc)
+                let mut objects = self.objects.lock();
+                if self.fault == Fault::Directories {
+                    for (slash, _) in key.match_indices('/') {
+                        objects.insert(key[..=slash].to_owned(), Bytes::new());
+                    }
+                }
+                objects.insert(key, body);
+                answer
             }
             Method::GET | Method::HEAD => {
                 let objects = self.objects.lock();
@@ -130,12 +165,22 @@ impl Memory {
                     _ => response(body.clone(), crc64(&body)),
                 }
             }
+            Method::DELETE if self.fault == Fault::LongRefusal && tenth => {
+                let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy");
+                *answer.body_mut() = vec![b' '; 1 << 20].into();
+                answer
+            }
             Method::DELETE if self.fault == Fault::KeepsAll => {
                 refusal(StatusCode::FORBIDDEN, "AccessDenied")
             }
             Method::DELETE => {
-                self.objects.lock().remove(&key);
-                let mut answer = Response::new(Full::default());
+                self.has_deleted.store(true, Ordering::Relaxed);
+                let mut objects = self.objects.lock();
+                if key.ends_with('/') && objects.keys().any(|k| k.starts_with(&key) && *k != key) {
+                    return refusal(StatusCode::CONFLICT, "FileAlreadyExists");
+                }
+                objects.remove(&key);
+                let mut answer = Response::new(Bytes::new());
                 *answer.status_mut() = StatusCode::NO_CONTENT;
                 answer
             }
@@ -143,14 +188,34 @@ impl Memory {
         }
     }
 
-    fn document(&self, query: &Query) -> Response<Full<Bytes>> {
+    async fn read(&self, mut body: Incoming) -> Bytes {
+        let mut whole = Vec::new();
+        let mut pause_at = SLOW_BYTES;
+        while let Some(frame) = body.frame().await {
+            whole.extend_from_slice(&frame.unwrap().into_data().unwrap());
+            if self.fault == Fault::Slow && whole.len() >= pause_at {
+                pause_at += SLOW_BYTES;
+                tokio::time::sleep(SLOW_PAUSE).await;
+            }
+        }
+        whole.into()
+    }
+
+    fn document(&self, query: &Query) -> Response<Bytes> {
         if query.contains("versioning") {
+            match self.fault {
+                Fault::VersionsUnsaid => return refusal(StatusCode::FORBIDDEN, "AccessDenied"),
+                Fault::VersionsDenied | Fault::Directories => {
+                    return refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented");
+                }
+                _ => {}
+            }
             let status = match self.fault {
                 Fault::Versioned => "<Status>Enabled</Status>",
                 _ => "",
             };
             let text = format!("<VersioningConfiguration>{status}</VersioningConfiguration>");
-            return Response::new(Full::from(text));
+            return Response::new(Bytes::from(text));
         }
         assert_eq!(query.get("list-type"), Some("2"));
         let mut most: usize = query.get("max-keys").unwrap().parse().unwrap();
@@ -169,24 +234,69 @@ impl Memory {
             .take(most)
             .map(|key| format!("<Contents><Key>{key}</Key></Contents>"))
             .collect();
-        Response::new(Full::from(format!(
+        Response::new(Bytes::from(format!(
             "<ListBucketResult>{keys}</ListBucketResult>"
         )))
     }
 }
 
-fn response(body: Bytes, crc: u64) -> Response<Full<Bytes>> {
+/// The body of an answer, with pauses when it is to have some.
+struct Paced {
+    left: Bytes,
+    pause: Option<Interval>,
+}
+
+impl Paced {
+    fn new(left: Bytes, pause: Option<Duration>) -> Self {
+        Self {
+            left,
+            pause: pause.map(tokio::time::interval),
+        }
+    }
+}
+
+impl Body for Paced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let mut piece = self.left.len();
+        if let Some(pause) = &mut self.pause {
+            if pause.poll_tick(cx).is_pending() {
+                return Poll::Pending;
+            }
+            piece = piece.min(SLOW_BYTES);
+        }
+        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.len() as u64)
+    }
+}
+
+fn response(body: Bytes, crc: u64) -> Response<Bytes> {
     Response::builder()
         .header("x-oss-hash-crc64ecma", crc.to_string())
-        .body(Full::new(body))
+        .body(body)
         .unwrap()
 }
 
-fn refusal(status: StatusCode, code: &str) -> Response<Full<Bytes>> {
+fn refusal(status: StatusCode, code: &str) -> Response<Bytes> {
     let document = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
     Response::builder()
         .status(status)
-        .body(Full::from(document))
+        .body(Bytes::from(document))
         .unwrap()
 }
 
@@ -202,7 +312,11 @@ async fn serve(runtime: &Runtime, memory: &Arc<Memory>, tls: Option<TlsAcceptor>
                 let keeps = memory.fault != Fault::Closes;
                 let service = service_fn(|request| {
                     let memory = Arc::clone(&memory);
-                    async move { Ok::<_, Infallible>(memory.answer(request).await) }
+                    async move {
+                        let answer = memory.answer(request).await;
+                        let pause = (memory.fault == Fault::Slow).then_some(SLOW_PAUSE);
+                        Ok::<_, Infallible>(answer.map(|body| Paced::new(body, pause)))
+                    }
                 });
                 let mut http = hyper::server::conn::http1::Builder::new();
                 http.keep_alive(keeps);
@@ -305,7 +419,7 @@ fn failures(json: &Value) -> BTreeMap<String, u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_workload_is_measured_and_nothing_is_left() {
-    for fault in [Fault::None, Fault::Closes] {
+    for fault in [Fault::None, Fault::Closes, Fault::Directories] {
         let line = format!("--requests 60 --keys 30 --rounds 2 {EVERYTHING}");
         let (ran, memory) = bench_with(fault, &line).await;
         let json = ran.json();
@@ -315,7 +429,10 @@ async fn every_workload_is_measured_and_nothing_is_left() {
             "{fault:?}: {}",
             ran.err
         );
-        assert!(memory.objects.lock().is_empty());
+        // What the prefix names may have been there before.
+        let mut left: Vec<String> = memory.objects.lock().keys().cloned().collect();
+        left.retain(|key| fault != Fault::Directories || key != "granary-bench/");
+        assert!(left.is_empty(), "{fault:?}: {left:?}");
         let workloads = json["workloads"].as_array().unwrap();
         let names: Vec<_> = workloads
             .iter()
@@ -400,6 +517,28 @@ async fn wrong_answers_are_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_slow_is_waited_for_as_long_as_it_moves() {
+    // Three seconds and a half of pauses each.
+    let line = "--timeout 2 --requests 1 --keys 1 get-64m";
+    let (ran, _) = bench_with(Fault::Slow, line).await;
+    let json = ran.json();
+    assert_eq!(ran.verdict.unwrap(), Verdict::Good, "{}", ran.err);
+    let latency = json["workloads"][0]["latency_ms"]["max"].as_f64().unwrap();
+    assert!(latency > 2000.0, "{latency} ms: it was not slow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_are_no_documents_are_not_read_to_their_end() {
+    let line = "--requests 60 --keys 60 delete";
+    let (ran, memory) = bench_with(Fault::LongRefusal, line).await;
+    let json = ran.json();
+    assert_eq!(ran.verdict.unwrap(), Verdict::Failed, "{}", ran.err);
+    let failures = failures(&json);
+    assert_eq!(failures.keys().collect::<Vec<_>>(), ["DocumentTooLong"]);
+    assert!(memory.objects.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_stopped_tells_what_it_has_and_cleans_up() {
     let stop = CancellationToken::new();
     let memory = Arc::new(Memory {
@@ -439,6 +578,23 @@ async fn what_was_measured_before_it_had_to_end_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rounds_that_were_over_before_it_had_to_end_are_told() {
+    let line = "--requests 10 --keys 5 --rounds 3 delete put-4k";
+    let (ran, memory) = bench_with(Fault::DeletesOnce, line).await;
+    let json = ran.json();
+    let said = ran.verdict.unwrap_err().to_string();
+    assert!(said.contains("objects of delete"), "{said}");
+    let told: Vec<_> = json["workloads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|told| (told["workload"].as_str().unwrap(), &told["requests"]))
+        .collect();
+    assert_eq!(told, [("delete", &5.into()), ("put-4k", &10.into())]);
+    assert!(memory.objects.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn objects_stay_when_they_are_to_and_when_they_cannot_be_deleted() {
     let (kept, memory) = bench_with(
         Fault::None,
@@ -458,6 +614,34 @@ async fn objects_stay_when_they_are_to_and_when_they_cannot_be_deleted() {
     assert_eq!(stuck.verdict.unwrap(), Verdict::Failed);
     assert!(stuck.err.contains("403 AccessDenied"), "{}", stuck.err);
     assert_eq!(memory.objects.lock().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_would_stay_are_not_made() {
+    let (unsaid, memory) = bench_with(Fault::VersionsUnsaid, "put-4k").await;
+    let said = unsaid.verdict.unwrap_err().to_string();
+    assert!(
+        said.contains("403 AccessDenied") && said.contains("--keep"),
+        "{said}"
+    );
+    assert_eq!(memory.requests.load(Ordering::Relaxed), 2);
+    for (line, connections) in [("--seconds 600 put-4k,get-4k", 4), ("--keys 500 get-4k", 4)] {
+        let (denied, memory) = bench_with(Fault::VersionsDenied, line).await;
+        let json = denied.json();
+        let said = denied.verdict.unwrap_err().to_string();
+        assert!(said.contains("keeps versions"), "{said}");
+        assert_eq!(json["error"], said);
+        assert_eq!(json["interrupted"], false);
+        // What was under way, no more; and all of it is named.
+        let left: Vec<String> = memory.objects.lock().keys().cloned().collect();
+        assert!((1..=2 * connections).contains(&left.len()), "{left:?}");
+        let under = json["objects_left_under"].as_str().unwrap();
+        assert!(left.iter().all(|key| key.starts_with(under)), "{left:?}");
+    }
+    for fault in [Fault::VersionsUnsaid, Fault::VersionsDenied] {
+        let (kept, _) = bench_with(fault, "--keep --requests 3 --keys 3 put-4k,get-4k").await;
+        assert_eq!(kept.verdict.unwrap(), Verdict::Good, "{fault:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

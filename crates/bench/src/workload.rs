@@ -3,14 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use granary_types::limits::{LIST_PAGE_MAX, PUT_BYTES_MAX};
 use serde::{Serialize, Serializer};
 
 /// Bytes of the objects of workloads whose name has no size.
 const SIZE_BYTES_DEFAULT: u64 = 4 * 1024;
-/// Bytes of an object: what one PutObject takes.
-const SIZE_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
-/// Keys of a page: what one listing answers.
-const PAGE_MAX: u64 = 1000;
 /// What `mixed` means.
 const MIXED: [(Operation, u64); 3] = [
     (Operation::Get, 70),
@@ -142,10 +139,10 @@ impl FromStr for Workload {
             _ => mix(what)?,
         };
         let only = |operation| shares == [(operation, 100)];
-        let mut page = PAGE_MAX;
+        let mut page = u64::from(LIST_PAGE_MAX);
         let size_bytes = if only(Operation::List) {
             page = size.and_then(number).ok_or(NameError::Page)?;
-            if !(1..=PAGE_MAX).contains(&page) {
+            if !(1..=u64::from(LIST_PAGE_MAX)).contains(&page) {
                 return Err(NameError::Page);
             }
             SIZE_BYTES_DEFAULT
@@ -198,7 +195,7 @@ fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let bytes = number(digits)?.checked_mul(unit)?;
-    (1..=SIZE_BYTES_MAX).contains(&bytes).then_some(bytes)
+    (1..=PUT_BYTES_MAX).contains(&bytes).then_some(bytes)
 }
 
 /// Digits and nothing else.

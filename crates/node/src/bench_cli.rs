@@ -1,6 +1,9 @@
 //! `granary bench`: gives the measuring client its words, its variables and a way to be told that it is over.
 
+use std::future::poll_fn;
+use std::io;
 use std::process::ExitCode;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,7 +11,7 @@ use granary_bench::{BenchArgs, Console, Verdict};
 use granary_runtime::{CancellationToken, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{complain, descriptors, print_if_read};
+use crate::{complain, complain_if_read, descriptors, print_if_read};
 
 /// A request failed, or an object is still there.
 const FAILED: u8 = 3;
@@ -30,18 +33,22 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let (runtime, stop) = (Runtime::system(), CancellationToken::new());
-    let interrupt = signal(SignalKind::interrupt())?;
-    let terminate = signal(SignalKind::terminate())?;
-    runtime.spawn(obey(interrupt, terminate, stop.clone()));
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if !outlives_its_terminal() {
+        kinds.push(SignalKind::hangup());
+    }
+    let signals: io::Result<Vec<_>> = kinds.into_iter().map(signal).collect();
+    runtime.spawn(obey(signals?, stop.clone()));
     let variable = |name: &str| std::env::var_os(name)?.into_string().ok();
+    // Nobody reads it any more: there is no use in going on.
+    let end_unless = |read: io::Result<()>| {
+        if read.is_err() {
+            stop.cancel();
+        }
+    };
     let console = Console {
-        out: &|text| {
-            // Nobody reads it any more: there is no use in going on.
-            if print_if_read(text).is_err() {
-                stop.cancel();
-            }
-        },
-        err: &complain,
+        out: &|text| end_unless(print_if_read(text)),
+        err: &|text| end_unless(complain_if_read(text)),
     };
     let verdict = granary_bench::run(args, &variable, &console, &runtime, &stop).await?;
     Ok(match verdict {
@@ -51,13 +58,26 @@ async fn measure(args: BenchArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Whether whoever started it wants it to go on without its terminal, as nohup does: SIGHUP is ignored then.
+fn outlives_its_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The first bit is that of signal 1.
+    ignored.is_some_and(|mask| mask & 1 != 0)
+}
+
 /// The first signal ends the run in good order, the second at once.
-async fn obey(mut interrupt: Signal, mut terminate: Signal, stop: CancellationToken) {
+async fn obey(mut signals: Vec<Signal>, stop: CancellationToken) {
     let mut wait = async || {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        poll_fn(|cx| {
+            let came = |signal: &mut Signal| signal.poll_recv(cx).is_ready();
+            match signals.iter_mut().any(came) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     };
     wait().await;
     stop.cancel();

@@ -151,10 +151,12 @@ fn said(error: &anyhow::Error) -> String {
     said
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a process that cannot start"
-)]
+/// Says what is wrong. Who does not read it changes nothing.
 fn complain(text: &str) {
-    eprintln!("{text}");
+    let _ = complain_if_read(text);
+}
+
+/// Says something to whoever reads the standard error.
+fn complain_if_read(text: &str) -> io::Result<()> {
+    writeln!(io::stderr().lock(), "{text}")
 }

@@ -2,24 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use granary_datapath::{BufferBudget, Share};
 use granary_oss::callback::CallbackUrl;
-use granary_runtime::Runtime;
+use granary_runtime::{Runtime, read_certificates, tls_client};
 use granary_types::limits::CALLBACK_ANSWER_BYTES_MAX;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::time_provider::TimeProvider;
-use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{OnceCell, Semaphore};
@@ -62,9 +57,9 @@ impl Client {
     ) -> Result<Self, ConfigError> {
         let own_roots = match ca_file {
             "" => Vec::new(),
-            file => certificates(file).map_err(|reason| ConfigError {
+            file => read_certificates(file).map_err(|error| ConfigError {
                 setting: "callback_ca_file",
-                reason: format!("{file}: {reason}"),
+                reason: format!("{file}: {error}"),
             })?,
         };
         Ok(Self {
@@ -179,9 +174,12 @@ impl Client {
 
     async fn tls_config(&self, sni: bool) -> Result<Arc<ClientConfig>, Failure> {
         let make = || async {
-            let (own, clock) = (self.own_roots.clone(), WallClock(self.runtime.clone()));
-            let making = self.runtime.blocking(move || tls_configs(own, clock));
-            making.await.map_err(broken)?.map_err(broken)
+            let (own, runtime) = (self.own_roots.clone(), self.runtime.clone());
+            let making = self.runtime.blocking(move || tls_client(&runtime, own));
+            let with = making.await.map_err(broken)?.map_err(broken)?;
+            let mut without = with.clone();
+            without.enable_sni = false;
+            Ok::<_, Failure>([Arc::new(with), Arc::new(without)])
         };
         let [with, without] = self.tls.get_or_try_init(make).await?;
         Ok(Arc::clone(if sni { with } else { without }))
@@ -227,53 +225,6 @@ where
 /// No connection, or it broke.
 pub(super) fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::Unreachable(Box::new(error))
-}
-
-fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
-    let found: Result<Vec<_>, _> = found.collect();
-    let found = found.map_err(|error| error.to_string())?;
-    match found.is_empty() {
-        true => Err("no certificate in PEM".to_owned()),
-        false => Ok(found),
-    }
-}
-
-/// TLS 1.2 and 1.3, for servers that the system's certificates or the given ones vouch for.
-fn tls_configs(
-    own: Vec<CertificateDer<'static>>,
-    clock: WallClock,
-) -> Result<[Arc<ClientConfig>; 2], rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::debug!(%error, "some of the system's certificates cannot be read");
-    }
-    roots.add_parsable_certificates(system.certs.into_iter().chain(own));
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let with = ClientConfig::builder_with_details(provider, Arc::new(clock))
-        .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut without = with.clone();
-    without.enable_sni = false;
-    Ok([Arc::new(with), Arc::new(without)])
-}
-
-/// The runtime's clock, by which certificates are judged.
-struct WallClock(Runtime);
-
-impl std::fmt::Debug for WallClock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WallClock")
-    }
-}
-
-impl TimeProvider for WallClock {
-    fn current_time(&self) -> Option<UnixTime> {
-        let now = Duration::from_millis(self.0.now().as_millis());
-        Some(UnixTime::since_unix_epoch(now))
-    }
 }
 
 #[cfg(test)]

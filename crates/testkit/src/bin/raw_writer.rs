@@ -1,7 +1,8 @@
 //! The limit for PUTs in the benchmark: threads that append blocks to one file and share its syncs.
 //!
 //! `raw_writer --file FILE --block-bytes N [--threads N] [--seconds N]` makes FILE, which must not
-//! exist, appends for a while, removes it, and prints one line of JSON.
+//! exist, appends for a while, removes it, and prints one line of JSON. `cpu_seconds` in it is what the appending took,
+//! without making the blocks and removing the file.
 //!
 //! An append is acknowledged when an fdatasync that *began* after its write has succeeded. One runs at a
 //! time; whoever has written meanwhile shares the next one, and nobody waits for a timer. Room is
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::FallocateFlags;
+use rustix::time::{ClockId, clock_gettime};
 
 /// As far apart, a block carries marks of its own.
 const STAMP_EVERY_BYTES: usize = 4096;
@@ -196,7 +198,7 @@ fn run(args: &Args) -> io::Result<()> {
         .map(|thread| block_of(thread, args.block_bytes))
         .collect();
     let log = &Log::create(&args.file, args.allocate_bytes)?;
-    let began = Instant::now();
+    let (began, cpu_before) = (Instant::now(), cpu_time());
     let limit = Limit {
         at: began + Duration::from_secs_f64(args.seconds),
         file_bytes: args.file_bytes_max,
@@ -214,19 +216,30 @@ fn run(args: &Args) -> io::Result<()> {
         io::Result::Ok(took)
     })?;
     let seconds = began.elapsed().as_secs_f64().min(args.seconds);
+    let cpu = cpu_time().saturating_sub(cpu_before);
     took.sort_unstable();
-    report(args, seconds, &took, &log.state.lock());
+    report(args, seconds, cpu, &took, &log.state.lock());
     Ok(())
 }
 
-fn report(args: &Args, seconds: f64, took: &[Duration], state: &State) {
+/// CPU time that this process has used so far.
+fn cpu_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    // It counts from zero upwards.
+    Duration::new(
+        u64::try_from(used.tv_sec).unwrap_or_default(),
+        u32::try_from(used.tv_nsec).unwrap_or_default(),
+    )
+}
+
+fn report(args: &Args, seconds: f64, cpu: Duration, took: &[Duration], state: &State) {
     let slow = took.iter().filter(|took| **took >= SLOW).count();
     let per_second = f64::from(u32::try_from(took.len()).unwrap_or(u32::MAX)) / seconds;
     let block_bytes = f64::from(u32::try_from(args.block_bytes).unwrap_or(u32::MAX));
     println!(
         "{{\"threads\":{},\"block_bytes\":{},\"seconds\":{seconds:.3},\"appends\":{},\"syncs\":{},\"written_bytes\":{},\
          \"appends_per_s\":{per_second:.1},\"mb_per_s\":{:.2},\
-         \"p50_us\":{:.0},\"p90_us\":{:.0},\"p99_us\":{:.0},\"max_us\":{:.0},\"slow\":{slow}}}",
+         \"p50_us\":{:.0},\"p90_us\":{:.0},\"p99_us\":{:.0},\"max_us\":{:.0},\"slow\":{slow},\"cpu_seconds\":{:.3}}}",
         args.threads,
         args.block_bytes,
         took.len(),
@@ -237,6 +250,7 @@ fn report(args: &Args, seconds: f64, took: &[Duration], state: &State) {
         percentile_us(took, 0.9),
         percentile_us(took, 0.99),
         percentile_us(took, 1.0),
+        cpu.as_secs_f64(),
     );
 }
 
