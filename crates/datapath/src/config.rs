@@ -29,7 +29,7 @@ pub struct DataPathConfig {
     /// A second copy is asked no earlier than this after the first, in milliseconds.
     pub hedge_min_ms: u64,
     /// What one disk gives and takes at most while chunks are copied to make others good, in bytes
-    /// per second: less where others have to wait for it.
+    /// per second.
     pub repair_bytes_per_sec: u64,
     /// Zone of this process: its copies are read first, its pools are written first. Empty: none.
     /// Set by whoever starts the process, not by its section of the configuration file.
@@ -103,7 +103,7 @@ impl DataPathConfig {
 }
 
 /// Slower repair would not come to an end in the time that one of its steps may take.
-pub(crate) const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 * 1024 * 1024;
+const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 * 1024 * 1024;
 /// Bytes by which a request's share of the write buffer grows.
 pub(crate) const BUFFER_STEP_BYTES: usize = 256 * 1024;
 /// Chunks of one request that may be on their way to disks at once.

@@ -50,7 +50,7 @@ pub(crate) async fn restore_chunk(
     let rate = shared.config.repair_bytes_per_sec;
     let pace = &shared.repair_pace;
     let turn = pace.turn(&shared.runtime, pair, u64::from(entry.length), rate);
-    let turn = turn.await;
+    let _place = turn.await;
     let _share = take_write_memory(shared, entry.length as usize)
         .await
         .map_err(|_| RestoreError::Overloaded)?;
@@ -68,12 +68,7 @@ pub(crate) async fn restore_chunk(
     };
     let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms);
     match within(limit, node.put(target, put)).await {
-        Ok(Ok(())) => {
-            if let Some(turn) = turn {
-                turn.done(&shared.runtime);
-            }
-            Ok(())
-        }
+        Ok(Ok(())) => Ok(()),
         Ok(Err(BlobError::ChunkDeleted(_))) => Err(RestoreError::Gone),
         Ok(Err(error)) => Err(RestoreError::Target(error)),
         Err(_) => Err(unreachable("no answer in time")),
@@ -92,7 +87,7 @@ pub(crate) async fn store_again(
     let rate = shared.config.repair_bytes_per_sec;
     let pace = &shared.repair_pace;
     let turn = pace.turn(&shared.runtime, source, u64::from(entry.length), rate);
-    let _turn = turn.await;
+    let _place = turn.await;
     let share = take_write_memory(shared, entry.length as usize)
         .await
         .map_err(|_| RestoreError::Overloaded)?;
