@@ -127,6 +127,14 @@ def wait_acks(writers, since, count):
         time.sleep(0.02)
 
 
+def write_report(args, lines, report):
+    """The lines to --out and everything to --json, where they were asked for."""
+    for path, text in ((args.out, "\n".join(lines) + "\n"), (args.json, json.dumps(report, indent=1))):
+        if path:
+            with open(path, "w", encoding="utf-8") as out:
+                out.write(text)
+
+
 def main():
     """Forms the cluster, measures, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,10 +172,7 @@ def main():
             say(f"\n{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.keys} keys, seed {args.seed}; {'; '.join(cluster.sentences)}")
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    for path, text in ((args.out, "\n".join(lines) + "\n"), (args.json, json.dumps(report, indent=1))):
-        if path:
-            with open(path, "w", encoding="utf-8") as out:
-                out.write(text)
+    write_report(args, lines, report)
     return 0
 
 

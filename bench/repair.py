@@ -10,10 +10,13 @@ what clients get while nothing is repaired, and what one stream of writes gets o
 share.
 """
 import argparse
+import functools
 import json
+import operator
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,11 +25,12 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "tests"))
 # pylint: disable=wrong-import-position
+from failover import write_report  # noqa: E402
 from harness.cluster import GATEWAY_PORT, Cluster, Spec  # noqa: E402
 
 MIB = 1 << 20
 UNTHROTTLED = 1 << 40
-REPAIR_DEADLINE_S = 1800
+REPAIR_DEADLINE_S, RUN_DEADLINE_S = 1800, 600
 
 
 # Pauses before an exchanged disk is repaired are short, all else is as in a real node.
@@ -53,21 +57,32 @@ class Bench:
     def __init__(self, binary, cluster, place):
         self.binary, self.cluster, self.place = binary, cluster, place
 
-    def start(self, workload, seconds, connections, *flags):
+    def start(self, workload, seconds, connections):
         """Begins a run; its JSON stands in the file that is returned with the process."""
         out = os.path.join(self.place, "bench.json")
+        if os.path.exists(out):
+            # A run that fails must not be taken for the one before.
+            os.remove(out)
         env = dict(os.environ, OSS_ACCESS_KEY_ID=self.cluster.credentials.key_id, OSS_ACCESS_KEY_SECRET=self.cluster.credentials.secret)
         line = [self.binary, "bench", "--endpoint", f"http://{self.cluster['z1a'].machine.address}:{GATEWAY_PORT}", "--bucket", "repair",
-                "--region", self.cluster.credentials.region, "--connections", str(connections), "--seconds", str(seconds), "--json", out, *flags, workload]
+                "--region", self.cluster.credentials.region, "--connections", str(connections), "--seconds", str(seconds), "--json", out, workload]
         return subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL), out
 
-    def run(self, workload, seconds, connections, *flags):
+    def run(self, workload, seconds, connections):
         """The figures of a whole run."""
-        process, out = self.start(workload, seconds, connections, *flags)
-        if process.wait() != 0:
-            raise RuntimeError(f"granary bench {workload} failed")
-        with open(out, encoding="utf-8") as found:
-            return json.load(found)["workloads"][0]
+        return figures_of(*self.start(workload, seconds, connections))
+
+
+def figures_of(process, out):
+    """What a run has found, once it is over; one with failed requests is an error."""
+    try:
+        code = process.wait(RUN_DEADLINE_S)
+    finally:
+        process.kill()
+    if code != 0:
+        raise RuntimeError(f"granary bench ended with {code}")
+    with open(out, encoding="utf-8") as found:
+        return json.load(found)["workloads"][0]
 
 
 def fill(cluster, gib):
@@ -108,20 +123,19 @@ def repair(cluster, bench, args, clients):
         if began is not None and state and state[0] == 0:
             break
         if now > end:
+            if process is not None:
+                process.kill()
             raise RuntimeError("the repair does not come to an end")
         if clients and began is not None and (process is None or process.poll() is not None):
             if process is not None:
-                with open(out, encoding="utf-8") as found:
-                    figures.append(json.load(found)["workloads"][0])
+                figures.append(figures_of(process, out))
             process, out = bench.start("mixed-64k", args.seconds, args.connections)
         time.sleep(0.1)
     seconds = time.monotonic() - began
     if process is not None:
         # The last run saw an end of the repair, and counts only when it is the only one.
-        process.wait()
-        if not figures:
-            with open(out, encoding="utf-8") as found:
-                figures.append(json.load(found)["workloads"][0])
+        last = figures_of(process, out)
+        figures = figures or [last]
     cluster.wait_whole()
     return seconds, figures
 
@@ -149,12 +163,7 @@ def measure(args, place, throttle, say):
 
 def median(figures, *names):
     """The median run's number."""
-    values = []
-    for found in figures:
-        for name in names:
-            found = found[name]
-        values.append(found)
-    return sorted(values)[len(values) // 2]
+    return statistics.median(functools.reduce(operator.getitem, names, found) for found in figures)
 
 
 def disk_mib_per_sec(place):
@@ -198,10 +207,7 @@ def main():
         finally:
             shutil.rmtree(place, ignore_errors=True)
     say(f"\n{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {args.gib} GiB per disk, {args.connections} connections; one stream writes {disk:.0f} MiB/s here")
-    for path, text in ((args.out, "\n".join(lines) + "\n"), (args.json, json.dumps(report, indent=1))):
-        if path:
-            with open(path, "w", encoding="utf-8") as out:
-                out.write(text)
+    write_report(args, lines, report)
     return 0
 
 

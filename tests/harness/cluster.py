@@ -399,6 +399,16 @@ class Cluster:
             self.leftovers.drop("pids", process.pid)
         return code < 0
 
+    def cut_short_often(self, name, *line, files, rng, times, most_s):
+        """Runs the program again and again and kills it when each of these files is there, then at random moments; returns where it was hit."""
+        hit = [file for file in files if self.cut_short(name, *line, when=lambda file=file: os.path.exists(file))]
+        for _ in range(times):
+            after = time.monotonic() + rng.uniform(0, most_s)
+            if self.cut_short(name, *line, when=lambda after=after: time.monotonic() > after):
+                hit.append("some time")
+        assert hit, "it was too fast to be killed"
+        return [os.path.relpath(place, os.path.dirname(files[0])) if os.sep in place else place for place in hit]
+
     def admin(self, *line, timeout_s=60, ask=None, form=("--json",)):
         """`granary admin` from outside of the cluster, with --json unless told otherwise, at one running node after the other (of `ask`)
         until one can say."""
