@@ -44,6 +44,16 @@ stage() {
   esac
 }
 
+# What the suites store at once, and what the servers under test keep free (2 % of the file system, or 1 GiB).
+room=${all:+24}
+room=${room:-8}
+read -r size free < <(df --output=size,avail --block-size=1M "${TMPDIR:-/tmp}" | tail -1)
+kept=$((size / 50 > 1024 ? size / 50 : 1024))
+if [ "$free" -lt $((room * 1024 + kept)) ]; then
+  echo "the suites need $(((room * 1024 + kept) / 1024)) GiB of free space in ${TMPDIR:-/tmp}, which has $((free / 1024)) GiB" >&2
+  exit 2
+fi
+
 # The numbers that a suite printed, whatever its runner: cargo prints one line per binary, pytest one in all.
 counts() {
   awk '

@@ -271,6 +271,15 @@ def test_settings_it_does_not_understand(place, text, words):
     assert not (place / "data").exists(), "it left something behind"
 
 
+def test_a_first_start_on_a_full_disk_says_so(place, start):
+    """Nobody waits for a server that has nowhere to store anything; with room, the same directories will do."""
+    full = place / "full.toml"
+    full.write_text("[storage]\nmin_free_bytes = 1125899906842624\n")
+    arguments = ["--data", place / "s", "--config", full, "--listen", "127.0.0.1:0", "--admin-listen", "off"]
+    refuses(*run_until_it_ends("server", *arguments), place / "s", "storage.min_free_bytes", "keep free")
+    start("s").wire().must("PUT", BUCKET)
+
+
 def test_what_was_fixed_at_the_first_start_is_said(start):
     server = start(config="[meta]\nshards = 2\n")
     assert server.stop() == 0 and server.new_alarms() == []

@@ -116,7 +116,7 @@ impl Running {
                 config: None,
             },
         );
-        wait_for_placement(runtime, &view).await?;
+        wait_for_placement(runtime, &view, &storage).await?;
         let mut registry = Registry::default();
         let sources = Sources::new(
             Some(Arc::clone(&meta)),

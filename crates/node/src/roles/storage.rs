@@ -195,6 +195,22 @@ impl StorageRole {
             .collect()
     }
 
+    /// The data directories that are full, when no other one could take chunks instead.
+    pub(crate) async fn all_full(&self) -> Option<Vec<PathBuf>> {
+        let statuses = self.store.disks().await.unwrap_or_default();
+        let directories = self.directories.lock();
+        let (mut full, mut failed) = (Vec::new(), 0);
+        for directory in directories.iter() {
+            let is_it = |status: &&DiskStatus| Some(status.id) == directory.disk;
+            match statuses.iter().find(is_it).map(|status| status.health) {
+                Some(DiskHealth::Full) => full.push(directory.path.clone()),
+                Some(DiskHealth::Failed) => failed += 1,
+                _ => {}
+            }
+        }
+        (!full.is_empty() && full.len() + failed == directories.len()).then_some(full)
+    }
+
     /// Names the other nodes of the cluster, once.
     pub(crate) fn know(&self, others: Arc<dyn NodeDirectory>) {
         let _ = self.others.set(others);

@@ -15,6 +15,7 @@ use granary_workers::{
 };
 
 use crate::config::WorkersSection;
+use crate::roles::storage::StorageRole;
 
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks whether the last node was upgraded.
@@ -161,10 +162,12 @@ impl WorkerRole {
     }
 }
 
-/// Waits until some placement group takes chunks: a new installation has none yet.
+/// Waits until some placement group takes chunks: a new installation has none yet. Disks that are
+/// full get none, and whoever starts a server for the first time hears so at once.
 pub(crate) async fn wait_for_placement(
     runtime: &Runtime,
     view: &ClusterView,
+    storage: &StorageRole,
 ) -> anyhow::Result<()> {
     let first = Duration::from_millis(10);
     let mut backoff = Backoff::new(
@@ -177,6 +180,16 @@ pub(crate) async fn wait_for_placement(
         view.refresh().await?;
         if view.map().groups().any(|group| !group.closed) {
             return Ok(());
+        }
+        if view.map().groups().next().is_none()
+            && let Some(full) = storage.all_full().await
+        {
+            let paths: Vec<_> = full.iter().map(|path| path.display().to_string()).collect();
+            bail!(
+                "the file system of {} has less space than storage.min_free_bytes and \
+                 storage.min_free_percent keep free, so that nothing could be stored",
+                paths.join(", ")
+            );
         }
         if !backoff.wait(runtime).await {
             bail!("no placement group could be opened on the data directories");
