@@ -5,7 +5,7 @@
 
 Three processes in three zones on this machine, every object in all of them. The disk of one is emptied under it, as
 if it had been exchanged, while `granary bench` reads, writes and asks (mixed-64k, 70 % GET) through another one's gateway.
-Measured with the default throttle (`repair_bytes_per_sec`) and without one, each with clients and without; beside them
+Measured with the default throttle (`repair_bytes_per_sec` and `repair_bytes_per_sec_beside_clients`) and without one, each with clients and without; beside them
 what clients get while nothing is repaired, and what one stream of writes gets out of the disk, which all three nodes
 share.
 """
@@ -48,7 +48,10 @@ count_interval_secs = 60
 
 def settings(throttle):
     """node.toml's sections."""
-    return SETTINGS if throttle is None else f"{SETTINGS}[datapath]\nrepair_bytes_per_sec = {throttle}\n"
+    if throttle is None:
+        return SETTINGS
+    both = SETTINGS.replace("[storage]\n", f"[storage]\nrepair_bytes_per_sec_beside_clients = {throttle}\n")
+    return f"{both}[datapath]\nrepair_bytes_per_sec = {throttle}\n"
 
 
 class Bench:

@@ -60,6 +60,8 @@ pub struct PutChunk {
     pub pg_epoch: u64,
     /// The bytes, 1 to [`granary_types::limits::CHUNK_BYTES_MAX`] together.
     pub blocks: Vec<Block>,
+    /// True of a copy that restores redundancy: it waits for clients that use the disk.
+    pub background: bool,
 }
 
 /// Reads bytes of a chunk from one disk.
@@ -71,6 +73,8 @@ pub struct GetChunk {
     pub offset: u32,
     /// Bytes wanted, at least 1; must end inside the chunk.
     pub length: u32,
+    /// True of a copy that restores redundancy: it waits for clients that use the disk.
+    pub background: bool,
 }
 
 /// The answer to [`GetChunk`]: the whole blocks that cover the wanted bytes, verified by the disk.

@@ -55,11 +55,17 @@ pub struct BlobConfig {
     pub compact_interval: Duration,
     /// Bytes per second that compaction may rewrite on one disk.
     pub compact_bytes_per_sec: u64,
+    /// Bytes per second that copies which restore redundancy may read, and write, on one disk while
+    /// clients use it.
+    pub repair_bytes_per_sec_beside_clients: u64,
     /// Bytes of records after which the index is made durable, which bounds recovery.
     pub checkpoint_bytes: u64,
     /// Volume files of one disk that are kept open for reads.
     pub open_files: usize,
 }
+
+/// At less, the steps of a repair would not come to an end in the time that each may take.
+const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 << 20;
 
 impl BlobConfig {
     /// The defaults, for a cluster.
@@ -79,6 +85,7 @@ impl BlobConfig {
             compact_idle_after: IDLE_AFTER_DEFAULT,
             compact_interval: Duration::from_secs(10),
             compact_bytes_per_sec: 64 << 20,
+            repair_bytes_per_sec_beside_clients: 32 << 20,
             checkpoint_bytes: 1 << 30,
             open_files: 256,
         }
@@ -116,6 +123,11 @@ impl BlobConfig {
         }
         if self.compact_bytes_per_sec == 0 || self.checkpoint_bytes == 0 {
             return Err("compact_bytes_per_sec and checkpoint_bytes must not be 0".to_owned());
+        }
+        if self.repair_bytes_per_sec_beside_clients < REPAIR_BYTES_PER_SEC_MIN {
+            return Err(format!(
+                "repair_bytes_per_sec_beside_clients must be at least {REPAIR_BYTES_PER_SEC_MIN}"
+            ));
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use granary_vfs::{DirLock, Space, Vfs, VfsFile};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::background::Background;
 use crate::compact::{self, Stuck};
 use crate::config::BlobConfig;
 use crate::error::DiskError;
@@ -55,6 +56,7 @@ pub(crate) struct Disk {
     reads: Arc<Semaphore>,
     /// One at a time checks what the disk holds.
     verifying: Arc<Semaphore>,
+    background: Background,
     queue: mpsc::Sender<Job>,
     /// When somebody last wrote or deleted something (monotonic).
     changed_at: Mutex<Duration>,
@@ -92,6 +94,7 @@ impl Disk {
             room: Arc::new(Semaphore::new(parts.config.queue_bytes as usize)),
             reads: Arc::new(Semaphore::new(parts.config.reads_max as usize)),
             verifying: Arc::new(Semaphore::new(1)),
+            background: Background::default(),
             runtime: parts.runtime,
             config: parts.config,
             vfs: parts.vfs,
@@ -160,6 +163,10 @@ impl Disk {
 
     pub(crate) fn verifying(&self) -> &Arc<Semaphore> {
         &self.verifying
+    }
+
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
     }
 
     /// Somebody wrote or deleted something.

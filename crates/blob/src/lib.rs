@@ -8,6 +8,7 @@
 //! and indexed; what is read was written, or an error; only named chunks are deleted; nothing in
 //! memory grows with the number of chunks; a failed sync is final for its disk, and only for it.
 
+mod background;
 mod commit;
 mod compact;
 mod config;

@@ -16,6 +16,7 @@ use granary_runtime::{Runtime, within};
 use granary_types::{BucketId, ChunkId, DiskId, PgId};
 use granary_vfs::Vfs;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::SemaphorePermit;
 
 use crate::compact::{self, Compaction, Pace};
 use crate::config::{BlobConfig, DiskConfig};
@@ -215,6 +216,24 @@ impl BlobStore {
         self.runtime.monotonic() + self.config.busy_after
     }
 
+    /// Keeps a copy that restores redundancy until clients allow it; its place is held by what is
+    /// returned.
+    async fn turn<'a>(
+        &self,
+        disk: &'a Disk,
+        bytes: usize,
+        background: bool,
+    ) -> Option<SemaphorePermit<'a>> {
+        if background {
+            let rate = self.config.repair_bytes_per_sec_beside_clients;
+            let turn = disk.background().turn(&self.runtime, bytes as u64, rate);
+            turn.await
+        } else {
+            disk.background().note_client(self.runtime.monotonic());
+            None
+        }
+    }
+
     async fn read(&self, disk: &Arc<Disk>, range: GetChunk) -> Result<ChunkRead, BlobError> {
         let until = self.until();
         let began = self.runtime.monotonic();
@@ -377,11 +396,15 @@ fn check_named(pg: PgId, chunks: &[ChunkId]) -> Result<(), BlobError> {
 impl BlobNode for BlobStore {
     async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
         let disk = self.disk(disk)?;
+        let bytes = chunk.blocks.iter().map(|block| block.data.len()).sum();
+        let _turn = self.turn(&disk, bytes, chunk.background).await;
         self.write(&disk, chunk).await
     }
 
     async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
         let disk = self.disk(disk)?;
+        let bytes = range.length as usize;
+        let _turn = self.turn(&disk, bytes, range.background).await;
         self.read(&disk, range).await
     }
 
@@ -400,6 +423,7 @@ impl BlobNode for BlobStore {
             id: copy.source,
             offset: 0,
             length: entry.length,
+            background: false,
         };
         let read = self.read(&disk, whole).await?;
         let chunk = PutChunk {
@@ -407,6 +431,7 @@ impl BlobNode for BlobStore {
             owner: copy.owner,
             pg_epoch: copy.pg_epoch,
             blocks: read.blocks,
+            background: false,
         };
         self.write(&disk, chunk).await
     }

@@ -179,6 +179,7 @@ async fn get_one(
         id: piece.chunk,
         offset: piece.offset,
         length: piece.length,
+        background: false,
     };
     let started = shared.runtime.monotonic();
     let answer = node.get(disk, range).await;

@@ -227,6 +227,7 @@ impl ChunkPut<'_> {
                 owner: self.owner,
                 pg_epoch: self.choice.group.epoch,
                 blocks: self.chunk.blocks.clone(),
+                background: false,
             };
             put_one(shared, disk, put)
         };

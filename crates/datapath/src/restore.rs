@@ -65,6 +65,7 @@ pub(crate) async fn restore_chunk(
         owner: entry.owner,
         pg_epoch,
         blocks,
+        background: true,
     };
     let limit = Duration::from_millis(shared.config.chunk_write_timeout_ms);
     match within(limit, node.put(target, put)).await {
@@ -119,6 +120,7 @@ async fn read_whole(
             id: entry.id,
             offset: 0,
             length: entry.length,
+            background: true,
         };
         match within(limit, node.get(disk, range)).await {
             Ok(Ok(read)) if is_intact(entry, &read.blocks) => return Ok(read.blocks),
@@ -161,6 +163,7 @@ pub(crate) async fn verify_copy(shared: &Shared, entry: &ChunkEntry, disk: DiskI
         id: entry.id,
         offset: 0,
         length: entry.length,
+        background: true,
     };
     let limit = Duration::from_millis(shared.config.chunk_read_timeout_ms);
     match within(limit, node.get(disk, range)).await {

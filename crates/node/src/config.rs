@@ -301,6 +301,8 @@ pub(crate) struct StorageSection {
     compact_interval_secs: u64,
     /// Bytes per second that compaction may rewrite on one disk.
     compact_bytes_per_sec: u64,
+    /// Bytes per second that repair may read, and write, on one disk while clients use it.
+    repair_bytes_per_sec_beside_clients: u64,
 }
 
 impl Default for StorageSection {
@@ -313,6 +315,7 @@ impl Default for StorageSection {
             compact_dead_percent: disk.compact_dead_percent,
             compact_interval_secs: disk.compact_interval.as_secs(),
             compact_bytes_per_sec: disk.compact_bytes_per_sec,
+            repair_bytes_per_sec_beside_clients: disk.repair_bytes_per_sec_beside_clients,
         }
     }
 }
@@ -327,6 +330,7 @@ impl StorageSection {
             compact_dead_percent: self.compact_dead_percent,
             compact_interval: Duration::from_secs(self.compact_interval_secs),
             compact_bytes_per_sec: self.compact_bytes_per_sec,
+            repair_bytes_per_sec_beside_clients: self.repair_bytes_per_sec_beside_clients,
             ..BlobConfig::for_cluster(cluster_id)
         }
     }

@@ -123,6 +123,7 @@ impl Fixture {
             owner: self.owner(1),
             pg_epoch: EPOCH,
             blocks: Block::cut(bytes.clone()),
+            background: false,
         }
     }
 
@@ -139,7 +140,12 @@ impl Fixture {
 
     /// Reads a range and checks that the blocks cover it and are intact.
     async fn get(&self, id: ChunkId, offset: u32, length: u32) -> Result<Bytes, BlobError> {
-        let range = GetChunk { id, offset, length };
+        let range = GetChunk {
+            id,
+            offset,
+            length,
+            background: false,
+        };
         let read = self.node.get(self.disk, range).await?;
         assert!(read.offset <= offset, "the first block covers the offset");
         let mut bytes = Vec::new();

@@ -21,7 +21,12 @@ pub(super) async fn unknown_chunks_and_bad_ranges_are_refused(f: Fixture) {
         (u32::MAX, 1),
         (1, u32::MAX),
     ] {
-        let range = GetChunk { id, offset, length };
+        let range = GetChunk {
+            id,
+            offset,
+            length,
+            background: false,
+        };
         let outcome = f.node.get(f.disk, range).await.map(|read| read.offset);
         assert!(
             matches!(outcome, Err(BlobError::Invalid(_))),
@@ -86,6 +91,7 @@ pub(super) async fn an_unknown_disk_is_out_of_service(f: Fixture) {
         id: f.id(1),
         offset: 0,
         length: 1,
+        background: false,
     };
     let chunk = f.chunk(f.id(1), &pattern(1, 10));
     assert_eq!(f.node.put(nowhere, chunk).await, Err(lost.clone()));

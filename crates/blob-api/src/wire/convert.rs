@@ -66,6 +66,7 @@ pub(super) fn put_request(disk: DiskId, chunk: PutChunk) -> pb::PutRequest {
         owner: Some(owner_message(chunk.owner)),
         pg_epoch: chunk.pg_epoch,
         blocks: block_messages(chunk.blocks),
+        background: chunk.background,
     }
 }
 
@@ -75,6 +76,7 @@ pub(super) fn put_chunk(request: pb::PutRequest) -> Result<PutChunk, BlobError> 
         owner: owner(request.owner)?,
         pg_epoch: request.pg_epoch,
         blocks: blocks(request.blocks)?,
+        background: request.background,
     })
 }
 
@@ -84,6 +86,7 @@ pub(super) fn get_request(disk: DiskId, range: GetChunk) -> pb::GetRequest {
         id: id_bytes(range.id),
         offset: range.offset,
         length: range.length,
+        background: range.background,
     }
 }
 
@@ -92,6 +95,7 @@ pub(super) fn get_chunk(request: &pb::GetRequest) -> Result<GetChunk, BlobError>
         id: chunk_id(&request.id)?,
         offset: request.offset,
         length: request.length,
+        background: request.background,
     })
 }
 
@@ -289,6 +293,35 @@ mod tests {
             (DiskId(7), DiskHealth::Opening),
         ];
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn what_waits_for_clients_travels_and_an_older_sender_knows_none() {
+        let id = ChunkId::new(PgId(1), 7);
+        let get = GetChunk {
+            id,
+            offset: 0,
+            length: 1,
+            background: true,
+        };
+        let request = get_request(DiskId(3), get);
+        assert!(get_chunk(&request).unwrap().background);
+        let older = pb::GetRequest {
+            background: false,
+            ..request
+        };
+        assert!(!get_chunk(&older).unwrap().background);
+        let put = PutChunk {
+            id,
+            owner: ChunkOwner {
+                bucket: BucketId(1),
+                object: ObjectId(2),
+            },
+            pg_epoch: 1,
+            blocks: Block::cut(Bytes::from_static(b"x")),
+            background: true,
+        };
+        assert!(put_chunk(put_request(DiskId(3), put)).unwrap().background);
     }
 
     fn hex(bytes: &[u8]) -> String {

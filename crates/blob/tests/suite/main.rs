@@ -7,6 +7,7 @@
     reason = "these are tests, their helpers included"
 )]
 
+mod background;
 mod compaction;
 mod conformance;
 mod faults;

@@ -185,6 +185,7 @@ pub(crate) fn chunk(id: ChunkId, bytes: &Bytes) -> PutChunk {
         },
         pg_epoch: 1,
         blocks: Block::cut(bytes.clone()),
+        background: false,
     }
 }
 
@@ -208,6 +209,7 @@ pub(crate) async fn get(
         id,
         offset: 0,
         length: length as u32,
+        background: false,
     };
     let read = store.get(disk, range).await?;
     assert!(read.blocks.iter().all(Block::is_intact));

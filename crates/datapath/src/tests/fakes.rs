@@ -65,6 +65,15 @@ pub(super) struct FakeNodes {
     pub(super) disks: Mutex<HashMap<DiskId, FakeDisk>>,
     pub(super) gets: AtomicUsize,
     pub(super) puts: AtomicUsize,
+    /// Gets and puts that wait for clients.
+    pub(super) background: AtomicUsize,
+}
+
+impl FakeNodes {
+    fn note(&self, background: bool) {
+        self.background
+            .fetch_add(usize::from(background), Ordering::Relaxed);
+    }
 }
 
 struct FakeNode {
@@ -115,6 +124,7 @@ impl BlobNode for FakeNode {
             return Err(BlobError::Busy(disk));
         }
         self.nodes.puts.fetch_add(1, Ordering::Relaxed);
+        self.nodes.note(chunk.background);
         assert!(chunk.blocks.iter().all(Block::is_intact));
         self.with(|disk| {
             if let Fault::FailsAfterPuts(left) = &mut disk.fault {
@@ -138,6 +148,7 @@ impl BlobNode for FakeNode {
     }
 
     async fn get(&self, _: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
+        self.nodes.note(range.background);
         self.fault().await?;
         match self.with(|disk| disk.fault) {
             Fault::Slow => tokio::time::sleep(Duration::from_secs(1)).await,

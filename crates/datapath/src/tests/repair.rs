@@ -1,6 +1,7 @@
 //! Repair goes at its own pace.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use super::*;
 
@@ -33,6 +34,8 @@ fn no_disk_gives_or_takes_more_for_repair_than_its_share() {
             }
             copies.push((entry, sources, target));
         }
+        let background = || cluster.nodes.background.load(Ordering::Relaxed);
+        assert_eq!(background(), 0, "clients wait for nobody");
         let began = cluster.runtime.monotonic();
         let copying = copies.iter().map(|(entry, sources, target)| {
             let path = &cluster.path;
@@ -42,6 +45,7 @@ fn no_disk_gives_or_takes_more_for_repair_than_its_share() {
             copied.unwrap();
         }
         let took = cluster.runtime.monotonic() - began;
+        assert_eq!(background(), 2 * copies.len());
         // The last copy begins when the ones before it have had their time.
         let most = moved.values().max().unwrap() - 4 * MIB as u64;
         let least = Duration::from_secs_f64(most as f64 / RATE as f64);

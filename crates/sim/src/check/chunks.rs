@@ -269,6 +269,7 @@ async fn read_every_copy(cluster: &Cluster, found: &OnDisks) -> Result<(), Strin
                     id: entry.id,
                     offset: 0,
                     length: entry.length,
+                    background: false,
                 };
                 let read = blob.get(disk.id, whole).await;
                 let read = read.map_err(|error| format!("disk {}: {error}", disk.id))?;

@@ -26,6 +26,7 @@ fn part(group: &Group, n: u64) -> PutChunk {
         },
         pg_epoch: group.epoch,
         blocks: Block::cut(content(200_000, n)),
+        background: false,
     }
 }
 

@@ -110,6 +110,7 @@ async fn leave(world: &World, owner: ChunkOwner, local: u128, members: bool) -> 
         owner,
         pg_epoch: group.epoch,
         blocks: Block::cut(content(1000, 7)),
+        background: false,
     };
     for disk in map.disks().map(|disk| DiskId(disk.id)) {
         if group.disks().any(|member| member == disk) == members {

@@ -69,6 +69,7 @@ fn what_is_gone_bad_or_nobodys_is_told() {
             },
             pg_epoch: group.epoch,
             blocks: Block::cut(content(100, 7)),
+            background: false,
         };
         world.store.put(disk, stray.clone()).await.unwrap();
         let report = check(&world, false).await;

@@ -215,6 +215,7 @@ fn a_copy_that_its_write_gave_up_does_not_spread_when_its_disk_becomes_a_member(
             },
             pg_epoch: group.epoch,
             blocks: Block::cut(content(1000, 7)),
+            background: false,
         };
         let (store, disk) = (&world.store, stranger.unwrap());
         store.open_pg(disk, group.id, group.epoch).await.unwrap();
@@ -258,6 +259,7 @@ fn a_copy_that_came_late_to_one_member_is_not_copied_to_the_others() {
             },
             pg_epoch: group.epoch,
             blocks: Block::cut(content(1000, 7)),
+            background: false,
         };
         let member = group.disks().next().unwrap();
         world.store.put(member, late).await.unwrap();

@@ -246,6 +246,7 @@ async fn replace_copy(world: &World, disk: DiskId, entry: &ChunkEntry, owner: Ch
         owner,
         pg_epoch: epoch,
         blocks: Block::cut(content(entry.length as usize, 1234)),
+        background: false,
     };
     store.put(disk, put).await.unwrap();
 }

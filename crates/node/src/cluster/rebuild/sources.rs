@@ -349,6 +349,7 @@ impl Sources {
             id: chunk,
             offset: 0,
             length: place.length,
+            background: false,
         };
         let store = &self.stores[place.store];
         let read = again(&self.runtime, || store.get(place.disk, range)).await?;
