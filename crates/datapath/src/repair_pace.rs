@@ -1,4 +1,5 @@
-//! How fast chunks are copied to make others good: what clients do goes first.
+//! How fast one process copies chunks to make others good. That such copies wait for clients is up to
+//! each disk, which knows of them.
 //!
 //! Invariants: no disk gives or takes more for repair by this process than its share, however many
 //! workers and groups ask for it at once; and what is on its way takes a small part of the memory that
