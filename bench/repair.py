@@ -135,7 +135,7 @@ def repair(cluster, bench, args, clients):
                 figures.append(figures_of(process, out))
             process, out = bench.start("mixed-64k", args.seconds, args.connections)
         # Asking takes processor time that clients would have.
-        time.sleep(ASK_EVERY_S)
+        time.sleep(0.2 if began is None else ASK_EVERY_S)
     seconds = time.monotonic() - began
     if process is not None:
         # The last run saw an end of the repair, and counts only when it is the only one.

@@ -55,8 +55,8 @@ pub struct BlobConfig {
     pub compact_interval: Duration,
     /// Bytes per second that compaction may rewrite on one disk.
     pub compact_bytes_per_sec: u64,
-    /// Bytes per second that copies which restore redundancy may read, and write, on one disk while
-    /// clients use it.
+    /// Bytes per second that copies which restore redundancy may read and write together on one disk
+    /// while clients use it.
     pub repair_bytes_per_sec_beside_clients: u64,
     /// Bytes of records after which the index is made durable, which bounds recovery.
     pub checkpoint_bytes: u64,
@@ -64,7 +64,7 @@ pub struct BlobConfig {
     pub open_files: usize,
 }
 
-/// At less, the steps of a repair would not come to an end in the time that each may take.
+/// At less, the steps of a repair would hardly come to an end in the time that each may take.
 const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 << 20;
 
 impl BlobConfig {

@@ -16,7 +16,6 @@ use granary_runtime::{Runtime, within};
 use granary_types::{BucketId, ChunkId, DiskId, PgId};
 use granary_vfs::Vfs;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::SemaphorePermit;
 
 use crate::compact::{self, Compaction, Pace};
 use crate::config::{BlobConfig, DiskConfig};
@@ -216,21 +215,21 @@ impl BlobStore {
         self.runtime.monotonic() + self.config.busy_after
     }
 
-    /// Keeps a copy that restores redundancy until clients allow it; its place is held by what is
-    /// returned.
-    async fn turn<'a>(
-        &self,
-        disk: &'a Disk,
-        bytes: usize,
-        background: bool,
-    ) -> Option<SemaphorePermit<'a>> {
-        if background {
-            let rate = self.config.repair_bytes_per_sec_beside_clients;
-            let turn = disk.background().turn(&self.runtime, bytes as u64, rate);
-            turn.await
-        } else {
-            disk.background().note_client(self.runtime.monotonic());
-            None
+    /// Notes what a client does, and holds a copy that restores redundancy back as long as it must wait
+    /// for clients, or until the disk is closed.
+    async fn turn(&self, disk: &Disk, bytes: usize, background: bool) {
+        let (now, bytes) = (self.runtime.monotonic(), bytes as u64);
+        if !background {
+            disk.background().note_client(now, bytes);
+            return;
+        }
+        let rate = self.config.repair_bytes_per_sec_beside_clients;
+        let pause = disk.background().pause(now, bytes, rate);
+        if !pause.is_zero() {
+            tokio::select! {
+                () = self.runtime.sleep(pause) => {}
+                () = disk.runtime().shutdown().cancelled() => {}
+            }
         }
     }
 
@@ -397,14 +396,14 @@ impl BlobNode for BlobStore {
     async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
         let disk = self.disk(disk)?;
         let bytes = chunk.blocks.iter().map(|block| block.data.len()).sum();
-        let _turn = self.turn(&disk, bytes, chunk.background).await;
+        self.turn(&disk, bytes, chunk.background).await;
         self.write(&disk, chunk).await
     }
 
     async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
         let disk = self.disk(disk)?;
         let bytes = range.length as usize;
-        let _turn = self.turn(&disk, bytes, range.background).await;
+        self.turn(&disk, bytes, range.background).await;
         self.read(&disk, range).await
     }
 
@@ -425,6 +424,7 @@ impl BlobNode for BlobStore {
             length: entry.length,
             background: false,
         };
+        self.turn(&disk, entry.length as usize, false).await;
         let read = self.read(&disk, whole).await?;
         let chunk = PutChunk {
             id: copy.target,

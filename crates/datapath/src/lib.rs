@@ -174,11 +174,11 @@ impl DataPath {
                 view,
                 write_budget: BufferBudget::new(config.write_buffer_bytes),
                 read_budget: BufferBudget::new(config.read_buffer_bytes),
+                repair_pace: RepairPace::beside_writes(config.write_buffer_bytes),
                 config,
                 latency: ReadLatency::default(),
                 hedges: HedgeBudget::default(),
                 hints: RepairHints::default(),
-                repair_pace: RepairPace::default(),
                 metrics: Metrics::default(),
             }),
         }

@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use granary_runtime::Runtime;
 use granary_types::DiskId;
+use granary_types::limits::CHUNK_BYTES_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What a disk that had nothing to do may be ahead of its pace.
 const AHEAD_MAX: Duration = Duration::from_millis(250);
 
-/// Chunks that are copied at once.
+/// Chunks that are copied at once, where memory allows for them.
 const COPIES_AT_ONCE: usize = 12;
+/// The share of the memory for writes that they may take.
+const MEMORY_SHARE: u64 = 4;
 
 /// The pace of a process.
 #[derive(Debug)]
@@ -27,16 +30,16 @@ pub(crate) struct RepairPace {
     places: Semaphore,
 }
 
-impl Default for RepairPace {
-    fn default() -> Self {
+impl RepairPace {
+    /// A process in which so many bytes may be on their way to disks.
+    pub(crate) fn beside_writes(buffer_bytes: u64) -> Self {
+        let chunks = buffer_bytes / MEMORY_SHARE / CHUNK_BYTES_MAX as u64;
         Self {
             next: Mutex::default(),
-            places: Semaphore::new(COPIES_AT_ONCE),
+            places: Semaphore::new((chunks as usize).clamp(1, COPIES_AT_ONCE)),
         }
     }
-}
 
-impl RepairPace {
     /// Waits until these disks may move `bytes`, which count as moved from then on; then for a place
     /// among those that are on their way, which is held by what is returned.
     pub(crate) async fn turn(
@@ -78,7 +81,7 @@ mod tests {
 
     #[test]
     fn each_disk_keeps_its_own_pace_and_saves_nothing_up() {
-        let pace = RepairPace::default();
+        let pace = RepairPace::beside_writes(1 << 30);
         let ms = Duration::from_millis;
         let (a, b, c) = (DiskId(1), DiskId(2), DiskId(3));
         let mut now = ms(10_000);

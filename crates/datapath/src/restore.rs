@@ -163,7 +163,7 @@ pub(crate) async fn verify_copy(shared: &Shared, entry: &ChunkEntry, disk: DiskI
         id: entry.id,
         offset: 0,
         length: entry.length,
-        background: true,
+        background: false,
     };
     let limit = Duration::from_millis(shared.config.chunk_read_timeout_ms);
     match within(limit, node.get(disk, range)).await {

@@ -301,7 +301,7 @@ pub(crate) struct StorageSection {
     compact_interval_secs: u64,
     /// Bytes per second that compaction may rewrite on one disk.
     compact_bytes_per_sec: u64,
-    /// Bytes per second that repair may read, and write, on one disk while clients use it.
+    /// Bytes per second that repair may read and write together on one disk while clients use it.
     repair_bytes_per_sec_beside_clients: u64,
 }
 
@@ -569,7 +569,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(2)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [19, 10, 6, 9, 8]));
+        assert_eq!((flags.len(), counts), (12, [19, 10, 7, 9, 8]));
     }
 
     #[test]

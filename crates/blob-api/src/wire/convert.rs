@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_clients_travels_and_an_older_sender_knows_none() {
+    fn what_waits_for_clients_travels() {
         let id = ChunkId::new(PgId(1), 7);
         let get = GetChunk {
             id,
@@ -306,11 +306,6 @@ mod tests {
         };
         let request = get_request(DiskId(3), get);
         assert!(get_chunk(&request).unwrap().background);
-        let older = pb::GetRequest {
-            background: false,
-            ..request
-        };
-        assert!(!get_chunk(&older).unwrap().background);
         let put = PutChunk {
             id,
             owner: ChunkOwner {

@@ -174,7 +174,7 @@ async fn look_at(view: &ClusterView, chunk: &Named, disk: DiskId, deep: bool) ->
         id: chunk.id,
         offset: 0,
         length: entry.length,
-        background: true,
+        background: false,
     };
     match within(LIST_TIMEOUT, node.get(disk, whole)).await {
         Ok(Ok(read)) if read.blocks.iter().all(granary_blob_api::Block::is_intact) => {
