@@ -169,7 +169,7 @@ def part(name, value, more=""):
 @pytest.mark.parametrize("build, expected", [
     (lambda f: f + part("file", "x") + "--b--", ""),
     (lambda f: "preamble\r\n" + f + part("FILE", "x") + "--b--\r\nepilogue", ""),
-    (lambda f: f + part("file", "x") + part("key", "other") + part("submit", "go") + "--b--", ""),
+    (lambda f: f + part("file", "x") + part("submit", "go") + "--b--", "MalformedPOSTRequest"),
     (lambda f: f + part("key", "other") + part("file", "x") + "--b--", ""),
     (lambda f: f + part("file", "x"), "MalformedPOSTRequest"),
     (lambda f: f + "--b\r\n\r\nx\r\n" + part("file", "x") + "--b--", "MalformedPOSTRequest"),
@@ -192,11 +192,16 @@ def test_forms_made_by_hand(server, wire, bucket, sign, build, expected):
         assert (got.status, got.body if got.status == 200 else b"") == ((404, b"") if expected else (200, b"x"))
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data",
-                                          "multipart/mixed; boundary=b", "multipart/form-data; boundary=" + "b" * 71])
-def test_other_bodies(server, bucket, content_type):
+@pytest.mark.parametrize("content_type, expected", [
+    ("text/plain", "RequestIsNotMultiPartContent"),
+    ("application/x-www-form-urlencoded", "RequestIsNotMultiPartContent"),
+    ("multipart/mixed; boundary=b", "RequestIsNotMultiPartContent"),
+    ("multipart/form-data", "MalformedPOSTRequest"),
+    ("multipart/form-data; boundary=" + "b" * 71, "MalformedPOSTRequest"),
+])
+def test_other_bodies(server, bucket, content_type, expected):
     answer = raw(server, bucket, part("file", "x") + "--b--", content_type)
-    assert (answer.status_code, code(answer)) == (400, "MalformedPOSTRequest")
+    assert (answer.status_code, code(answer)) == (400, expected)
 
 
 def test_boundary_in_the_file(server, wire, bucket, sign):

@@ -106,6 +106,12 @@ impl Head {
             (AddressStyle::VirtualHost, Some(bucket)) => {
                 self.host.get(bucket.len() + 1..).unwrap_or(&self.host)
             }
+            // Some clients name the bucket in both places.
+            (AddressStyle::Path, Some(bucket)) => {
+                let rest = self.host.strip_prefix(bucket.as_str());
+                let rest = rest.and_then(|rest| rest.strip_prefix('.'));
+                rest.unwrap_or(&self.host)
+            }
             _ => &self.host,
         }
     }
@@ -204,6 +210,19 @@ pub(crate) mod tests {
                 "ignored",
                 "http://bucket.localhost:1/k",
                 "localhost:1",
+                "bucket",
+            ),
+            // ali-oss names it twice.
+            (
+                "bucket.oss.example.com",
+                "/bucket/k",
+                "oss.example.com",
+                "bucket",
+            ),
+            (
+                "buckets.example.com",
+                "/bucket/k",
+                "buckets.example.com",
                 "bucket",
             ),
         ] {

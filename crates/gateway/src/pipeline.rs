@@ -24,7 +24,8 @@ use granary_oss::{ErrorCode, OssError};
 use granary_policy::Action;
 use granary_runtime::within;
 use granary_types::{AccountId, BucketName};
-use http::{HeaderMap, Method, Request, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use tracing::{Instrument as _, Span, field};
 
@@ -92,6 +93,7 @@ pub(crate) async fn serve(
         bucket = field::Empty,
     );
     let mut waits_for_continue = false;
+    let last = is_last(&parts);
     let mut cors = HeaderMap::new();
     let outcome = match find_operation(&shared, parts) {
         Err(error) => Err(error),
@@ -132,14 +134,27 @@ pub(crate) async fn serve(
     completion.bytes_in = body.received();
     let mut response = render(outcome, completion, &method, close);
     cors::add(response.headers_mut(), &cors);
+    if last {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     response
 }
 
+/// Whether the client wants no further answer on this connection (RFC 9112, section 9.3).
+fn is_last(parts: &Parts) -> bool {
+    let named = |option: &str| {
+        let values = parts.headers.get_all(header::CONNECTION).iter();
+        let mut options = values
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','));
+        options.any(|found| found.trim().eq_ignore_ascii_case(option))
+    };
+    named("close") || (parts.version == Version::HTTP_10 && !named("keep-alive"))
+}
+
 /// The head and the row of the table that it asks for.
-fn find_operation(
-    shared: &Shared,
-    parts: http::request::Parts,
-) -> Result<(Head, &'static Row), OssError> {
+fn find_operation(shared: &Shared, parts: Parts) -> Result<(Head, &'static Row), OssError> {
     let head = Head::read(&shared.settings.domains, parts)?;
     let row = route::route(&head)?;
     Ok((head, row))

@@ -59,14 +59,18 @@ pub mod ec {
     pub const URL_INCOMPLETE: &str = "0002-00009002";
     /// Own: an authorization scheme that OSS does not have.
     pub const UNKNOWN_SCHEME: &str = "0002-00009003";
-    /// Own: `x-oss-content-sha256` other than UNSIGNED-PAYLOAD.
-    pub const PAYLOAD_HASH: &str = "0002-00009004";
+    /// `x-oss-content-sha256` other than UNSIGNED-PAYLOAD (troubleshooting page).
+    pub const PAYLOAD_HASH: &str = "0002-00000214";
     /// Own: the product in a V4 credential is not `oss`.
     pub const V4_PRODUCT: &str = "0002-00009005";
-    /// Own: `x-oss-expires` outside 1 to 604800.
-    pub const V4_EXPIRES: &str = "0002-00009006";
+    /// `x-oss-expires` outside 1 to 604800 (troubleshooting page).
+    pub const V4_EXPIRES: &str = "0002-00000232";
+    /// A V4 signature that is another one (troubleshooting page).
+    pub const V4_SIGNATURE: &str = "0002-00000201";
     /// MissingArgument: an append or a seal without a position.
     pub const POSITION_MISSING: &str = "0016-00000501";
+    /// MissingArgument: a position that is no number of bytes (troubleshooting page).
+    pub const POSITION_INVALID: &str = "0016-00000502";
     /// An append that names a version (troubleshooting page).
     pub const APPEND_VERSION_ID: &str = "0016-00000504";
     /// GetObjectAcl by somebody who may not (troubleshooting page).
@@ -85,8 +89,24 @@ pub mod ec {
     pub const POST_POLICY_TYPE: &str = "0006-00000224";
     /// Own: a form's policy has expired.
     pub const POST_POLICY_EXPIRED: &str = "0006-00009403";
-    /// Own: a form does not keep to its policy.
-    pub const POST_POLICY_FAILED: &str = "0006-00009404";
+    /// A form does not keep to its policy (troubleshooting page).
+    pub const POST_POLICY_FAILED: &str = "0006-00000227";
+    /// A form's policy has no conditions (troubleshooting page).
+    pub const POST_POLICY_CONDITIONS: &str = "0006-00000207";
+    /// A condition of a form's policy has a mode that there is none (troubleshooting page).
+    pub const POST_POLICY_MODE: &str = "0006-00000216";
+    /// A condition of a form's policy has too few or too many elements (troubleshooting page).
+    pub const POST_POLICY_ELEMENTS: &str = "0006-00000218";
+    /// The least length that a form's policy allows is above the most (troubleshooting page).
+    pub const POST_POLICY_RANGE: &str = "0006-00000219";
+    /// The least length that a form's policy allows is no number (troubleshooting page).
+    pub const POST_POLICY_LEAST: &str = "0006-00000220";
+    /// The most that it allows is none (troubleshooting page).
+    pub const POST_POLICY_MOST: &str = "0006-00000221";
+    /// A form's file has more bytes than its policy allows (troubleshooting page).
+    pub const POST_TOO_LARGE: &str = "0006-00000003";
+    /// A form's file has fewer bytes than its policy allows (troubleshooting page).
+    pub const POST_TOO_SMALL: &str = "0006-00000004";
     /// `callback` is not base64 (troubleshooting page).
     pub const CALLBACK_BASE64: &str = "0007-00000002";
     /// `callbackUrl` is not a URL (troubleshooting page).
@@ -97,6 +117,33 @@ pub mod ec {
     pub const CALLBACK_BODY_EMPTY: &str = "0007-00000011";
     /// `callbackBodyType` is not one (troubleshooting page).
     pub const CALLBACK_BODY_TYPE: &str = "0007-00000012";
+    /// `max-keys` of ListObjects (troubleshooting page).
+    pub const LIST_OBJECTS_MAX_KEYS: &str = "0015-00000402";
+    /// `max-keys` of ListObjectVersions (troubleshooting page).
+    pub const LIST_VERSIONS_MAX_KEYS: &str = "0012-00000102";
+    /// `max-keys` of ListBuckets (troubleshooting page).
+    pub const LIST_BUCKETS_MAX_KEYS: &str = "0017-00000289";
+    /// `x-oss-acl` is none (troubleshooting page).
+    pub const BUCKET_ACL: &str = "0015-00000204";
+    /// `x-oss-object-acl` is none (troubleshooting page).
+    pub const OBJECT_ACL: &str = "0017-00000104";
+    /// No `x-oss-object-acl` in PutObjectAcl (troubleshooting page).
+    pub const OBJECT_ACL_MISSING: &str = "0017-00000105";
+    /// `partNumber` outside 1 to 10000 (troubleshooting page).
+    pub const PART_NUMBER: &str = "0017-00000220";
+    /// A parameter that the operation does not have (troubleshooting page).
+    pub const UNEXPECTED_PARAMETER: &str = "0017-00000219";
+    /// `x-oss-copy-source` with another parameter than `versionId` (troubleshooting page).
+    pub const COPY_SOURCE_PARAMETER: &str = "0016-00000304";
+    /// `x-oss-copy-source` with an empty `versionId` (troubleshooting page).
+    pub const COPY_SOURCE_VERSION_EMPTY: &str = "0016-00000305";
+    /// Tags of an object that break a rule (troubleshooting page).
+    pub const OBJECT_TAGS: &str = "0010-00000217";
+    /// More tags than an object can have (troubleshooting page).
+    pub const OBJECT_TAGS_TOO_MANY: &str = "0010-00000218";
+    /// `x-oss-tagging` that is not `key=value` pairs, and tags of a bucket that break a rule
+    /// (troubleshooting page).
+    pub const TAGS_FORMAT: &str = "0010-00000219";
     /// The object name is empty (troubleshooting page).
     pub const OBJECT_NAME_EMPTY: &str = "0016-00000001";
     /// The object name is too long (troubleshooting page).

@@ -49,23 +49,25 @@ error_codes! {
 
     // 400: the request cannot be understood or asks for what does not exist in the API.
     InvalidArgument                BAD_REQUEST           "0016-00009400" "Invalid Argument" // own
-    MissingArgument                BAD_REQUEST           "0016-00000502" "Missing Some Required Arguments."
+    MissingArgument                BAD_REQUEST           "0016-00009405" "Missing Some Required Arguments." // own
     InvalidURI                     BAD_REQUEST           "0002-00009401" "Couldn't parse the specified URI." // own
     InvalidRequest                 BAD_REQUEST           "0016-00009402" "Invalid Request" // own
     InvalidBucketName              BAD_REQUEST           "0015-00000001" "The specified bucket is not valid." // own
     InvalidObjectName              BAD_REQUEST           "0016-00000005" "The specified object is not valid."
     InvalidDigest                  BAD_REQUEST           "0016-00009403" "The Content-MD5 you specified was invalid." // own
-    InvalidLocationConstraint      BAD_REQUEST           "0015-00000204" "The specified location-constraint is not valid." // own
+    InvalidLocationConstraint      BAD_REQUEST           "0015-00009204" "The specified location-constraint is not valid." // own
     InvalidPart                    BAD_REQUEST           "0042-00009201" "One or more of the specified parts could not be found or the specified entity tag might not have matched the part's entity tag." // own
-    InvalidPartOrder               BAD_REQUEST           "0042-00009202" "The list of parts was not in ascending order. Parts list must specified in order by part number." // own
+    InvalidPartOrder               BAD_REQUEST           "0042-00000209" "The list of parts was not in ascending order. Parts list must specified in order by part number."
     PartNotSequential              BAD_REQUEST           "0042-00009203" "The part is not sequential." // own
     InvalidTargetType              BAD_REQUEST           "0016-00009404" "The type of the symbolic link's target is not valid." // own
     NotSymlink                     BAD_REQUEST           "0026-00009404" "The object is not symlink object." // own
-    EntityTooSmall                 BAD_REQUEST           "0042-00009204" "Your proposed upload smaller than the minimum allowed size." // own
+    EntityTooSmall                 BAD_REQUEST           "0042-00000213" "Your proposed upload smaller than the minimum allowed size."
     EntityTooLarge                 BAD_REQUEST           "0016-00009407" "Your proposed upload exceeds the maximum allowed size." // own
     FieldItemTooLong               BAD_REQUEST           "0016-00009408" "Your form field item or header field is too long." // own
     IncorrectNumberOfFilesInPOSTRequest BAD_REQUEST      "0006-00009400" "POST requires exactly one file upload per request." // own
     InvalidPolicyDocument          BAD_REQUEST           "0006-00009401" "The content of the form does not meet the conditions specified in the policy document." // own
+    BadRequest                     BAD_REQUEST           "0041-00009400" "Insufficient information." // own
+    RequestIsNotMultiPartContent   BAD_REQUEST           "0006-00009402" "Bucket POST must be of the enclosure-type multipart/form-data." // own
     MalformedPOSTRequest           BAD_REQUEST           "0006-00000103" "The body of your POST request is not well-formed multipart/form-data."
     MetadataTooLarge               BAD_REQUEST           "0016-00009409" "Your metadata headers exceed the maximum allowed metadata size." // own
     MalformedXML                   BAD_REQUEST           "0015-00000231" "The XML you provided was not well-formed or did not validate against our published schema."
@@ -86,7 +88,7 @@ error_codes! {
     // 404: what was named is not there.
     NoSuchBucket                   NOT_FOUND             "0015-00000101" "The specified bucket does not exist."
     NoSuchKey                      NOT_FOUND             "0026-00000001" "The specified key does not exist."
-    NoSuchVersion                  NOT_FOUND             "0026-00009401" "The specified version does not exist." // own
+    NoSuchVersion                  NOT_FOUND             "0012-00000203" "The specified version does not exist."
     NoSuchUpload                   NOT_FOUND             "0042-00000002" "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."
     NoSuchCORSConfiguration        NOT_FOUND             "0015-00009402" "The CORS Configuration does not exist." // own
     NoSuchRegion                   NOT_FOUND             "0015-00009403" "The specified region does not exist." // own

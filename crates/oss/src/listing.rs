@@ -8,7 +8,7 @@ use granary_types::limits::{
     BUCKET_TAGS_MAX, LIST_PAGE_DEFAULT, LIST_PAGE_MAX, OBJECT_KEY_BYTES_MAX, PART_NUMBER_MAX,
 };
 
-use crate::error::OssError;
+use crate::error::{OssError, ec};
 use crate::query::Query;
 use crate::xml::Encoding;
 
@@ -116,7 +116,7 @@ impl ListObjectsParams {
             prefix: name(query, "prefix")?,
             delimiter: name(query, "delimiter")?,
             marker: name(query, "marker")?,
-            max_keys: count(query, "max-keys", 0, LIST_PAGE_DEFAULT)?,
+            max_keys: max_keys(query, 0, ec::LIST_OBJECTS_MAX_KEYS)?,
             encoding: encoding(query)?,
         })
     }
@@ -143,7 +143,7 @@ impl ListObjectsV2Params {
             start_after,
             continuation_token,
             marker,
-            max_keys: count(query, "max-keys", 0, LIST_PAGE_DEFAULT)?,
+            max_keys: max_keys(query, 0, ec::LIST_OBJECTS_MAX_KEYS)?,
             fetch_owner: boolean(query, "fetch-owner")?,
             encoding: encoding(query)?,
         })
@@ -170,7 +170,7 @@ impl ListVersionsParams {
             delimiter: name(query, "delimiter")?,
             key_marker,
             version_id_marker,
-            max_keys: count(query, "max-keys", 0, LIST_PAGE_DEFAULT)?,
+            max_keys: max_keys(query, 0, ec::LIST_VERSIONS_MAX_KEYS)?,
             encoding: encoding(query)?,
         })
     }
@@ -221,7 +221,7 @@ impl ListBucketsParams {
         Ok(Self {
             prefix: name(query, "prefix")?,
             marker: name(query, "marker")?,
-            max_keys: count(query, "max-keys", 1, LIST_PAGE_DEFAULT)?,
+            max_keys: max_keys(query, 1, ec::LIST_BUCKETS_MAX_KEYS)?,
             tags: bucket_tags(query)?,
         })
     }
@@ -291,9 +291,10 @@ pub fn part_number(query: &Query) -> Result<u32, OssError> {
         Ok(number) => crate::xml::checked_part_number(number),
         Err(_) => Err(OssError::invalid_argument(
             "Part number must be an integer between 1 and 10000, inclusive.",
-            "partNumber",
+            "PartNumber",
             value,
-        )),
+        )
+        .ec(ec::PART_NUMBER)),
     }
 }
 
@@ -354,6 +355,10 @@ fn name(query: &Query, parameter: &'static str) -> Result<String, OssError> {
         return Err(OssError::invalid_argument(message, parameter, value));
     }
     Ok(value.to_owned())
+}
+
+fn max_keys(query: &Query, least: u32, ec: &'static str) -> Result<u32, OssError> {
+    count(query, "max-keys", least, LIST_PAGE_DEFAULT).map_err(|error| error.ec(ec))
 }
 
 fn count(

@@ -55,8 +55,13 @@ fn compare_with_strict(data: &[u8]) {
         return;
     };
     // Line ends are kept as they are, because keys are made of them; and the strict reader takes
-    // `<:a></a>` for well-formed.
+    // `<:a></a>` for well-formed, and anything in quotes for the name of an encoding.
     if text.contains('\r') || text.contains("<:") || text.contains("</:") {
+        return;
+    }
+    let declaration = text.split("?>").next().unwrap_or_default();
+    let quotes = declaration.matches(['"', '\'']).count();
+    if declaration.starts_with("<?xml") && quotes % 2 == 1 {
         return;
     }
     let Ok(strict) = Document::parse(text) else {

@@ -214,7 +214,7 @@ impl Expected {
             };
             let (least, most) = (number(&parts[1])?, number(&parts[2])?);
             self.length = (self.length.0.max(least), self.length.1.min(most));
-            return Some(true);
+            return (least <= most).then_some(true);
         }
         let value = value_of(form, parts[1].as_str()?);
         let text = || parts[2].as_str();

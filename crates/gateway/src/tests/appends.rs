@@ -143,7 +143,7 @@ async fn what_cannot_be_appended_is_refused() {
     append(&client, "bkt/log", 0, b"abc").await;
     for (target, status, code) in [
         ("bkt/log?append", 400, "MissingArgument"),
-        ("bkt/log?append&position=-1", 400, "InvalidArgument"),
+        ("bkt/log?append&position=-1", 400, "MissingArgument"),
         ("bkt/normal?append&position=5", 409, "ObjectNotAppendable"),
         ("bkt/new?append&position=1", 409, "PositionNotEqualToLength"),
         ("no-bkt/log?append&position=3", 404, "NoSuchBucket"),

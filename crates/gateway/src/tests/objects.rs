@@ -392,9 +392,30 @@ async fn older_spellings_are_understood() {
 }
 
 #[tokio::test]
+async fn whoever_wants_no_further_answer_is_told_that_this_was_the_last() {
+    let (_served, client) = bucket().await;
+    client.put("bkt/key", "x").await;
+    for (asked, told) in [
+        ("close", "close"),
+        ("Keep-Alive, Close", "close"),
+        ("keep-alive", "keep-alive"),
+    ] {
+        let call = client.call("GET", "bkt/key").header("connection", asked);
+        let answer = call.send().await;
+        assert_eq!(answer.header("connection"), told, "{asked}");
+    }
+}
+
+#[tokio::test]
 async fn deletions() {
     let (_served, client) = bucket().await;
     client.put("bkt/key", "x").await;
+    for target in ["bkt/key", "bkt/key?tagging"] {
+        let call = client.call("DELETE", target).header("if-match", "\"0\"");
+        let refused = call.send().await;
+        assert_eq!(refused.outcome(), (501, "NotImplemented".to_owned()));
+    }
+    assert_eq!(client.get("bkt/key").await.text(), "x");
     assert_eq!(client.delete("bkt/key").await.status, 204);
     assert_eq!(
         client.get("bkt/key").await.outcome(),

@@ -307,6 +307,19 @@ async fn browsers_of_other_sites_are_told_what_they_may() {
     );
     let none = ask("cors-bucket/k", "http://a.example", "PUT").await;
     assert_eq!(none.outcome(), (403, "AccessForbidden".to_owned()));
+    for headers in [
+        &[][..],
+        &[("origin", "http://a.example")],
+        &[("access-control-request-method", "PUT")],
+    ] {
+        let anyone = client.signing(Sign::Anonymous);
+        let call = anyone.call("OPTIONS", "cors-bucket/k");
+        let call = headers
+            .iter()
+            .fold(call, |call, (name, value)| call.header(name, value));
+        let answer = call.send().await;
+        assert_eq!(answer.outcome(), (400, "BadRequest".to_owned()));
+    }
     let rules = "<CORSConfiguration><CORSRule><AllowedOrigin>http://a.example</AllowedOrigin>\
                  <AllowedMethod>PUT</AllowedMethod><AllowedMethod>GET</AllowedMethod>\
                  <AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader>\

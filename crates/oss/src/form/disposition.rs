@@ -29,12 +29,18 @@ pub(super) fn parse(value: &[u8]) -> Option<Disposition> {
     })
 }
 
-/// The boundary of a `multipart/form-data`; `None` when it is none, or not a legal one.
+/// Whether a `Content-Type` is `multipart/form-data`, whatever its parameters are.
+pub(super) fn is_form(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|&byte| byte == b';').next();
+    kind.is_some_and(|kind| {
+        kind.trim_ascii()
+            .eq_ignore_ascii_case(b"multipart/form-data")
+    })
+}
+
+/// The boundary of a `multipart/form-data`; `None` when it has no legal one.
 pub(super) fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
-    let (kind, parameters) = with_parameters(content_type)?;
-    if !kind.eq_ignore_ascii_case(b"multipart/form-data") {
-        return None;
-    }
+    let (_, parameters) = with_parameters(content_type)?;
     let (_, boundary) = parameters
         .into_iter()
         .find(|(name, _)| name == "boundary")?;
@@ -196,6 +202,9 @@ mod tests {
 
     #[test]
     fn boundaries_keep_to_rfc_2046() {
+        for other in ["multipart/mixed; boundary=abc", "text/plain", ""] {
+            assert!(!is_form(other.as_bytes()), "{other}");
+        }
         let longest = format!("multipart/form-data; boundary={}", "b".repeat(70));
         for (content_type, expected) in [
             ("multipart/form-data; boundary=abc", Some("abc")),
@@ -208,8 +217,6 @@ mod tests {
             ("multipart/form-data; boundary=", None),
             ("multipart/form-data; boundary=\"a \"", None),
             ("multipart/form-data; boundary=a*b", None),
-            ("multipart/mixed; boundary=abc", None),
-            ("text/plain", None),
         ] {
             let read = boundary(content_type.as_bytes());
             assert_eq!(
@@ -217,6 +224,7 @@ mod tests {
                 expected.map(str::as_bytes),
                 "{content_type}"
             );
+            assert!(is_form(content_type.as_bytes()), "{content_type}");
         }
         let too_long = format!("multipart/form-data; boundary={}", "b".repeat(71));
         assert_eq!(boundary(too_long.as_bytes()), None);

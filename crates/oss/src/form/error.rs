@@ -8,7 +8,7 @@ use crate::error_code::ErrorCode;
 /// What is wrong with a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormError {
-    /// `Content-Type` is not `multipart/form-data` with a boundary.
+    /// `Content-Type` is not `multipart/form-data`.
     ContentType,
     /// Not what RFC 7578 describes; the text says what.
     Malformed(&'static str),
@@ -25,7 +25,8 @@ impl FormError {
     pub fn to_oss(self) -> OssError {
         let message = self.to_string();
         let error = match self {
-            Self::ContentType | Self::Malformed(_) => ErrorCode::MalformedPOSTRequest,
+            Self::ContentType => return OssError::new(ErrorCode::RequestIsNotMultiPartContent),
+            Self::Malformed(_) => ErrorCode::MalformedPOSTRequest,
             Self::TooLong(_) => ErrorCode::FieldItemTooLong,
             Self::Encoded => {
                 return OssError::new(ErrorCode::NotImplemented)
@@ -42,10 +43,7 @@ impl fmt::Display for FormError {
         const MALFORMED: &str =
             "The body of your POST request is not well-formed multipart/form-data";
         match self {
-            Self::ContentType => write!(
-                f,
-                "{MALFORMED}: the Content-Type must be multipart/form-data with a boundary of 1 to 70 characters."
-            ),
+            Self::ContentType => f.write_str("the Content-Type is not multipart/form-data"),
             Self::Malformed(what) => write!(f, "{MALFORMED}: {what}."),
             Self::TooLong(what) => write!(f, "Your form field item is too long: {what}."),
             Self::Encoded => f.write_str("a part of the form has a Content-Transfer-Encoding"),

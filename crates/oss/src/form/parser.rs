@@ -111,9 +111,14 @@ impl FormParser {
     /// A parser for a body of this `Content-Type`.
     ///
     /// # Errors
-    /// [`FormError::ContentType`].
+    /// [`FormError::ContentType`], [`FormError::Malformed`].
     pub fn new(content_type: &[u8]) -> Result<Self, FormError> {
-        let boundary = disposition::boundary(content_type).ok_or(FormError::ContentType)?;
+        if !disposition::is_form(content_type) {
+            return Err(FormError::ContentType);
+        }
+        let boundary = disposition::boundary(content_type).ok_or(FormError::Malformed(
+            "the Content-Type has no boundary of 1 to 70 characters",
+        ))?;
         Ok(Self {
             delimiter: [b"\r\n--", boundary.as_slice()].concat(),
             // The first delimiter has no line before it.
@@ -234,6 +239,9 @@ impl FormParser {
                 content_type,
             })));
         }
+        if self.file_seen {
+            return Err(FormError::Malformed("the file must be the last field"));
+        }
         self.fields += 1;
         if self.fields > FORM_FIELDS_MAX {
             return Err(FormError::TooLong("the form has more than 1000 fields"));
@@ -259,12 +267,7 @@ impl FormParser {
         let found = self.find();
         let (Found::Delimiter { at: bytes, .. } | Found::NotYet(bytes)) = found;
         let piece = self.buffer.split_to(bytes);
-        if self.file_seen {
-            // It means nothing: only its length is kept.
-            self.count(piece.len())?;
-        } else {
-            self.value.extend_from_slice(&piece);
-        }
+        self.value.extend_from_slice(&piece);
         if self.value.len() > FORM_FIELD_VALUE_BYTES_MAX {
             return Err(FormError::TooLong("the value of a field"));
         }
@@ -279,7 +282,7 @@ impl FormParser {
             .map_err(|_| FormError::Malformed("the value of a field is not UTF-8"))?;
         let state = std::mem::replace(&mut self.state, State::End);
         let event = match state {
-            State::Field(name) if !self.file_seen => Some(FormEvent::Field { name, value }),
+            State::Field(name) => Some(FormEvent::Field { name, value }),
             _ => None,
         };
         Ok(self.past_delimiter(next - at, closing, event))

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use super::object::text;
 use super::range::{RangeOutcome, resolve_range};
 use crate::address::{parse_bucket_name, parse_object_key};
-use crate::error::OssError;
+use crate::error::{OssError, ec};
 use crate::escape;
 
 /// `x-oss-copy-source: /bucket/percent-encoded-key[?versionId=id]`.
@@ -52,8 +52,9 @@ impl CopySource {
             Some(("versionId", id)) if !id.is_empty() => {
                 Some(String::from_utf8(escape::decode_query(id)).map_err(|_| invalid())?)
             }
+            Some(("versionId", _)) => return Err(invalid().ec(ec::COPY_SOURCE_VERSION_EMPTY)),
             _ if query.is_empty() => None,
-            _ => return Err(invalid()),
+            _ => return Err(invalid().ec(ec::COPY_SOURCE_PARAMETER)),
         };
         // The SDKs that encode the whole path send the slash after the bucket as %2F.
         let decoded = escape::decode_query(path.strip_prefix('/').ok_or_else(invalid)?);

@@ -6,7 +6,7 @@ use granary_types::limits::RESOURCE_GROUP_BYTES_MAX;
 use granary_types::{BucketAcl, ObjectAcl, Redundancy, StorageClass};
 use http::HeaderMap;
 
-use crate::error::OssError;
+use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
 
 /// The first value of a header, trimmed; `None` when absent, empty or not UTF-8, which
@@ -124,11 +124,16 @@ fn one_of<T>(
 }
 
 fn invalid(name: &'static str, value: String) -> OssError {
-    OssError::invalid_argument(
+    let error = OssError::invalid_argument(
         format!("The value of the header {name} is invalid."),
         name,
         value,
-    )
+    );
+    match name {
+        "x-oss-acl" => error.ec(ec::BUCKET_ACL),
+        "x-oss-object-acl" => error.ec(ec::OBJECT_ACL),
+        _ => error,
+    }
 }
 
 #[cfg(test)]

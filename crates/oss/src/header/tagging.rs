@@ -4,7 +4,7 @@ use granary_types::limits;
 use http::HeaderMap;
 
 use super::object::text;
-use crate::error::OssError;
+use crate::error::{OssError, ec};
 use crate::escape;
 
 const NAME: &str = "x-oss-tagging";
@@ -25,13 +25,19 @@ pub fn tagging(headers: &HeaderMap) -> Result<Option<Vec<(String, String)>>, Oss
 /// InvalidArgument for more than 10 tags, an empty, repeated or too long key, a too long value, or a
 /// character that tags may not have.
 pub fn parse_tagging(value: &str) -> Result<Vec<(String, String)>, OssError> {
-    let invalid = |message: String| OssError::invalid_argument(message, NAME, value);
+    let invalid = |(message, ec): (String, &'static str)| {
+        OssError::invalid_argument(message, NAME, value).ec(ec)
+    };
+    let format = |message: &str| invalid((message.to_owned(), ec::TAGS_FORMAT));
     let mut tags: Vec<(String, String)> = Vec::new();
     for pair in value.split('&').filter(|pair| !pair.is_empty()) {
         let (key, tag_value) = pair.split_once('=').unwrap_or((pair, ""));
+        if tag_value.contains('=') {
+            return Err(format("Each tag must be a key, or a key and a value."));
+        }
         let decoded = |raw: &str| {
             String::from_utf8(escape::decode_query(raw))
-                .map_err(|_| invalid("Tags must be encoded in UTF-8.".to_owned()))
+                .map_err(|_| format("Tags must be encoded in UTF-8."))
         };
         tags.push((decoded(key)?, decoded(tag_value)?));
     }
@@ -47,23 +53,27 @@ pub fn check_object_tags(
     tags: &[(String, String)],
     argument: &'static str,
 ) -> Result<(), OssError> {
-    check_tags(tags).map_err(|message| {
+    check_tags(tags).map_err(|(message, ec)| {
         let shown = format_tagging(tags);
-        OssError::invalid_argument(message, argument, shown)
+        OssError::invalid_argument(message, argument, shown).ec(ec)
     })
 }
 
-fn check_tags(tags: &[(String, String)]) -> Result<(), String> {
+/// What is wrong with the tags of an object, and its EC.
+fn check_tags(tags: &[(String, String)]) -> Result<(), (String, &'static str)> {
     if tags.len() > limits::OBJECT_TAGS_MAX {
         let most = limits::OBJECT_TAGS_MAX;
-        return Err(format!("An object can have no more than {most} tags."));
+        let message = format!("An object can have no more than {most} tags.");
+        return Err((message, ec::OBJECT_TAGS_TOO_MANY));
     }
     for (n, (key, value)) in tags.iter().enumerate() {
         check(key, 1, limits::OBJECT_TAG_KEY_CHARS_MAX)
             .and_then(|()| check(value, 0, limits::OBJECT_TAG_VALUE_CHARS_MAX))
-            .map_err(|reason| format!("The tag {key} is invalid: {reason}."))?;
+            .map_err(|reason| format!("The tag {key} is invalid: {reason}."))
+            .map_err(|message| (message, ec::OBJECT_TAGS))?;
         if tags.iter().take(n).any(|(other, _)| other == key) {
-            return Err(format!("The tag {key} occurs more than once."));
+            let message = format!("The tag {key} occurs more than once.");
+            return Err((message, ec::OBJECT_TAGS));
         }
     }
     Ok(())
@@ -112,7 +122,7 @@ mod tests {
             ("a=1&b=2", owned(&[("a", "1"), ("b", "2")])),
             ("a", owned(&[("a", "")])),
             ("k%20a=v+b%2B", owned(&[("k a", "v b+")])),
-            ("a=b=c", owned(&[("a", "b=c")])),
+            ("a=b%3Dc", owned(&[("a", "b=c")])),
         ] {
             assert_eq!(parse_tagging(value).unwrap(), tags, "{value}");
         }
@@ -127,6 +137,7 @@ mod tests {
             many(11),
             "a=1&a=2".to_owned(),
             "=v".to_owned(),
+            "aa=bb=cc".to_owned(),
             "a=%23".to_owned(),
             "a=%FF".to_owned(),
             format!("{}=v", "k".repeat(129)),

@@ -267,7 +267,7 @@ impl PostPolicy {
             .ok_or_else(|| invalid(format!("Invalid 'expiration' value: '{expiration}'")))?;
         let conditions = document
             .get("conditions")
-            .ok_or_else(|| invalid("Policy missing conditions."))?;
+            .ok_or_else(|| invalid("Policy missing conditions.").ec(ec::POST_POLICY_CONDITIONS))?;
         let listed = conditions
             .as_array()
             .ok_or_else(|| invalid("Invalid 'conditions' value: must be a List."))?;
@@ -308,11 +308,19 @@ impl PostPolicy {
 
     fn add_list(&mut self, parts: &[Value]) -> Result<(), OssError> {
         let [operator, first, second] = parts else {
-            return Err(invalid("Invalid Condition: wrong number of elements."));
+            let message = "Invalid Condition: wrong number of elements.";
+            return Err(invalid(message).ec(ec::POST_POLICY_ELEMENTS));
         };
         let operator = text_of(operator)?.to_ascii_lowercase();
         if operator == "content-length-range" {
-            let (least, most) = (number_of(first)?, number_of(second)?);
+            let (least, most) = (
+                number_of(first, ec::POST_POLICY_LEAST)?,
+                number_of(second, ec::POST_POLICY_MOST)?,
+            );
+            if least > most {
+                let message = "Invalid content-length-range: the least is above the most.";
+                return Err(invalid(message).ec(ec::POST_POLICY_RANGE));
+            }
             self.length = (self.length.0.max(least), self.length.1.min(most));
             return Ok(());
         }
@@ -322,7 +330,10 @@ impl PostPolicy {
             "starts-with" => Test::StartsWith(text_of(second)?),
             "in" => Test::In(texts_of(second)?),
             "not-in" => Test::NotIn(texts_of(second)?),
-            _ => return Err(invalid("Invalid Condition: unknown operator.")),
+            _ => {
+                let message = "Invalid Condition: unknown operator.";
+                return Err(invalid(message).ec(ec::POST_POLICY_MODE));
+            }
         };
         self.push(&name, test);
         Ok(())
@@ -453,9 +464,10 @@ fn texts_of(value: &Value) -> Result<Vec<String>, OssError> {
     texts.iter().map(text_of).collect()
 }
 
-fn number_of(value: &Value) -> Result<u64, OssError> {
+fn number_of(value: &Value, ec: &'static str) -> Result<u64, OssError> {
     let digits = value.as_str().and_then(|text| text.parse().ok());
-    value.as_u64().or(digits).ok_or_else(wrong_type)
+    let number = value.as_u64().or(digits);
+    number.ok_or_else(|| wrong_type().ec(ec))
 }
 
 #[cfg(test)]

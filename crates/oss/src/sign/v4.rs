@@ -184,6 +184,7 @@ impl Claim<'_> {
         Err(self
             .presented
             .does_not_match(text.as_bytes())
+            .ec(ec::V4_SIGNATURE)
             .extra("CanonicalRequest", String::from_utf8_lossy(canonical)))
     }
 

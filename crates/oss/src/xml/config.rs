@@ -5,7 +5,7 @@ use granary_types::{BucketAcl, ObjectAcl, limits};
 use super::de::{Element, malformed_xml, parse};
 use super::listing::Owner;
 use super::ser::Writer;
-use crate::error::OssError;
+use crate::error::{OssError, ec};
 use crate::header::check_object_tags;
 
 /// Answer of GetBucketAcl and GetObjectAcl.
@@ -100,7 +100,7 @@ impl Tagging {
     pub fn parse_bucket(body: &[u8]) -> Result<Self, OssError> {
         let tagging = Self::parse(body)?;
         let invalid = |message: &'static str, value: &str| {
-            Err(OssError::invalid_argument(message, "TagSet", value))
+            Err(OssError::invalid_argument(message, "TagSet", value).ec(ec::TAGS_FORMAT))
         };
         if tagging.tags.len() > limits::BUCKET_TAGS_MAX {
             return invalid("A bucket can have no more than 20 tags.", "");

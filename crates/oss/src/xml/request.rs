@@ -183,9 +183,10 @@ pub(crate) fn checked_part_number(number: i64) -> Result<u32, OssError> {
         .ok_or_else(|| {
             OssError::invalid_argument(
                 "Part number must be an integer between 1 and 10000, inclusive.",
-                "partNumber",
+                "PartNumber",
                 number.to_string(),
             )
+            .ec(ec::PART_NUMBER)
         })
 }
 

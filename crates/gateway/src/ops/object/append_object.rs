@@ -184,7 +184,7 @@ impl AppendObject {
 /// The `position` of an append or a seal.
 ///
 /// # Errors
-/// MissingArgument, InvalidArgument.
+/// MissingArgument, also for one that is no number of bytes, as the service has it.
 pub(super) fn position(head: &Head) -> Result<u64, OssError> {
     let Some(text) = head.query.get("position") else {
         return Err(OssError::new(ErrorCode::MissingArgument)
@@ -194,7 +194,10 @@ pub(super) fn position(head: &Head) -> Result<u64, OssError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|_| digits);
     number.ok_or_else(|| {
-        OssError::invalid_argument("The position is not a number of bytes.", "position", text)
+        OssError::new(ErrorCode::MissingArgument)
+            .ec(ec::POSITION_INVALID)
+            .extra("ArgumentName", "position")
+            .extra("ArgumentValue", text)
     })
 }
 
@@ -254,17 +257,18 @@ mod tests {
         let append = parse("&position=7", "1").unwrap();
         assert_eq!(append.position, 7);
         assert_eq!(append.limits.max_bytes, APPEND_BYTES_MAX - 7);
-        for (query, code) in [
-            ("", ErrorCode::MissingArgument),
-            ("&position", ErrorCode::InvalidArgument),
-            ("&position=-1", ErrorCode::InvalidArgument),
-            ("&position=+1", ErrorCode::InvalidArgument),
-            ("&position=x", ErrorCode::InvalidArgument),
-            ("&position=18446744073709551616", ErrorCode::InvalidArgument),
+        for (query, ec) in [
+            ("", ec::POSITION_MISSING),
+            ("&position", ec::POSITION_INVALID),
+            ("&position=-1", ec::POSITION_INVALID),
+            ("&position=+1", ec::POSITION_INVALID),
+            ("&position=x", ec::POSITION_INVALID),
+            ("&position=18446744073709551616", ec::POSITION_INVALID),
         ] {
-            assert_eq!(parse(query, "1").unwrap_err().code(), code, "{query}");
+            let error = parse(query, "1").unwrap_err();
+            assert_eq!(error.code(), ErrorCode::MissingArgument, "{query}");
+            assert_eq!(error.ec_text(), ec, "{query}");
         }
-        assert_eq!(parse("", "1").unwrap_err().ec_text(), ec::POSITION_MISSING);
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(crate) const CALLBACKS: &[&str] = &[
 ];
 
 /// Plain conditions. A copy has its own, about its source; these mean nothing to it.
-const CONDITIONS: &[&str] = &["if-match", "if-none-match"];
+pub(crate) const CONDITIONS: &[&str] = &["if-match", "if-none-match"];
 
 /// Refuses what a write asks for and this version does not act on.
 ///

@@ -40,6 +40,15 @@ impl Operation for OptionObject {
     }
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
+        for (asked, name) in [
+            (&self.origin, "Origin request header"),
+            (&self.method, "Access-Control-Request-Method header"),
+        ] {
+            if asked.is_empty() {
+                let message = format!("Insufficient information. {name} needed.");
+                return Err(OssError::new(ErrorCode::BadRequest).message(message));
+            }
+        }
         let forbidden = || OssError::new(ErrorCode::AccessForbidden);
         let rules = cx.bucket()?.cors.as_ref().ok_or_else(forbidden)?;
         let grant = rules

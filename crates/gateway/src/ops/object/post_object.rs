@@ -4,6 +4,7 @@
 
 use granary_datapath::BodyLimits;
 use granary_oss::callback::Callback;
+use granary_oss::error::ec;
 use granary_oss::form::{Success, redirect_target};
 use granary_oss::header::{flag, traffic_limit};
 use granary_oss::xml::PostResponse;
@@ -93,9 +94,14 @@ impl Operation for PostObject {
             declared_length: None,
             max_bytes: most.min(PUT_BYTES_MAX),
         };
-        let written = object.write(cx, &mut body, limits).await?;
+        let written = object.write(cx, &mut body, limits).await;
+        let written = written.map_err(|error| match error.code() {
+            ErrorCode::EntityTooLarge => error.ec(ec::POST_TOO_LARGE),
+            _ => error,
+        })?;
         if written.size < least {
             return Err(OssError::new(ErrorCode::EntityTooSmall)
+                .ec(ec::POST_TOO_SMALL)
                 .extra("ProposedSize", written.size.to_string())
                 .extra("MinSizeAllowed", least.to_string()));
         }

@@ -1,11 +1,13 @@
 //! PutObjectAcl: opens one version of an object to others, or closes it.
 
 use granary_meta_api::pb;
+use granary_oss::error::ec;
 use granary_oss::header::object_acl;
 use granary_oss::{ErrorCode, OssError};
 use granary_types::{ObjectAcl, ObjectKey};
 use http::StatusCode;
 
+use super::CONDITIONS;
 use super::settings::{change, find};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -25,8 +27,12 @@ impl Operation for PutObjectAcl {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        let missing =
-            || OssError::new(ErrorCode::MissingArgument).extra("ArgumentName", "x-oss-object-acl");
+        head.refuse(CONDITIONS)?;
+        let missing = || {
+            OssError::new(ErrorCode::MissingArgument)
+                .ec(ec::OBJECT_ACL_MISSING)
+                .extra("ArgumentName", "x-oss-object-acl")
+        };
         Ok(Self {
             key: head.object_key()?,
             version: head.version()?,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use granary_meta_api::pb;
+use granary_meta_api::pb::rejection::Reason;
 use granary_oss::OssError;
 use granary_oss::header::rename_source;
 use granary_policy::{Access, Action};
@@ -55,7 +56,11 @@ impl Operation for Rename {
                 source: Bytes::copy_from_slice(source),
             })
             .await?;
-        decision.map_err(|no| failure::of_rejection(&no).extra("Key", self.key.as_str()))?;
+        decision.map_err(|no| {
+            let missing = no.reason() == Reason::NoSuchKey;
+            let key = if missing { &self.source } else { &self.key };
+            failure::of_rejection(&no).extra("Key", key.as_str())
+        })?;
         Ok(Output::empty(StatusCode::OK))
     }
 }

@@ -301,7 +301,10 @@ fn documents_that_are_none_are_refused() {
         (STANDARD.encode(b"\xff"), ""),
         (encoded("[]"), ec::POST_POLICY_EXPIRATION),
         (encoded(r#"{"conditions": []}"#), ec::POST_POLICY_EXPIRATION),
-        (encoded(r#"{"expiration": "2023-12-03T13:00:00Z"}"#), ""),
+        (
+            encoded(r#"{"expiration": "2023-12-03T13:00:00Z"}"#),
+            ec::POST_POLICY_CONDITIONS,
+        ),
         (encoded(r#"{"expiration": 5, "conditions": []}"#), ""),
         (
             encoded(r#"{"expiration": "tomorrow", "conditions": []}"#),
@@ -312,8 +315,8 @@ fn documents_that_are_none_are_refused() {
         (document("[{}]"), ""),
         (document(r#"[{"a": "b", "c": "d"}]"#), ""),
         (document(r#"[{"a": 1}]"#), ec::POST_POLICY_TYPE),
-        (document(r#"[["eq", "$a"]]"#), ""),
-        (document(r#"[["like", "$a", "b"]]"#), ""),
+        (document(r#"[["eq", "$a"]]"#), ec::POST_POLICY_ELEMENTS),
+        (document(r#"[["like", "$a", "b"]]"#), ec::POST_POLICY_MODE),
         (document(r#"[["eq", 1, "b"]]"#), ec::POST_POLICY_TYPE),
         (
             document(r#"[["not-in", "cache-control", "no-cache"]]"#),
@@ -322,11 +325,15 @@ fn documents_that_are_none_are_refused() {
         (document(r#"[["in", "$a", [1]]]"#), ec::POST_POLICY_TYPE),
         (
             document(r#"[["content-length-range", -1, 2]]"#),
-            ec::POST_POLICY_TYPE,
+            ec::POST_POLICY_LEAST,
         ),
         (
-            document(r#"[["content-length-range", 1.5, 2]]"#),
-            ec::POST_POLICY_TYPE,
+            document(r#"[["content-length-range", 1, 2.5]]"#),
+            ec::POST_POLICY_MOST,
+        ),
+        (
+            document(r#"[["content-length-range", 20, 10]]"#),
+            ec::POST_POLICY_RANGE,
         ),
         (document(&many), ""),
         (document(&"[".repeat(10_000)), ""),
