@@ -182,7 +182,8 @@ def test_it_ends_with_nothing_left_when_nobody_reads_the_table(server, wire, buc
         process.wait()
         process.stdout.close()
     assert figures["interrupted"] and figures["objects_left_under"] is None
-    assert [found["workload"] for found in figures["workloads"]] == ["put-4k"]
+    # The table's heading comes before the first workload, which may be over before the next line is written.
+    assert [found["workload"] for found in figures["workloads"]] in ([], ["put-4k"])
     assert objects_in(wire, bucket) == []
 
 

@@ -59,7 +59,7 @@ enum CliCommand {
     /// A setting comes from its flag, else its GRANARY_* variable, else the --config file, else
     /// the default.
     Start(Box<StartArgs>),
-    /// Makes, watches and repairs a cluster.
+    /// Makes, watches and repairs a cluster; keeps the accounts of a server or a cluster.
     Admin {
         /// Configuration of a node of the cluster, for its address and its admin directory.
         #[command(flatten)]
