@@ -11,11 +11,10 @@ import re
 import shutil
 import struct
 import time
-import urllib.request
 
 import pytest
 
-from harness.cluster import ADMIN_PORT, BACKED_UP, Spec
+from harness.cluster import BACKED_UP, Spec
 from harness.waiting import wait_for
 
 BUCKET = "rebuilt-bucket"
@@ -49,9 +48,7 @@ class Objects:
 
 def samples(node, name):
     """The samples of one metric by label."""
-    with urllib.request.urlopen(f"http://{node.machine.address}:{ADMIN_PORT}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return {line.split("{")[1].split("}")[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")}
+    return {sample.partition("{")[2].rstrip("}"): value for sample, value in node.metrics().items() if sample.startswith(name + "{")}
 
 
 def wait_backed_up(cluster, names, shards):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from . import faultfs, network as networks
 from .leftovers import Leftovers, clean_after_others
 from .relay import Relay
-from .server import binary
+from .server import binary, metrics_of
 from .signing import Credentials
 from .waiting import wait_for
 from .wire import Wire
@@ -165,6 +165,10 @@ class Node:
             return error.code
         except OSError:
             return None
+
+    def metrics(self):
+        """/metrics as {sample with labels: value}."""
+        return metrics_of(f"{self.machine.address}:{ADMIN_PORT}")
 
     def log_tail(self, lines=40):
         """The last lines of the log."""

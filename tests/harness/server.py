@@ -44,6 +44,18 @@ def free_ports(count):
             held.close()
 
 
+def metrics_of(admin):
+    """/metrics at the address of an admin listener as {sample with labels: value}."""
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    samples = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            samples[name] = float(value)
+    return samples
+
+
 class Server:
     """A server process on local ports. Directories outlive it, so it can be started again."""
 
@@ -123,14 +135,7 @@ class Server:
 
     def metrics(self):
         """/metrics as {sample with labels: value}."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        samples = {}
-        for line in text.splitlines():
-            if line and not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                samples[name] = float(value)
-        return samples
+        return metrics_of(f"127.0.0.1:{self.admin_port}")
 
     def stop(self):
         """SIGTERM; returns the exit code."""

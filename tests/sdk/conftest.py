@@ -1,6 +1,7 @@
 """What the clients talk to: one server, or with GRANARY_CLIENTS_ON=cluster a cluster of processes in three zones."""
 import os
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -34,6 +35,19 @@ class ClusterServer:
     def wire(self, auth="v4", **changes):
         """A raw client of the gateway."""
         return self.cluster.wire(self.gateway, **{"auth": auth, **changes})
+
+    def account(self, *line, expect=0):
+        """`granary admin account` as `harness.server.Server` has it."""
+        answer = self.cluster.admin("account", *line)
+        assert answer.code == expect, f"{line}: {answer}"
+        return answer.data if expect == 0 else answer.err
+
+    def metrics(self):
+        """/metrics of all nodes, added up: {sample with labels: value}."""
+        total = Counter()
+        for name in self.cluster.some(running=True):
+            total.update(self.cluster[name].metrics())
+        return dict(total)
 
     def new_alarms(self, _=()):
         """Lines of the logs that nothing excuses."""

@@ -8,7 +8,6 @@ import pytest
 from harness import sdk
 from harness.signing import Credentials
 from harness.waiting import wait_for
-from harness.wire import Wire
 
 from .test_bucket import check_refused, fresh_name
 
@@ -56,10 +55,13 @@ def test_accounts_are_listed_without_secrets(server, second):
     assert again["account_id"] != other["account_id"], "names need not be unique"
 
 
-def test_the_socket_is_its_owners_alone(server):
+def test_a_server_by_itself(make_server):
+    """Who may ask it, and that its own key is no matter of commands; in a cluster neither is so."""
+    server = make_server("alone")
     path = os.path.join(server.data_dirs[0], "meta", "admin.sock")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert "admin.sock" in server.account("list", "--server", "/nonexistent", expect=1)
+    assert "root account" in server.account("disable", server.credentials.key_id, expect=1)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 129, "a\nb"])
@@ -79,7 +81,6 @@ def test_a_key_is_disabled_and_enabled(server):
     wait_for("the new view of the key", lambda: raw.request("GET").status == 200)
     raw.close()
     assert "there is no access key nobody" in server.account("disable", "nobody", expect=1)
-    assert "root account" in server.account("disable", server.credentials.key_id, expect=1)
 
 
 def test_accounts_outlive_the_server(make_server):
@@ -175,7 +176,7 @@ def test_what_others_write_belongs_to_the_owner_of_the_bucket(both, server, seco
     upload = root.initiate(name, "multipart")
     part = root.upload_part(name, "multipart", upload, 1, b"x")
     root.complete(name, "multipart", upload, [part])
-    Wire("127.0.0.1", server.port, None, auth=None).must("PUT", name, "anonymous", body=b"x")
+    server.wire(cred=None, auth=None).must("PUT", name, "anonymous", body=b"x")
     owners = {entry.key: entry.owner for entry in other.list_objects(name).entries}
     assert set(owners) == {"put", "copied", "multipart", "anonymous"}
     assert set(owners.values()) == {account_of(server, second.key_id)["account_id"]}

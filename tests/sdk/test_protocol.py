@@ -15,7 +15,7 @@ from harness import signing
 from harness.signing import Credentials, http_date, v4_stamp
 from harness.wire import content_md5
 
-from conftest import DOMAIN
+from conftest import DOMAIN, NAMED
 
 REQUEST_ID = re.compile(r"[0-9A-F]{24}")
 
@@ -29,7 +29,7 @@ def check_error(answer, status, code, ec=None, message=None, host=None, **fields
     assert answer.headers["x-oss-request-id"] == error["RequestId"]
     assert answer.headers["x-oss-ec"] == error["EC"]
     assert re.fullmatch(r"\d{4}-\d{8}", error["EC"])
-    assert error["HostId"].split(":")[0] in (host or "127.0.0.1").lower()
+    assert error["HostId"].split(":")[0] in (host or NAMED["address"]).lower()
     assert error["Message"]
     if ec:
         assert error["EC"] == ec
@@ -129,7 +129,7 @@ def test_bad_acl(signed, bucket_name):
 
 def test_bucket_info_is_complete(signed, bucket, server):
     info = signed.must("GET", bucket, query=["bucketInfo"]).xml.find("Bucket")
-    expected = {"Name": bucket, "Location": "oss-cn-granary-1", "StorageClass": "Standard", "DataRedundancyType": "LRS",
+    expected = {"Name": bucket, "Location": "oss-cn-granary-1", "StorageClass": "Standard", "DataRedundancyType": server.redundancy,
                 "AccessMonitor": "Disabled", "TransferAcceleration": "Disabled", "CrossRegionReplication": "Disabled",
                 "AccessControlList/Grant": "private", "Comment": "", "ServerSideEncryptionRule/SSEAlgorithm": "None"}
     assert {path: info.findtext(path) for path in expected} == expected
