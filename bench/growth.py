@@ -4,7 +4,8 @@
     bench/growth.py --binaries target/release [--counts 10000,1000000,10000000] [--rounds 5] [--place DIR] [--out FILE.md] [--json FILE] [--quick]
 
 A server of its own for each count, so that disk, memory and restart are that count's; all run on this machine, one is measured at a
-time, in turn. Objects have 1 KiB and keys under ten prefixes, which wrk stores in no order, without signatures. What is measured then is signed:
+time, in turn. Objects have 1 KiB and keys under ten prefixes, which wrk stores in no order, without signatures. What is measured then
+is signed:
 
 - a listing of 1000 keys from a random marker, a listing of the ten prefixes, GET and PUT of random keys over one connection
   (the median of each turn), GET and PUT over --connections with wrk (the time by the requests);
@@ -13,7 +14,8 @@ time, in turn. Objects have 1 KiB and keys under ten prefixes, which wrk stores 
 Then the keys of one prefix of the largest bucket (--delete of them at most) are deleted, 1000 per request, while wrk reads and
 overwrites others, and the files are watched until they have become no smaller for --stable seconds after the bytes' grace is over.
 
-Last, --spread objects whose keys come in order are put into a bucket of a new server: which shards does the work, and are there more of them than at first?
+Last, --spread objects whose keys come in order are put into a bucket of a new server: which shards do the work, and are there more of
+them than at first?
 
 --quick is for a look whether the tool works. A quick look says nothing of costs.
 """
@@ -50,11 +52,15 @@ GROWTH_MAX = 1.5
 GRACE_S, QUICK_GRACE_S = 900, 2
 START_S_MAX, SETTLE_S, POLL_S = 1800, 600, 0.005
 SPACE_POLL_S, SPACE_DEADLINE_S = 2, 7200
+# Roughly, with the room that compaction takes meanwhile; less free space is only spoken of.
+ROOM_PER_OBJECT = 3 * OBJECT_BYTES
 # So much of what the deleted objects took counts as all.
 BACK_SHARE = 0.9
 DELETERS, SPREAD_STEPS = 4, 10
-LIST, FOLD, GET, PUT, MANY_GET, MANY_PUT, RESTART = "list of 1000 keys", "list of the prefixes", "GET", "PUT", "GET, many connections", "PUT, many connections", "restart"
-QUICK = {"counts": "2000,20000", "rounds": 2, "seconds": 1, "times": 50, "sample": 2000, "window": 1, "around": 3, "stable": 5, "spread": 20000, "delete": 1000}
+LIST, FOLD, GET, PUT, RESTART = "list of 1000 keys", "list of the prefixes", "GET", "PUT", "restart"
+MANY_GET, MANY_PUT, FOLD_AFTER = "GET, many connections", "PUT, many connections", "list of the prefixes after the deletion"
+QUICK = {"counts": "2000,20000", "rounds": 2, "seconds": 1, "times": 50, "sample": 2000, "window": 1, "around": 3, "stable": 5, "spread": 20000,
+         "delete": 1000}
 
 
 def key_of(index):
@@ -109,7 +115,8 @@ class Bucket:
         """Stores its objects and waits until the server is idle."""
         seconds, failed = fill(self.target, f"/{self.target.bucket}/p%d/%08d", self.count, 0, self.count, stride(self.count))
         idle = self.target.settle(SETTLE_S)
-        self.facts = {"load_seconds": seconds, "load_failed": failed, "idle_after_load": idle, "memory_peak_bytes": self.target.memory_bytes("VmHWM"), "loaded": self.size()}
+        self.facts = {"load_seconds": seconds, "load_failed": failed, "idle_after_load": idle, "loaded": self.size(),
+                      "memory_peak_bytes": self.target.memory_bytes("VmHWM")}
 
     def size(self):
         """What the objects take."""
@@ -147,8 +154,8 @@ class Bucket:
 
     def listings(self, times):
         """Both listings, so many times each."""
-        sign = self.target.sign
-        self.alone(LIST, [("GET", sign("GET", "", self.pages()), b"") for _ in range(times)], lambda content: content.count(b"<Key>") == min(PAGE_KEYS, self.count - 1))
+        asks = [("GET", self.target.sign("GET", "", self.pages()), b"") for _ in range(times)]
+        self.alone(LIST, asks, lambda content: content.count(b"<Key>") == min(PAGE_KEYS, self.count - 1))
         self.fold(times)
 
     def fold(self, times, what=FOLD, wanted=PREFIXES):
@@ -225,7 +232,8 @@ def costs(buckets, args, report):
         rows.append([what, *(f"{bucket.cost(what):.3f}" for bucket in buckets), *(f"{ratio:.2f}" for ratio in ratios[1:])])
         report.require([requirements.at_most(f"{what}: cost with {bucket.count} objects to that with {first.count}", ratio, GROWTH_MAX)
                         for bucket, ratio in zip(buckets[1:], ratios[1:])])
-    report.table("Costs in ms, medians of the turns, and their ratios to the first", ["", *(str(b.count) for b in buckets), *(f"{b.count} ratio" for b in buckets[1:])], rows)
+    head = ["", *(str(bucket.count) for bucket in buckets), *(f"{bucket.count} ratio" for bucket in buckets[1:])]
+    report.table("Costs in ms, medians of the turns, and their ratios to the first", head, rows)
 
     def taken(bucket, when, what):
         """Megabytes, and bytes per object where there are many."""
@@ -236,7 +244,8 @@ def costs(buckets, args, report):
              *(taken(bucket, when, what) for what in ("disk_bytes", "memory_bytes") for when in ("loaded", "after")),
              f"{bucket.facts['memory_peak_bytes'] / 1e6:.0f} MB"] for bucket in buckets]
     report.table("Disk and resident memory, and what an object adds to what the first bucket takes",
-                 ["objects", "loaded per s", "repeated", "disk once loaded", "disk after the restarts", "memory once loaded", "memory after the restarts", "peak of the loading"], rows)
+                 ["objects", "loaded per s", "repeated", "disk once loaded", "disk after the restarts", "memory once loaded",
+                  "memory after the restarts", "peak of the loading"], rows)
     report.runs["buckets"] = [{"count": b.count, "facts": b.facts, "costs": b.costs, "details": b.details, "empty": b.empty} for b in buckets]
 
 
@@ -270,8 +279,8 @@ class Clients:
         mine = [run for began, ended, run in self.windows[method] if ended > since and began < until]
         if not mine:
             return ["", "", 0, 0]
-        return [f"{statistics.median(run['requests'] / run['seconds'] for run in mine):.0f}", f"{statistics.median(run['p99_us'] for run in mine) / 1e3:.2f}",
-                sum(run["failed"] + run["errors"] for run in mine), len(mine)]
+        rate, p99 = statistics.median(run["requests"] / run["seconds"] for run in mine), statistics.median(run["p99_us"] / 1e3 for run in mine)
+        return [f"{rate:.0f}", f"{p99:.2f}", sum(run["failed"] + run["errors"] for run in mine), len(mine)]
 
 
 class Space(threading.Thread):
@@ -344,7 +353,7 @@ def deletion(bucket, first, args, report):
             break
     space.stopping.set()
     space.join()
-    bucket.fold(args.times, "list of the prefixes after the deletion", PREFIXES if len(keys) < each else PREFIXES - 1)
+    bucket.fold(args.times, FOLD_AFTER, PREFIXES if len(keys) < each else PREFIXES - 1)
     curve = [(at - began, size) for at, size in space.curve]
     most, least = max(size for at, size in curve if at <= over - began), curve[-1][1]
     wanted = len(keys) * bucket.per_object("after", "disk_bytes", first)
@@ -352,11 +361,12 @@ def deletion(bucket, first, args, report):
     report.table("What clients notice of the deletion", ["client", "", "req/s", "p99 ms", "failed", "windows"],
                  [[method, when, *clients.figures(method, *times_of)] for method in clients.windows
                   for when, times_of in (("before", (started, began)), ("during", (began, ended)), ("after", (ended, over)))])
-    report.say(f"{len(keys)} objects of {bucket.count} were deleted in {ended - began:.1f} s: {len(keys) / (ended - began):.0f} objects/s, {DELETERS} requests at a time, "
-               f"median {statistics.median(times) * 1e3:.1f} ms, longest {max(times) * 1e3:.1f} ms.")
-    report.say(f"Space: {most / 1e6:.1f} MB at most, {least / 1e6:.1f} MB when watching ended, {curve[-1][0]:.0f} s after the deletion began. The deleted objects took {wanted / 1e6:.1f} MB; "
-               f"{(most - least) / 1e6:.1f} MB came back, " + (f"{BACK_SHARE:.0%} of what they took after {back:.0f} s" if back is not None else f"which is less than {BACK_SHARE:.0%} of it")
-               + f" (a grace of {grace} s is in it). The prefixes are listed in {bucket.cost('list of the prefixes after the deletion'):.3f} ms then, in {bucket.cost(FOLD):.3f} before.\n")
+    report.say(f"{len(keys)} objects of {bucket.count} were deleted in {ended - began:.1f} s: {len(keys) / (ended - began):.0f} objects/s, "
+               f"{DELETERS} requests at a time, median {statistics.median(times) * 1e3:.1f} ms, longest {max(times) * 1e3:.1f} ms.")
+    how = f"less than {BACK_SHARE:.0%} of it" if back is None else f"{BACK_SHARE:.0%} of what they took after {back:.0f} s"
+    report.say(f"Space: {most / 1e6:.1f} MB at most, {least / 1e6:.1f} MB when watching ended, {curve[-1][0]:.0f} s after the deletion began. "
+               f"The deleted objects took {wanted / 1e6:.1f} MB; {(most - least) / 1e6:.1f} MB came back, {how} (a grace of {grace} s is in it).")
+    report.say(f"The prefixes are listed in {bucket.cost(FOLD_AFTER):.3f} ms then, in {bucket.cost(FOLD):.3f} before.\n")
     # As many as a table can hold; all of them are in the JSON.
     shown = curve[::max(1, len(curve) // 20)] + [curve[-1]]
     report.table("Space by time", ["s since the deletion began", "MB"], [[f"{at:.0f}", f"{size / 1e6:.1f}"] for at, size in shown])
@@ -390,10 +400,13 @@ def spread(args, place, report):
     done = {shard: index - at_first.get(shard, 0) for shard, index in last.items() if shard}
     took_part = [shard for shard, entries in done.items() if entries > sum(done.values()) / 100]
     busiest, splits = max(done.values()) / max(sum(done.values()), 1), len(last) - len(at_first)
-    report.table(f"A bucket that grows at its end: {each * SPREAD_STEPS} objects on a server of {len(at_first) - 1} shards; entries of each shard's log by tenth of the objects",
+    report.table(f"A bucket that grows at its end: {each * SPREAD_STEPS} objects on a server of {len(at_first) - 1} shards; "
+                 "entries of each shard's log by tenth of the objects",
                  ["shard", *(f"{step + 1}" for step in range(SPREAD_STEPS)), "share"],
-                 [[shard, *(f"{row.get(shard, 0):.0f}" for row in rows), f"{entries / max(sum(done.values()), 1):.0%}"] for shard, entries in sorted(done.items())])
-    report.say(f"Shards that were made by splits: {splits}; shards that wrote more than a hundredth of the entries: {len(took_part)}; share of the busiest: {busiest:.0%}.\n")
+                 [[shard, *(f"{row.get(shard, 0):.0f}" for row in rows), f"{entries / max(sum(done.values()), 1):.0%}"]
+                  for shard, entries in sorted(done.items())])
+    report.say(f"Shards that were made by splits: {splits}; shards that wrote more than a hundredth of the entries: {len(took_part)}; "
+               f"share of the busiest: {busiest:.0%}.\n")
     report.require([requirements.row("splits of a bucket that grows at its end", "at least 1", str(splits), lambda found: int(found) >= 1),
                     requirements.row("shards it is spread over", "at least 2", str(len(took_part)), lambda found: int(found) >= 2)])
     report.runs["spread"] = {"at_first": at_first, "steps": rows, "at_last": last}
@@ -432,6 +445,9 @@ def main():
     if any(count < PREFIXES or count % PREFIXES for count in counts):
         sys.exit(f"each of --counts has to be a multiple of {PREFIXES}")
     place = tempfile.mkdtemp(prefix="granary-growth-", dir=args.place)
+    free = shutil.disk_usage(place).free
+    if free < ROOM_PER_OBJECT * sum(counts):
+        progress(f"{free / 1e9:.0f} GB of disk are free, and {ROOM_PER_OBJECT * sum(counts) / 1e9:.0f} GB may be needed")
     try:
         with contextlib.ExitStack() as servers:
             buckets = []

@@ -18,6 +18,8 @@ TURN_ANSWERS, TURN_S_MAX = 20, 30
 TAIL_ANSWERS_MIN = 1000
 LOAD_PATHS = 100_000
 LOAD_CONNECTIONS = 64
+# Requests per second that are slower than any store: what takes longer has hung. Small ones without signatures are faster.
+LOAD_RATE_MIN, FILL_RATE_MIN = 50, 250
 
 # What a run asks for: which method on which keys, of how many bytes, over how many connections, for how long, and whether nothing warms up.
 Load = namedtuple("Load", "method keys size connections seconds cold")
@@ -130,13 +132,14 @@ def fill(target, part, size):
     `part` is what load.lua makes paths of."""
     env = {**os.environ, **{name: str(value) for name, value in part.items()}, "METHOD": "PUT", "BODY_BYTES": str(size)}
     began = time.monotonic()
-    failed, _ = all_once(target, part["TAKE"], env)
+    failed, _ = all_once(target, part["TAKE"], env, FILL_RATE_MIN)
     return time.monotonic() - began, failed
 
 
-def all_once(target, count, env):
+def all_once(target, count, env, rate_min=LOAD_RATE_MIN):
     """Sends each of `count` requests once; how many were not answered well, and what the script has said."""
-    limit_s = 60 + count // 50
+    # A request that is lost with its connection is never answered, so this may have to be waited for.
+    limit_s = 60 + count // rate_min
     with subprocess.Popen(command(target, min(LOAD_CONNECTIONS, count), limit_s), env={**env, "ONCE": "1"},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as loader:
         lines = []
