@@ -150,7 +150,8 @@ class Bucket:
                 times.append(time.perf_counter() - began)
                 if not holds(content):
                     raise RuntimeError(f"{what}: a wrong answer: {content[:300]!r}")
-        self.note(what, statistics.median(times), most=max(times), times=len(times))
+        # The quickest tenth tells a busy machine from a slow server.
+        self.note(what, statistics.median(times), least=min(times), p10=statistics.quantiles(times, n=10)[0], most=max(times), times=len(times))
 
     def listings(self, times):
         """Both listings, so many times each."""
@@ -200,6 +201,10 @@ class Bucket:
         """The median of the turns, in ms."""
         return statistics.median(self.costs[what]) * 1e3
 
+    def said(self, what):
+        """The median, and the least and the most of the turns."""
+        return f"{self.cost(what):.3f} ({min(self.costs[what]) * 1e3:.3f} to {max(self.costs[what]) * 1e3:.3f})"
+
 
 def open_server(place, name, args):
     """A server whose bucket all may write to."""
@@ -229,11 +234,14 @@ def costs(buckets, args, report):
     first, rows = buckets[0], []
     for what in first.costs:
         ratios = [bucket.cost(what) / first.cost(what) for bucket in buckets]
-        rows.append([what, *(f"{bucket.cost(what):.3f}" for bucket in buckets), *(f"{ratio:.2f}" for ratio in ratios[1:])])
+        rows.append([what, *(bucket.said(what) for bucket in buckets), *(f"{ratio:.2f}" for ratio in ratios[1:])])
         report.require([requirements.at_most(f"{what}: cost with {bucket.count} objects to that with {first.count}", ratio, GROWTH_MAX)
                         for bucket, ratio in zip(buckets[1:], ratios[1:])])
     head = ["", *(str(bucket.count) for bucket in buckets), *(f"{bucket.count} ratio" for bucket in buckets[1:])]
-    report.table("Costs in ms, medians of the turns, and their ratios to the first", head, rows)
+    report.table("Costs in ms, medians of the turns (least to most), and the ratios of the medians to the first", head, rows)
+    steps = ("stop", "ready", "first_answer")
+    rows = [[bucket.count, *(f"{statistics.median(one[step] for one in bucket.details[RESTART]) * 1e3:.0f}" for step in steps)] for bucket in buckets]
+    report.table("Restarts in ms, medians", ["objects", "SIGTERM to end", "start to ready", "first answer"], rows)
 
     def taken(bucket, when, what):
         """Megabytes, and bytes per object where there are many."""
