@@ -10,6 +10,7 @@ import compare  # noqa: E402
 import failover  # noqa: E402
 import proof  # noqa: E402
 import requirements  # noqa: E402
+import targets  # noqa: E402
 import wrk  # noqa: E402
 
 PUT = {"key": "KEYKEYKEYK", "body": "BODYBODYBO", "marks": 128, "md5": "0123456789abcdef0123456789abcdef"}
@@ -163,3 +164,61 @@ def test_requirements_are_ratios_of_medians():
     assert verdicts["get-4k: p99/p50 to that of the bare hyper"] == "yes"
     # Of 800 answers eight are above it.
     assert verdicts["get-16m: p99/p50 to that of the bare hyper"] == ""
+
+
+def test_a_cluster_is_held_against_garage_with_fsync_where_objects_are_small():
+    many = {"put-4k": {"granary": runs(1000, 10, 20), "garage default": runs(900, 10, 20), "garage on": runs(100, 10, 20)},
+            "get-4k": {"granary": runs(1000, 10, 20), "garage on": runs(201, 10, 20)},
+            "put-1m": {"granary": runs(150, 10, 20), "garage default": runs(100, 10, 20), "garage on": runs(1000, 10, 20)}}
+    verdicts = [row[1:] for row in requirements.check_cluster(many)]
+    assert verdicts == [["at least 10", "10.00", "yes"], ["at least 5", "4.98", "NO"], ["at least 1.5", "1.50", "yes"], ["at least 1.5", "not measured", ""]]
+
+
+GARAGE = """#!/bin/sh
+shift
+echo "$*" >> "{calls}"
+config=$1
+shift
+case "$*" in
+  server)
+    exec "{python}" -c '
+import re, socket, sys
+for address in re.findall(r"_bind_addr = .127.0.0.1:(.*).", open(sys.argv[1]).read()):
+    listening = socket.create_server(("127.0.0.1", int(address)))
+    globals().setdefault("held", []).append(listening)
+while True:
+    one = held[-1].accept()[0]
+    one.recv(9999)
+    one.sendall(b"HTTP/1.1 403 no\\r\\ncontent-length: 0\\r\\n\\r\\n")
+    one.close()
+' "$config" ;;
+  "node id -q") echo "$(basename "$(dirname "$config")")@127.0.0.1:1" ;;
+  "json-api GetClusterHealth") echo '{{"storageNodes": 3, "partitions": 256, "partitionsAllOk": 256}}' ;;
+  "key create bench") printf 'Key ID:  GK1\\nSecret key:  s1\\n' ;;
+esac
+"""
+
+
+def test_garage_is_three_nodes_in_three_zones(tmp_path, monkeypatch):
+    """What a garage is told, by a program that only notes it."""
+    (tmp_path / "bin").mkdir()
+    program, calls = tmp_path / "bin" / "garage", tmp_path / "calls"
+    program.write_text(GARAGE.format(python=sys.executable, calls=calls))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(targets, "IDLE_LOOK_S", 0.1)
+    target = targets.start_garage(str(tmp_path / "g"), "on", nodes=3)
+    try:
+        assert len(set(target.pids)) == 3 and target.running() and target.peak_mebibytes() > 0
+        assert (target.access_key, target.secret) == ("GK1", "s1")
+    finally:
+        target.stop()
+    assert not target.running() and all(not other.running() for other in target.others)
+    said = [line.partition("garage.toml ")[2] for line in calls.read_text().splitlines()]
+    assert said == ["server"] * 3 + ["node id -q"] * 3 + [f"node connect g-{n}@127.0.0.1:1" for n in (2, 3)] + [
+        f"layout assign -z zone{n} -c 10G {name}" for n, name in enumerate(("g", "g-2", "g-3"), 1)] + [
+        "layout apply --version 1"] + ["json-api GetClusterHealth"] * 3 + ["key create bench", "bucket create bench",
+                                                                           "bucket allow --read --write bench --key bench"]
+    configs = [(tmp_path / name / "garage.toml").read_text() for name in ("g", "g-2", "g-3")]
+    assert all("replication_factor = 3\n" in config and "metadata_fsync = true\ndata_fsync = true\n" in config for config in configs)
+    assert ["api_bind_addr" in config for config in configs] == [True, False, False]
