@@ -21,6 +21,7 @@ WORK = "put-4k,get-4k,put-1m,get-1m"
 
 class ClusterComparison(compare.Comparison):
     """The same with clusters: nothing but a store that keeps three copies is a measure of another one."""
+    tool = "cluster"
     # Acknowledged is what two of the three zones have.
     copies = 2
 

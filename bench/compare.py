@@ -24,6 +24,7 @@ import tempfile
 
 import requirements
 import wrk
+from origin import origin
 from targets import GARAGE, SIGNATURES, SIZES, RawWriter, files_bytes, start_bare, start_garage, start_granary
 
 # No HEAD: wrk waits for the body that the length of the answer announces.
@@ -78,13 +79,14 @@ def turn(target, load):
 
 class Comparison:
     """One run of the tool: the targets, what was measured, and the report."""
+    tool = "compare"
     # How often an acknowledged body has to be on a disk.
     copies = 1
 
     def __init__(self, args):
         self.args, self.place, self.targets, self.lines = args, tempfile.mkdtemp(prefix="granary-bench-", dir=args.place), [], []
         self.random, self.md5, self.cold, self.notes = random.Random(args.seed), [], None, []
-        self.report = {"many": {}, "one": {}, "bytes": {}}
+        self.report = {"origin": origin(self.tool), "many": {}, "one": {}, "bytes": {}}
 
     def start(self):
         """Starts the servers; Granary is the first one."""

@@ -22,4 +22,4 @@ for part in ${GRANARY_BENCH:-compare proof cluster failover repair}; do
     *)        echo "GRANARY_BENCH has compare, proof, cluster, failover and repair, not $part" >&2; exit 2 ;;
   esac
 done
-echo "written to $out*"
+echo "written to $out*; bench/plot.py draws what the JSON files say"
