@@ -24,6 +24,7 @@ import tempfile
 
 import requirements
 import wrk
+from origin import origin
 from targets import GARAGE, SIGNATURES, SIZES, RawWriter, files_bytes, start_bare, start_garage, start_granary
 
 # No HEAD: wrk waits for the body that the length of the answer announces.
@@ -78,27 +79,35 @@ def turn(target, load):
 
 class Comparison:
     """One run of the tool: the targets, what was measured, and the report."""
+    tool = "compare"
+    # How often an acknowledged body has to be on a disk.
+    copies = 1
 
     def __init__(self, args):
         self.args, self.place, self.targets, self.lines = args, tempfile.mkdtemp(prefix="granary-bench-", dir=args.place), [], []
         self.random, self.md5, self.cold, self.notes = random.Random(args.seed), [], None, []
-        self.report = {"many": {}, "one": {}, "bytes": {}}
+        self.report = {"origin": origin(self.tool), "many": {}, "one": {}, "bytes": {}}
 
     def start(self):
         """Starts the servers; Granary is the first one."""
-        def under(name):
-            return os.path.join(self.place, name)
+        self.targets.append(start_granary(self.under("granary"), self.args.binaries, self.args.disks, self.args.signature))
+        self.start_garages()
+        self.targets += [start_bare(self.place, self.args.binaries), RawWriter(self.place, self.args.binaries)]
 
-        self.targets.append(start_granary(under("granary"), self.args.binaries, self.args.disks, self.args.signature))
+    def under(self, name):
+        """Where a target has its data."""
+        return os.path.join(self.place, name)
+
+    def start_garages(self, nodes=1):
+        """Starts garage in each of the ways asked for, where it is installed."""
         for durable in filter(None, self.args.garage.split(",")):
-            target = start_garage(under(f"garage-{durable}"), durable)
+            target = start_garage(self.under(f"garage-{durable}"), durable, nodes)
             if target is None:
                 self.notes.append("garage was not installed")
                 break
             self.targets.append(target)
             version = subprocess.run(["garage", "--version"], capture_output=True, text=True, check=False).stdout
             self.notes.append(version.partition("[")[0].strip())
-        self.targets += [start_bare(self.place, self.args.binaries), RawWriter(self.place, self.args.binaries)]
 
     def stop(self):
         """Ends the servers and removes what they kept."""
@@ -247,9 +256,13 @@ class Comparison:
         self.say("Requirements\n")
         md5 = [rate for rate in self.md5 if rate]
         self.report["md5_mb_s"] = statistics.median(md5) if md5 else None
-        self.report["requirements"] = requirements.check(self.report["many"], self.report["one"], self.report["md5_mb_s"])
+        self.report["requirements"] = self.required()
         self.table(["requirement", "bound", "measured", "kept"], self.report["requirements"])
         self.say(self.about())
+
+    def required(self):
+        """The rows of the requirements."""
+        return requirements.check(self.report["many"], self.report["one"], self.report["md5_mb_s"])
 
     def bytes_rows(self):
         """For each PUT work, whether what the process wrote accounts for what it acknowledged."""
@@ -260,7 +273,7 @@ class Comparison:
                 written, grew = sum(run["written_bytes"] for run in mine), sum(run["files_bytes"] for run in mine)
                 factors = [f"{value / answered:.2f}" if answered else "-" for value in (written, grew)]
                 yield [prefix + work, f"{answered / 1e6:.1f}", f"{written / 1e6:.1f}", factors[0], f"{grew / 1e6:.1f}", factors[1],
-                       "yes" if written >= answered else "NO"]
+                       "yes" if written >= self.copies * answered else "NO"]
 
     def about(self):
         """What the figures were taken on."""
@@ -278,34 +291,33 @@ class Comparison:
         return "; ".join(sentences + sorted(set(filter(None, self.notes))))
 
 
-def main():
-    """Reads the arguments, measures, writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc, work, one_work, garage):
+    """A parser of what every comparison understands."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", required=True, help="where granary, bare_hyper and raw_writer are")
-    parser.add_argument("--work", default=WORK, help="(%(default)s)")
-    parser.add_argument("--one-work", default=ONE_WORK, help="what is measured again with one connection; empty: nothing (%(default)s)")
+    parser.add_argument("--work", default=work, help="(%(default)s)")
+    parser.add_argument("--one-work", default=one_work, help="what is measured again with one connection; empty: nothing (%(default)s)")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--raw-threads", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=5, help=f"of a turn; longer, up to {wrk.TURN_S_MAX}, where answers are few (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keys", type=int, default=4000)
-    parser.add_argument("--many-keys", type=int, default=1000000, help="keys of get-4k-uniform")
-    parser.add_argument("--many-sample", type=int, default=200000, help="how many of them a round asks for, drawn anew for each, none twice")
-    parser.add_argument("--many-all", action="store_true", help="get-4k-uniform on garage too (storing the keys takes it long)")
-    parser.add_argument("--keep-page-cache", action="store_true", help="get-4k-uniform without dropping the kernel's caches")
     parser.add_argument("--settle", type=int, default=60, help="seconds that are waited at most for a server to become idle: after PUTs and restarts (%(default)s)")
-    parser.add_argument("--garage", default="off,on", help=f"how garage syncs, in turn: {', '.join(GARAGE)}; empty: no garage (%(default)s)")
+    parser.add_argument("--garage", default=garage, help=f"how garage syncs, in turn: {', '.join(GARAGE)}; empty: no garage (%(default)s)")
     parser.add_argument("--signature", choices=SIGNATURES, default=SIGNATURES[0], help="of the requests to Granary; garage's are V4 (%(default)s)")
     parser.add_argument("--disks", type=int, default=1)
     parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--out", help="the report goes to this file, too")
     parser.add_argument("--json", help="every run goes to this file")
-    args = parser.parse_args()
+    return parser
+
+
+def run(kind, args):
+    """Measures with a kind of comparison and writes the report."""
     with contextlib.ExitStack() as held:
         # What cannot be written is said before anything is measured.
         out, runs = (held.enter_context(open(path, "w", encoding="utf-8")) if path else None for path in (args.out, args.json))
-        comparison = Comparison(args)
+        comparison = kind(args)
         held.callback(comparison.stop)
         try:
             comparison.start()
@@ -314,6 +326,17 @@ def main():
             # What was measured before a failure counts too.
             comparison.write(out, runs)
     return 0
+
+
+def main():
+    """Reads the arguments, measures, writes the report."""
+    parser = arguments(__doc__, WORK, ONE_WORK, "off,on")
+    parser.add_argument("--raw-threads", type=int, default=64)
+    parser.add_argument("--many-keys", type=int, default=1000000, help="keys of get-4k-uniform")
+    parser.add_argument("--many-sample", type=int, default=200000, help="how many of them a round asks for, drawn anew for each, none twice")
+    parser.add_argument("--many-all", action="store_true", help="get-4k-uniform on garage too (storing the keys takes it long)")
+    parser.add_argument("--keep-page-cache", action="store_true", help="get-4k-uniform without dropping the kernel's caches")
+    return run(Comparison, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 
+from origin import origin
 from wrk import percentile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
@@ -147,7 +148,7 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--json")
     args = parser.parse_args()
-    rng, place, report = random.Random(args.seed), tempfile.mkdtemp(prefix="granary-failover-", dir=args.place), {}
+    rng, place, report = random.Random(args.seed), tempfile.mkdtemp(prefix="granary-failover-", dir=args.place), {"origin": origin("failover")}
     lines = []
 
     def say(line):

@@ -27,6 +27,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "tests"))
 # pylint: disable=wrong-import-position
 from failover import write_report  # noqa: E402
 from harness.cluster import GATEWAY_PORT, Cluster, Spec  # noqa: E402
+from origin import origin  # noqa: E402
 
 MIB = 1 << 20
 UNTHROTTLED = 1 << 40
@@ -196,7 +197,7 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--json")
     args = parser.parse_args()
-    lines, report = [], {}
+    lines, report = [], {"origin": origin("repair")}
 
     def say(line):
         lines.append(line)

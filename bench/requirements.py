@@ -8,6 +8,7 @@ from targets import SIZES
 from wrk import has_tail
 
 GRANARY, BARE, RAW, GARAGE = "granary", "bare hyper", "raw writer", ("garage off", "garage default")
+GARAGE_FSYNC = "garage on"
 MISSING = "not measured"
 
 
@@ -66,6 +67,15 @@ def at_least(what, ratio, bound):
 def at_most(what, ratio, bound):
     """A row: a ratio that has to be small."""
     return row(what, f"at most {bound:g}", ratio, lambda value: value <= bound)
+
+
+def check_cluster(many):
+    """The rows of a cluster that keeps three copies, beside garage that does."""
+    many = Figures(many)
+    rows = [at_least(f"cluster: {work} to garage with fsync", over(many.rate(work, GRANARY), many.rate(work, GARAGE_FSYNC)), bound)
+            for work, bound in (("put-4k", 10), ("get-4k", 5))]
+    return rows + [at_least(f"cluster: {work} to garage without fsync", over(many.rate(work, GRANARY), many.garage(work)), 1.5)
+                   for work in ("put-1m", "get-1m")]
 
 
 def put_16m(many, md5_mb_s):

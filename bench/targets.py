@@ -1,9 +1,11 @@
 """What is compared: the servers, how each is started, signed for and how much CPU it has used; and the raw writer.
 
-Every target runs on this machine with its data in a directory of its own.
+Every target runs on this machine with its data in a directory of its own. A target may be several processes: what they
+use and write counts together.
 """
 import contextlib
 import datetime
+import functools
 import hashlib
 import hmac
 import http.client
@@ -11,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +21,8 @@ import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 # pylint: disable=wrong-import-position
-from harness import signing  # noqa: E402
+from harness import network, signing  # noqa: E402
+from harness.cluster import GATEWAY_PORT, Cluster, Spec  # noqa: E402
 from harness.server import free_ports  # noqa: E402
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -29,6 +33,11 @@ GARAGE = {"default": None, "off": False, "on": True}
 # How requests to Granary are signed. Garage knows V4 only, that of S3.
 SIGNATURES = ("v4", "v1")
 SIGNED_FOR_S = 36000
+# A bucket whose objects are in three zones.
+ZRS = b"<CreateBucketConfiguration><DataRedundancyType>ZRS</DataRedundancyType></CreateBucketConfiguration>"
+# A server that uses no more of a processor is all but idle.
+IDLE_CPU = 0.1
+IDLE_LOOK_S = 3
 
 
 def files_bytes(place):
@@ -48,16 +57,22 @@ class Target:
     keeps = True  # it stores what it is sent
     poll_s, ready_in_s = 0.05, 60  # how often a start is looked after, and how long it may take
 
-    def __init__(self, name, port, place, bucket="bench"):
-        self.name, self.port, self.place, self.bucket = name, port, place, bucket
-        self.process, self.log, self.pid, self.ready, self.stored, self.peak = None, None, None, None, set(), 0
+    def __init__(self, name, port, place, bucket="bench", address="127.0.0.1"):
+        self.name, self.port, self.place, self.bucket, self.address = name, port, place, bucket, address
+        self.process, self.log, self.ready, self.stored, self.peak = None, None, None, set(), 0
+        self.pids, self.idle_cpu = [], IDLE_CPU
         self.command, self.env = [], {}
         self.access_key, self.secret, self.region = "benchKey", "benchSecret0123456789", "cn-granary-1"
 
     @property
+    def pid(self):
+        """Its first process."""
+        return self.pids[0]
+
+    @property
     def base(self):
         """The URL wrk connects to."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     def sign(self, method, key):
         """A presigned request path that stays good for hours."""
@@ -73,7 +88,7 @@ class Target:
         finally:
             # Now it ends when the process does.
             self.log.stdin.close()
-        self.pid = self.process.pid
+        self.pids = [self.process.pid]
         self.wait(ready)
 
     def wait(self, ready):
@@ -93,7 +108,7 @@ class Target:
 
     def call(self, method, path, body=None, headers=None):
         """One request; returns (status, body)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=120)
         connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
         content = answer.read()
@@ -109,30 +124,31 @@ class Target:
             raise RuntimeError(f"{self.name}: PUT {key}: {status} {content[:300]!r}")
         self.stored.add(key)
 
+    def running(self):
+        """Whether its processes are there."""
+        return self.process is not None and self.process.poll() is None
+
     def cpu_seconds(self):
-        """CPU time the process has used."""
-        with open(f"/proc/{self.pid}/stat", encoding="ascii") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        """CPU time its processes have used."""
+        return sum(cpu_seconds_of(pid) for pid in self.pids)
 
     def written_bytes(self):
-        """Bytes the process caused to be written to a disk."""
-        with open(f"/proc/{self.pid}/io", encoding="ascii") as io:
-            return int(re.search(r"^write_bytes: (\d+)", io.read(), re.M).group(1))
+        """Bytes its processes caused to be written to a disk."""
+        return sum(from_proc(pid, "io", r"^write_bytes: (\d+)") for pid in self.pids)
 
     def memory_bytes(self, field="VmRSS"):
-        """Resident memory of the process: now, or its peak (VmHWM)."""
-        with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
-            return int(re.search(rf"^{field}:\s+(\d+)", status.read(), re.M).group(1)) << 10
+        """Resident memory of its processes: now, or their peaks (VmHWM)."""
+        return sum(from_proc(pid, "status", rf"^{field}:\s+(\d+)") << 10 for pid in self.pids)
 
     def forget_memory_peak(self):
-        """Sets the peak to the present resident memory."""
-        with open(f"/proc/{self.pid}/clear_refs", "w", encoding="ascii") as handle:
-            handle.write("5")
+        """Sets the peaks to the present resident memory."""
+        for pid in self.pids:
+            with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as handle:
+                handle.write("5")
 
     def peak_mebibytes(self):
-        """Peak resident memory, of all its processes so far."""
-        if self.process.poll() is None:
+        """Peak resident memory, the largest of all its lives so far; that of processes which run together adds up."""
+        if self.running():
             self.peak = max(self.peak, self.memory_bytes("VmHWM") >> 20)
         return self.peak
 
@@ -142,9 +158,15 @@ class Target:
         while time.monotonic() < end:
             before = self.cpu_seconds()
             time.sleep(1)
-            if self.cpu_seconds() - before < 0.1:
+            if self.cpu_seconds() - before < self.idle_cpu:
                 return True
         return False
+
+    def look_idle(self):
+        """Nodes of a cluster talk to each other also when nobody asks them anything: what that takes is no work."""
+        before = self.cpu_seconds()
+        time.sleep(IDLE_LOOK_S)
+        self.idle_cpu = IDLE_CPU + (self.cpu_seconds() - before) / IDLE_LOOK_S
 
     def stop(self):
         """Ends the process."""
@@ -165,11 +187,24 @@ class Target:
         self.start(self.command, self.ready, self.env)
 
 
+def from_proc(pid, file, pattern):
+    """A number that the kernel says of a process."""
+    with open(f"/proc/{pid}/{file}", encoding="utf-8", errors="replace") as said:
+        return int(re.search(pattern, said.read(), re.M).group(1))
+
+
+def cpu_seconds_of(pid):
+    """CPU time a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
 class Oss(Target):
     """Anything that speaks OSS, with URLs of one of SIGNATURES."""
 
-    def __init__(self, name, port, place, signature):
-        super().__init__(name, port, place)
+    def __init__(self, name, port, place, signature, **more):
+        super().__init__(name, port, place, **more)
         self.signature = signature
         self.admin = None
 
@@ -187,6 +222,27 @@ class Oss(Target):
         return f"/{self.bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
 
 
+class OssCluster(Oss):
+    """A cluster of Granary, asked through the gateway that is its only one."""
+
+    def __init__(self, name, cluster, place, signature):
+        gateway, = cluster.some(role="gateway")
+        super().__init__(name, GATEWAY_PORT, place, signature, address=cluster[gateway].machine.address)
+        self.cluster = cluster
+        self.access_key, self.secret, self.region = cluster.credentials.key_id, cluster.credentials.secret, cluster.credentials.region
+        self.pids = [node.process.pid for node in cluster.nodes.values()]
+
+    def running(self):
+        return all(node.running for node in self.cluster.nodes.values())
+
+    def stop(self):
+        self.peak_mebibytes()
+        self.cluster.close()
+
+    def restart(self):
+        raise NotImplementedError("a cluster is not started anew between rounds")
+
+
 class Memory(Target):
     """The bare server: no signatures, and what a GET answers is as long as its URL says."""
     keeps = False
@@ -200,7 +256,21 @@ class Memory(Target):
 
 
 class S3(Target):
-    """Anything that speaks S3 with V4 URLs."""
+    """Anything that speaks S3 with V4 URLs. `others` are further processes of it, which no client talks to."""
+    others = ()
+
+    def running(self):
+        return super().running() and all(other.running() for other in self.others)
+
+    def stop(self):
+        super().stop()
+        for other in self.others:
+            other.stop()
+
+    def restart(self):
+        if self.others:
+            raise NotImplementedError("a cluster is not started anew between rounds")
+        super().restart()
 
     def sign(self, method, key):
         now = datetime.datetime.now(datetime.timezone.utc)
@@ -210,7 +280,7 @@ class S3(Target):
                 ("X-Amz-Date", stamp), ("X-Amz-Expires", str(SIGNED_FOR_S)), ("X-Amz-SignedHeaders", "host")]
         text_query = "&".join(f"{k}={urllib.parse.quote(v, safe='')}" for k, v in full)
         path = f"/{self.bucket}/{urllib.parse.quote(key)}"
-        canonical = f"{method}\n{path}\n{text_query}\nhost:127.0.0.1:{self.port}\n\nhost\nUNSIGNED-PAYLOAD"
+        canonical = f"{method}\n{path}\n{text_query}\nhost:{self.address}:{self.port}\n\nhost\nUNSIGNED-PAYLOAD"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         secret = ("AWS4" + self.secret).encode()
         for part in (day, self.region, "s3", "aws4_request"):
@@ -276,6 +346,25 @@ def start_granary(place, binaries, disks=1, signature=SIGNATURES[0], settings=""
     return target
 
 
+def start_granary_cluster(place, binaries, disks=1, signature=SIGNATURES[0]):
+    """Seven processes: a meta and a storage node in each of three zones, and one gateway, which also does the background work.
+    Everything is as it is by default: sizes, backup of the metadata, TLS between nodes. No relay, no network but loopback."""
+    specs = [Spec(f"{role[0]}{zone}", f"z{zone}", (role,), disks) for role in ("meta", "storage") for zone in (1, 2, 3)]
+    cluster = Cluster(place, [*specs, Spec("gateway", "z1", ("gateway", "worker"))], settings="", relays=False, network=network.Loopback,
+                      program=[os.path.abspath(os.path.join(binaries, "granary"))])
+    try:
+        cluster.form()
+        target = OssCluster("granary", cluster, place, signature)
+        status, content = target.call("PUT", target.sign("PUT", ""), ZRS)
+        if status != 200:
+            raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")
+        target.look_idle()
+    except BaseException:
+        cluster.close()
+        raise
+    return target
+
+
 def start_bare(place, binaries):
     """The ceiling: hyper answering from memory."""
     target = Memory("bare hyper", free_ports(1)[0], place)
@@ -284,43 +373,90 @@ def start_bare(place, binaries):
     return target
 
 
-def start_garage(place, durable):
-    """A garage of one node, or None where it is not installed. `durable` is a key of GARAGE."""
-    if shutil.which("garage") is None:
-        return None
+def garage_config(place, durable, copies, port, rpc):
+    """Writes the configuration of one node, which serves S3 if it has a port for that; its file."""
     os.makedirs(place, exist_ok=True)
-    port, rpc = free_ports(2)
-    target = S3(f"garage {durable}", port, place)
-    target.region = "garage"
     config = os.path.join(place, "garage.toml")
     fsync = "" if GARAGE[durable] is None else f"metadata_fsync = {str(GARAGE[durable]).lower()}\ndata_fsync = {str(GARAGE[durable]).lower()}\n"
-    with open(config, "w", encoding="ascii") as handle:
+    serves = f'api_bind_addr = "127.0.0.1:{port}"\n' if port else ""
+    with open(config, "w", encoding="utf-8") as handle:
         handle.write(f"""metadata_dir = "{place}/meta"
 data_dir = "{place}/data"
 db_engine = "lmdb"
-replication_factor = 1
+replication_factor = {copies}
 rpc_bind_addr = "127.0.0.1:{rpc}"
 rpc_public_addr = "127.0.0.1:{rpc}"
 rpc_secret = "{'0' * 63}1"
 {fsync}[s3_api]
 s3_region = "garage"
-api_bind_addr = "127.0.0.1:{target.port}"
-""")
+{serves}""")
+    return config
 
-    def garage(*words):
-        done = subprocess.run(["garage", "-c", config, *words], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"garage {' '.join(words)}: {done.stderr}")
-        return done.stdout
 
+def garage(config, *words):
+    """A command of garage's at a running node."""
+    done = subprocess.run(["garage", "-c", config, *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"garage {' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+def listens(port):
+    """Whether somebody takes connections there."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+
+
+def start_garage(place, durable, nodes=1):
+    """A garage, or None where it is not installed. `durable` is a key of GARAGE. Each node is a zone and has a copy of
+    everything; clients talk to the first one."""
+    if shutil.which("garage") is None:
+        return None
+    port, *rpcs = free_ports(1 + nodes)
+    target = S3(f"garage {durable}", port, place)
+    target.region = "garage"
+    target.others = [S3(f"{target.name}, node {number}", None, f"{place}-{number}") for number in range(2, nodes + 1)]
+    members = [target, *target.others]
+    configs = [garage_config(member.place, durable, nodes, member.port, rpc) for member, rpc in zip(members, rpcs)]
     with started(target):
-        target.start(["garage", "-c", config, "server"], lambda: target.call("GET", "/")[0] > 0)
-        node = garage("node", "id", "-q").strip().split("@")[0]
-        garage("layout", "assign", "-z", "one", "-c", "10G", node)
-        garage("layout", "apply", "--version", "1")
-        made = garage("key", "create", "bench")
+        for member, config, rpc in zip(members, configs, rpcs):
+            ready = (lambda: target.call("GET", "/")[0] > 0) if member is target else functools.partial(listens, rpc)
+            member.start(["garage", "-c", config, "server"], ready)
+        target.pids = [member.process.pid for member in members]
+        join_garage(target, configs)
+        made = garage(configs[0], "key", "create", "bench")
         target.access_key = re.search(r"Key ID:\s+(\S+)", made).group(1)
         target.secret = re.search(r"Secret key:\s+(\S+)", made).group(1)
-        garage("bucket", "create", target.bucket)
-        garage("bucket", "allow", "--read", "--write", target.bucket, "--key", "bench")
+        garage(configs[0], "bucket", "create", target.bucket)
+        garage(configs[0], "bucket", "allow", "--read", "--write", target.bucket, "--key", "bench")
+        if target.others:
+            target.look_idle()
     return target
+
+
+def join_garage(target, configs):
+    """Makes one cluster of nodes that run: a zone for each, and no way to go on before all know of all."""
+    first = configs[0]
+    names = [garage(config, "node", "id", "-q").strip() for config in configs]
+    for name in names[1:]:
+        garage(first, "node", "connect", name)
+    for number, name in enumerate(names):
+        target.wait(functools.partial(said_yes, first, "layout", "assign", "-z", f"zone{number + 1}", "-c", "10G", name.split("@")[0]))
+    garage(first, "layout", "apply", "--version", "1")
+    for config in configs if len(configs) > 1 else []:
+        target.wait(functools.partial(garage_whole, config, len(configs)))
+
+
+def said_yes(config, *words):
+    """Whether a command of garage's succeeds: a node may not have heard yet of another one it was told to connect to."""
+    try:
+        garage(config, *words)
+    except RuntimeError:
+        return False
+    return True
+
+
+def garage_whole(config, nodes):
+    """Whether a node knows the layout with so many storage nodes and all copies of everything are within its reach."""
+    health = json.loads(garage(config, "json-api", "GetClusterHealth"))
+    return health["storageNodes"] == nodes and health["partitionsAllOk"] == health["partitions"] > 0

@@ -179,9 +179,11 @@ class Node:
 
 
 class Cluster:
-    """Nodes in zones. Use as a context manager; leaving it removes everything but the directory."""
+    """Nodes in zones. Use as a context manager; leaving it removes everything but the directory.
 
-    def __init__(self, place, specs=None, relays=False, disk_mebibytes=None, faulty_disks=False, settings=SETTINGS, network=None, program=None,
+    Relays are there when told so, never when told not to, and else where nothing but them can cut a wire."""
+
+    def __init__(self, place, specs=None, relays=None, disk_mebibytes=None, faulty_disks=False, settings=SETTINGS, network=None, program=None,
                  region="cn-granary-1", plaintext=False):
         self.place = str(place)
         self.plaintext = plaintext
@@ -209,7 +211,7 @@ class Cluster:
         else:
             self.network, sentence = network(self.leftovers), network.__name__
         self.sentences.append(f"network: {sentence}")
-        if relays or not self.network.can_cut:
+        if relays or (relays is None and not self.network.can_cut):
             os.makedirs(self.place, exist_ok=True)
             self.relay = Relay(os.path.join(self.place, "relay.log"))
             self.leftovers.add("pids", self.relay.process.pid)

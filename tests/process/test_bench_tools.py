@@ -1,6 +1,8 @@
 """What the benchmark's tools conclude from what they read: traces, latencies, medians."""
 import os
 import sys
+from argparse import Namespace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -8,8 +10,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
 # pylint: disable=wrong-import-position
 import compare  # noqa: E402
 import failover  # noqa: E402
+import plot  # noqa: E402
 import proof  # noqa: E402
 import requirements  # noqa: E402
+import targets  # noqa: E402
 import wrk  # noqa: E402
 
 PUT = {"key": "KEYKEYKEYK", "body": "BODYBODYBO", "marks": 128, "md5": "0123456789abcdef0123456789abcdef"}
@@ -163,3 +167,115 @@ def test_requirements_are_ratios_of_medians():
     assert verdicts["get-4k: p99/p50 to that of the bare hyper"] == "yes"
     # Of 800 answers eight are above it.
     assert verdicts["get-16m: p99/p50 to that of the bare hyper"] == ""
+
+
+def test_a_cluster_is_held_against_garage_with_fsync_where_objects_are_small():
+    many = {"put-4k": {"granary": runs(1000, 10, 20), "garage default": runs(900, 10, 20), "garage on": runs(100, 10, 20)},
+            "get-4k": {"granary": runs(1000, 10, 20), "garage on": runs(201, 10, 20)},
+            "put-1m": {"granary": runs(150, 10, 20), "garage default": runs(100, 10, 20), "garage on": runs(1000, 10, 20)}}
+    verdicts = [row[1:] for row in requirements.check_cluster(many)]
+    assert verdicts == [["at least 10", "10.00", "yes"], ["at least 5", "4.98", "NO"], ["at least 1.5", "1.50", "yes"], ["at least 1.5", "not measured", ""]]
+
+
+GARAGE = """#!/bin/sh
+shift
+echo "$*" >> "{calls}"
+config=$1
+shift
+case "$*" in
+  server)
+    exec "{python}" -c '
+import re, socket, sys
+for address in re.findall(r"_bind_addr = .127.0.0.1:(.*).", open(sys.argv[1]).read()):
+    listening = socket.create_server(("127.0.0.1", int(address)))
+    globals().setdefault("held", []).append(listening)
+while True:
+    one = held[-1].accept()[0]
+    one.recv(9999)
+    one.sendall(b"HTTP/1.1 403 no\\r\\ncontent-length: 0\\r\\n\\r\\n")
+    one.close()
+' "$config" ;;
+  "node id -q") echo "$(basename "$(dirname "$config")")@127.0.0.1:1" ;;
+  "json-api GetClusterHealth") echo '{{"storageNodes": 3, "partitions": 256, "partitionsAllOk": 256}}' ;;
+  "key create bench") printf 'Key ID:  GK1\\nSecret key:  s1\\n' ;;
+esac
+"""
+
+
+def test_garage_is_three_nodes_in_three_zones(tmp_path, monkeypatch):
+    """What a garage is told, by a program that only notes it."""
+    (tmp_path / "bin").mkdir()
+    program, calls = tmp_path / "bin" / "garage", tmp_path / "calls"
+    program.write_text(GARAGE.format(python=sys.executable, calls=calls))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(targets, "IDLE_LOOK_S", 0.1)
+    target = targets.start_garage(str(tmp_path / "g"), "on", nodes=3)
+    try:
+        assert len(set(target.pids)) == 3 and target.running() and target.peak_mebibytes() > 0
+        assert (target.access_key, target.secret) == ("GK1", "s1")
+    finally:
+        target.stop()
+    assert not target.running() and all(not other.running() for other in target.others)
+    said = [line.partition("garage.toml ")[2] for line in calls.read_text().splitlines()]
+    assert said == ["server"] * 3 + ["node id -q"] * 3 + [f"node connect g-{n}@127.0.0.1:1" for n in (2, 3)] + [
+        f"layout assign -z zone{n} -c 10G {name}" for n, name in enumerate(("g", "g-2", "g-3"), 1)] + [
+        "layout apply --version 1"] + ["json-api GetClusterHealth"] * 3 + ["key create bench", "bucket create bench",
+                                                                           "bucket allow --read --write bench --key bench"]
+    configs = [(tmp_path / name / "garage.toml").read_text() for name in ("g", "g-2", "g-3")]
+    assert all("replication_factor = 3\n" in config and "metadata_fsync = true\ndata_fsync = true\n" in config for config in configs)
+    assert ["api_bind_addr" in config for config in configs] == [True, False, False]
+
+
+UNSAID = Namespace(commit=None, machine=None, date=None)
+
+
+def drawn(report):
+    """{file: (title, the text in it, its bars as (row, width))} of a report."""
+    found = {}
+    report = plot.told(report, UNSAID)
+    for chart in plot.charts(report):
+        root = ElementTree.fromstring(plot.draw(chart, plot.about(report["origin"])))
+        name = "{http://www.w3.org/2000/svg}"
+        bars = [(bar.get("data-row"), float(bar.get("width"))) for bar in root.iter(f"{name}rect") if bar.get("class").startswith("bar ")]
+        found[chart.file] = root.find(f"{name}title").text, [piece.text for piece in root.iter(f"{name}text")], bars
+    return found
+
+
+def test_a_comparison_has_a_bar_per_target_held_against_the_limit():
+    many = {"put-4k": {"granary": runs(1000, 100, 300), "garage on": runs(100, 1000, 2000), "bare hyper": runs(9000, 1, 2), "raw writer": runs(4000, 30, 60)},
+            "get-1m": {"granary": runs(300, 100, 300), "bare hyper": runs(1200, 10, 20), "garage on": []}}
+    origin = {"tool": "compare", "commit": "0123abc+", "machine": "one & <two>", "date": "2026-01-02"}
+    found = drawn({"origin": origin, "many": many, "one": {"get-4k": {"granary": runs(1000, 10, 20)}}})
+    assert sorted(found) == ["compare-latency", "compare-one-latency", "compare-one-throughput", "compare-throughput"]
+    title, texts, bars = found["compare-throughput"]
+    assert all(word in title for word in ("0123abc+", "one & <two>", "2026-01-02")) and "one & <two>" in texts
+    assert [row for row, _ in bars] == ["granary", "garage on", "raw writer", "granary", "bare hyper"]
+    widths = [width for _, width in bars]
+    # A quarter of either limit, and garage a tenth of Granary.
+    assert widths[0] == pytest.approx(widths[2] / 4, abs=0.2) and widths[3] == pytest.approx(widths[4] / 4, abs=0.2)
+    assert widths[1] == pytest.approx(widths[0] / 10, abs=0.2)
+    assert "1,000 req/s, 4.10 MB/s" in texts
+    _, texts, bars = found["compare-latency"]
+    assert [row for row, _ in bars] == ["granary", "garage on", "raw writer", "granary", "bare hyper"]
+    # Of 600 answers there is no 99th percentile.
+    assert "0.10 / 0.30 ms" in texts and "0.10 ms" in texts
+
+
+def test_without_a_limit_granary_is_the_measure():
+    found = drawn({"many": {"put-4k": {"granary": runs(1000, 10, 20), "garage on": runs(100, 10, 20)}}, "one": {}})
+    assert list(found) == ["cluster-throughput", "cluster-latency"]
+    (_, whole), (_, tenth) = found["cluster-throughput"][2]
+    assert tenth == pytest.approx(whole / 10, abs=0.2)
+    assert not drawn({"many": {"put-4k": {"granary": []}}, "one": {}})
+
+
+def test_waits_and_repairs_are_drawn_too():
+    waits = {"nothing": [{"longest_s": 0.1}], "leader": [{"longest_s": wait} for wait in (2.0, 2.5, 3.0)], "zone": []}
+    _, texts, bars = drawn(waits)["failover"]
+    assert [row for row, _ in bars] == ["nothing, 1 time", "leader, 3 times"] and "2.50 s, p90 3.00 s, most 3.00 s" in texts
+    asked = {"requests_per_second": 100.0, "latency_ms": {"p50": 1.0, "p99": 20.0}}
+    part = {"before": asked, "alone": {"seconds": 10.0, "mib_per_sec": 50.0, "clients": []}, "with clients": {"seconds": 20.0, "mib_per_sec": 25.0, "clients": [asked]}}
+    found = drawn({"disk_mib_per_sec": 400.0, "default": part})
+    assert [row for row, _ in found["repair-speed"][2]] == ["alone, no clients", "with clients", "one stream"]
+    assert [row for row, _ in found["repair-clients"][2]] == ["no repair", "while repaired"] and "100 req/s, 1.00 / 20.0 ms" in found["repair-clients"][1]
