@@ -5,7 +5,8 @@
 #   make test-all   the same and everything that takes long: upstream SDK suites, 5 GiB bodies, more crashes
 #   make soak       the nemesis on clusters of real processes, seed after seed (GRANARY_SOAK_SECONDS, 7200)
 #   make lint       formatting, clippy, house rules, dependency policy
-#   make bench      Granary beside a bare HTTP server, a raw writer and garage (when installed: GRANARY_BENCH_GARAGE=1 builds it)
+#   make bench      Granary beside a bare HTTP server, a raw writer and garage (when installed: GRANARY_BENCH_GARAGE=1 builds it);
+#                   instructions per request beside those on record; clusters that are broken and repaired
 #
 # CARGO_TARGET_DIR, GRANARY_VENV and GRANARY_CLIENTS move the build output, the Python environment and the clients of other
 # languages elsewhere.

@@ -163,12 +163,16 @@ class Oss(Target):
         self.signature = signature
 
     def sign(self, method, key):
+        return self.sign_in(self.bucket, method, key)
+
+    def sign_in(self, bucket, method, key, query=()):
+        """The same in any bucket and with a query."""
         keys = signing.Credentials(self.access_key, self.secret, self.region)
         if self.signature == "v1":
-            query = signing.v1_query(keys, method, self.bucket, key, [], {}, time.time() + SIGNED_FOR_S)
+            query = signing.v1_query(keys, method, bucket, key, list(query), {}, time.time() + SIGNED_FOR_S)
         else:
-            query = signing.v4_query(keys, method, self.bucket, key, [], {}, SIGNED_FOR_S)
-        return f"/{self.bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
+            query = signing.v4_query(keys, method, bucket, key, list(query), {}, SIGNED_FOR_S)
+        return f"/{bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
 
 
 class Memory(Target):
@@ -232,11 +236,11 @@ def started(target):
         raise
 
 
-def start_granary(place, binaries, disks=1, signature=SIGNATURES[0]):
-    """A Granary with its data under `place`."""
+def start_granary(place, binaries, disks=1, signature=SIGNATURES[0], under=(), env=None):  # pylint: disable=too-many-arguments
+    """A Granary with its data under `place`; `under` stands before its command line."""
     port, admin = free_ports(2)
     target = Oss("granary", port, place, signature)
-    command = [os.path.join(binaries, "granary"), "server"]
+    command = [*under, os.path.join(binaries, "granary"), "server"]
     for number in range(disks):
         command += ["--data", os.path.join(place, f"disk{number}")]
     command += ["--listen", f"127.0.0.1:{target.port}", "--admin-listen", f"127.0.0.1:{admin}", "--region", target.region]
@@ -248,7 +252,7 @@ def start_granary(place, binaries, disks=1, signature=SIGNATURES[0]):
         return connection.getresponse().status == 200
 
     with started(target):
-        target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret})
+        target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret, **(env or {})})
         status, content = target.call("PUT", target.sign("PUT", ""))
         if status != 200:
             raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")

@@ -2,7 +2,8 @@
 # Builds the server and compares its speed with a bare HTTP server, a raw writer and, where it is installed, garage; shows with
 # strace that its answers come after its syncs; then breaks a cluster of it again and again and measures how long writes wait, and
 # how fast a lost disk is repaired. BENCH_ARGS goes to bench/compare.py, PROOF_ARGS to bench/proof.py, FAILOVER_ARGS to
-# bench/failover.py, REPAIR_ARGS to bench/repair.py; GRANARY_BENCH="compare proof" runs some of the four.
+# bench/failover.py, REPAIR_ARGS to bench/repair.py; GRANARY_BENCH="compare proof" runs some of the parts. The part `instructions`
+# counts instructions per request and fails when they are not those on record (INSTRUCTIONS_ARGS to bench/instructions.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release -p granary-node --bin granary -p granary-testkit --bin bare_hyper --bin raw_writer
@@ -10,14 +11,18 @@ cargo build --release -p granary-node --bin granary -p granary-testkit --bin bar
 export PATH="$CARGO_TARGET_DIR/../garage/bin:$PATH"
 mkdir -p "$CARGO_TARGET_DIR/bench"
 out="$CARGO_TARGET_DIR/bench/$(date -u +%Y%m%dT%H%M%SZ)"
-for part in ${GRANARY_BENCH:-compare proof failover repair}; do
+# A count that is not the one on record keeps no other part from running.
+failed=0
+for part in ${GRANARY_BENCH:-compare proof instructions failover repair}; do
   # shellcheck disable=SC2086
   case "$part" in
     compare)  python3 bench/compare.py --binaries "$CARGO_TARGET_DIR/release" --out "$out.md" --json "$out.json" ${BENCH_ARGS:-} ;;
     proof)    python3 bench/proof.py --binaries "$CARGO_TARGET_DIR/release" ${PROOF_ARGS:-} | tee "$out-proof.txt" ;;
     failover) "$GRANARY_VENV/bin/python" bench/failover.py --binary "$CARGO_TARGET_DIR/release/granary" --out "$out-failover.md" --json "$out-failover.json" ${FAILOVER_ARGS:-} ;;
     repair)   "$GRANARY_VENV/bin/python" bench/repair.py --binary "$CARGO_TARGET_DIR/release/granary" --out "$out-repair.md" --json "$out-repair.json" ${REPAIR_ARGS:-} ;;
-    *)        echo "GRANARY_BENCH has compare, proof, failover and repair, not $part" >&2; exit 2 ;;
+    instructions) python3 bench/instructions.py --binaries "$CARGO_TARGET_DIR/release" --out "$out-instructions.md" --json "$out-instructions.json" ${INSTRUCTIONS_ARGS:---check} || failed=1 ;;
+    *)        echo "GRANARY_BENCH has compare, proof, instructions, failover and repair, not $part" >&2; exit 2 ;;
   esac
 done
 echo "written to $out*"
+exit "$failed"

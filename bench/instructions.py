@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""Instructions that `granary server` needs per request, counted with callgrind, and whether they are still those on record.
+
+    bench/instructions.py --binaries target/release [--work put-4k,get-4k,head,list-1000] [--rounds 5] [--scale 1]
+                          [--check | --record] [--seed N] [--place DIR] [--out FILE.md] [--json FILE]
+
+The whole process is counted until it is idle again after the last answer. What it does in as much time when nobody asks is
+subtracted. So is what RocksDB does in the background (it flushes and compacts), which a put brings about but which comes in lumps
+larger than a round: it has a column of its own, of all rounds together. --check fails when the median of a work differs by more
+than 10 % from bench/instructions.json, in either direction; --record writes the medians there. Other processors, valgrinds,
+compilers and C libraries have other counts.
+
+Requests carry V4 signatures in the URL and come over 16 connections, each with one request at a time, so that commits can share
+a group and threads hand work to each other as they do in service. Valgrind runs one thread at a time, with two threads for
+tasks (TOKIO_WORKER_THREADS), whatever the machine has. --scale multiplies the requests of a round.
+"""
+import argparse
+import http.client
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import callgrind
+from targets import SIZES, start_granary
+
+RECORD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instructions.json")
+# Requests of a round.
+REQUESTS = {"put-4k": 2000, "get-4k": 2000, "head": 2000, "list-1000": 64}
+CONNECTIONS, TASK_THREADS = 16, 2
+SIZE, READ_KEYS, LISTED_KEYS, PAGE_KEYS = SIZES["4k"], 500, 5000, 1000
+TOLERANCE, SPREAD_WANTED = 0.10, 0.03
+# What RocksDB's background threads call.
+BACKGROUND = re.compile(r"^rocksdb::DBImpl::BGWork\w+\(")
+IDLE_S, SETTLE_S, ANSWER_S = 10, 30, 120
+
+
+class Connection:
+    """A connection that is kept; a request leaves in one piece."""
+
+    def __init__(self, address):
+        self.address = address
+        self.socket = socket.create_connection(address, ANSWER_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ask(self, method, path, body=b""):
+        """The body of an answer that has to be a 200."""
+        length = f"Content-Length: {len(body)}\r\n" if method == "PUT" else ""
+        self.socket.sendall(f"{method} {path} HTTP/1.1\r\nHost: {self.address[0]}:{self.address[1]}\r\n{length}\r\n".encode() + body)
+        answer = http.client.HTTPResponse(self.socket, method=method)
+        answer.begin()
+        content = answer.read()
+        if answer.status != 200 or answer.will_close:
+            raise RuntimeError(f"{method} {path}: {answer.status} {content[:300]!r}")
+        return content
+
+
+class Clients:
+    """Connections that send a list of requests together, each the next one when it has its answer. Request n leaves on connection n, of all."""
+
+    def __init__(self, addresses):
+        self.connections = [Connection(addresses[n % len(addresses)]) for n in range(CONNECTIONS)]
+
+    def send(self, requests):
+        """Sends [(method, path, body), ...]; returns the number of bytes of all answers' bodies."""
+        sizes, failures = [0] * len(self.connections), []
+
+        def run(at):
+            try:
+                for request in requests[at::len(self.connections)]:
+                    sizes[at] += len(self.connections[at].ask(*request))
+            except (OSError, http.client.HTTPException, RuntimeError) as failure:
+                failures.append(failure)
+
+        threads = [threading.Thread(target=run, args=(at,)) for at in range(len(self.connections))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise RuntimeError(f"{len(failures)} connections failed, first: {failures[0]!r}")
+        return sum(sizes)
+
+    def close(self):
+        """Ends the connections."""
+        for connection in self.connections:
+            connection.socket.close()
+
+
+class Requests:
+    """Makes the requests of a work."""
+
+    def __init__(self, target, seed):
+        self.target, self.random, self.written = target, random.Random(seed), 0
+
+    def prepare(self, clients):
+        """Stores what is read and listed."""
+        self.target.call("PUT", self.target.sign_in("listed", "PUT", ""))
+        clients.send([self.put(f"r/{n:06d}") for n in range(READ_KEYS)])
+        clients.send([("PUT", self.target.sign_in("listed", "PUT", self.listed(n)), b"x") for n in range(LISTED_KEYS)])
+
+    @staticmethod
+    def listed(number):
+        """A key of the bucket that is listed."""
+        return f"directory/{number:06d}"
+
+    def put(self, key):
+        """A PUT with a body of its own."""
+        return "PUT", self.target.sign("PUT", key), self.random.randbytes(SIZE)
+
+    def make(self, work, count):
+        """So many requests; and how many bytes the bodies of their answers have, None where that is not known."""
+        if work == "put-4k":
+            self.written += count
+            return [self.put(f"w/{n:09d}") for n in range(self.written - count, self.written)], 0
+        if work == "list-1000":
+            pages = [[("list-type", "2"), ("max-keys", str(PAGE_KEYS)), ("start-after", self.listed(self.random.randrange(LISTED_KEYS - PAGE_KEYS)))]
+                     for _ in range(count)]
+            return [("GET", self.target.sign_in("listed", "GET", "", sorted(page))) for page in pages], None
+        method = {"get-4k": "GET", "head": "HEAD"}[work]
+        keys = [f"r/{self.random.randrange(READ_KEYS):06d}" for _ in range(count)]
+        return [(method, self.target.sign(method, key)) for key in keys], count * SIZE if method == "GET" else 0
+
+
+def measure(target, count, clients, requests, idle_rate, deferred):
+    """One round: `requests` as `Requests.make` gives them, which leave work for later or not. Instructions per request, without those of an
+    idle server."""
+    sent, wanted = requests
+    count.begin()
+    began = time.monotonic()
+    got = clients.send(sent)
+    answered = time.monotonic()
+    settled = not deferred or target.settle(SETTLE_S)
+    counted, background = count.end(BACKGROUND)
+    ended = time.monotonic()
+    if wanted is not None and got != wanted:
+        raise RuntimeError(f"the answers have {got} bytes, not {wanted}")
+    if wanted is None and got < len(sent) * PAGE_KEYS * len(Requests.listed(0)):
+        raise RuntimeError(f"the pages have {got} bytes only")
+    idle_part = idle_rate * (ended - began)
+    return {"requests": len(sent), "seconds": answered - began, "settled": settled, "counted": counted, "background": background, "idle": idle_part,
+            "per_request": (counted - background - idle_part) / len(sent)}
+
+
+def idle(count):
+    """Instructions per second of a server that is asked for nothing."""
+    count.begin()
+    began = time.monotonic()
+    time.sleep(IDLE_S)
+    counted, background = count.end(BACKGROUND)
+    return (counted - background) / (time.monotonic() - began)
+
+
+def run(place, args):
+    """{work: [round, ...]}, and instructions per second when idle."""
+    dumps = os.path.join(place, "callgrind")
+    target = start_granary(os.path.join(place, "granary"), args.binaries, under=callgrind.command(dumps), env={"TOKIO_WORKER_THREADS": str(TASK_THREADS)})
+    try:
+        count, clients, requests = callgrind.Count(target.pid, dumps), Clients([("127.0.0.1", target.port)]), Requests(target, args.seed)
+        requests.prepare(clients)
+        count.switch_on()
+        works = {work: [] for work in args.work}
+        # What runs for the first time is translated, and caches are filled; that is no work of a request.
+        for work in works:
+            clients.send(requests.make(work, CONNECTIONS * 4)[0])
+        target.settle(SETTLE_S)
+        idle_rates = []
+        for number in range(args.rounds):
+            idle_rates.append(idle(count))
+            for work, rounds in works.items():
+                made = requests.make(work, max(CONNECTIONS, int(REQUESTS[work] * args.scale)))
+                rounds.append(measure(target, count, clients, made, idle_rates[-1], work.startswith("put")))
+                print(f"round {number + 1}, {work}: {rounds[-1]['per_request']:,.0f} ({rounds[-1]['seconds']:.1f} s)", file=sys.stderr, flush=True)
+        clients.close()
+        return works, statistics.median(idle_rates)
+    finally:
+        target.stop()
+
+
+def median(rounds):
+    """Instructions per request."""
+    return statistics.median(one["per_request"] for one in rounds)
+
+
+def spread(rounds):
+    """How far the rounds are apart, as a share of the median."""
+    values = [one["per_request"] for one in rounds]
+    return (max(values) - min(values)) / median(rounds)
+
+
+def table(works, recorded):
+    """The report's lines."""
+    lines = ["| work | requests a round | instructions per request | least | most | spread | flushes and compactions | idle | on record | difference |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for work, rounds in works.items():
+        values, known = [one["per_request"] for one in rounds], recorded.get(work)
+        lines.append(f"| {work} | {rounds[0]['requests']} | {median(rounds):,.0f} | {min(values):,.0f} | {max(values):,.0f} | {spread(rounds):.1%} "
+                     f"| {sum(one['background'] for one in rounds) / sum(one['requests'] for one in rounds):,.0f} "
+                     f"| {sum(one['idle'] for one in rounds) / sum(one['counted'] for one in rounds):.1%} "
+                     f"| {f'{known:,}' if known else 'nothing'} | {f'{median(rounds) / known - 1:+.1%}' if known else ''} |")
+    lines.append("")
+    for work, rounds in works.items():
+        lines.append(f"required: rounds of {work} no further apart than {SPREAD_WANTED:.0%}, measured: {spread(rounds):.1%}, "
+                     f"reached: {'yes' if spread(rounds) <= SPREAD_WANTED else 'NO'}")
+        if not all(one["settled"] for one in rounds):
+            lines.append(f"{work}: the server was not idle within {SETTLE_S} s after a round; what it had left to do counts for the next one")
+    return lines
+
+
+def differences(works, recorded):
+    """What --check has to say against the figures, as sentences."""
+    found = []
+    for work, rounds in works.items():
+        known, now = recorded.get(work), median(rounds)
+        if not known:
+            found.append(f"{work}: nothing is on record: --record")
+        elif abs(now / known - 1) > TOLERANCE:
+            word, rest = ("more", "") if now > known else ("less", ": record it with --record")
+            found.append(f"{work} needs {now:,.0f} instructions per request, {abs(now / known - 1):.1%} {word} than the {known:,} on record "
+                         f"(allowed are {TOLERANCE:.0%}){rest}")
+    return found
+
+
+def machine(args):
+    """Where and how it was measured."""
+    valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    with open("/proc/cpuinfo", encoding="utf-8") as cpus:
+        model = next((line.split(":", 1)[1].strip() for line in cpus if line.startswith("model name")), platform.machine())
+    return f"{model}, Linux {platform.release()}, {' '.join(platform.libc_ver())}, {valgrind}; {args.rounds} rounds, {CONNECTIONS} connections, seed {args.seed}"
+
+
+def repeat():
+    """The command line."""
+    return " ".join(["bench/instructions.py", *sys.argv[1:]])
+
+
+def write_report(args, lines, report):
+    """The lines to standard output and --out, everything to --json."""
+    print("\n".join(lines), flush=True)
+    for path, text in ((args.out, "\n".join(lines) + "\n"), (args.json, json.dumps(report, indent=1) + "\n")):
+        if path:
+            with open(path, "w", encoding="utf-8") as out:
+                out.write(text)
+
+
+def parse():
+    """The command line's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binaries", required=True, help="directory of the program")
+    parser.add_argument("--work", default=",".join(REQUESTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0)
+    outcome = parser.add_mutually_exclusive_group()
+    outcome.add_argument("--check", action="store_true")
+    outcome.add_argument("--record", action="store_true")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
+    parser.add_argument("--out")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    args.work = args.work.split(",")
+    unknown = [work for work in args.work if work not in REQUESTS]
+    if unknown:
+        parser.error(f"no such work: {', '.join(unknown)}; there are {', '.join(REQUESTS)}")
+    return args
+
+
+def main():
+    """Measures, writes the table, compares or records."""
+    args = parse()
+    recorded = {}
+    if os.path.exists(RECORD):
+        with open(RECORD, encoding="ascii") as file:
+            recorded = json.load(file)
+    place = tempfile.mkdtemp(prefix="granary-instructions-", dir=args.place)
+    try:
+        works, idle_rate = run(place, args)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    lines = ["# Instructions per request", "", *table(works, recorded), "",
+             f"{machine(args)}; {idle_rate:,.0f} instructions per second when idle. Repeat: `{repeat()}`"]
+    write_report(args, lines, {"machine": machine(args), "seed": args.seed, "idle_per_second": idle_rate, "rounds": works})
+    if args.record:
+        with open(RECORD, "w", encoding="ascii") as file:
+            json.dump({**recorded, **{work: round(median(rounds)) for work, rounds in works.items()}}, file, indent=2)
+            file.write("\n")
+    found = differences(works, recorded) if args.check else []
+    for sentence in found:
+        print(sentence, file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
