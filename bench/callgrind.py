@@ -17,6 +17,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 SYS_PRCTL, PR_GET_AUXV = 157, 0x41555856
@@ -100,6 +101,59 @@ class Count:
         if totals is None:
             raise RuntimeError(f"no instructions in {newest}")
         return totals, within
+
+
+class Counts:
+    """Several processes counted together: {pid: what its `command` got}. `apart` matches functions that are counted apart, as in `Count.end`."""
+
+    def __init__(self, dumps, apart):
+        self.counts, self.apart = [Count(pid, file) for pid, file in dumps.items()], apart
+        # CPU time per second when nobody asks.
+        self.idle_cpu = 0.0
+
+    def cpu_seconds(self):
+        """CPU time they have used."""
+        total = 0
+        for count in self.counts:
+            with open(f"/proc/{count.pid}/stat", encoding="ascii") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
+
+    def switch_on(self):
+        """Instrumentation on, everywhere."""
+        for count in self.counts:
+            count.switch_on()
+
+    def begin(self):
+        """Counts from here."""
+        for count in self.counts:
+            count.begin()
+
+    def end(self):
+        """What was counted since `begin`: of all, and of that apart."""
+        return tuple(sum(column) for column in zip(*(count.end(self.apart) for count in self.counts)))
+
+    def idle(self, seconds):
+        """Instructions per second while nobody asks, without those apart."""
+        before = self.cpu_seconds()
+        self.begin()
+        began = time.monotonic()
+        time.sleep(seconds)
+        counted, apart = self.end()
+        took = time.monotonic() - began
+        self.idle_cpu = (self.cpu_seconds() - before) / took
+        return (counted - apart) / took
+
+    def settle(self, seconds):
+        """Waits until they do no more than when nobody asks, no longer than told; whether that is so."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            before = self.cpu_seconds()
+            time.sleep(1)
+            if self.cpu_seconds() - before <= 0.1 + 1.5 * self.idle_cpu:
+                return True
+        return False
 
 
 if __name__ == "__main__":

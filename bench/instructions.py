@@ -2,7 +2,7 @@
 """Instructions that `granary server` needs per request, counted with callgrind, and whether they are still those on record.
 
     bench/instructions.py --binaries target/release [--work put-4k,get-4k,head,list-1000] [--rounds 5] [--scale 1]
-                          [--check | --record] [--seed N] [--place DIR] [--out FILE.md] [--json FILE]
+                          [--check | --record | --scaling] [--seed N] [--place DIR] [--out FILE.md] [--json FILE]
 
 The whole process is counted until it is idle again after the last answer. What it does in as much time when nobody asks is
 subtracted. So is what RocksDB does in the background (it flushes and compacts), which a put brings about but which comes in lumps
@@ -13,6 +13,10 @@ compilers and C libraries have other counts.
 Requests carry V4 signatures in the URL and come over 16 connections, each with one request at a time, so that commits can share
 a group and threads hand work to each other as they do in service. Valgrind runs one thread at a time, with two threads for
 tasks (TOKIO_WORKER_THREADS), whatever the machine has. --scale multiplies the requests of a round.
+
+--scaling compares put-4k and get-4k of one server with 1 and with 4 shards, and of a cluster through 1 and through 3 gateways. The
+cluster has three processes with metadata and disks and three gateways, all under callgrind; the sum of the six is the figure. Keys lie
+in 16 buckets, which are spread evenly over the shards.
 """
 import argparse
 import http.client
@@ -31,7 +35,11 @@ import threading
 import time
 
 import callgrind
-from targets import SIZES, start_granary
+from targets import SIZES, Oss, start_granary
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+# pylint: disable=wrong-import-position
+from harness.cluster import GATEWAY_PORT, SETTINGS, Cluster, Spec  # noqa: E402
 
 RECORD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instructions.json")
 # Requests of a round.
@@ -39,6 +47,13 @@ REQUESTS = {"put-4k": 2000, "get-4k": 2000, "head": 2000, "list-1000": 64}
 CONNECTIONS, TASK_THREADS = 16, 2
 SIZE, READ_KEYS, LISTED_KEYS, PAGE_KEYS = SIZES["4k"], 500, 5000, 1000
 TOLERANCE, SPREAD_WANTED = 0.10, 0.03
+SCALED, BUCKETS = ("put-4k", "get-4k"), 16
+# What is compared: from, to, and how much more the second may need.
+STEPS = (("1 shard", "4 shards", 1.3), ("1 gateway", "3 gateways", 1.1))
+# Nodes under callgrind are late. No deletions, sweeps and counts of the workers within a run, and no repair of what is only late.
+SLOW_CLUSTER = SETTINGS.replace("backup = false", "backup = false\nelection_timeout_ms = 30000\nheartbeat_ms = 300") \
+    .replace("deletion_interval_secs = 1", "deletion_interval_secs = 3600").replace("sweep_interval_secs = 5", "sweep_interval_secs = 3600") \
+    .replace("unreachable_out_secs = 45", "unreachable_out_secs = 3600").replace("missing_out_secs = 3", "missing_out_secs = 3600")
 # What RocksDB's background threads call.
 BACKGROUND = re.compile(r"^rocksdb::DBImpl::BGWork\w+\(")
 IDLE_S, SETTLE_S, ANSWER_S = 10, 30, 120
@@ -97,50 +112,56 @@ class Clients:
 
 
 class Requests:
-    """Makes the requests of a work."""
+    """Makes the requests of a work; keys go round the buckets."""
 
-    def __init__(self, target, seed):
-        self.target, self.random, self.written = target, random.Random(seed), 0
+    def __init__(self, target, seed, buckets=("bench",)):
+        self.target, self.buckets, self.random, self.written = target, buckets, random.Random(seed), 0
 
-    def prepare(self, clients):
-        """Stores what is read and listed."""
-        self.target.call("PUT", self.target.sign_in("listed", "PUT", ""))
-        clients.send([self.put(f"r/{n:06d}") for n in range(READ_KEYS)])
-        clients.send([("PUT", self.target.sign_in("listed", "PUT", self.listed(n)), b"x") for n in range(LISTED_KEYS)])
+    def prepare(self, clients, listed=True):
+        """Stores what is read and, where wanted, what is listed."""
+        for bucket in [*self.buckets, *["listed"] * listed]:
+            clients.connections[0].ask("PUT", self.target.sign_in(bucket, "PUT", ""))
+        clients.send([self.put(self.read(n)) for n in range(READ_KEYS)])
+        clients.send([("PUT", self.target.sign_in("listed", "PUT", self.listed(n)), b"x") for n in range(LISTED_KEYS * listed)])
 
     @staticmethod
     def listed(number):
         """A key of the bucket that is listed."""
         return f"directory/{number:06d}"
 
-    def put(self, key):
+    def read(self, number):
+        """Bucket and key of an object that is read."""
+        return self.buckets[number % len(self.buckets)], f"r/{number:06d}"
+
+    def put(self, place):
         """A PUT with a body of its own."""
-        return "PUT", self.target.sign("PUT", key), self.random.randbytes(SIZE)
+        return "PUT", self.target.sign_in(place[0], "PUT", place[1]), self.random.randbytes(SIZE)
 
     def make(self, work, count):
         """So many requests; and how many bytes the bodies of their answers have, None where that is not known."""
         if work == "put-4k":
             self.written += count
-            return [self.put(f"w/{n:09d}") for n in range(self.written - count, self.written)], 0
+            numbers = range(self.written - count, self.written)
+            return [self.put((self.buckets[n % len(self.buckets)], f"w/{n:09d}")) for n in numbers], 0
         if work == "list-1000":
             pages = [[("list-type", "2"), ("max-keys", str(PAGE_KEYS)), ("start-after", self.listed(self.random.randrange(LISTED_KEYS - PAGE_KEYS)))]
                      for _ in range(count)]
             return [("GET", self.target.sign_in("listed", "GET", "", sorted(page))) for page in pages], None
         method = {"get-4k": "GET", "head": "HEAD"}[work]
-        keys = [f"r/{self.random.randrange(READ_KEYS):06d}" for _ in range(count)]
-        return [(method, self.target.sign(method, key)) for key in keys], count * SIZE if method == "GET" else 0
+        places = [self.read(self.random.randrange(READ_KEYS)) for _ in range(count)]
+        return [(method, self.target.sign_in(bucket, method, key)) for bucket, key in places], count * SIZE if method == "GET" else 0
 
 
-def measure(target, count, clients, requests, idle_rate, deferred):
+def measure(counts, clients, requests, idle_rate, deferred):
     """One round: `requests` as `Requests.make` gives them, which leave work for later or not. Instructions per request, without those of an
     idle server."""
     sent, wanted = requests
-    count.begin()
+    counts.begin()
     began = time.monotonic()
     got = clients.send(sent)
     answered = time.monotonic()
-    settled = not deferred or target.settle(SETTLE_S)
-    counted, background = count.end(BACKGROUND)
+    settled = not deferred or counts.settle(SETTLE_S)
+    counted, background = counts.end()
     ended = time.monotonic()
     if wanted is not None and got != wanted:
         raise RuntimeError(f"the answers have {got} bytes, not {wanted}")
@@ -151,39 +172,89 @@ def measure(target, count, clients, requests, idle_rate, deferred):
             "per_request": (counted - background - idle_part) / len(sent)}
 
 
-def idle(count):
-    """Instructions per second of a server that is asked for nothing."""
-    count.begin()
-    began = time.monotonic()
-    time.sleep(IDLE_S)
-    counted, background = count.end(BACKGROUND)
-    return (counted - background) / (time.monotonic() - began)
-
-
-def run(place, args):
-    """{work: [round, ...]}, and instructions per second when idle."""
-    dumps = os.path.join(place, "callgrind")
-    target = start_granary(os.path.join(place, "granary"), args.binaries, under=callgrind.command(dumps), env={"TOKIO_WORKER_THREADS": str(TASK_THREADS)})
-    try:
-        count, clients, requests = callgrind.Count(target.pid, dumps), Clients([("127.0.0.1", target.port)]), Requests(target, args.seed)
-        requests.prepare(clients)
-        count.switch_on()
-        works = {work: [] for work in args.work}
-        # What runs for the first time is translated, and caches are filled; that is no work of a request.
+def rounds_of(counts, requests, ways, args):
+    """{way: {work: [round, ...]}} of several ways to send {way: clients}, in turn; and instructions per second when idle."""
+    counts.switch_on()
+    works = args.work
+    # Code that runs for the first time loads what it needs, and caches are filled; that is no work of a request.
+    for clients in ways.values():
         for work in works:
             clients.send(requests.make(work, CONNECTIONS * 4)[0])
-        target.settle(SETTLE_S)
-        idle_rates = []
+    found, idle_rates = {way: {work: [] for work in works} for way in ways}, []
+    # Writes come last: what they leave makes reads dearer, round by round.
+    for work in sorted(works, key=lambda work: work.startswith("put")):
+        idle_rates.append(counts.idle(IDLE_S))
         for number in range(args.rounds):
-            idle_rates.append(idle(count))
-            for work, rounds in works.items():
+            for way, clients in ways.items():
                 made = requests.make(work, max(CONNECTIONS, int(REQUESTS[work] * args.scale)))
-                rounds.append(measure(target, count, clients, made, idle_rates[-1], work.startswith("put")))
-                print(f"round {number + 1}, {work}: {rounds[-1]['per_request']:,.0f} ({rounds[-1]['seconds']:.1f} s)", file=sys.stderr, flush=True)
-        clients.close()
-        return works, statistics.median(idle_rates)
+                one = measure(counts, clients, made, idle_rates[-1], work.startswith("put"))
+                found[way][work].append(one)
+                print(f"{way}, {work}, round {number + 1}: {one['per_request']:,.0f} ({one['seconds']:.1f} s)", file=sys.stderr, flush=True)
+    return found, statistics.median(idle_rates)
+
+
+def run(place, args, way="one server", settings="", buckets=("bench",)):
+    """{way: {work: [round, ...]}} of one server with these settings, and instructions per second when idle."""
+    dumps, config = os.path.join(place, "callgrind"), os.path.join(place, "settings.toml")
+    os.makedirs(place, exist_ok=True)
+    with open(config, "w", encoding="ascii") as out:
+        out.write(settings)
+    target = start_granary(os.path.join(place, "granary"), args.binaries, under=callgrind.command(dumps),
+                           env={"TOKIO_WORKER_THREADS": str(TASK_THREADS), "GRANARY_CONFIG": config})
+    try:
+        clients, requests = Clients([("127.0.0.1", target.port)]), Requests(target, args.seed, buckets)
+        requests.prepare(clients, "list-1000" in args.work)
+        return rounds_of(callgrind.Counts({target.pid: dumps}, BACKGROUND), requests, {way: clients}, args)
     finally:
         target.stop()
+
+
+def run_cluster(place, args, buckets):
+    """The same of a cluster, through one gateway and through all."""
+    specs = [Spec(f"z{n}m", f"z{n}", ("meta", "storage", "worker")) for n in (1, 2, 3)] + [Spec(f"z{n}g", f"z{n}", ("gateway",)) for n in (1, 2, 3)]
+    program = [os.path.join(os.path.abspath(args.binaries), "granary")]
+    with Cluster(place, specs, settings=SLOW_CLUSTER, program=program) as cluster:
+        # Formed at full speed, then started again under callgrind.
+        cluster.form()
+        cluster.stop(*cluster.nodes)
+        for name, node in cluster.nodes.items():
+            node.program, node.env = [*callgrind.command(os.path.join(place, name)), *program], {"TOKIO_WORKER_THREADS": str(TASK_THREADS)}
+        cluster.start(*cluster.nodes)
+        cluster.wait_whole()
+        target = Oss("cluster", GATEWAY_PORT, place, "v4")
+        target.access_key, target.secret, target.region = cluster.credentials.key_id, cluster.credentials.secret, cluster.credentials.region
+        gateways = [(cluster[name].machine.address, GATEWAY_PORT) for name in cluster.some(role="gateway")]
+        ways, requests = {"1 gateway": Clients(gateways[:1]), "3 gateways": Clients(gateways)}, Requests(target, args.seed, buckets)
+        requests.prepare(ways["3 gateways"], False)
+        counts = callgrind.Counts({node.process.pid: os.path.join(place, name) for name, node in cluster.nodes.items()}, BACKGROUND)
+        return rounds_of(counts, requests, ways, args)
+
+
+def run_scaling(place, args):
+    """{way: {work: [round, ...]}} of all STEPS, and instructions per second when idle, by way."""
+    buckets, found, idle_rates = [f"scaling-{n:02d}" for n in range(BUCKETS)], {}, {}
+    for way, shards in (("1 shard", 1), ("4 shards", 4)):
+        rounds, idle_rates[way] = run(os.path.join(place, way.replace(" ", "-")), args, way, f"[meta]\nshards = {shards}\n", buckets)
+        found.update(rounds)
+    rounds, idle_rates["the cluster"] = run_cluster(os.path.join(place, "cluster"), args, buckets)
+    return {**found, **rounds}, idle_rates
+
+
+def scaling_table(found):
+    """The report's lines."""
+    lines = ["| way | work | requests a round | instructions per request | spread | flushes and compactions | idle |",
+             "|---|---|---|---|---|---|---|"]
+    for way, works in found.items():
+        for work, rounds in works.items():
+            lines.append(f"| {way} | {work} | {rounds[0]['requests']} | {median(rounds):,.0f} | {spread(rounds):.1%} "
+                         f"| {background_of(rounds):,.0f} | {idle_of(rounds):.1%} |")
+    lines.append("")
+    for before, after, bound in STEPS:
+        for work in SCALED:
+            times = median(found[after][work]) / median(found[before][work])
+            lines.append(f"required: {work}, from {before} to {after} at most {bound} times the instructions, measured: {times:.2f}, "
+                         f"reached: {'yes' if times <= bound else 'NO'}")
+    return lines
 
 
 def median(rounds):
@@ -197,15 +268,25 @@ def spread(rounds):
     return (max(values) - min(values)) / median(rounds)
 
 
+def background_of(rounds):
+    """Instructions of flushes and compactions per request, over all rounds."""
+    return sum(one["background"] for one in rounds) / sum(one["requests"] for one in rounds)
+
+
+def idle_of(rounds):
+    """What share of all that was counted an idle server would have done too."""
+    return sum(one["idle"] for one in rounds) / sum(one["counted"] for one in rounds)
+
+
 def table(works, recorded):
     """The report's lines."""
-    lines = ["| work | requests a round | instructions per request | least | most | spread | flushes and compactions | idle | on record | difference |",
+    lines = ["| work | requests a round | instructions per request | least | most | spread | flushes and compactions | idle "
+             "| on record | difference |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     for work, rounds in works.items():
         values, known = [one["per_request"] for one in rounds], recorded.get(work)
         lines.append(f"| {work} | {rounds[0]['requests']} | {median(rounds):,.0f} | {min(values):,.0f} | {max(values):,.0f} | {spread(rounds):.1%} "
-                     f"| {sum(one['background'] for one in rounds) / sum(one['requests'] for one in rounds):,.0f} "
-                     f"| {sum(one['idle'] for one in rounds) / sum(one['counted'] for one in rounds):.1%} "
+                     f"| {background_of(rounds):,.0f} | {idle_of(rounds):.1%} "
                      f"| {f'{known:,}' if known else 'nothing'} | {f'{median(rounds) / known - 1:+.1%}' if known else ''} |")
     lines.append("")
     for work, rounds in works.items():
@@ -235,7 +316,8 @@ def machine(args):
     valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     with open("/proc/cpuinfo", encoding="utf-8") as cpus:
         model = next((line.split(":", 1)[1].strip() for line in cpus if line.startswith("model name")), platform.machine())
-    return f"{model}, Linux {platform.release()}, {' '.join(platform.libc_ver())}, {valgrind}; {args.rounds} rounds, {CONNECTIONS} connections, seed {args.seed}"
+    return f"{model}, Linux {platform.release()}, {' '.join(platform.libc_ver())}, {valgrind}; {args.rounds} rounds, "\
+           f"{CONNECTIONS} connections, seed {args.seed}"
 
 
 def repeat():
@@ -262,12 +344,13 @@ def parse():
     outcome = parser.add_mutually_exclusive_group()
     outcome.add_argument("--check", action="store_true")
     outcome.add_argument("--record", action="store_true")
+    outcome.add_argument("--scaling", action="store_true")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
     parser.add_argument("--out")
     parser.add_argument("--json")
     args = parser.parse_args()
-    args.work = args.work.split(",")
+    args.work = list(SCALED) if args.scaling else args.work.split(",")
     unknown = [work for work in args.work if work not in REQUESTS]
     if unknown:
         parser.error(f"no such work: {', '.join(unknown)}; there are {', '.join(REQUESTS)}")
@@ -277,26 +360,29 @@ def parse():
 def main():
     """Measures, writes the table, compares or records."""
     args = parse()
-    recorded = {}
+    place = tempfile.mkdtemp(prefix="granary-instructions-", dir=args.place)
+    try:
+        found, idle_rates = run_scaling(place, args) if args.scaling else run(place, args)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    report = {"machine": machine(args), "seed": args.seed, "idle_per_second": idle_rates, "rounds": found}
+    where = [f"\n{machine(args)}. Repeat: `{repeat()}`"]
+    if args.scaling:
+        write_report(args, ["# Instructions per request with more shards and gateways\n", *scaling_table(found), *where], report)
+        return 0
+    works, recorded = found["one server"], {}
     if os.path.exists(RECORD):
         with open(RECORD, encoding="ascii") as file:
             recorded = json.load(file)
-    place = tempfile.mkdtemp(prefix="granary-instructions-", dir=args.place)
-    try:
-        works, idle_rate = run(place, args)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    lines = ["# Instructions per request", "", *table(works, recorded), "",
-             f"{machine(args)}; {idle_rate:,.0f} instructions per second when idle. Repeat: `{repeat()}`"]
-    write_report(args, lines, {"machine": machine(args), "seed": args.seed, "idle_per_second": idle_rate, "rounds": works})
+    write_report(args, ["# Instructions per request\n", *table(works, recorded), *where], report)
     if args.record:
         with open(RECORD, "w", encoding="ascii") as file:
             json.dump({**recorded, **{work: round(median(rounds)) for work, rounds in works.items()}}, file, indent=2)
             file.write("\n")
-    found = differences(works, recorded) if args.check else []
-    for sentence in found:
+    wrong = differences(works, recorded) if args.check else []
+    for sentence in wrong:
         print(sentence, file=sys.stderr)
-    return 1 if found else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
