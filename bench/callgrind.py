@@ -76,6 +76,7 @@ class Count:
 
     def __init__(self, pid, dumps):
         self.pid, self.file = pid, f"{dumps}.{pid}"
+        self.began, self.seconds = 0.0, 0.0
 
     def _control(self, *line):
         done = subprocess.run(["callgrind_control", *line, str(self.pid)], capture_output=True, text=True, timeout=COMMAND_S, check=False)
@@ -89,9 +90,11 @@ class Count:
     def begin(self):
         """Counts from here."""
         self._control("-z")
+        self.began = time.monotonic()
 
     def end(self, apart):
-        """What was counted since `begin`: of all, and of that within the functions that `apart` matches."""
+        """What was counted since `begin`, which was `seconds` ago: of all, and of that within the functions that `apart` matches."""
+        self.seconds = time.monotonic() - self.began
         self._control("-d")
         # Each dump has a number of its own behind the name.
         newest = max(glob.glob(f"{glob.escape(self.file)}.*"), key=lambda name: int(name.rpartition(".")[2]))
@@ -108,8 +111,8 @@ class Counts:
 
     def __init__(self, dumps, apart):
         self.counts, self.apart = [Count(pid, file) for pid, file in dumps.items()], apart
-        # CPU time per second when nobody asks.
-        self.idle_cpu = 0.0
+        # What each does per second when nobody asks, without what is apart; and the CPU time of all.
+        self.idle_rates, self.idle_cpu = [0.0] * len(self.counts), 0.0
 
     def cpu_seconds(self):
         """CPU time they have used."""
@@ -131,19 +134,21 @@ class Counts:
             count.begin()
 
     def end(self):
-        """What was counted since `begin`: of all, and of that apart."""
-        return tuple(sum(column) for column in zip(*(count.end(self.apart) for count in self.counts)))
+        """What was counted since `begin`: of all, of that apart, and what they would have done if nobody had asked. The last one of them begins
+        and ends later than the first one: each has its own time."""
+        ends = [count.end(self.apart) for count in self.counts]
+        idle = sum(rate * count.seconds for rate, count in zip(self.idle_rates, self.counts))
+        return sum(counted for counted, _ in ends), sum(apart for _, apart in ends), idle
 
     def idle(self, seconds):
-        """Instructions per second while nobody asks, without those apart."""
-        before = self.cpu_seconds()
+        """Learns what they do while nobody asks; returns their instructions per second, without those apart."""
+        before, began = self.cpu_seconds(), time.monotonic()
         self.begin()
-        began = time.monotonic()
         time.sleep(seconds)
-        counted, apart = self.end()
-        took = time.monotonic() - began
-        self.idle_cpu = (self.cpu_seconds() - before) / took
-        return (counted - apart) / took
+        ends = [count.end(self.apart) for count in self.counts]
+        self.idle_rates = [(counted - apart) / count.seconds for count, (counted, apart) in zip(self.counts, ends)]
+        self.idle_cpu = (self.cpu_seconds() - before) / (time.monotonic() - began)
+        return sum(self.idle_rates)
 
     def settle(self, seconds):
         """Waits until they do no more than when nobody asks, no longer than told; whether that is so."""

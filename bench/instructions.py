@@ -43,7 +43,7 @@ from harness.cluster import GATEWAY_PORT, SETTINGS, Cluster, Spec  # noqa: E402
 
 RECORD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instructions.json")
 # Requests of a round.
-REQUESTS = {"put-4k": 2000, "get-4k": 2000, "head": 2000, "list-1000": 64}
+REQUESTS = {"put-4k": 1000, "get-4k": 2000, "head": 2000, "list-1000": 64}
 CONNECTIONS, TASK_THREADS = 16, 2
 SIZE, READ_KEYS, LISTED_KEYS, PAGE_KEYS = SIZES["4k"], 500, 5000, 1000
 TOLERANCE, SPREAD_WANTED = 0.10, 0.03
@@ -83,7 +83,14 @@ class Clients:
     """Connections that send a list of requests together, each the next one when it has its answer. Request n leaves on connection n, of all."""
 
     def __init__(self, addresses):
-        self.connections = [Connection(addresses[n % len(addresses)]) for n in range(CONNECTIONS)]
+        self.addresses, self.connections = addresses, []
+        self.connect()
+
+    def connect(self):
+        """New connections: a server ends one that says nothing for long, as between two rounds."""
+        for connection in self.connections:
+            connection.socket.close()
+        self.connections = [Connection(self.addresses[n % len(self.addresses)]) for n in range(CONNECTIONS)]
 
     def send(self, requests):
         """Sends [(method, path, body), ...]; returns the number of bytes of all answers' bodies."""
@@ -104,11 +111,6 @@ class Clients:
         if failures:
             raise RuntimeError(f"{len(failures)} connections failed, first: {failures[0]!r}")
         return sum(sizes)
-
-    def close(self):
-        """Ends the connections."""
-        for connection in self.connections:
-            connection.socket.close()
 
 
 class Requests:
@@ -152,24 +154,23 @@ class Requests:
         return [(method, self.target.sign_in(bucket, method, key)) for bucket, key in places], count * SIZE if method == "GET" else 0
 
 
-def measure(counts, clients, requests, idle_rate, deferred):
+def measure(counts, clients, requests, deferred):
     """One round: `requests` as `Requests.make` gives them, which leave work for later or not. Instructions per request, without those of an
     idle server."""
     sent, wanted = requests
+    clients.connect()
     counts.begin()
     began = time.monotonic()
     got = clients.send(sent)
     answered = time.monotonic()
     settled = not deferred or counts.settle(SETTLE_S)
-    counted, background = counts.end()
-    ended = time.monotonic()
+    counted, background, idle = counts.end()
     if wanted is not None and got != wanted:
         raise RuntimeError(f"the answers have {got} bytes, not {wanted}")
     if wanted is None and got < len(sent) * PAGE_KEYS * len(Requests.listed(0)):
         raise RuntimeError(f"the pages have {got} bytes only")
-    idle_part = idle_rate * (ended - began)
-    return {"requests": len(sent), "seconds": answered - began, "settled": settled, "counted": counted, "background": background, "idle": idle_part,
-            "per_request": (counted - background - idle_part) / len(sent)}
+    return {"requests": len(sent), "seconds": answered - began, "settled": settled, "counted": counted, "background": background, "idle": idle,
+            "per_request": (counted - background - idle) / len(sent)}
 
 
 def rounds_of(counts, requests, ways, args):
@@ -178,6 +179,7 @@ def rounds_of(counts, requests, ways, args):
     works = args.work
     # Code that runs for the first time loads what it needs, and caches are filled; that is no work of a request.
     for clients in ways.values():
+        clients.connect()
         for work in works:
             clients.send(requests.make(work, CONNECTIONS * 4)[0])
     found, idle_rates = {way: {work: [] for work in works} for way in ways}, []
@@ -187,7 +189,7 @@ def rounds_of(counts, requests, ways, args):
         for number in range(args.rounds):
             for way, clients in ways.items():
                 made = requests.make(work, max(CONNECTIONS, int(REQUESTS[work] * args.scale)))
-                one = measure(counts, clients, made, idle_rates[-1], work.startswith("put"))
+                one = measure(counts, clients, made, work.startswith("put"))
                 found[way][work].append(one)
                 print(f"{way}, {work}, round {number + 1}: {one['per_request']:,.0f} ({one['seconds']:.1f} s)", file=sys.stderr, flush=True)
     return found, statistics.median(idle_rates)
@@ -203,7 +205,8 @@ def run(place, args, way="one server", settings="", buckets=("bench",)):
                            env={"TOKIO_WORKER_THREADS": str(TASK_THREADS), "GRANARY_CONFIG": config})
     try:
         clients, requests = Clients([("127.0.0.1", target.port)]), Requests(target, args.seed, buckets)
-        requests.prepare(clients, "list-1000" in args.work)
+        # The same database whatever is asked of it: how much it holds tells in every count.
+        requests.prepare(clients, not args.scaling)
         return rounds_of(callgrind.Counts({target.pid: dumps}, BACKGROUND), requests, {way: clients}, args)
     finally:
         target.stop()
