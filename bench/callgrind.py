@@ -47,7 +47,7 @@ def refuse_auxv():
 def command(dumps):
     """What stands before a command line that is to be counted. Threads take turns fairly: else one may keep the others out for long."""
     return [sys.executable, os.path.abspath(__file__), "valgrind", "--tool=callgrind", "--instr-atstart=no", "--fair-sched=yes",
-            f"--callgrind-out-file={dumps}.%p"]
+            f"--callgrind-out-file={dumps}.%p", f"--vgdb-prefix={dumps}-vgdb"]
 
 
 def read_dump(lines, apart):
@@ -75,11 +75,12 @@ class Count:
     """The instructions of one running process, all its threads together. `dumps` is what its `command` got."""
 
     def __init__(self, pid, dumps):
-        self.pid, self.file = pid, f"{dumps}.{pid}"
+        # The pipes lie beside the dumps, where they go with them when a process is killed.
+        self.pid, self.file, self.pipes = pid, f"{dumps}.{pid}", f"--vgdb-prefix={dumps}-vgdb"
         self.began, self.seconds = 0.0, 0.0
 
     def _control(self, *line):
-        done = subprocess.run(["callgrind_control", *line, str(self.pid)], capture_output=True, text=True, timeout=COMMAND_S, check=False)
+        done = subprocess.run(["callgrind_control", self.pipes, *line, str(self.pid)], capture_output=True, text=True, timeout=COMMAND_S, check=False)
         if done.returncode != 0 or "OK." not in done.stdout:
             raise RuntimeError(f"callgrind_control {' '.join(line)}: {done.stdout}{done.stderr}")
 
