@@ -214,12 +214,15 @@ class Oss(Target):
         return signing.Credentials(self.access_key, self.secret, self.region)
 
     def sign(self, method, key, query=()):  # pylint: disable=arguments-differ
-        keys = self.credentials
+        return self.sign_in(self.bucket, method, key, query)
+
+    def sign_in(self, bucket, method, key, query=()):
+        """The same in any bucket."""
         if self.signature == "v1":
-            query = signing.v1_query(keys, method, self.bucket, key, list(query), {}, time.time() + SIGNED_FOR_S)
+            query = signing.v1_query(self.credentials, method, bucket, key, list(query), {}, time.time() + SIGNED_FOR_S)
         else:
-            query = signing.v4_query(keys, method, self.bucket, key, list(query), {}, SIGNED_FOR_S)
-        return f"/{self.bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
+            query = signing.v4_query(self.credentials, method, bucket, key, list(query), {}, SIGNED_FOR_S)
+        return f"/{bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
 
 
 class OssCluster(Oss):
@@ -318,12 +321,12 @@ def started(target):
         raise
 
 
-def start_granary(place, binaries, disks=1, signature=SIGNATURES[0], settings=""):
-    """A Granary with its data under `place`, and these sections in its configuration."""
+def start_granary(place, binaries, disks=1, signature=SIGNATURES[0], settings="", under=(), env=None):  # pylint: disable=too-many-arguments
+    """A Granary with its data under `place`, and these sections in its configuration; `under` stands before its command line."""
     port, admin = free_ports(2)
     target = Oss("granary", port, place, signature)
     target.admin = f"127.0.0.1:{admin}"
-    command = [os.path.join(binaries, "granary"), "server"]
+    command = [*under, os.path.join(binaries, "granary"), "server"]
     for number in range(disks):
         command += ["--data", os.path.join(place, f"disk{number}")]
     command += ["--listen", f"127.0.0.1:{target.port}", "--admin-listen", target.admin, "--region", target.region]
@@ -339,7 +342,7 @@ def start_granary(place, binaries, disks=1, signature=SIGNATURES[0], settings=""
         return connection.getresponse().status == 200
 
     with started(target):
-        target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret})
+        target.start(command, ready, {"GRANARY_ROOT_ACCESS_KEY_ID": target.access_key, "GRANARY_ROOT_ACCESS_KEY_SECRET": target.secret, **(env or {})})
         status, content = target.call("PUT", target.sign("PUT", ""))
         if status != 200:
             raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")

@@ -53,6 +53,7 @@ if [ "$purpose" = bench ]; then
   have wrk || need wrk
   have strace || need strace
   have openssl || need openssl
+  have valgrind || need valgrind
 fi
 
 # What is wrong with Rust, in a sentence; empty when nothing is.
@@ -84,7 +85,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   else
     echo "Granary needs packages that are not installed: ${missing[*]}" >&2
     echo "On Debian or Ubuntu: sudo apt-get install -y ${missing[*]}" >&2
-    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests and the benchmark also Python 3.10 with venv; for the benchmark wrk, strace and openssl)" >&2
+    echo "(elsewhere: a C and C++ compiler, make, pkg-config, libclang; for tests and the benchmark also Python 3.10 with venv; for the benchmark wrk, strace, valgrind and openssl)" >&2
     exit 1
   fi
 fi
