@@ -169,7 +169,9 @@ def part(name, value, more=""):
 @pytest.mark.parametrize("build, expected", [
     (lambda f: f + part("file", "x") + "--b--", ""),
     (lambda f: "preamble\r\n" + f + part("FILE", "x") + "--b--\r\nepilogue", ""),
-    (lambda f: f + part("file", "x") + part("submit", "go") + "--b--", "MalformedPOSTRequest"),
+    (lambda f: f + part("file", "x") + part("submit", "Upload to OSS") + "--b--", ""),
+    (lambda f: f + part("file", "x") + part("submit", "go") + part("x-oss-meta-a", "1") + "--b--", "MalformedPOSTRequest"),
+    (lambda f: f + part("file", "x") + part("success_action_status", "200") + "--b--", "MalformedPOSTRequest"),
     (lambda f: f + part("key", "other") + part("file", "x") + "--b--", ""),
     (lambda f: f + part("file", "x"), "MalformedPOSTRequest"),
     (lambda f: f + "--b\r\n\r\nx\r\n" + part("file", "x") + "--b--", "MalformedPOSTRequest"),

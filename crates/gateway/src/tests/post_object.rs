@@ -482,18 +482,19 @@ async fn what_is_no_form_is_refused() {
         let answer = call.body(signed.body()).send().await;
         assert_eq!(answer.outcome(), outcome(400, code), "{content_type}");
     }
-    // The file is the last field: nothing behind it is read, nor is it passed over.
-    let more = [
-        part("key"),
-        part("x-oss-object-acl"),
-        part("OSSAccessKeyId"),
-        end,
-    ]
-    .concat();
+    // The file is the last field that means anything: such a one is neither read behind it nor passed
+    // over, a button to submit with is.
+    for name in ["key", "x-oss-object-acl", "OSSAccessKeyId", "callback"] {
+        let more = part("submit") + &part(name) + &end;
+        let answer = signed.clone().rest(&more).post(&client, "bkt").await;
+        assert_eq!(answer.outcome(), outcome(400, malformed), "{name}");
+        assert_eq!(answer.header("x-oss-ec"), "0006-00000103");
+        assert_eq!(client.get("bkt/k").await.status, 404);
+    }
+    let more = part("submit") + &end;
     let answer = signed.rest(&more).post(&client, "bkt").await;
-    assert_eq!(answer.outcome(), outcome(400, malformed));
-    assert_eq!(answer.header("x-oss-ec"), "0006-00000103");
-    assert_eq!(client.get("bkt/k").await.status, 404);
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    assert_eq!(client.get("bkt/k").await.text(), "x");
 }
 
 #[tokio::test]
