@@ -41,7 +41,7 @@ use crate::ops::table::Row;
 use crate::ops::{Body, BodyKind, BucketUse, Operation};
 use crate::render::{self, Common, Output};
 use crate::server::phase::Phase;
-use crate::{authz, cors, hierarchy, route};
+use crate::{authz, conditions, cors, hierarchy, route};
 
 /// Longest path, host or agent that a log line quotes, in bytes.
 const LOGGED_BYTES_MAX: usize = 1024;
@@ -210,6 +210,7 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
             body = read_form(&mut cx, notes, body).await?;
         }
         check_readable(&cx.head.headers)?;
+        conditions::refuse(&cx.head, Op::IGNORED_CONDITIONS)?;
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
         if let (true, Subject::Object(key, _)) = (in_form, &cx.subject) {

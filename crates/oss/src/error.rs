@@ -133,6 +133,8 @@ pub mod ec {
     pub const PART_NUMBER: &str = "0017-00000220";
     /// A parameter that the operation does not have (troubleshooting page).
     pub const UNEXPECTED_PARAMETER: &str = "0017-00000219";
+    /// A condition of a write, such as `If-Match` (troubleshooting page).
+    pub const CONDITION_OF_A_WRITE: &str = "0017-00000245";
     /// `x-oss-copy-source` with another parameter than `versionId` (troubleshooting page).
     pub const COPY_SOURCE_PARAMETER: &str = "0016-00000304";
     /// `x-oss-copy-source` with an empty `versionId` (troubleshooting page).
@@ -186,6 +188,7 @@ pub mod ec {
 #[derive(Debug)]
 pub struct OssError {
     code: ErrorCode,
+    status: StatusCode,
     message: Cow<'static, str>,
     ec: &'static str,
     extras: Vec<(&'static str, String)>,
@@ -198,6 +201,7 @@ impl OssError {
     pub fn new(code: ErrorCode) -> Self {
         Self {
             code,
+            status: code.status(),
             message: Cow::Borrowed(code.default_message()),
             ec: code.default_ec(),
             extras: Vec::new(),
@@ -232,6 +236,13 @@ impl OssError {
         self
     }
 
+    /// Replaces the status, where the service answers a code with another one than the table's.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
     /// Adds an element such as `BucketName` or `Key` to the answer.
     #[must_use]
     pub fn extra(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -260,7 +271,7 @@ impl OssError {
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.code.status()
+        self.status
     }
 
     /// The message.

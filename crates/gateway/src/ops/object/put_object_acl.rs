@@ -7,7 +7,6 @@ use granary_oss::{ErrorCode, OssError};
 use granary_types::{ObjectAcl, ObjectKey};
 use http::StatusCode;
 
-use super::CONDITIONS;
 use super::settings::{change, find};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -27,7 +26,6 @@ impl Operation for PutObjectAcl {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(CONDITIONS)?;
         let missing = || {
             OssError::new(ErrorCode::MissingArgument)
                 .ec(ec::OBJECT_ACL_MISSING)
