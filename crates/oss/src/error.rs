@@ -129,10 +129,12 @@ pub mod ec {
     pub const OBJECT_ACL: &str = "0017-00000104";
     /// No `x-oss-object-acl` in PutObjectAcl (troubleshooting page).
     pub const OBJECT_ACL_MISSING: &str = "0017-00000105";
+    /// `partNumber` is absent or empty (troubleshooting page).
+    pub const PART_NUMBER_MISSING: &str = "0017-00000219";
     /// `partNumber` outside 1 to 10000 (troubleshooting page).
     pub const PART_NUMBER: &str = "0017-00000220";
-    /// A parameter that the operation does not have (troubleshooting page).
-    pub const UNEXPECTED_PARAMETER: &str = "0017-00000219";
+    /// `uploadId` is absent or empty (troubleshooting page).
+    pub const UPLOAD_ID_MISSING: &str = "0017-00000244";
     /// A condition of a write, such as `If-Match` (troubleshooting page).
     pub const CONDITION_OF_A_WRITE: &str = "0017-00000245";
     /// `x-oss-copy-source` with another parameter than `versionId` (troubleshooting page).

@@ -284,9 +284,14 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
 /// The `partNumber` parameter of UploadPart and UploadPartCopy.
 ///
 /// # Errors
-/// InvalidArgument when it is not an integer between 1 and 10,000.
+/// InvalidArgument when it is absent or not an integer between 1 and 10,000.
 pub fn part_number(query: &Query) -> Result<u32, OssError> {
-    let value = query.get("partNumber").unwrap_or_default();
+    let Some(value) = query.get_non_empty("partNumber") else {
+        // The service's own words.
+        let message = "Unexpected query string parameter";
+        let missing = OssError::invalid_argument(message, "ResourceType", "partNumber");
+        return Err(missing.ec(ec::PART_NUMBER_MISSING));
+    };
     match value.parse() {
         Ok(number) => crate::xml::checked_part_number(number),
         Err(_) => Err(OssError::invalid_argument(
@@ -493,6 +498,25 @@ mod tests {
         assert!(ListBucketsParams::parse(&query("max-keys=0")).is_err());
         assert!(ListUploadsParams::parse(&query("max-uploads=0")).is_err());
         assert!(ListPartsParams::parse(&query("part-number-marker=10001")).is_err());
+    }
+
+    #[test]
+    fn a_part_has_a_number() {
+        let error = |raw: &str| part_number(&query(raw)).unwrap_err();
+        for raw in ["uploadId=7", "partNumber=&uploadId=7", "partNumber"] {
+            let missing = error(raw);
+            assert_eq!(missing.code(), ErrorCode::InvalidArgument);
+            assert_eq!(missing.ec_text(), "0017-00000219", "{raw}");
+            assert_eq!(missing.message_text(), "Unexpected query string parameter");
+            assert_eq!(missing.extra_value("ArgumentName"), Some("ResourceType"));
+            assert_eq!(missing.extra_value("ArgumentValue"), Some("partNumber"));
+        }
+        for value in ["0", "10001", "x", "-1", "1.5"] {
+            let wrong = error(&format!("partNumber={value}"));
+            assert_eq!(wrong.ec_text(), "0017-00000220", "{value}");
+            assert_eq!(wrong.extra_value("ArgumentValue"), Some(value));
+        }
+        assert_eq!(part_number(&query("partNumber=10000")).unwrap(), 10_000);
     }
 
     #[test]
