@@ -6,6 +6,7 @@
 #   make soak       the nemesis on clusters of real processes, seed after seed (GRANARY_SOAK_SECONDS, 7200)
 #   make lint       formatting, clippy, house rules, dependency policy
 #   make bench      Granary beside a bare HTTP server, a raw writer and garage (when installed: GRANARY_BENCH_GARAGE=1 builds it)
+#                   GRANARY_BENCH=growth: what things cost with millions of objects; GRANARY_BENCH=crowd: memory for crowds of clients
 #
 # CARGO_TARGET_DIR, GRANARY_VENV and GRANARY_CLIENTS move the build output, the Python environment and the clients of other
 # languages elsewhere.

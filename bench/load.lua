@@ -2,6 +2,10 @@
 -- Environment: PATHS (file, one path per line), METHOD, BODY_BYTES (for PUT), ONCE (every path once, then a line
 -- "ALL": end wrk with SIGINT). For one thread.
 --
+-- Millions of paths are made here, without signatures, instead: PATTERN (how a path looks, with its prefix and its number
+-- as %d), FROM and TAKE (which of them), COUNT (how many there are in all), STEP (with 1 they come in order, with a number that
+-- has no factor in common with COUNT each comes once, all over the place), PREFIXES.
+--
 -- No two bodies have the same 4 KiB at the same place: each is cut out of random bytes at another place, and every 4 KiB
 -- of it carry the number of the request. So neither compression nor deduplication of blocks helps a store.
 local ffi = require("ffi")
@@ -13,8 +17,15 @@ local threads = {}
 function setup(thread) table.insert(threads, thread) end
 
 function init()
-  paths = {}
-  for line in io.lines(os.getenv("PATHS")) do paths[#paths + 1] = line end
+  pattern = os.getenv("PATTERN")
+  if pattern then
+    from, total = tonumber(os.getenv("FROM")), tonumber(os.getenv("TAKE"))
+    count, step, prefixes = tonumber(os.getenv("COUNT")), tonumber(os.getenv("STEP")), tonumber(os.getenv("PREFIXES"))
+  else
+    paths = {}
+    for line in io.lines(os.getenv("PATHS")) do paths[#paths + 1] = line end
+    total = #paths
+  end
   method = os.getenv("METHOD")
   once = os.getenv("ONCE") ~= nil
   if once then delay = pause end
@@ -31,9 +42,17 @@ function init()
   at, taken, answered, failed = 0, 0, 0, 0
 end
 
+-- The path of a request; the first one has number 0.
+function path_of(number)
+  if not pattern then return paths[number % total + 1] end
+  -- Whole numbers below 2^53 are exact.
+  local index = (from + number % total) * step % count
+  return string.format(pattern, index % prefixes, math.floor(index / prefixes))
+end
+
 -- With ONCE: how long a connection waits before its next request; for ever when all paths are taken.
 function pause()
-  if taken == #paths then return 3600000 end
+  if taken == total then return 3600000 end
   taken = taken + 1
   return 0
 end
@@ -41,7 +60,7 @@ end
 function request()
   -- wrk asks for one request in advance, which it does not send.
   if not once or taken > 0 then at = at + 1 end
-  local path = paths[math.max(at - 1, 0) % #paths + 1]
+  local path = path_of(math.max(at - 1, 0))
   if not size then return wrk.format(method, path) end
   local head = string.format(
     "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", method, path, wrk.headers["Host"], size)
@@ -58,7 +77,7 @@ end
 function response(status)
   if status < 200 or status > 299 then failed = failed + 1 end
   answered = answered + 1
-  if once and answered == #paths then
+  if once and answered == total then
     io.write("ALL\n")
     io.flush()
   end

@@ -46,6 +46,7 @@ def files_bytes(place):
 class Target:
     """A running server and the way to sign for it."""
     keeps = True  # it stores what it is sent
+    poll_s, ready_in_s = 0.05, 60  # how often a start is looked after, and how long it may take
 
     def __init__(self, name, port, place, bucket="bench"):
         self.name, self.port, self.place, self.bucket = name, port, place, bucket
@@ -75,9 +76,9 @@ class Target:
         self.pid = self.process.pid
         self.wait(ready)
 
-    def wait(self, ready, deadline_s=60):
+    def wait(self, ready):
         """Polls until the server answers."""
-        end = time.monotonic() + deadline_s
+        end = time.monotonic() + self.ready_in_s
         while True:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
@@ -87,8 +88,8 @@ class Target:
             except (OSError, http.client.HTTPException):
                 pass
             if time.monotonic() > end:
-                raise RuntimeError(f"{self.name} was not ready in {deadline_s} s")
-            time.sleep(0.05)
+                raise RuntimeError(f"{self.name} was not ready in {self.ready_in_s} s")
+            time.sleep(self.poll_s)
 
     def call(self, method, path, body=None, headers=None):
         """One request; returns (status, body)."""
@@ -119,11 +120,20 @@ class Target:
         with open(f"/proc/{self.pid}/io", encoding="ascii") as io:
             return int(re.search(r"^write_bytes: (\d+)", io.read(), re.M).group(1))
 
+    def memory_bytes(self, field="VmRSS"):
+        """Resident memory of the process: now, or its peak (VmHWM)."""
+        with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
+            return int(re.search(rf"^{field}:\s+(\d+)", status.read(), re.M).group(1)) << 10
+
+    def forget_memory_peak(self):
+        """Sets the peak to the present resident memory."""
+        with open(f"/proc/{self.pid}/clear_refs", "w", encoding="ascii") as handle:
+            handle.write("5")
+
     def peak_mebibytes(self):
         """Peak resident memory, of all its processes so far."""
         if self.process.poll() is None:
-            with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
-                self.peak = max(self.peak, int(re.search(r"VmHWM:\s+(\d+)", status.read()).group(1)) >> 10)
+            self.peak = max(self.peak, self.memory_bytes("VmHWM") >> 20)
         return self.peak
 
     def settle(self, seconds):
@@ -161,13 +171,19 @@ class Oss(Target):
     def __init__(self, name, port, place, signature):
         super().__init__(name, port, place)
         self.signature = signature
+        self.admin = None
 
-    def sign(self, method, key):
-        keys = signing.Credentials(self.access_key, self.secret, self.region)
+    @property
+    def credentials(self):
+        """What its requests are signed with."""
+        return signing.Credentials(self.access_key, self.secret, self.region)
+
+    def sign(self, method, key, query=()):  # pylint: disable=arguments-differ
+        keys = self.credentials
         if self.signature == "v1":
-            query = signing.v1_query(keys, method, self.bucket, key, [], {}, time.time() + SIGNED_FOR_S)
+            query = signing.v1_query(keys, method, self.bucket, key, list(query), {}, time.time() + SIGNED_FOR_S)
         else:
-            query = signing.v4_query(keys, method, self.bucket, key, [], {}, SIGNED_FOR_S)
+            query = signing.v4_query(keys, method, self.bucket, key, list(query), {}, SIGNED_FOR_S)
         return f"/{self.bucket}/{urllib.parse.quote(key)}?{signing.query_text(query)}"
 
 
@@ -232,15 +248,20 @@ def started(target):
         raise
 
 
-def start_granary(place, binaries, disks=1, signature=SIGNATURES[0]):
-    """A Granary with its data under `place`."""
+def start_granary(place, binaries, disks=1, signature=SIGNATURES[0], settings=""):
+    """A Granary with its data under `place`, and these sections in its configuration."""
     port, admin = free_ports(2)
     target = Oss("granary", port, place, signature)
+    target.admin = f"127.0.0.1:{admin}"
     command = [os.path.join(binaries, "granary"), "server"]
     for number in range(disks):
         command += ["--data", os.path.join(place, f"disk{number}")]
-    command += ["--listen", f"127.0.0.1:{target.port}", "--admin-listen", f"127.0.0.1:{admin}", "--region", target.region]
+    command += ["--listen", f"127.0.0.1:{target.port}", "--admin-listen", target.admin, "--region", target.region]
     os.makedirs(place, exist_ok=True)
+    if settings:
+        with open(f"{place}.toml", "w", encoding="ascii") as out:
+            out.write(settings)
+        command += ["--config", f"{place}.toml"]
 
     def ready():
         connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=5)

@@ -1,10 +1,12 @@
 """Drives a server with wrk: one measured run, or every path of a list once."""
+import contextlib
 import json
 import math
 import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections import namedtuple
 
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.lua")
@@ -16,6 +18,8 @@ TURN_ANSWERS, TURN_S_MAX = 20, 30
 TAIL_ANSWERS_MIN = 1000
 LOAD_PATHS = 100_000
 LOAD_CONNECTIONS = 64
+# Requests per second that are slower than any store: what takes longer has hung. Small ones without signatures are faster.
+LOAD_RATE_MIN, FILL_RATE_MIN = 50, 250
 
 # What a run asks for: which method on which keys, of how many bytes, over how many connections, for how long, and whether nothing warms up.
 Load = namedtuple("Load", "method keys size connections seconds cold")
@@ -85,15 +89,27 @@ def environment(paths, method, size):
     return {**os.environ, "PATHS": paths, "METHOD": method, "BODY_BYTES": str(size)}
 
 
-def measure(target, load):
-    """One run; with the CPU time of the server and what it wrote."""
+@contextlib.contextmanager
+def signed(target, load):
+    """A file with the paths of a run."""
     with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths:
         paths.write("\n".join(target.sign(load.method, key) for key in load.keys) + "\n")
         paths.flush()
-        before = target.cpu_seconds(), target.written_bytes()
-        done = subprocess.run(command(target, load.connections, load.seconds), env=environment(paths.name, load.method, load.size),
-                              capture_output=True, text=True, check=False)
-        after = target.cpu_seconds(), target.written_bytes()
+        yield paths.name
+
+
+def measure(target, load):
+    """One run; with the CPU time of the server and what it wrote."""
+    with signed(target, load) as paths:
+        return measure_signed(target, load, paths)
+
+
+def measure_signed(target, load, paths):
+    """One run with paths that were signed before."""
+    before = target.cpu_seconds(), target.written_bytes()
+    done = subprocess.run(command(target, load.connections, load.seconds), env=environment(paths, load.method, load.size),
+                          capture_output=True, text=True, check=False)
+    after = target.cpu_seconds(), target.written_bytes()
     said = said_by(done.stdout)
     if said is None:
         raise RuntimeError(f"wrk gave no result for {target.name}:\n{done.stdout}{done.stderr}")
@@ -104,18 +120,36 @@ def store(target, keys, size):
     """Stores every key once, each with a body of its own."""
     for start in range(0, len(keys), LOAD_PATHS):
         some = keys[start:start + LOAD_PATHS]
-        with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths:
-            paths.write("\n".join(target.sign("PUT", key) for key in some) + "\n")
-            paths.flush()
-            limit_s = 60 + len(some) // 50
-            env = {**environment(paths.name, "PUT", size), "ONCE": "1"}
-            with subprocess.Popen(command(target, min(LOAD_CONNECTIONS, len(some)), limit_s), env=env,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as loader:
-                lines = []
-                for line in loader.stdout:
-                    lines.append(line)
-                    if line == "ALL\n":
-                        loader.send_signal(signal.SIGINT)
-        said = said_by("".join(lines))
-        if "ALL\n" not in lines or said is None or said["failed"] or said["socket_errors"] or said["timeouts"]:
-            raise RuntimeError(f"{target.name}: not all of {len(some)} keys were stored: {said or ''.join(lines)}")
+        with signed(target, Load("PUT", some, size, 0, 0, False)) as paths:
+            failed, said = all_once(target, len(some), environment(paths, "PUT", size))
+        if failed:
+            raise RuntimeError(f"{target.name}: not all of {len(some)} keys were stored: {said}")
+
+
+def fill(target, part, size):
+    """Stores numbered keys of a bucket that all may write to, each with a body of its own; returns the seconds and how many failed.
+
+    `part` is what load.lua makes paths of."""
+    env = {**os.environ, **{name: str(value) for name, value in part.items()}, "METHOD": "PUT", "BODY_BYTES": str(size)}
+    began = time.monotonic()
+    failed, _ = all_once(target, part["TAKE"], env, FILL_RATE_MIN)
+    return time.monotonic() - began, failed
+
+
+def all_once(target, count, env, rate_min=LOAD_RATE_MIN):
+    """Sends each of `count` requests once; how many were not answered well, and what the script has said."""
+    # A request that is lost with its connection is never answered, so this may have to be waited for.
+    limit_s = 60 + count // rate_min
+    with subprocess.Popen(command(target, min(LOAD_CONNECTIONS, count), limit_s), env={**env, "ONCE": "1"},
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as loader:
+        lines = []
+        for line in loader.stdout:
+            lines.append(line)
+            if line == "ALL\n":
+                loader.send_signal(signal.SIGINT)
+    said = said_by("".join(lines))
+    if said is None:
+        return count, "".join(lines)
+    # Of an end before its time nobody knows which were answered.
+    whole = 0 if "ALL\n" in lines else count
+    return max(whole, said["failed"] + said["socket_errors"] + said["timeouts"]), said
