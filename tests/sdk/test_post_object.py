@@ -30,12 +30,12 @@ def signed_v1(cred, conditions, **more):
     return {"OSSAccessKeyId": cred.key_id, "policy": policy, "Signature": base64.b64encode(signature).decode()}
 
 
-def signed_v4(cred, conditions, **more):
-    """Fields of a V4 form, its own conditions included."""
+def signed_v4(cred, conditions, leave_out=None, **more):
+    """Fields of a V4 form, its own conditions included but for one."""
     stamp = signing.v4_stamp()
     own = {"x-oss-signature-version": "OSS4-HMAC-SHA256",
            "x-oss-credential": f"{cred.key_id}/{stamp[:8]}/{cred.region}/oss/aliyun_v4_request", "x-oss-date": stamp}
-    policy = encoded([{name: value} for name, value in own.items()] + conditions, **more)
+    policy = encoded([{name: value} for name, value in own.items() if name != leave_out] + conditions, **more)
     key = ("aliyun_v4" + cred.secret).encode()
     for part in (stamp[:8], cred.region, "oss", "aliyun_v4_request", policy):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
@@ -111,6 +111,14 @@ def test_conditions(server, wire, bucket, sign, conditions, message):
     answer = post(server, bucket, {"key": "k", **sign(conditions)}, b"x")
     assert (answer.status_code, code(answer)) == (403, "AccessDenied")
     assert message in answer.text.replace("&quot;", '"')
+    assert wire.request("GET", bucket, "k").status == 404
+
+
+@pytest.mark.parametrize("field", ["x-oss-signature-version", "x-oss-credential", "x-oss-date"])
+def test_a_policy_names_its_signature(server, wire, bucket, field):
+    answer = post(server, bucket, {"key": "k", **signed_v4(server.credentials, [], leave_out=field)}, b"x")
+    assert (answer.status_code, code(answer), answer.headers["x-oss-ec"]) == (403, "AccessDenied", "0006-00000228")
+    assert f"Invalid according to Policy: Extra input fields: {field}<" in answer.text
     assert wire.request("GET", bucket, "k").status == 404
 
 

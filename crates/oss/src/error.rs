@@ -91,6 +91,8 @@ pub mod ec {
     pub const POST_POLICY_EXPIRED: &str = "0006-00009403";
     /// A form does not keep to its policy (troubleshooting page).
     pub const POST_POLICY_FAILED: &str = "0006-00000227";
+    /// A V4 form has a field of the signature that its policy does not name (troubleshooting page).
+    pub const POST_POLICY_EXTRA_FIELD: &str = "0006-00000228";
     /// A form's policy has no conditions (troubleshooting page).
     pub const POST_POLICY_CONDITIONS: &str = "0006-00000207";
     /// A condition of a form's policy has a mode that there is none (troubleshooting page).

@@ -248,7 +248,11 @@ async fn uploads_that_are_not_there() {
     }
     // Half of what names a part.
     for (target, expected, ec) in [
-        ("bkt/key?partNumber=1", (404, "NoSuchUpload"), "0017-00000244"),
+        (
+            "bkt/key?partNumber=1",
+            (404, "NoSuchUpload"),
+            "0017-00000244",
+        ),
         (
             "bkt/key?partNumber=1&uploadId=",
             (404, "NoSuchUpload"),

@@ -9,7 +9,7 @@
 //! - A field that the form does not have counts as empty. `bucket` is the bucket that is addressed,
 //!   `content-type` the type that the object gets, whichever field or part says it.
 //! - The name in a condition may lack its `$`.
-//! - A V4 policy must name version, credential and date (and token) exactly; else InvalidPolicyDocument.
+//! - A V4 policy must name version, credential and date (and token) exactly, a prefix is not enough.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -156,7 +156,7 @@ impl PostSignature {
     /// The policy, once its signature is known to be good.
     ///
     /// # Errors
-    /// InvalidPolicyDocument.
+    /// InvalidPolicyDocument; for V4 AccessDenied when it does not name a field of the signature.
     pub fn policy(&self) -> Result<PostPolicy, OssError> {
         let policy = PostPolicy::parse(&self.policy)?;
         if let Scheme::V4 { .. } = self.scheme {
@@ -166,7 +166,8 @@ impl PostSignature {
                 .is_some()
                 .then_some(SECURITY_TOKEN_HEADER);
             if let Some(field) = fields.into_iter().chain(token).find(|f| !policy.names(f)) {
-                return Err(invalid(format!("the condition of {field} is missing.")));
+                let what = format!("Extra input fields: {field}");
+                return Err(denied(&what).ec(ec::POST_POLICY_EXTRA_FIELD));
             }
         }
         Ok(policy)
@@ -360,12 +361,8 @@ impl PostPolicy {
     /// # Errors
     /// AccessDenied with the condition that does not hold.
     pub fn check(&self, form: &Form, bucket: &str, now: Timestamp) -> Result<(), OssError> {
-        let denied = |what: String| {
-            OssError::new(ErrorCode::AccessDenied)
-                .message(format!("Invalid according to Policy: {what}"))
-        };
         if now > self.expires_at {
-            return Err(denied("Policy expired.".to_owned()).ec(ec::POST_POLICY_EXPIRED));
+            return Err(denied("Policy expired.").ec(ec::POST_POLICY_EXPIRED));
         }
         let value = |field: &str| match field {
             "bucket" => bucket,
@@ -374,11 +371,10 @@ impl PostPolicy {
         };
         match self.conditions.iter().find(|c| !c.holds(value(&c.field))) {
             None => Ok(()),
-            Some(condition) => Err(denied(format!(
-                "Policy Condition failed: {}",
-                condition.shown()
-            ))
-            .ec(ec::POST_POLICY_FAILED)),
+            Some(condition) => {
+                let what = format!("Policy Condition failed: {}", condition.shown());
+                Err(denied(&what).ec(ec::POST_POLICY_FAILED))
+            }
         }
     }
 
@@ -418,6 +414,10 @@ impl Condition {
             false => format!("[\"{operator}\", {field}, …]"),
         }
     }
+}
+
+fn denied(what: &str) -> OssError {
+    OssError::new(ErrorCode::AccessDenied).message(format!("Invalid according to Policy: {what}"))
 }
 
 fn invalid(what: impl AsRef<str>) -> OssError {
