@@ -19,7 +19,8 @@ def expiration(seconds=300):
 
 
 def encoded(conditions, seconds=300):
-    """A policy as its owner signs it."""
+    """A policy as its owner signs it; without conditions of its own one that every form keeps to."""
+    conditions = conditions or [["starts-with", "$key", ""]]
     return base64.b64encode(json.dumps({"expiration": expiration(seconds), "conditions": conditions}).encode()).decode()
 
 

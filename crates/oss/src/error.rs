@@ -95,7 +95,11 @@ pub mod ec {
     pub const POST_POLICY_EXTRA_FIELD: &str = "0006-00000228";
     /// A form's policy has no conditions (troubleshooting page).
     pub const POST_POLICY_CONDITIONS: &str = "0006-00000207";
-    /// A condition of a form's policy has a mode that there is none (troubleshooting page).
+    /// The conditions of a form's policy are no list (troubleshooting page).
+    pub const POST_POLICY_NO_LIST: &str = "0006-00000214";
+    /// The conditions of a form's policy are an empty list (troubleshooting page).
+    pub const POST_POLICY_EMPTY: &str = "0006-00000215";
+    /// A condition of a form's policy lacks its mode, or has one that there is none (troubleshooting page).
     pub const POST_POLICY_MODE: &str = "0006-00000216";
     /// A condition of a form's policy has too few or too many elements (troubleshooting page).
     pub const POST_POLICY_ELEMENTS: &str = "0006-00000218";

@@ -28,6 +28,9 @@ use crate::form::Form;
 /// Longest policy that an answer shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 8 * 1024;
 
+/// What a condition in a list may begin with.
+const MODES: [&str; 5] = ["eq", "starts-with", "in", "not-in", "content-length-range"];
+
 /// A form's signature as presented, read but not verified.
 #[derive(Clone)]
 pub struct PostSignature {
@@ -269,9 +272,13 @@ impl PostPolicy {
         let conditions = document
             .get("conditions")
             .ok_or_else(|| invalid("Policy missing conditions.").ec(ec::POST_POLICY_CONDITIONS))?;
-        let listed = conditions
-            .as_array()
-            .ok_or_else(|| invalid("Invalid 'conditions' value: must be a List."))?;
+        let listed = conditions.as_array().ok_or_else(|| {
+            invalid("Invalid 'conditions' value: must be a List.").ec(ec::POST_POLICY_NO_LIST)
+        })?;
+        if listed.is_empty() {
+            let message = "Invalid 'conditions' value: must not be empty.";
+            return Err(invalid(message).ec(ec::POST_POLICY_EMPTY));
+        }
         if listed.len() > POST_POLICY_CONDITIONS_MAX {
             return Err(invalid("Policy has too many conditions."));
         }
@@ -308,11 +315,16 @@ impl PostPolicy {
     }
 
     fn add_list(&mut self, parts: &[Value]) -> Result<(), OssError> {
-        let [operator, first, second] = parts else {
+        let operator = parts.first().map_or(Ok(String::new()), text_of)?;
+        let operator = operator.to_ascii_lowercase();
+        if !MODES.contains(&operator.as_str()) {
+            let message = "Invalid Condition: unknown operator.";
+            return Err(invalid(message).ec(ec::POST_POLICY_MODE));
+        }
+        let [_, first, second] = parts else {
             let message = "Invalid Condition: wrong number of elements.";
             return Err(invalid(message).ec(ec::POST_POLICY_ELEMENTS));
         };
-        let operator = text_of(operator)?.to_ascii_lowercase();
         if operator == "content-length-range" {
             let (least, most) = (
                 number_of(first, ec::POST_POLICY_LEAST)?,
@@ -330,11 +342,7 @@ impl PostPolicy {
             "eq" => Test::Equal(text_of(second)?),
             "starts-with" => Test::StartsWith(text_of(second)?),
             "in" => Test::In(texts_of(second)?),
-            "not-in" => Test::NotIn(texts_of(second)?),
-            _ => {
-                let message = "Invalid Condition: unknown operator.";
-                return Err(invalid(message).ec(ec::POST_POLICY_MODE));
-            }
+            _ => Test::NotIn(texts_of(second)?),
         };
         self.push(&name, test);
         Ok(())
