@@ -73,6 +73,8 @@ pub mod ec {
     pub const POSITION_INVALID: &str = "0016-00000502";
     /// An append that names a version (troubleshooting page).
     pub const APPEND_VERSION_ID: &str = "0016-00000504";
+    /// The ACL of a version that is a delete marker (troubleshooting page).
+    pub const ACL_OF_DELETE_MARKER: &str = "0017-00000002";
     /// GetObjectAcl by somebody who may not (troubleshooting page).
     pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
     /// PutObjectAcl by somebody who may not (troubleshooting page).
