@@ -94,6 +94,7 @@ pub(crate) async fn serve(
     );
     let mut waits_for_continue = false;
     let last = is_last(&parts);
+    let in_chunks = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let mut cors = HeaderMap::new();
     let outcome = match find_operation(&shared, parts) {
         Err(error) => Err(error),
@@ -137,6 +138,10 @@ pub(crate) async fn serve(
     if last {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
+    } else if in_chunks && says_keep_alive(response.headers()) {
+        // Behind a body with a length as well the connection ends (RFC 9112, section 6.1). Whether there
+        // was one only hyper knows, who says so where nothing is said.
+        response.headers_mut().remove(header::CONNECTION);
     }
     response
 }
@@ -151,6 +156,11 @@ fn is_last(parts: &Parts) -> bool {
         options.any(|found| found.trim().eq_ignore_ascii_case(option))
     };
     named("close") || (parts.version == Version::HTTP_10 && !named("keep-alive"))
+}
+
+fn says_keep_alive(headers: &HeaderMap) -> bool {
+    let said = headers.get(header::CONNECTION);
+    said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
 /// The head and the row of the table that it asks for.
