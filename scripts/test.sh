@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 all=${GRANARY_TEST_ALL:-}
 stages="house cargo fuzz build sdk clients process crash disks memory cluster sdk-cluster"
-[ -z "$all" ] || stages="${stages/fuzz/fuzz sim} upstream"
+[ -z "$all" ] || stages="${stages/fuzz/fuzz sim} upstream upstream-cluster"
 stages=${GRANARY_STAGES:-$stages}
 python="$GRANARY_VENV/bin/python"
 export GRANARY_BIN="${GRANARY_BIN:-$CARGO_TARGET_DIR/release/granary}"
@@ -40,6 +40,7 @@ stage() {
               GRANARY_SOAK_SECONDS="${GRANARY_SOAK_SECONDS:-${all:+300}}" pytest_in tests/cluster -s ;;
     sdk-cluster) GRANARY_CLIENTS_ON=cluster pytest_in "${on_cluster[@]}" -o console_output_style=classic -rfEs ;;
     upstream) "$python" tests/sdk/upstream/run.py "${upstream[@]}" ;;
+    upstream-cluster) "$python" tests/sdk/upstream/run.py --cluster "${upstream[@]}" ;;
     *)        echo "there is no stage $1" >&2; return 2 ;;
   esac
 }
@@ -49,7 +50,7 @@ room=${all:+24}
 room=${room:-8}
 read -r size free < <(df --output=size,avail --block-size=1M "${TMPDIR:-/tmp}" | tail -1)
 kept=$((size / 50 > 1024 ? size / 50 : 1024))
-if [ "$free" -lt $((room * 1024 + kept)) ] && [[ " $stages " =~ \ (sdk|clients|process|crash|disks|memory|cluster|sdk-cluster|upstream)\  ]]; then
+if [ "$free" -lt $((room * 1024 + kept)) ] && [[ " $stages " =~ \ (sdk|clients|process|crash|disks|memory|cluster|sdk-cluster|upstream|upstream-cluster)\  ]]; then
   echo "the suites need $(((room * 1024 + kept) / 1024)) GiB of free space in ${TMPDIR:-/tmp}, which has $((free / 1024)) GiB" >&2
   exit 2
 fi
@@ -72,10 +73,10 @@ for name in $stages; do
   status=${PIPESTATUS[0]}
   verdict=ok
   if [ "$status" -ne 0 ]; then verdict=FAILED; failed=1; fi
-  summary+=("$(printf '%-11s %-7s %5ds  %s' "$name" "$verdict" $((SECONDS - began)) "$(counts "$logs/$name.log")")")
+  summary+=("$(printf '%-16s %-7s %5ds  %s' "$name" "$verdict" $((SECONDS - began)) "$(counts "$logs/$name.log")")")
 done
 
-printf '\n%s\n' "suite       verdict  time  tests"
+printf '\n%s\n' "suite            verdict  time  tests"
 printf '%s\n' "${summary[@]}"
 for name in $stages; do grep -h '^NOT RUN: ' "$logs/$name.log"; done
 printf 'in all %ds; logs in %s\n' "$SECONDS" "$logs"

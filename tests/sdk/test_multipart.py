@@ -438,6 +438,18 @@ def test_as_many_parts_as_there_may_be(wire, bucket, by):
     assert str(crc) == head.headers["x-oss-hash-crc64ecma"]
 
 
+@pytest.mark.parametrize("query, status, code, ec", [
+    ([("partNumber", "1")], 404, "NoSuchUpload", "0017-00000244"),
+    ([("uploadId", "7" * 32)], 400, "InvalidArgument", "0017-00000219"),
+    ([("partNumber", ""), ("uploadId", "7" * 32)], 400, "InvalidArgument", "0017-00000219"),
+    ([("partNumber", "x"), ("uploadId", "7" * 32)], 400, "InvalidArgument", "0017-00000220"),
+])
+def test_half_of_what_names_a_part(signed, bucket, query, status, code, ec):
+    answer = signed.request("PUT", bucket, "k", query=query, body=b"x")
+    assert (answer.status, answer.code, answer.headers["x-oss-ec"]) == (status, code, ec), answer.body
+    assert signed.request("GET", bucket, "k").status == 404
+
+
 def test_malformed_ids(signed, bucket):
     for upload in ("", "x", "../..", "A" * 2000):
         answer = signed.request("PUT", bucket, "k", query=[("partNumber", "1"), ("uploadId", upload)], body=b"x")

@@ -247,6 +247,16 @@ def test_conditions(client, bucket):
             assert caught.value.status == 304
 
 
+@pytest.mark.parametrize("name, value", [("If-Match", '"0"'), ("If-None-Match", "*"), ("If-Modified-Since", http_date(0)),
+                                         ("If-Unmodified-Since", http_date(0))])
+def test_writes_have_no_conditions(client, bucket, name, value):
+    client.put_object(bucket, "k", b"old")
+    for call in (lambda: client.put_object(bucket, "k", b"new", {name: value}), lambda: client.append_object(bucket, "a", 0, b"x", {name: value})):
+        check_refused(call, 400, "NotImplemented", "0017-00000245", "A header you provided implies functionality that is not implemented.")
+    assert client.get_object(bucket, "k").data == b"old"
+    assert not client.object_exists(bucket, "a")
+
+
 def test_copy_keeps_or_replaces(client, bucket):
     body = random.randbytes(700_000)
     client.put_object(bucket, "src", body, {"Content-Type": "text/a", "x-oss-meta-m": "1", "x-oss-tagging": "t=1", "Cache-Control": "no-cache"})

@@ -19,7 +19,8 @@ def expiration(seconds=300):
 
 
 def encoded(conditions, seconds=300):
-    """A policy as its owner signs it."""
+    """A policy as its owner signs it; without conditions of its own one that every form keeps to."""
+    conditions = conditions or [["starts-with", "$key", ""]]
     return base64.b64encode(json.dumps({"expiration": expiration(seconds), "conditions": conditions}).encode()).decode()
 
 
@@ -30,12 +31,12 @@ def signed_v1(cred, conditions, **more):
     return {"OSSAccessKeyId": cred.key_id, "policy": policy, "Signature": base64.b64encode(signature).decode()}
 
 
-def signed_v4(cred, conditions, **more):
-    """Fields of a V4 form, its own conditions included."""
+def signed_v4(cred, conditions, leave_out=None, **more):
+    """Fields of a V4 form, its own conditions included but for one."""
     stamp = signing.v4_stamp()
     own = {"x-oss-signature-version": "OSS4-HMAC-SHA256",
            "x-oss-credential": f"{cred.key_id}/{stamp[:8]}/{cred.region}/oss/aliyun_v4_request", "x-oss-date": stamp}
-    policy = encoded([{name: value} for name, value in own.items()] + conditions, **more)
+    policy = encoded([{name: value} for name, value in own.items() if name != leave_out] + conditions, **more)
     key = ("aliyun_v4" + cred.secret).encode()
     for part in (stamp[:8], cred.region, "oss", "aliyun_v4_request", policy):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
@@ -114,6 +115,14 @@ def test_conditions(server, wire, bucket, sign, conditions, message):
     assert wire.request("GET", bucket, "k").status == 404
 
 
+@pytest.mark.parametrize("field", ["x-oss-signature-version", "x-oss-credential", "x-oss-date"])
+def test_a_policy_names_its_signature(server, wire, bucket, field):
+    answer = post(server, bucket, {"key": "k", **signed_v4(server.credentials, [], leave_out=field)}, b"x")
+    assert (answer.status_code, code(answer), answer.headers["x-oss-ec"]) == (403, "AccessDenied", "0006-00000228")
+    assert f"Invalid according to Policy: Extra input fields: {field}<" in answer.text
+    assert wire.request("GET", bucket, "k").status == 404
+
+
 def test_expired(server, bucket, sign):
     answer = post(server, bucket, {"key": "k", **sign([], seconds=-1)}, b"x")
     assert (answer.status_code, code(answer)) == (403, "AccessDenied")
@@ -169,7 +178,9 @@ def part(name, value, more=""):
 @pytest.mark.parametrize("build, expected", [
     (lambda f: f + part("file", "x") + "--b--", ""),
     (lambda f: "preamble\r\n" + f + part("FILE", "x") + "--b--\r\nepilogue", ""),
-    (lambda f: f + part("file", "x") + part("submit", "go") + "--b--", "MalformedPOSTRequest"),
+    (lambda f: f + part("file", "x") + part("submit", "Upload to OSS") + "--b--", ""),
+    (lambda f: f + part("file", "x") + part("submit", "go") + part("x-oss-meta-a", "1") + "--b--", "MalformedPOSTRequest"),
+    (lambda f: f + part("file", "x") + part("success_action_status", "200") + "--b--", "MalformedPOSTRequest"),
     (lambda f: f + part("key", "other") + part("file", "x") + "--b--", ""),
     (lambda f: f + part("file", "x"), "MalformedPOSTRequest"),
     (lambda f: f + "--b\r\n\r\nx\r\n" + part("file", "x") + "--b--", "MalformedPOSTRequest"),

@@ -11,6 +11,9 @@ use crate::body;
 
 /// What a shard says of a list of parts that does not ascend.
 const PART_ORDER: &str = "InvalidPartOrder";
+/// What a shard says of a version whose record would be too long begins so. Whoever asks has checked
+/// that it is not, but against what there was: two changes at once can be too much together.
+const RECORD_TOO_LONG: [&str; 2] = ["a Head record of ", "a Version record of "];
 /// What is said when there is more to do than is done at once.
 const OVERLOADED: &str = "Please reduce your request rate.";
 
@@ -66,6 +69,7 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         }
         // The client's mistake, whichever caller let it through to the shard.
         Reason::Invalid if rejection.detail == PART_ORDER => ErrorCode::InvalidPartOrder,
+        Reason::Invalid if is_too_long(&rejection.detail) => ErrorCode::MetadataTooLarge,
         Reason::None | Reason::Invalid => ErrorCode::InternalError,
     };
     let error = OssError::new(code);
@@ -77,6 +81,12 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         return error;
     }
     error.source(rejection.detail.clone())
+}
+
+fn is_too_long(detail: &str) -> bool {
+    RECORD_TOO_LONG
+        .iter()
+        .any(|beginning| detail.starts_with(beginning))
 }
 
 /// An append to another place than the end of an object with so many bytes.
@@ -170,6 +180,19 @@ mod tests {
         let error = of_rejection(&rejection);
         assert_eq!(error.code(), ErrorCode::InvalidPartOrder);
         assert_eq!(error.extra_value("PartNumber"), Some("2"));
+    }
+
+    #[test]
+    fn only_an_objects_record_is_too_long_by_the_clients_doing() {
+        for (kind, code) in [
+            ("Head", ErrorCode::MetadataTooLarge),
+            ("Version", ErrorCode::MetadataTooLarge),
+            ("PartPage", ErrorCode::InternalError),
+        ] {
+            let detail = format!("a {kind} record of 18000 bytes exceeds 16384");
+            let rejection = pb::Rejection::with_detail(Reason::Invalid, detail);
+            assert_eq!(of_rejection(&rejection).code(), code, "{kind}");
+        }
     }
 
     #[test]

@@ -59,8 +59,8 @@ impl<'a> FormBody<'a> {
     /// Looks at the head; the body is not asked for yet.
     ///
     /// # Errors
-    /// MalformedPOSTRequest when the body is no form; MissingContentLength; EntityTooLarge;
-    /// InvalidDigest.
+    /// RequestIsNotMultiPartContent when the body is no form; MalformedPOSTRequest when it has no legal
+    /// boundary; MissingContentLength; EntityTooLarge; InvalidDigest.
     pub(crate) fn new(head: &Head, body: &'a mut RequestBody) -> Result<Self, OssError> {
         body_limits(head)?;
         let content_type = head.headers.get(CONTENT_TYPE);
@@ -142,7 +142,7 @@ impl<'a> FormBody<'a> {
                     };
                     return Ok(None);
                 }
-                // Fields after the file mean nothing.
+                // Where the file ends. No field comes behind it that means anything.
                 Some(_) => {}
                 None => return Ok(None),
             }

@@ -100,17 +100,12 @@ impl Head {
             .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
     }
 
-    /// The endpoint the client used: its host without the bucket.
+    /// The endpoint the client used: its host without the bucket, below a domain. Any other host is
+    /// taken as it is: that `oss.internal` begins with the name of the bucket `oss` says nothing.
     pub(crate) fn endpoint(&self) -> &str {
         match (&self.address.style, &self.address.bucket) {
             (AddressStyle::VirtualHost, Some(bucket)) => {
                 self.host.get(bucket.len() + 1..).unwrap_or(&self.host)
-            }
-            // Some clients name the bucket in both places.
-            (AddressStyle::Path, Some(bucket)) => {
-                let rest = self.host.strip_prefix(bucket.as_str());
-                let rest = rest.and_then(|rest| rest.strip_prefix('.'));
-                rest.unwrap_or(&self.host)
             }
             _ => &self.host,
         }
@@ -212,22 +207,24 @@ pub(crate) mod tests {
                 "localhost:1",
                 "bucket",
             ),
-            // ali-oss names it twice.
+            ("oss.example.com", "/bucket/k", "oss.example.com", "bucket"),
+            // Named twice.
             (
                 "bucket.oss.example.com",
                 "/bucket/k",
                 "oss.example.com",
                 "bucket",
             ),
-            (
-                "buckets.example.com",
-                "/bucket/k",
-                "buckets.example.com",
-                "bucket",
-            ),
+            ("bucket.localhost:1", "/bucket/k", "localhost:1", "bucket"),
+            // A bucket like the first label of a host.
+            ("oss.internal:9000", "/oss/k", "oss.internal:9000", "oss"),
+            ("oss.example.com", "/oss/k", "oss.example.com", "oss"),
+            ("oss.oss.example.com", "/k", "oss.example.com", "oss"),
+            ("127.0.0.1:9000", "/127/k", "127.0.0.1:9000", "127"),
+            ("[::1]:9000", "/bucket/k", "[::1]:9000", "bucket"),
         ] {
             let head = head("GET", host, target, &[]);
-            assert_eq!(head.endpoint(), endpoint);
+            assert_eq!(head.endpoint(), endpoint, "{host}{target}");
             assert_eq!(head.bucket_name().unwrap().as_str(), bucket);
         }
     }

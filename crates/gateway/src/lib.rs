@@ -12,6 +12,7 @@ mod authz;
 mod body;
 mod buckets;
 mod callback;
+mod conditions;
 mod config;
 mod cors;
 mod ctx;

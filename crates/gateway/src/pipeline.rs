@@ -41,7 +41,7 @@ use crate::ops::table::Row;
 use crate::ops::{Body, BodyKind, BucketUse, Operation};
 use crate::render::{self, Common, Output};
 use crate::server::phase::Phase;
-use crate::{authz, cors, hierarchy, route};
+use crate::{authz, conditions, cors, hierarchy, route};
 
 /// Longest path, host or agent that a log line quotes, in bytes.
 const LOGGED_BYTES_MAX: usize = 1024;
@@ -94,6 +94,7 @@ pub(crate) async fn serve(
     );
     let mut waits_for_continue = false;
     let last = is_last(&parts);
+    let in_chunks = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let mut cors = HeaderMap::new();
     let outcome = match find_operation(&shared, parts) {
         Err(error) => Err(error),
@@ -137,6 +138,10 @@ pub(crate) async fn serve(
     if last {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
+    } else if in_chunks && says_keep_alive(response.headers()) {
+        // Behind a body with a length as well the connection ends (RFC 9112, section 6.1). Whether there
+        // was one only hyper knows, who says so where nothing is said.
+        response.headers_mut().remove(header::CONNECTION);
     }
     response
 }
@@ -151,6 +156,11 @@ fn is_last(parts: &Parts) -> bool {
         options.any(|found| found.trim().eq_ignore_ascii_case(option))
     };
     named("close") || (parts.version == Version::HTTP_10 && !named("keep-alive"))
+}
+
+fn says_keep_alive(headers: &HeaderMap) -> bool {
+    let said = headers.get(header::CONNECTION);
+    said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
 /// The head and the row of the table that it asks for.
@@ -210,6 +220,7 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
             body = read_form(&mut cx, notes, body).await?;
         }
         check_readable(&cx.head.headers)?;
+        conditions::refuse(&cx.head, Op::IGNORED_CONDITIONS)?;
         let op = Op::parse(&cx.head)?;
         cx.subject = op.subject();
         if let (true, Subject::Object(key, _)) = (in_form, &cx.subject) {

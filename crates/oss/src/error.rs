@@ -73,6 +73,8 @@ pub mod ec {
     pub const POSITION_INVALID: &str = "0016-00000502";
     /// An append that names a version (troubleshooting page).
     pub const APPEND_VERSION_ID: &str = "0016-00000504";
+    /// The ACL of a version that is a delete marker (troubleshooting page).
+    pub const ACL_OF_DELETE_MARKER: &str = "0017-00000002";
     /// GetObjectAcl by somebody who may not (troubleshooting page).
     pub const GET_OBJECT_ACL_DENIED: &str = "0003-00000007";
     /// PutObjectAcl by somebody who may not (troubleshooting page).
@@ -91,9 +93,15 @@ pub mod ec {
     pub const POST_POLICY_EXPIRED: &str = "0006-00009403";
     /// A form does not keep to its policy (troubleshooting page).
     pub const POST_POLICY_FAILED: &str = "0006-00000227";
+    /// A V4 form has a field of the signature that its policy does not name (troubleshooting page).
+    pub const POST_POLICY_EXTRA_FIELD: &str = "0006-00000228";
     /// A form's policy has no conditions (troubleshooting page).
     pub const POST_POLICY_CONDITIONS: &str = "0006-00000207";
-    /// A condition of a form's policy has a mode that there is none (troubleshooting page).
+    /// The conditions of a form's policy are no list (troubleshooting page).
+    pub const POST_POLICY_NO_LIST: &str = "0006-00000214";
+    /// The conditions of a form's policy are an empty list (troubleshooting page).
+    pub const POST_POLICY_EMPTY: &str = "0006-00000215";
+    /// A condition of a form's policy lacks its mode, or has one that there is none (troubleshooting page).
     pub const POST_POLICY_MODE: &str = "0006-00000216";
     /// A condition of a form's policy has too few or too many elements (troubleshooting page).
     pub const POST_POLICY_ELEMENTS: &str = "0006-00000218";
@@ -129,10 +137,14 @@ pub mod ec {
     pub const OBJECT_ACL: &str = "0017-00000104";
     /// No `x-oss-object-acl` in PutObjectAcl (troubleshooting page).
     pub const OBJECT_ACL_MISSING: &str = "0017-00000105";
+    /// `partNumber` is absent or empty (troubleshooting page).
+    pub const PART_NUMBER_MISSING: &str = "0017-00000219";
     /// `partNumber` outside 1 to 10000 (troubleshooting page).
     pub const PART_NUMBER: &str = "0017-00000220";
-    /// A parameter that the operation does not have (troubleshooting page).
-    pub const UNEXPECTED_PARAMETER: &str = "0017-00000219";
+    /// `uploadId` is absent or empty (troubleshooting page).
+    pub const UPLOAD_ID_MISSING: &str = "0017-00000244";
+    /// A condition of a write, such as `If-Match` (troubleshooting page).
+    pub const CONDITION_OF_A_WRITE: &str = "0017-00000245";
     /// `x-oss-copy-source` with another parameter than `versionId` (troubleshooting page).
     pub const COPY_SOURCE_PARAMETER: &str = "0016-00000304";
     /// `x-oss-copy-source` with an empty `versionId` (troubleshooting page).
@@ -186,6 +198,7 @@ pub mod ec {
 #[derive(Debug)]
 pub struct OssError {
     code: ErrorCode,
+    status: StatusCode,
     message: Cow<'static, str>,
     ec: &'static str,
     extras: Vec<(&'static str, String)>,
@@ -198,6 +211,7 @@ impl OssError {
     pub fn new(code: ErrorCode) -> Self {
         Self {
             code,
+            status: code.status(),
             message: Cow::Borrowed(code.default_message()),
             ec: code.default_ec(),
             extras: Vec::new(),
@@ -232,6 +246,13 @@ impl OssError {
         self
     }
 
+    /// Replaces the status, where the service answers a code with another one than the table's.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
     /// Adds an element such as `BucketName` or `Key` to the answer.
     #[must_use]
     pub fn extra(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -260,7 +281,7 @@ impl OssError {
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.code.status()
+        self.status
     }
 
     /// The message.

@@ -3,8 +3,8 @@
 //! A row is: variant (its name is the wire name), HTTP status, default EC, default message. Sources
 //! of an EC: the assertions of the official SDKs' integration tests and the vendor's troubleshooting
 //! pages. An EC that neither mentions is marked `own`: well-formed, stable, and in the range of the
-//! service's own module (0002 authentication, 0006 forms, 0015 buckets, 0016 objects, 0042 multipart), with the
-//! ordinal 9xxx that the service has not been seen to use.
+//! service's own module (0002 authentication, 0005 the service itself, 0006 forms, 0015 buckets, 0016 and 0026
+//! objects, 0041 CORS, 0042 multipart), with the ordinal 9xxx that the service has not been seen to use.
 
 use http::StatusCode;
 
@@ -52,7 +52,7 @@ error_codes! {
     MissingArgument                BAD_REQUEST           "0016-00009405" "Missing Some Required Arguments." // own
     InvalidURI                     BAD_REQUEST           "0002-00009401" "Couldn't parse the specified URI." // own
     InvalidRequest                 BAD_REQUEST           "0016-00009402" "Invalid Request" // own
-    InvalidBucketName              BAD_REQUEST           "0015-00000001" "The specified bucket is not valid." // own
+    InvalidBucketName              BAD_REQUEST           "0015-00000001" "The specified bucket is not valid."
     InvalidObjectName              BAD_REQUEST           "0016-00000005" "The specified object is not valid."
     InvalidDigest                  BAD_REQUEST           "0016-00009403" "The Content-MD5 you specified was invalid." // own
     InvalidLocationConstraint      BAD_REQUEST           "0015-00009204" "The specified location-constraint is not valid." // own
@@ -73,7 +73,7 @@ error_codes! {
     MalformedXML                   BAD_REQUEST           "0015-00000231" "The XML you provided was not well-formed or did not validate against our published schema."
     AppendSealedObjectNotAllowed   BAD_REQUEST           "0016-00009410" "The object has been sealed and can not be appended." // own
     RequestTimeout                 BAD_REQUEST           "0016-00009411" "Your socket connection to the server was not read from or written to within the timeout period." // own
-    TooManyBuckets                 BAD_REQUEST           "0015-00000105" "You have attempted to create more buckets than allowed." // own
+    TooManyBuckets                 BAD_REQUEST           "0015-00009105" "You have attempted to create more buckets than allowed." // own
     ResourceGroupIdPreCheckError   BAD_REQUEST           "0039-00000003" "The resource group id check failed."
 
     // 403: we know what is asked and refuse.
@@ -98,9 +98,9 @@ error_codes! {
     MethodNotAllowed               METHOD_NOT_ALLOWED    "0003-00000016" "The specified method is not allowed against this resource."
     BucketAlreadyExists            CONFLICT              "0015-00000104" "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."
     BucketNotEmpty                 CONFLICT              "0015-00000301" "The bucket has objects. Please delete them first."
-    FileAlreadyExists              CONFLICT              "0026-00000021" "The object you specified already exists and can not be overwritten." // own
+    FileAlreadyExists              CONFLICT              "0026-00000002" "The object you specified already exists and can not be overwritten."
     FileImmutable                  CONFLICT              "0026-00009403" "The object you specified is immutable." // own
-    ObjectNotAppendable            CONFLICT              "0026-00000015" "The object is not appendable" // own
+    ObjectNotAppendable            CONFLICT              "0026-00000017" "The object is not appendable"
     PositionNotEqualToLength       CONFLICT              "0026-00000016" "Position is not equal to file length"
     MissingContentLength           LENGTH_REQUIRED       "0016-00009414" "You must provide the Content-Length HTTP header." // own
     PreconditionFailed             PRECONDITION_FAILED   "0026-00009412" "At least one of the pre-conditions you specified did not hold." // own
@@ -127,6 +127,21 @@ mod tests {
             assert!(ec.bytes().all(|b| b.is_ascii_digit() || b == b'-'), "{ec}");
             assert!(ecs.insert(ec), "{ec} is used twice");
             assert!(!code.default_message().is_empty());
+        }
+    }
+
+    #[test]
+    fn own_ecs_are_those_that_the_service_does_not_use() {
+        let table = include_str!("error_code.rs").lines();
+        let is_row = |line: &&str| {
+            let indented = line.strip_prefix("    ").unwrap_or_default();
+            indented.starts_with(char::is_uppercase) && line.matches('"').count() == 4
+        };
+        let rows: Vec<&str> = table.filter(is_row).collect();
+        assert_eq!(rows.len(), ErrorCode::ALL.len());
+        for row in rows {
+            let own = row.ends_with("// own");
+            assert_eq!(own, row.contains("-00009"), "{row}");
         }
     }
 

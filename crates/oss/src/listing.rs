@@ -21,7 +21,7 @@ pub struct ListObjectsParams {
     pub delimiter: String,
     /// The list starts after this key or group.
     pub marker: String,
-    /// Keys and groups of one page, 0 to 1000.
+    /// Keys and groups of one page, 1 to 1000.
     pub max_keys: u32,
     /// How names are spelled in the answer.
     pub encoding: Encoding,
@@ -40,7 +40,7 @@ pub struct ListObjectsV2Params {
     pub continuation_token: Option<String>,
     /// Where the page starts: after this key or group; from the token when there is one.
     pub marker: String,
-    /// Keys and groups of one page, 0 to 1000.
+    /// Keys and groups of one page, 1 to 1000.
     pub max_keys: u32,
     /// Whether the answer names owners.
     pub fetch_owner: bool,
@@ -59,7 +59,7 @@ pub struct ListVersionsParams {
     pub key_marker: String,
     /// With a key marker: after this version of that key.
     pub version_id_marker: String,
-    /// Entries and groups of one page, 0 to 1000.
+    /// Entries and groups of one page, 1 to 1000.
     pub max_keys: u32,
     /// How names are spelled in the answer.
     pub encoding: Encoding,
@@ -116,7 +116,7 @@ impl ListObjectsParams {
             prefix: name(query, "prefix")?,
             delimiter: name(query, "delimiter")?,
             marker: name(query, "marker")?,
-            max_keys: max_keys(query, 0, ec::LIST_OBJECTS_MAX_KEYS)?,
+            max_keys: max_keys(query, ec::LIST_OBJECTS_MAX_KEYS)?,
             encoding: encoding(query)?,
         })
     }
@@ -143,7 +143,7 @@ impl ListObjectsV2Params {
             start_after,
             continuation_token,
             marker,
-            max_keys: max_keys(query, 0, ec::LIST_OBJECTS_MAX_KEYS)?,
+            max_keys: max_keys(query, ec::LIST_OBJECTS_MAX_KEYS)?,
             fetch_owner: boolean(query, "fetch-owner")?,
             encoding: encoding(query)?,
         })
@@ -170,7 +170,7 @@ impl ListVersionsParams {
             delimiter: name(query, "delimiter")?,
             key_marker,
             version_id_marker,
-            max_keys: max_keys(query, 0, ec::LIST_VERSIONS_MAX_KEYS)?,
+            max_keys: max_keys(query, ec::LIST_VERSIONS_MAX_KEYS)?,
             encoding: encoding(query)?,
         })
     }
@@ -192,7 +192,7 @@ impl ListUploadsParams {
             delimiter: name(query, "delimiter")?,
             key_marker,
             upload_id_marker,
-            max_uploads: count(query, "max-uploads", 1, LIST_PAGE_MAX)?,
+            max_uploads: count(query, "max-uploads", LIST_PAGE_MAX)?,
             encoding: encoding(query)?,
         })
     }
@@ -206,7 +206,7 @@ impl ListPartsParams {
     pub fn parse(query: &Query) -> Result<Self, OssError> {
         Ok(Self {
             part_number_marker: integer(query, "part-number-marker", 0, PART_NUMBER_MAX, 0)?,
-            max_parts: count(query, "max-parts", 1, LIST_PAGE_MAX)?,
+            max_parts: count(query, "max-parts", LIST_PAGE_MAX)?,
             encoding: encoding(query)?,
         })
     }
@@ -221,7 +221,7 @@ impl ListBucketsParams {
         Ok(Self {
             prefix: name(query, "prefix")?,
             marker: name(query, "marker")?,
-            max_keys: max_keys(query, 1, ec::LIST_BUCKETS_MAX_KEYS)?,
+            max_keys: max_keys(query, ec::LIST_BUCKETS_MAX_KEYS)?,
             tags: bucket_tags(query)?,
         })
     }
@@ -284,9 +284,14 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
 /// The `partNumber` parameter of UploadPart and UploadPartCopy.
 ///
 /// # Errors
-/// InvalidArgument when it is not an integer between 1 and 10,000.
+/// InvalidArgument when it is absent or not an integer between 1 and 10,000.
 pub fn part_number(query: &Query) -> Result<u32, OssError> {
-    let value = query.get("partNumber").unwrap_or_default();
+    let Some(value) = query.get_non_empty("partNumber") else {
+        // The service's own words.
+        let message = "Unexpected query string parameter";
+        let missing = OssError::invalid_argument(message, "ResourceType", "partNumber");
+        return Err(missing.ec(ec::PART_NUMBER_MISSING));
+    };
     match value.parse() {
         Ok(number) => crate::xml::checked_part_number(number),
         Err(_) => Err(OssError::invalid_argument(
@@ -357,17 +362,12 @@ fn name(query: &Query, parameter: &'static str) -> Result<String, OssError> {
     Ok(value.to_owned())
 }
 
-fn max_keys(query: &Query, least: u32, ec: &'static str) -> Result<u32, OssError> {
-    count(query, "max-keys", least, LIST_PAGE_DEFAULT).map_err(|error| error.ec(ec))
+fn max_keys(query: &Query, ec: &'static str) -> Result<u32, OssError> {
+    count(query, "max-keys", LIST_PAGE_DEFAULT).map_err(|error| error.ec(ec))
 }
 
-fn count(
-    query: &Query,
-    parameter: &'static str,
-    least: u32,
-    default: u32,
-) -> Result<u32, OssError> {
-    integer(query, parameter, least, LIST_PAGE_MAX, default)
+fn count(query: &Query, parameter: &'static str, default: u32) -> Result<u32, OssError> {
+    integer(query, parameter, 1, LIST_PAGE_MAX, default)
 }
 
 fn integer(
@@ -484,15 +484,41 @@ mod tests {
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{raw}");
             assert_eq!(error.extra_value("ArgumentName"), Some(argument), "{raw}");
         }
-        assert_eq!(
-            ListObjectsParams::parse(&query("max-keys=0"))
-                .unwrap()
-                .max_keys,
-            0
-        );
-        assert!(ListBucketsParams::parse(&query("max-keys=0")).is_err());
+        for outside in ["max-keys=0", "max-keys=1001"] {
+            let query = query(outside);
+            for (error, ec) in [
+                (ListObjectsParams::parse(&query).err(), "0015-00000402"),
+                (ListObjectsV2Params::parse(&query).err(), "0015-00000402"),
+                (ListVersionsParams::parse(&query).err(), "0012-00000102"),
+                (ListBucketsParams::parse(&query).err(), "0017-00000289"),
+            ] {
+                let error = error.unwrap();
+                assert_eq!(error.code(), ErrorCode::InvalidArgument);
+                assert_eq!(error.ec_text(), ec);
+                assert!(error.message_text().contains("between 1 and 1000"));
+            }
+        }
         assert!(ListUploadsParams::parse(&query("max-uploads=0")).is_err());
         assert!(ListPartsParams::parse(&query("part-number-marker=10001")).is_err());
+    }
+
+    #[test]
+    fn a_part_has_a_number() {
+        let error = |raw: &str| part_number(&query(raw)).unwrap_err();
+        for raw in ["uploadId=7", "partNumber=&uploadId=7", "partNumber"] {
+            let missing = error(raw);
+            assert_eq!(missing.code(), ErrorCode::InvalidArgument);
+            assert_eq!(missing.ec_text(), "0017-00000219", "{raw}");
+            assert_eq!(missing.message_text(), "Unexpected query string parameter");
+            assert_eq!(missing.extra_value("ArgumentName"), Some("ResourceType"));
+            assert_eq!(missing.extra_value("ArgumentValue"), Some("partNumber"));
+        }
+        for value in ["0", "10001", "x", "-1", "1.5"] {
+            let wrong = error(&format!("partNumber={value}"));
+            assert_eq!(wrong.ec_text(), "0017-00000220", "{value}");
+            assert_eq!(wrong.extra_value("ArgumentValue"), Some(value));
+        }
+        assert_eq!(part_number(&query("partNumber=10000")).unwrap(), 10_000);
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Expected {
         let Some(conditions) = conditions.as_array() else {
             return Some(None);
         };
-        if conditions.len() > POST_POLICY_CONDITIONS_MAX {
+        if !(1..=POST_POLICY_CONDITIONS_MAX).contains(&conditions.len()) {
             return Some(None);
         }
         let mut expected = Self {

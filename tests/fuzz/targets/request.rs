@@ -146,7 +146,7 @@ fn check_listings(query: &Query) {
         assert!(names.iter().all(|name| name.len() <= OBJECT_KEY_BYTES_MAX));
     };
     if let Some(read) = checked(ListObjectsParams::parse(query)) {
-        assert!(read.max_keys <= LIST_PAGE_MAX);
+        assert!((1..=LIST_PAGE_MAX).contains(&read.max_keys));
         bounded(&[&read.prefix, &read.delimiter, &read.marker]);
         let again = Query::from_pairs([
             ("prefix", read.prefix.as_str()),
@@ -160,7 +160,7 @@ fn check_listings(query: &Query) {
         check_answer(&read);
     }
     if let Some(read) = checked(ListObjectsV2Params::parse(query)) {
-        assert!(read.max_keys <= LIST_PAGE_MAX);
+        assert!((1..=LIST_PAGE_MAX).contains(&read.max_keys));
         bounded(&[&read.prefix, &read.delimiter]);
         let token = encode_continuation_token(&read.marker);
         let again = Query::from_pairs([("continuation-token", token.as_str())]);
@@ -168,7 +168,7 @@ fn check_listings(query: &Query) {
         assert_eq!(again.marker, read.marker);
     }
     if let Some(read) = checked(ListVersionsParams::parse(query)) {
-        assert!(read.max_keys <= LIST_PAGE_MAX);
+        assert!((1..=LIST_PAGE_MAX).contains(&read.max_keys));
         assert!(!read.key_marker.is_empty() || read.version_id_marker.is_empty());
         bounded(&[
             &read.prefix,

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Runs the test suites that the source distributions of Python clients ship, unmodified, against this server.
 
-    tests/sdk/upstream/run.py [--quick] [SUITE...]
+    tests/sdk/upstream/run.py [--quick] [--cluster] [SUITE...]
 
 SUITE is oss2 (with V1, V4 and V2), aiooss2 or ossfs; default: all. What cannot pass is in SUITE.txt beside this file, with the
-reason; what passes although it is listed there fails the run. --quick leaves out what takes long. GRANARY_ENDPOINT names a
-server that runs already, with GRANARY_KEY_ID, GRANARY_KEY_SECRET and GRANARY_REGION, and for ossfs GRANARY_OTHER_KEY_ID and
-GRANARY_OTHER_KEY_SECRET of another account.
+reason; what passes although it is listed there fails the run. --quick leaves out what takes long. --cluster asks a gateway of a cluster
+of processes instead of one server. GRANARY_ENDPOINT names a server that runs already, with GRANARY_KEY_ID, GRANARY_KEY_SECRET and
+GRANARY_REGION, and for ossfs GRANARY_OTHER_KEY_ID and GRANARY_OTHER_KEY_SECRET of another account.
 """
 import argparse
+import contextlib
 import glob
 import os
 import re
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", ".."))
 
+from harness.cluster_server import cluster_server  # noqa: E402  pylint: disable=wrong-import-position
 from harness.server import Server  # noqa: E402  pylint: disable=wrong-import-position
 from harness.signing import Credentials  # noqa: E402  pylint: disable=wrong-import-position
 from harness.wire import Wire  # noqa: E402  pylint: disable=wrong-import-position
@@ -117,35 +119,48 @@ def run_in_environment(suite, target, quick):
     return run(suite, os.path.join(place, "bin", "python"), os.path.join(place, "sources", suite), "v1", env, QUICK[suite] if quick and QUICK[suite] != [""] else [])
 
 
+@contextlib.contextmanager
+def one_server(place):
+    """A server of our own, whose end is checked."""
+    server = Server([os.path.join(place, "disk")], os.path.join(place, "server.log"))
+    # The suite of oss2 compares the advertised endpoint with its own.
+    server.flags += ["--public-endpoint", server.endpoint]
+    try:
+        yield server.start()
+        code = server.stop()
+        assert code == 0, f"the server ended with {code}"
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def target(place, on_cluster):
+    """What the suites are run against, with two accounts."""
+    if os.environ.get("GRANARY_ENDPOINT"):
+        region = os.environ["GRANARY_REGION"]
+        cred = Credentials(os.environ["GRANARY_KEY_ID"], os.environ["GRANARY_KEY_SECRET"], region)
+        other = Credentials(os.environ.get("GRANARY_OTHER_KEY_ID", ""), os.environ.get("GRANARY_OTHER_KEY_SECRET", ""), region)
+        yield Target(os.environ["GRANARY_ENDPOINT"], cred, other)
+        return
+    with (cluster_server if on_cluster else one_server)(place) as server:
+        made = server.account("create", "somebody else")
+        yield Target(server.endpoint, server.credentials, Credentials(made["access_key_id"], made["access_key_secret"], server.credentials.region))
+
+
 def main():
     """All suites against one server."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cluster", action="store_true")
     parser.add_argument("suites", nargs="*", default=["aiooss2", "ossfs", "oss2"])
     args = parser.parse_args()
     place = tempfile.mkdtemp(prefix="upstream-")
-    server, outcome = None, 0
+    outcome = 0
     try:
-        if os.environ.get("GRANARY_ENDPOINT"):
-            region = os.environ["GRANARY_REGION"]
-            cred = Credentials(os.environ["GRANARY_KEY_ID"], os.environ["GRANARY_KEY_SECRET"], region)
-            other = Credentials(os.environ.get("GRANARY_OTHER_KEY_ID", ""), os.environ.get("GRANARY_OTHER_KEY_SECRET", ""), region)
-            target = Target(os.environ["GRANARY_ENDPOINT"], cred, other)
-        else:
-            server = Server([os.path.join(place, "disk")], os.path.join(place, "server.log"))
-            # The suite of oss2 compares the advertised endpoint with its own.
-            server.flags += ["--public-endpoint", server.endpoint]
-            server.start()
-            made = server.account("create", "somebody else")
-            target = Target(server.endpoint, server.credentials, Credentials(made["access_key_id"], made["access_key_secret"], server.credentials.region))
-        for suite in args.suites:
-            outcome = (run_oss2(target, place, args.quick) if suite == "oss2" else run_in_environment(suite, target, args.quick)) or outcome
-        if server is not None and server.stop() != 0:
-            print("the server did not end with 0")
-            outcome = 1
+        with target(place, args.cluster) as asked:
+            for suite in args.suites:
+                outcome = (run_oss2(asked, place, args.quick) if suite == "oss2" else run_in_environment(suite, asked, args.quick)) or outcome
     finally:
-        if server is not None:
-            server.kill()
         shutil.rmtree(place, ignore_errors=True)
     return outcome
 

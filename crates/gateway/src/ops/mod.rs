@@ -68,6 +68,8 @@ pub(crate) trait Operation: Sized + Send + 'static {
     const BUCKET: BucketUse = BucketUse::Required;
     /// Whether it asks who the caller is and what they may do.
     const SIGNED: bool = true;
+    /// Which plain conditions mean nothing to it, if it changes something; the others are refused.
+    const IGNORED_CONDITIONS: &'static [&'static str] = &[];
 
     /// Reads the input from the head. Pure.
     ///

@@ -500,8 +500,9 @@ operations! {
 
     // multipart
     "multipart" InitiateMultipartUpload "POST" Object [Has("uploads")] WriteObject ("PutObject") built;
-    "multipart" UploadPart "PUT" Object [Has("partNumber"), Has("uploadId")] WriteObject ("PutObject") built;
-    "multipart" UploadPartCopy "PUT" Object [Has("partNumber"), Has("uploadId"), Header("x-oss-copy-source")] WriteObject ("PutObject") built;
+    // Half of the two says what was meant.
+    "multipart" UploadPart "PUT" Object [AnyOf(&["uploadId", "partNumber"])] WriteObject ("PutObject") built;
+    "multipart" UploadPartCopy "PUT" Object [AnyOf(&["uploadId", "partNumber"]), Header("x-oss-copy-source")] WriteObject ("PutObject") built;
     "multipart" CompleteMultipartUpload "POST" Object [Has("uploadId")] WriteObject ("PutObject") built;
     "multipart" AbortMultipartUpload "DELETE" Object [Has("uploadId")] Owner built;
     "multipart" ListMultipartUploads "GET" Bucket [Has("uploads")] Owner built;

@@ -206,6 +206,7 @@ async fn objects_and_directories_are_renamed() {
     assert_eq!(client.get("renames/plain").await.text(), "1234");
     for (source, target, status, code) in [
         ("none", "x", 404, "NoSuchKey"),
+        ("to/none", "none/x", 404, "NoSuchKey"),
         ("plain", "none/x", 404, "NoSuchKey"),
         ("plain", "to", 409, "FileAlreadyExists"),
         ("to", "plain", 409, "FileAlreadyExists"),
@@ -218,6 +219,12 @@ async fn objects_and_directories_are_renamed() {
             refused(status, code),
             "{source} to {target}"
         );
+        // A key that is missing, and not one that is there.
+        let named = match source {
+            "none" | "to/none" => source,
+            _ => target,
+        };
+        assert_eq!(answer.element("Key"), named, "{source} to {target}");
     }
     let unnamed = client.post("renames/x?x-oss-rename", "").await;
     assert_eq!(unnamed.outcome(), refused(400, "InvalidArgument"));

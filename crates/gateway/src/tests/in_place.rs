@@ -1,9 +1,11 @@
 //! Copies of an object onto itself: other metadata, the same bytes where they are.
 
 use granary_meta_api::pb;
+use granary_oss::ErrorCode;
 
 use super::client::{Answer, Client};
 use super::fixture::Served;
+use crate::failure::of_rejection;
 
 const LARGE: usize = 300_000;
 
@@ -149,19 +151,52 @@ async fn conditions_and_refusals_hold() {
     assert_eq!(copy(&diskless, &allowed).await.status, 200);
 }
 
-/// The name of the object's bytes: another one when they were copied.
-async fn bytes_of(served: &Served) -> Vec<u8> {
+/// Where the object is.
+async fn position(served: &Served) -> pb::Position {
     let query = pb::GetBucket {
         name: "bkt".to_owned(),
         configs: Vec::new(),
     };
     let bucket = served.meta.query(query).await.unwrap().bucket.unwrap();
+    pb::Position {
+        bucket_id: bucket.id,
+        key: "k".into(),
+        generation: bucket.generation,
+    }
+}
+
+/// Two changes that are each checked against what they saw, and together are more than a record holds:
+/// the shard refuses the second one, which is told to its client like any metadata that is too large.
+#[tokio::test]
+async fn what_is_too_much_together_is_the_clients() {
+    let (served, _beside, client, diskless) = stocked().await;
+    let (disposition, meta) = ("d".repeat(5_900), "m".repeat(8_000));
+    let large = [
+        ("content-disposition", disposition.as_str()),
+        ("x-oss-meta-a", &meta),
+        ("x-oss-tagging-directive", "Replace"),
+        ("x-oss-metadata-directive", "REPLACE"),
+    ];
+    assert_eq!(copy(&diskless, &large).await.status, 200);
+    // As PutObjectTagging proposes it that saw the object before.
+    let tags = (0..10).map(|n| pb::state::Tag {
+        key: format!("{n}{}", "k".repeat(127)),
+        value: "v".repeat(256),
+    });
+    let decision = served.meta.propose(pb::SetObjectTags {
+        at: Some(position(&served).await),
+        tags: tags.collect(),
+        ..Default::default()
+    });
+    let error = of_rejection(&decision.await.unwrap().unwrap_err());
+    assert_eq!(error.code(), ErrorCode::MetadataTooLarge, "{error:?}");
+    assert_eq!(client.get("bkt/k?tagging").await.elements("Key").len(), 0);
+}
+
+/// The name of the object's bytes: another one when they were copied.
+async fn bytes_of(served: &Served) -> Vec<u8> {
     let query = pb::GetVersion {
-        at: Some(pb::Position {
-            bucket_id: bucket.id,
-            key: "k".into(),
-            generation: bucket.generation,
-        }),
+        at: Some(position(served).await),
         ..Default::default()
     };
     let found = served.meta.query(query).await.unwrap();

@@ -246,6 +246,40 @@ async fn uploads_that_are_not_there() {
         let answer = copy.header("x-oss-copy-source", "/bkt/key").send().await;
         assert_eq!(answer.header("x-oss-ec"), "0042-00000311");
     }
+    // Half of what names a part.
+    for (target, expected, ec) in [
+        (
+            "bkt/key?partNumber=1",
+            (404, "NoSuchUpload"),
+            "0017-00000244",
+        ),
+        (
+            "bkt/key?partNumber=1&uploadId=",
+            (404, "NoSuchUpload"),
+            "0017-00000244",
+        ),
+        (
+            &format!("bkt/key?uploadId={upload}"),
+            (400, "InvalidArgument"),
+            "0017-00000219",
+        ),
+        (
+            &format!("bkt/key?partNumber&uploadId={upload}"),
+            (400, "InvalidArgument"),
+            "0017-00000219",
+        ),
+    ] {
+        for source in ["", "/bkt/key"] {
+            let mut put = client.call("PUT", target).body("x");
+            if !source.is_empty() {
+                put = put.header("x-oss-copy-source", source);
+            }
+            let answer = put.send().await;
+            let expected = (expected.0, expected.1.to_owned());
+            assert_eq!(answer.outcome(), expected, "{target} {source}");
+            assert_eq!(answer.header("x-oss-ec"), ec, "{target} {source}");
+        }
+    }
     // Another key's upload.
     let answer = client
         .put(&format!("bkt/other?partNumber=1&uploadId={upload}"), "x")

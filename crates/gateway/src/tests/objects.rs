@@ -407,15 +407,73 @@ async fn whoever_wants_no_further_answer_is_told_that_this_was_the_last() {
 }
 
 #[tokio::test]
+async fn writes_have_no_conditions() {
+    let (_served, client) = bucket().await;
+    client.put("bkt/key", "x").await;
+    let upload = client.post("bkt/up?uploads", "").await.element("UploadId");
+    let (part, all) = (
+        format!("bkt/up?partNumber=1&uploadId={upload}"),
+        format!("bkt/up?uploadId={upload}"),
+    );
+    let writes = [
+        ("PUT", "bkt/key"),
+        ("POST", "bkt/log?append&position=0"),
+        ("POST", "bkt/log?seal&position=0"),
+        ("PUT", "bkt/link?symlink"),
+        ("DELETE", "bkt/key"),
+        ("POST", "bkt?delete"),
+        ("PUT", "bkt/key?acl"),
+        ("PUT", "bkt/key?tagging"),
+        ("DELETE", "bkt/key?tagging"),
+        ("POST", "bkt/up?uploads"),
+        ("PUT", &part),
+        ("POST", &all),
+        ("DELETE", &all),
+        ("POST", "bkt/dir?x-oss-dir"),
+        ("POST", "bkt/dir?x-oss-rename"),
+        ("POST", "bkt/dir?x-oss-delete"),
+        ("PUT", "bkt?acl"),
+        ("DELETE", "bkt"),
+    ];
+    let long_ago = "Mon, 01 Jan 2001 00:00:00 GMT";
+    for (name, value) in [
+        ("If-Match", "\"0\""),
+        ("If-None-Match", "*"),
+        ("If-Unmodified-Since", long_ago),
+        ("If-Modified-Since", long_ago),
+    ] {
+        for (method, target) in writes {
+            if (name, target) == ("If-Modified-Since", "bkt/up?uploads") {
+                continue;
+            }
+            let refused = client.call(method, target).header(name, value).send().await;
+            let expected = (400, "NotImplemented".to_owned());
+            assert_eq!(refused.outcome(), expected, "{name}: {method} {target}");
+            assert_eq!(refused.element("Header"), name);
+            assert_eq!(refused.element("EC"), "0017-00000245");
+        }
+        // A copy's conditions are about its source.
+        let copy = client
+            .call("PUT", "bkt/copy")
+            .header("x-oss-copy-source", "/bkt/key");
+        assert_eq!(copy.header(name, value).send().await.status, 200, "{name}");
+    }
+    assert_eq!(client.get("bkt/key").await.text(), "x");
+    let begun = client
+        .call("POST", "bkt/up?uploads")
+        .header("if-modified-since", long_ago);
+    assert_eq!(begun.send().await.status, 200);
+    assert_eq!(
+        client.put(&part, "x").await.status,
+        200,
+        "nothing aborted it"
+    );
+}
+
+#[tokio::test]
 async fn deletions() {
     let (_served, client) = bucket().await;
     client.put("bkt/key", "x").await;
-    for target in ["bkt/key", "bkt/key?tagging"] {
-        let call = client.call("DELETE", target).header("if-match", "\"0\"");
-        let refused = call.send().await;
-        assert_eq!(refused.outcome(), (501, "NotImplemented".to_owned()));
-    }
-    assert_eq!(client.get("bkt/key").await.text(), "x");
     assert_eq!(client.delete("bkt/key").await.status, 204);
     assert_eq!(
         client.get("bkt/key").await.outcome(),

@@ -17,6 +17,9 @@ use super::fixture::Served;
 const BOUNDARY: &str = "----WebKitFormBoundaryW0DET1iaBMeAOBg3";
 const REGION: &str = "cn-granary-1";
 
+/// Conditions that every form keeps to.
+const ANY: &str = r#"[["starts-with", "$key", ""]]"#;
+
 /// A form under construction.
 #[derive(Clone, Default)]
 struct Form {
@@ -208,7 +211,7 @@ async fn forms_make_the_directories_of_a_path() {
         ("a/b", b"file", (409, "FileAlreadyExists")),
         ("a/b/k/x", b"file", (409, "FileAlreadyExists")),
     ] {
-        let signed = form(&[("key", key)], file).signed_v1("[]");
+        let signed = form(&[("key", key)], file).signed_v1(ANY);
         let answer = signed.post(&client, "tree").await;
         let expected = (expected.0, expected.1.to_owned());
         assert_eq!(answer.outcome(), expected, "{key}: {}", answer.text());
@@ -236,7 +239,7 @@ async fn success_is_told_as_asked() {
             303,
         ),
     ] {
-        let signed = form(&[("key", "a b")], "x").signed_v1("[]");
+        let signed = form(&[("key", "a b")], "x").signed_v1(ANY);
         let signed = fields.iter().fold(signed, |form, (k, v)| form.field(k, v));
         let answer = signed.post(&client, "bkt").await;
         assert_eq!(answer.status, status, "{}", answer.text());
@@ -276,7 +279,7 @@ async fn nobody_posts_without_permission() {
         let answer = call.body(plain.body()).send().await;
         assert_eq!(answer.outcome(), outcome(403, "AccessDenied"), "{sign:?}");
     }
-    let signed = plain.clone().signed_v1("[]").body();
+    let signed = plain.clone().signed_v1(ANY).body();
     let answer = send(
         &client,
         "bkt",
@@ -288,17 +291,17 @@ async fn nobody_posts_without_permission() {
     // Another account's key, a key that nobody has, a wrong secret, a token that nobody issued.
     for (form, expected) in [
         (
-            plain.clone().signed_v1_by("nobody", "x", "[]"),
+            plain.clone().signed_v1_by("nobody", "x", ANY),
             outcome(403, "InvalidAccessKeyId"),
         ),
         (
-            plain.clone().signed_v1_by("first", "wrong", "[]"),
+            plain.clone().signed_v1_by("first", "wrong", ANY),
             outcome(403, "SignatureDoesNotMatch"),
         ),
         (
             plain
                 .clone()
-                .signed_v1("[]")
+                .signed_v1(ANY)
                 .field("x-oss-security-token", "t"),
             outcome(403, "InvalidSecurityToken"),
         ),
@@ -317,7 +320,7 @@ async fn nobody_posts_without_permission() {
     ] {
         assert_eq!(form.post(&client, "bkt").await.outcome(), expected);
     }
-    let missing = plain.clone().signed_v1_by("nobody", "x", "[]");
+    let missing = plain.clone().signed_v1_by("nobody", "x", ANY);
     let answer = missing.post(&client, "no-such-bucket").await;
     assert_eq!(answer.outcome(), outcome(404, "NoSuchBucket"));
     // Anybody may write where everybody may; the object is the bucket owner's.
@@ -421,7 +424,7 @@ async fn the_size_is_the_policys() {
 #[tokio::test]
 async fn what_is_no_form_is_refused() {
     let (_served, client) = served().await;
-    let signed = form(&[("key", "k")], "x").signed_v1("[]");
+    let signed = form(&[("key", "k")], "x").signed_v1(ANY);
     let end = format!("\r\n--{BOUNDARY}--\r\n");
     let part = |name: &str| {
         format!("\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\ny")
@@ -447,7 +450,7 @@ async fn what_is_no_form_is_refused() {
         ),
         (no_file.into_bytes(), "IncorrectNumberOfFilesInPOSTRequest"),
         (
-            form(&[], "x").signed_v1("[]").body(),
+            form(&[], "x").signed_v1(ANY).body(),
             "IncorrectNumberOfFilesInPOSTRequest",
         ),
         (
@@ -482,18 +485,19 @@ async fn what_is_no_form_is_refused() {
         let answer = call.body(signed.body()).send().await;
         assert_eq!(answer.outcome(), outcome(400, code), "{content_type}");
     }
-    // The file is the last field: nothing behind it is read, nor is it passed over.
-    let more = [
-        part("key"),
-        part("x-oss-object-acl"),
-        part("OSSAccessKeyId"),
-        end,
-    ]
-    .concat();
+    // The file is the last field that means anything: such a one is neither read behind it nor passed
+    // over, a button to submit with is.
+    for name in ["key", "x-oss-object-acl", "OSSAccessKeyId", "callback"] {
+        let more = part("submit") + &part(name) + &end;
+        let answer = signed.clone().rest(&more).post(&client, "bkt").await;
+        assert_eq!(answer.outcome(), outcome(400, malformed), "{name}");
+        assert_eq!(answer.header("x-oss-ec"), "0006-00000103");
+        assert_eq!(client.get("bkt/k").await.status, 404);
+    }
+    let more = part("submit") + &end;
     let answer = signed.rest(&more).post(&client, "bkt").await;
-    assert_eq!(answer.outcome(), outcome(400, malformed));
-    assert_eq!(answer.header("x-oss-ec"), "0006-00000103");
-    assert_eq!(client.get("bkt/k").await.status, 404);
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    assert_eq!(client.get("bkt/k").await.text(), "x");
 }
 
 #[tokio::test]
@@ -558,7 +562,7 @@ async fn settings_of_the_bucket_hold() {
     // Another gateway has no older view of the bucket.
     let beside = served.beside().await.client();
     let origin = [("origin", "http://site.example")];
-    let kept = form(&[("key", "k"), ("x-oss-forbid-overwrite", "true")], "1").signed_v1("[]");
+    let kept = form(&[("key", "k"), ("x-oss-forbid-overwrite", "true")], "1").signed_v1(ANY);
     for (status, code) in [(204, ""), (409, "FileAlreadyExists")] {
         let answer = send(&beside, "bkt", &kept.body(), &origin).await;
         assert_eq!(answer.outcome(), outcome(status, code));
@@ -577,7 +581,7 @@ async fn fields_take_memory_from_the_budget() {
     let served = Served::real_with(|c| c.buffered_body_bytes_max = 64 * 1024).await;
     let client = served.client();
     assert_eq!(client.put("bkt", "").await.status, 200);
-    let signed = form(&[("key", "k")], "x").signed_v1("[]");
+    let signed = form(&[("key", "k")], "x").signed_v1(ANY);
     let large = signed.clone().field("v", &"v".repeat(100_000));
     let answer = large.post(&client, "bkt").await;
     assert_eq!(answer.outcome(), outcome(503, "ServiceUnavailable"));

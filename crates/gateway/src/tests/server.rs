@@ -255,6 +255,28 @@ async fn a_connection_survives_small_refused_bodies() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_framed_twice_ends_the_connection_and_the_answer_says_so() {
+    let served = Served::fixed(|_| ()).await;
+    let body = "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n";
+    let get = "GET /mine?location HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    for (length, answers, told) in [("", 2, ""), ("Content-Length: 5\r\n", 1, "close")] {
+        let put = format!("PUT /mine/k HTTP/1.1\r\nHost: 127.0.0.1\r\n{length}{body}");
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all((put + get).as_bytes()).await.unwrap();
+        let received = String::from_utf8(rest(&mut stream).await).unwrap();
+        assert_eq!(received.matches("HTTP/1.1 ").count(), answers, "{received}");
+        let first = received.split("\r\n\r\n").next().unwrap();
+        let said = |line: &str| {
+            line.to_ascii_lowercase()
+                .strip_prefix("connection: ")
+                .map(str::to_owned)
+        };
+        let said: Vec<String> = first.lines().filter_map(said).collect();
+        assert_eq!(said.concat(), told, "{first}");
+    }
+}
+
+#[tokio::test]
 async fn a_large_refused_body_does_not_hide_the_answer() {
     let served = Served::fixed(|_| ()).await;
     let client = served.client();

@@ -228,6 +228,23 @@ async fn versions_are_kept_listed_and_changed_one_by_one() {
             .outcome(),
         (405, "MethodNotAllowed".to_owned())
     );
+    let acl = format!("versioned/k?acl&versionId={marker}");
+    let put = client
+        .call("PUT", &acl)
+        .header("x-oss-object-acl", "private");
+    for (answer, ec) in [
+        (client.get(&acl).await, "0017-00000002"),
+        (put.send().await, "0017-00000002"),
+        (
+            client
+                .get(&format!("versioned/k?tagging&versionId={marker}"))
+                .await,
+            "0003-00000016",
+        ),
+    ] {
+        assert_eq!(answer.outcome(), (405, "MethodNotAllowed".to_owned()));
+        assert_eq!(answer.header("x-oss-ec"), ec);
+    }
     assert_eq!(
         client.put("versioned/k?tagging", tags).await.outcome(),
         (404, "NoSuchKey".to_owned())

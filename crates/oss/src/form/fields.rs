@@ -33,8 +33,33 @@ const NOT_OF_THE_OBJECT: [&str; 10] = [
     "x-oss-signature-version",
     "x-oss-additional-headers",
 ];
+/// Fields that mean something besides those above, `x-oss-*` and `x:*`. A form's `Content-Type` and the
+/// conditions of a write are among them.
+const MEANINGFUL: [&str; 13] = [
+    "callback",
+    "callback-var",
+    "content-type",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-unmodified-since",
+    "key",
+    "ossaccesskeyid",
+    "policy",
+    "signature",
+    "success_action_redirect",
+    "success_action_status",
+];
 /// What stands for the name of the file in a key.
 const FILENAME: &str = "${filename}";
+
+/// Whether a field of this name says anything about the object or who asks for it; the name in either
+/// case.
+pub(super) fn means_something(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let listed = CONTENT_FIELDS.iter().chain(&MEANINGFUL);
+    name.starts_with("x-oss-") || name.starts_with("x:") || listed.into_iter().any(|n| *n == name)
+}
 
 /// A form up to its file. Names of fields are the same in upper and lower case; of two fields of a
 /// name the first one counts.

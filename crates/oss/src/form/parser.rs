@@ -12,6 +12,7 @@ use memchr::memmem;
 
 use super::disposition::{self, Disposition};
 use super::error::FormError;
+use super::fields;
 
 /// Spaces that may follow a boundary on its line.
 const LINE_PADDING_MAX: usize = 64;
@@ -30,7 +31,8 @@ pub struct FilePart {
 /// What comes next in a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FormEvent {
-    /// A field before the file, whole; those after it mean nothing.
+    /// A field before the file, whole. Behind the file there are only fields that mean nothing, which
+    /// are no events.
     Field {
         /// Its name, as it was sent.
         name: String,
@@ -57,12 +59,14 @@ pub struct FormParser {
     state: State,
     /// Header lines of the part so far.
     part: Headers,
-    /// The value of the field so far.
+    /// The value of the field so far, unless it is passed over.
     value: Vec<u8>,
+    /// How long it is so far, also when it is passed over.
+    value_bytes: usize,
     /// Bytes before the first part.
     padding: usize,
     fields: usize,
-    /// Fields so far, with the header lines of all parts.
+    /// Fields so far, also those that are passed over, with the header lines of all parts.
     bytes: usize,
     file_seen: bool,
 }
@@ -73,7 +77,8 @@ enum State {
     Headers,
     /// The headers are over; the part may be empty, and its delimiter begin with their last CR LF.
     Begin,
-    Field(String),
+    /// A field; without a name one that is passed over.
+    Field(Option<String>),
     File,
     End,
 }
@@ -126,6 +131,7 @@ impl FormParser {
             state: State::Preamble,
             part: Headers::default(),
             value: Vec::new(),
+            value_bytes: 0,
             padding: 0,
             fields: 0,
             bytes: 0,
@@ -140,7 +146,7 @@ impl FormParser {
         }
     }
 
-    /// Bytes that stand in memory for what was read so far.
+    /// Bytes that stand in memory for what was read so far, at most.
     pub fn held(&self) -> usize {
         self.bytes + self.value.len() + self.buffer.len()
     }
@@ -239,14 +245,15 @@ impl FormParser {
                 content_type,
             })));
         }
-        if self.file_seen {
+        if self.file_seen && fields::means_something(&name) {
             return Err(FormError::Malformed("the file must be the last field"));
         }
         self.fields += 1;
         if self.fields > FORM_FIELDS_MAX {
             return Err(FormError::TooLong("the form has more than 1000 fields"));
         }
-        self.state = State::Field(name);
+        // A button to submit with stands behind the file in the service's own example.
+        self.state = State::Field(Some(name).filter(|_| !self.file_seen));
         Ok(Step::Again)
     }
 
@@ -267,22 +274,26 @@ impl FormParser {
         let found = self.find();
         let (Found::Delimiter { at: bytes, .. } | Found::NotYet(bytes)) = found;
         let piece = self.buffer.split_to(bytes);
-        self.value.extend_from_slice(&piece);
-        if self.value.len() > FORM_FIELD_VALUE_BYTES_MAX {
+        if let State::Field(Some(_)) = &self.state {
+            self.value.extend_from_slice(&piece);
+        }
+        self.value_bytes += piece.len();
+        if self.value_bytes > FORM_FIELD_VALUE_BYTES_MAX {
             return Err(FormError::TooLong("the value of a field"));
         }
-        if self.bytes + self.value.len() > FORM_FIELDS_BYTES_MAX {
+        if self.bytes + self.value_bytes > FORM_FIELDS_BYTES_MAX {
             return Err(FormError::TooLong("all fields together"));
         }
         let Found::Delimiter { at, next, closing } = found else {
             return Ok(Step::NeedsMore);
         };
-        self.count(self.value.len())?;
+        let value_bytes = std::mem::take(&mut self.value_bytes);
+        self.count(value_bytes)?;
         let value = String::from_utf8(std::mem::take(&mut self.value))
             .map_err(|_| FormError::Malformed("the value of a field is not UTF-8"))?;
         let state = std::mem::replace(&mut self.state, State::End);
         let event = match state {
-            State::Field(name) => Some(FormEvent::Field { name, value }),
+            State::Field(Some(name)) => Some(FormEvent::Field { name, value }),
             _ => None,
         };
         Ok(self.past_delimiter(next - at, closing, event))

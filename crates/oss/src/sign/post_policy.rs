@@ -9,7 +9,7 @@
 //! - A field that the form does not have counts as empty. `bucket` is the bucket that is addressed,
 //!   `content-type` the type that the object gets, whichever field or part says it.
 //! - The name in a condition may lack its `$`.
-//! - A V4 policy must name version, credential and date (and token) exactly; else InvalidPolicyDocument.
+//! - A V4 policy must name version, credential and date (and token) exactly, a prefix is not enough.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,6 +27,9 @@ use crate::form::Form;
 
 /// Longest policy that an answer shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 8 * 1024;
+
+/// What a condition in a list may begin with.
+const MODES: [&str; 5] = ["eq", "starts-with", "in", "not-in", "content-length-range"];
 
 /// A form's signature as presented, read but not verified.
 #[derive(Clone)]
@@ -156,7 +159,7 @@ impl PostSignature {
     /// The policy, once its signature is known to be good.
     ///
     /// # Errors
-    /// InvalidPolicyDocument.
+    /// InvalidPolicyDocument; for V4 AccessDenied when it does not name a field of the signature.
     pub fn policy(&self) -> Result<PostPolicy, OssError> {
         let policy = PostPolicy::parse(&self.policy)?;
         if let Scheme::V4 { .. } = self.scheme {
@@ -166,7 +169,8 @@ impl PostSignature {
                 .is_some()
                 .then_some(SECURITY_TOKEN_HEADER);
             if let Some(field) = fields.into_iter().chain(token).find(|f| !policy.names(f)) {
-                return Err(invalid(format!("the condition of {field} is missing.")));
+                let what = format!("Extra input fields: {field}");
+                return Err(denied(&what).ec(ec::POST_POLICY_EXTRA_FIELD));
             }
         }
         Ok(policy)
@@ -268,9 +272,13 @@ impl PostPolicy {
         let conditions = document
             .get("conditions")
             .ok_or_else(|| invalid("Policy missing conditions.").ec(ec::POST_POLICY_CONDITIONS))?;
-        let listed = conditions
-            .as_array()
-            .ok_or_else(|| invalid("Invalid 'conditions' value: must be a List."))?;
+        let listed = conditions.as_array().ok_or_else(|| {
+            invalid("Invalid 'conditions' value: must be a List.").ec(ec::POST_POLICY_NO_LIST)
+        })?;
+        if listed.is_empty() {
+            let message = "Invalid 'conditions' value: must not be empty.";
+            return Err(invalid(message).ec(ec::POST_POLICY_EMPTY));
+        }
         if listed.len() > POST_POLICY_CONDITIONS_MAX {
             return Err(invalid("Policy has too many conditions."));
         }
@@ -307,11 +315,16 @@ impl PostPolicy {
     }
 
     fn add_list(&mut self, parts: &[Value]) -> Result<(), OssError> {
-        let [operator, first, second] = parts else {
+        let operator = parts.first().map_or(Ok(String::new()), text_of)?;
+        let operator = operator.to_ascii_lowercase();
+        if !MODES.contains(&operator.as_str()) {
+            let message = "Invalid Condition: unknown operator.";
+            return Err(invalid(message).ec(ec::POST_POLICY_MODE));
+        }
+        let [_, first, second] = parts else {
             let message = "Invalid Condition: wrong number of elements.";
             return Err(invalid(message).ec(ec::POST_POLICY_ELEMENTS));
         };
-        let operator = text_of(operator)?.to_ascii_lowercase();
         if operator == "content-length-range" {
             let (least, most) = (
                 number_of(first, ec::POST_POLICY_LEAST)?,
@@ -329,11 +342,7 @@ impl PostPolicy {
             "eq" => Test::Equal(text_of(second)?),
             "starts-with" => Test::StartsWith(text_of(second)?),
             "in" => Test::In(texts_of(second)?),
-            "not-in" => Test::NotIn(texts_of(second)?),
-            _ => {
-                let message = "Invalid Condition: unknown operator.";
-                return Err(invalid(message).ec(ec::POST_POLICY_MODE));
-            }
+            _ => Test::NotIn(texts_of(second)?),
         };
         self.push(&name, test);
         Ok(())
@@ -360,12 +369,8 @@ impl PostPolicy {
     /// # Errors
     /// AccessDenied with the condition that does not hold.
     pub fn check(&self, form: &Form, bucket: &str, now: Timestamp) -> Result<(), OssError> {
-        let denied = |what: String| {
-            OssError::new(ErrorCode::AccessDenied)
-                .message(format!("Invalid according to Policy: {what}"))
-        };
         if now > self.expires_at {
-            return Err(denied("Policy expired.".to_owned()).ec(ec::POST_POLICY_EXPIRED));
+            return Err(denied("Policy expired.").ec(ec::POST_POLICY_EXPIRED));
         }
         let value = |field: &str| match field {
             "bucket" => bucket,
@@ -374,11 +379,10 @@ impl PostPolicy {
         };
         match self.conditions.iter().find(|c| !c.holds(value(&c.field))) {
             None => Ok(()),
-            Some(condition) => Err(denied(format!(
-                "Policy Condition failed: {}",
-                condition.shown()
-            ))
-            .ec(ec::POST_POLICY_FAILED)),
+            Some(condition) => {
+                let what = format!("Policy Condition failed: {}", condition.shown());
+                Err(denied(&what).ec(ec::POST_POLICY_FAILED))
+            }
         }
     }
 
@@ -418,6 +422,10 @@ impl Condition {
             false => format!("[\"{operator}\", {field}, …]"),
         }
     }
+}
+
+fn denied(what: &str) -> OssError {
+    OssError::new(ErrorCode::AccessDenied).message(format!("Invalid according to Policy: {what}"))
 }
 
 fn invalid(what: impl AsRef<str>) -> OssError {

@@ -34,9 +34,6 @@ pub(super) struct Page {
 /// # Errors
 /// NoSuchBucket, ServiceUnavailable.
 pub(super) async fn read(cx: &mut Ctx, wanted: Wanted<'_>) -> Result<Page, OssError> {
-    if wanted.limit == 0 {
-        return Ok(Page::default());
-    }
     let mut page = pb::ObjectsPage::default();
     for _ in 0..2 {
         let bucket = cx.bucket()?.clone();

@@ -27,6 +27,8 @@ pub(crate) struct InitiateMultipartUpload {
 
 impl Operation for InitiateMultipartUpload {
     const BODY: BodyKind = BodyKind::None;
+    /// As the tests of the Go SDK v1 have it.
+    const IGNORED_CONDITIONS: &'static [&'static str] = &["If-Modified-Since"];
 
     fn parse(head: &Head) -> Result<Self, OssError> {
         Ok(Self {

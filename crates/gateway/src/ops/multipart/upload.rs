@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
+use granary_oss::error::ec;
 use granary_oss::{ErrorCode, OssError};
 use granary_types::{ObjectId, ObjectKey, StorageClass};
 
@@ -50,8 +51,12 @@ impl UploadRef {
 
     /// NoSuchUpload as this operation answers it.
     pub(super) fn no_such_upload(&self) -> OssError {
+        let ec = match self.text.as_str() {
+            "" => ec::UPLOAD_ID_MISSING,
+            _ => self.ec,
+        };
         OssError::new(ErrorCode::NoSuchUpload)
-            .ec(self.ec)
+            .ec(ec)
             .extra("UploadId", self.text.as_str())
     }
 

@@ -13,9 +13,10 @@ use http::header;
 
 use super::sequence::Before;
 use super::upload::{UploadRef, storage_class};
+use crate::conditions::CONDITIONS;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
-use crate::ops::object::{CALLBACKS, Source, refuse_unbuilt, write_failed};
+use crate::ops::object::{CALLBACKS, Source, UNBUILT_IN_WRITES, write_failed};
 use crate::ops::{Body, BodyKind, Operation};
 use crate::render::Output;
 use crate::version_id::VersionRef;
@@ -30,9 +31,11 @@ pub(crate) struct UploadPartCopy {
 
 impl Operation for UploadPartCopy {
     const BODY: BodyKind = BodyKind::None;
+    /// Its conditions are about its source.
+    const IGNORED_CONDITIONS: &'static [&'static str] = &CONDITIONS;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        refuse_unbuilt(head)?;
+        head.refuse(UNBUILT_IN_WRITES)?;
         head.refuse(CALLBACKS)?;
         Ok(Self {
             upload: UploadRef::parse(head, ec::NO_SUCH_UPLOAD_PART_COPY)?,

@@ -34,8 +34,6 @@ pub(crate) const UNBUILT_IN_WRITES: &[&str] = &[
     "x-oss-hash-ctx",
     "x-oss-md5-ctx",
     "withHashContext",
-    "if-match",
-    "if-none-match",
 ];
 
 /// What asks for a callback, for writes that OSS makes none of.
@@ -45,20 +43,6 @@ pub(crate) const CALLBACKS: &[&str] = &[
     "callback",
     "callback-var",
 ];
-
-/// Plain conditions. A copy has its own, about its source; these mean nothing to it.
-pub(crate) const CONDITIONS: &[&str] = &["if-match", "if-none-match"];
-
-/// Refuses what a write asks for and this version does not act on.
-///
-/// # Errors
-/// NotImplemented.
-pub(crate) fn refuse_unbuilt(head: &Head) -> Result<(), OssError> {
-    let copies = head.headers.contains_key("x-oss-copy-source");
-    let names = UNBUILT_IN_WRITES.iter().copied();
-    let names = names.filter(|name| !(copies && CONDITIONS.contains(name)));
-    head.refuse(&names.collect::<Vec<_>>())
-}
 
 /// Bytes that all attributes of an object may take together: the record is bounded
 /// (`limits::RECORD_BYTES_MAX`) and needs room for the rest.
@@ -85,7 +69,7 @@ impl Attributes {
     /// # Errors
     /// InvalidArgument, MetadataTooLarge, NotImplemented.
     pub(crate) fn parse(head: &Head) -> Result<Self, OssError> {
-        refuse_unbuilt(head)?;
+        head.refuse(UNBUILT_IN_WRITES)?;
         Self::from_headers(&head.headers)
     }
 
@@ -263,17 +247,9 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_conditions_of_its_own() {
-        for name in CONDITIONS {
-            let copy = ("x-oss-copy-source", "/bucket/other");
-            assert!(parse(&[(*name, "x"), copy]).is_ok(), "{name}");
-        }
-    }
-
-    #[test]
     fn nothing_is_silently_ignored() {
         for name in UNBUILT_IN_WRITES {
-            let error = match name.starts_with("x-oss-") || name.starts_with("if-") {
+            let error = match name.starts_with("x-oss-") {
                 true => parse(&[(name, "1")]).unwrap_err(),
                 false => {
                     let target = format!("/bucket/key?{name}=1");

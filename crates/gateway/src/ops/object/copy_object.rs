@@ -19,6 +19,7 @@ use http::header;
 use super::source::Found;
 use super::{Attributes, CALLBACKS, Source, forbids_overwrite, write_failed};
 use crate::buckets::Versioning;
+use crate::conditions::CONDITIONS;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
@@ -43,6 +44,8 @@ const IN_PLACE_ATTEMPTS_MAX: u32 = 5;
 
 impl Operation for CopyObject {
     const BODY: BodyKind = BodyKind::None;
+    /// Its conditions are about its source.
+    const IGNORED_CONDITIONS: &'static [&'static str] = &CONDITIONS;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
         head.refuse(CALLBACKS)?;

@@ -6,7 +6,6 @@ use granary_oss::OssError;
 use granary_types::ObjectKey;
 use http::StatusCode;
 
-use super::CONDITIONS;
 use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
@@ -26,7 +25,6 @@ impl Operation for DeleteObject {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(CONDITIONS)?;
         Ok(Self {
             key: head.object_key()?,
             version: head.version()?,

@@ -5,7 +5,6 @@ use granary_oss::OssError;
 use granary_types::ObjectKey;
 use http::StatusCode;
 
-use super::CONDITIONS;
 use super::settings::{change, find};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -24,7 +23,6 @@ impl Operation for DeleteObjectTagging {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(CONDITIONS)?;
         Ok(Self {
             key: head.object_key()?,
             version: head.version()?,

@@ -4,7 +4,7 @@ use granary_oss::OssError;
 use granary_oss::xml::AccessControlPolicy;
 use granary_types::{AccountId, ObjectAcl, ObjectKey};
 
-use super::settings::{find, shown_id};
+use super::settings::{find_with_acl, shown_id};
 use super::version::refuse_directory;
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
@@ -34,7 +34,7 @@ impl Operation for GetObjectAcl {
     }
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
-        let version = find(cx, &self.key, self.version).await?;
+        let version = find_with_acl(cx, &self.key, self.version).await?;
         refuse_directory(&version, &self.key)?;
         let acl = ObjectAcl::from_number(version.acl).unwrap_or(ObjectAcl::Default);
         let owner = cx.owner(AccountId(version.owner));

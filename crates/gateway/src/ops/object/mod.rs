@@ -31,8 +31,7 @@ mod version;
 
 pub(crate) use append_object::AppendObject;
 pub(crate) use attributes::{
-    Attributes, CALLBACKS, CONDITIONS, UNBUILT_IN_WRITES, checked_class, forbids_overwrite,
-    refuse_unbuilt,
+    Attributes, CALLBACKS, UNBUILT_IN_WRITES, checked_class, forbids_overwrite,
 };
 pub(crate) use copy_object::CopyObject;
 pub(crate) use create_directory::CreateDirectory;

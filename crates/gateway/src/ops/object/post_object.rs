@@ -17,6 +17,7 @@ use super::store::{NewObject, Stored};
 use super::{Attributes, UNBUILT_IN_WRITES};
 use crate::buckets::Versioning;
 use crate::callback;
+use crate::conditions::{self, CONDITIONS};
 use crate::ctx::{Ctx, Subject};
 use crate::head::{Head, not_implemented};
 use crate::ops::{Body, BodyKind, Operation};
@@ -58,6 +59,10 @@ impl Operation for PostObject {
         let asked = |name: &&&str| form.field(&name.to_ascii_lowercase()).is_some();
         if let Some(name) = refused.into_iter().find(asked) {
             return Err(not_implemented(name));
+        }
+        let condition = CONDITIONS.iter().find(asked);
+        if let Some(name) = condition {
+            return Err(conditions::refused(name));
         }
         let headers = form.headers()?;
         Ok(Self {
@@ -184,6 +189,10 @@ mod tests {
             let error = parse(&[(name, "1")]).unwrap_err();
             assert_eq!(error.code(), ErrorCode::NotImplemented, "{name}");
             assert_eq!(error.extra_value("Header"), Some(*name));
+        }
+        for name in CONDITIONS {
+            let error = parse(&[(name, "1")]).unwrap_err();
+            assert_eq!(error.ec_text(), "0017-00000245", "{name}");
         }
         for (name, value, code) in [
             ("x-oss-storage-class", "Archive", ErrorCode::NotImplemented),

@@ -7,8 +7,7 @@ use granary_oss::{ErrorCode, OssError};
 use granary_types::{ObjectAcl, ObjectKey};
 use http::StatusCode;
 
-use super::CONDITIONS;
-use super::settings::{change, find};
+use super::settings::{change, find_with_acl};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
 use crate::ops::{Body, BodyKind, Operation};
@@ -27,7 +26,6 @@ impl Operation for PutObjectAcl {
     const BODY: BodyKind = BodyKind::None;
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(CONDITIONS)?;
         let missing = || {
             OssError::new(ErrorCode::MissingArgument)
                 .ec(ec::OBJECT_ACL_MISSING)
@@ -46,7 +44,7 @@ impl Operation for PutObjectAcl {
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
         let Self { key, version, acl } = self;
-        find(cx, &key, version).await?;
+        find_with_acl(cx, &key, version).await?;
         let id = change(cx, &key, |at| pb::SetObjectAcl {
             at: Some(at),
             version_stamp: version.stamp(),

@@ -7,8 +7,8 @@ use granary_types::ObjectKey;
 use granary_types::limits::CONFIG_BODY_BYTES_MAX;
 use http::StatusCode;
 
+use super::Attributes;
 use super::settings::{change, find};
-use super::{Attributes, CONDITIONS};
 use crate::ctx::{Ctx, Subject};
 use crate::head::Head;
 use crate::ops::{Body, BodyKind, Operation};
@@ -29,7 +29,6 @@ impl Operation for PutObjectTagging {
     };
 
     fn parse(head: &Head) -> Result<Self, OssError> {
-        head.refuse(CONDITIONS)?;
         Ok(Self {
             key: head.object_key()?,
             version: head.version()?,

@@ -23,6 +23,9 @@ use crate::version_id::VersionRef;
 /// What the caller must be allowed to do with the source; with the new path: what the table says.
 const DELETE: Action = Action::new("DeleteObject", Access::WriteObject);
 
+/// What a shard says when it is not the source that is missing, but the directory of the new path.
+const NO_PARENT: &str = "the new path has no such parent";
+
 /// The input.
 #[derive(Debug)]
 pub(crate) struct Rename {
@@ -57,7 +60,7 @@ impl Operation for Rename {
             })
             .await?;
         decision.map_err(|no| {
-            let missing = no.reason() == Reason::NoSuchKey;
+            let missing = no.reason() == Reason::NoSuchKey && no.detail != NO_PARENT;
             let key = if missing { &self.source } else { &self.key };
             failure::of_rejection(&no).extra("Key", key.as_str())
         })?;

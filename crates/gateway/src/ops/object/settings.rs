@@ -3,7 +3,8 @@
 
 use granary_meta_api::pb::state;
 use granary_meta_api::{Command, pb};
-use granary_oss::OssError;
+use granary_oss::error::ec;
+use granary_oss::{ErrorCode, OssError};
 use granary_types::ObjectKey;
 
 use super::version::existing;
@@ -23,6 +24,23 @@ pub(super) async fn find(
 ) -> Result<state::Version, OssError> {
     let found = cx.find_version(key, version, false).await?;
     existing(found, key, version).map(|(version, _)| version)
+}
+
+/// [`find`] for an operation on an ACL, which a delete marker has none of: the service tells that with
+/// an EC of its own.
+///
+/// # Errors
+/// As [`find`].
+pub(super) async fn find_with_acl(
+    cx: &mut Ctx,
+    key: &ObjectKey,
+    version: VersionRef,
+) -> Result<state::Version, OssError> {
+    let found = find(cx, key, version).await;
+    found.map_err(|error| match error.code() {
+        ErrorCode::MethodNotAllowed => error.ec(ec::ACL_OF_DELETE_MARKER),
+        _ => error,
+    })
 }
 
 /// Has a change of a version decided; the id to show, where versions have one.

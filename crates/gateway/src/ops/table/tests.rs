@@ -203,8 +203,6 @@ fn what_nobody_claims_is_not_implemented() {
         ("DELETE", "/bucket/key?acl", NotImplemented),
         // Two sub-resources at once.
         ("GET", "/bucket/?acl&cors", NotImplemented),
-        // Half of an operation.
-        ("PUT", "/bucket/key?partNumber=1", NotImplemented),
         // What the list does not know.
         ("GET", "/bucket/?somethingNew", NotImplemented),
         ("PUT", "/bucket/key?somethingNew", NotImplemented),
@@ -249,6 +247,8 @@ fn parameters_that_select_nothing_do_not_matter() {
             "/bucket/key?uploads&sequential",
             "InitiateMultipartUpload",
         ),
+        ("PUT", "/bucket/key?partNumber=1", "UploadPart"),
+        ("PUT", "/bucket/key?uploadId=7", "UploadPart"),
         (
             "POST",
             "/bucket/?delete&encoding-type=url",

@@ -145,12 +145,6 @@ fn what_is_no_form_is_told() {
     assert_eq!(whole(part(coded).as_bytes()), Err(FormError::Encoded));
     let two = "--XyZ\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n1\r\n".repeat(2);
     assert_eq!(whole(two.as_bytes()), Err(FormError::Files));
-    let more = "--XyZ\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n1\r\n\
-        --XyZ\r\nContent-Disposition: form-data; name=\"submit\"\r\n\r\nUpload\r\n--XyZ--";
-    assert!(matches!(
-        whole(more.as_bytes()),
-        Err(FormError::Malformed(_))
-    ));
     for content_type in [&b""[..], b"text/plain"] {
         assert_eq!(
             FormParser::new(content_type).unwrap_err(),
@@ -163,11 +157,76 @@ fn what_is_no_form_is_told() {
     ));
 }
 
+const FILE_PART: &str = "--XyZ\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n1\r\n";
+
+fn part(name: &str, value: &str) -> String {
+    format!("--XyZ\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+}
+
+#[test]
+fn fields_behind_the_file_are_passed_over_unless_they_mean_something() {
+    let file = [
+        file(None, None),
+        data(b"1"),
+        FormEvent::FileEnd,
+        FormEvent::End,
+    ];
+    for name in ["submit", "Upload to OSS", "name", "x", "x-os", "keys"] {
+        let body = FILE_PART.to_owned() + &part(name, "go") + &part("empty", "") + "--XyZ--";
+        assert_eq!(whole(body.as_bytes()).unwrap(), file, "{name}");
+        assert_eq!(events(body.as_bytes().chunks(1)).unwrap(), file, "{name}");
+    }
+    for name in [
+        "key",
+        "Policy",
+        "OSSAccessKeyId",
+        "signature",
+        "x-oss-credential",
+        "x-oss-meta-a",
+        "X-OSS-Object-Acl",
+        "callback",
+        "x:var",
+        "success_action_status",
+        "success_action_redirect",
+        "Content-Type",
+        "Content-Disposition",
+        "Cache-Control",
+        "Expires",
+        "If-Match",
+    ] {
+        let body = FILE_PART.to_owned() + &part("submit", "go") + &part(name, "") + "--XyZ--";
+        let error = FormError::Malformed("the file must be the last field");
+        assert_eq!(whole(body.as_bytes()), Err(error), "{name}");
+    }
+    let two = FILE_PART.to_owned() + &part("submit", "go") + FILE_PART + "--XyZ--";
+    assert_eq!(whole(two.as_bytes()), Err(FormError::Files));
+}
+
+#[test]
+fn what_is_passed_over_is_not_kept_and_has_an_end() {
+    let mut parser = parser();
+    parser.feed(FILE_PART.as_bytes());
+    parser.feed(b"--XyZ\r\nContent-Disposition: form-data; name=submit\r\n\r\n");
+    while parser.next_event().unwrap().is_some() {}
+    for _ in 0..FORM_FIELD_VALUE_BYTES_MAX / 65536 {
+        parser.feed(&[b'x'; 65536]);
+        assert_eq!(parser.next_event(), Ok(None));
+        assert!(parser.held() < 1024, "{}", parser.held());
+    }
+    parser.feed(b"x");
+    assert!(matches!(parser.next_event(), Err(FormError::TooLong(_))));
+    let many = FILE_PART.to_owned() + &part("a", "").repeat(FORM_FIELDS_MAX + 1);
+    assert!(matches!(whole(many.as_bytes()), Err(FormError::TooLong(_))));
+    let value = part("a", &"v".repeat(FORM_FIELD_VALUE_BYTES_MAX));
+    let large = FILE_PART.to_owned() + &value + &value + &part("a", "v");
+    assert!(matches!(
+        whole(large.as_bytes()),
+        Err(FormError::TooLong(_))
+    ));
+}
+
 #[test]
 fn everything_that_is_kept_is_bounded() {
-    let part = |name: &str, value: &str| {
-        format!("--XyZ\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
-    };
     let end = "--XyZ--";
     let too_long = |body: String| {
         let error = events(body.as_bytes().chunks(7001)).unwrap_err();
@@ -202,6 +261,7 @@ proptest! {
             Just(&b"\r\n"[..]), Just(&b"--"[..]), Just(&b"--XyZ"[..]), Just(&b"\r\n--XyZ\r\n"[..]),
             Just(&b"\r\n--XyZ--"[..]), Just(&b"\r"[..]), Just(&b"-"[..]), Just(&b" "[..]), Just(&b"x"[..]),
             Just(&b"Content-Disposition: form-data; name=\"a\"\r\n\r\n"[..]),
+            Just(&b"Content-Disposition: form-data; name=\"key\"\r\n\r\n"[..]),
             Just(&b"Content-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n"[..]),
         ], 0..24),
         cut in 1usize..9,
