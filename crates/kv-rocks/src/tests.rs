@@ -261,3 +261,50 @@ async fn acknowledged_commands_are_on_disk() {
     second.stop().await.unwrap();
     host.stop().await.unwrap();
 }
+
+#[test]
+fn memory_alone_answers_what_it_has_and_says_what_it_has_not() {
+    let directory = TempDir::new().unwrap();
+    let kv = open(directory.path());
+    write(&kv, 1, 100);
+    let key = |number: u32| number.to_be_bytes();
+    let answers = |kv: &dyn KvRead| {
+        let memory = kv.in_memory().unwrap();
+        let got = memory.get(Space::State, &key(1));
+        let scanned: Result<Vec<_>, _> = memory
+            .scan(Space::State, b"", None, Direction::Forward)
+            .collect();
+        (got, scanned.map(|entries| entries.len()))
+    };
+    // In the memtable.
+    let snapshot = kv.snapshot();
+    for view in [&kv as &dyn KvRead, snapshot.as_ref()] {
+        let (got, scanned) = answers(view);
+        assert_eq!(got.unwrap().unwrap().len(), 100);
+        assert_eq!(scanned.unwrap(), 1);
+        let memory = view.in_memory().unwrap();
+        assert_eq!(memory.get(Space::State, &key(2)).unwrap(), None);
+    }
+    drop(snapshot);
+    kv.sync().unwrap();
+    let family = kv.database.column_family(Space::State).unwrap();
+    kv.database.db.flush_cf(&family).unwrap();
+    drop(family);
+    drop(kv);
+    // In a file that nobody has read since the start.
+    let kv = open(directory.path());
+    let snapshot = kv.snapshot();
+    for view in [&kv as &dyn KvRead, snapshot.as_ref()] {
+        let (got, scanned) = answers(view);
+        assert!(matches!(got, Err(KvError::NotInMemory)), "{got:?}");
+        assert!(matches!(scanned, Err(KvError::NotInMemory)), "{scanned:?}");
+    }
+    // Whoever waits for the disk brings it into memory.
+    assert_eq!(
+        snapshot.get(Space::State, &key(1)).unwrap().unwrap().len(),
+        100
+    );
+    for view in [&kv as &dyn KvRead, snapshot.as_ref()] {
+        assert_eq!(answers(view).0.unwrap().unwrap().len(), 100);
+    }
+}
