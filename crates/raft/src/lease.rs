@@ -153,8 +153,7 @@ impl Standing {
         if metrics.current_term != term {
             return false;
         }
-        let mut voters = metrics.membership_config.membership().voter_ids();
-        if voters.all(|voter| voter == self.node.0) {
+        if self.is_sole_voter(&metrics) {
             return !self.unsettled.members.load(Ordering::SeqCst);
         }
         let handed_over = *self.unsettled.handed_over.lock();
@@ -163,6 +162,16 @@ impl Standing {
         }
         let acked = metrics.last_quorum_acked.as_deref();
         acked.is_some_and(|acked| Types::now() < *acked + lease)
+    }
+
+    /// True when no other node votes, as far as is known.
+    pub(crate) fn votes_alone(&self) -> bool {
+        self.is_sole_voter(&self.all_metrics.borrow_watched())
+    }
+
+    fn is_sole_voter(&self, metrics: &RaftMetrics<Types>) -> bool {
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.all(|voter| voter == self.node.0)
     }
 
     /// A hand-over begins: the next leader need not wait for the lease, and this one sends no more
