@@ -21,7 +21,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use granary_kv::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
 use parking_lot::Mutex;
-use rocksdb::{BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, ReadTier, properties};
+use rocksdb::{
+    BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, ReadTier, WriteOptions, properties,
+};
 
 pub use options::{RocksBudget, RocksConfig};
 use snapshot::OwnedSnapshot;
@@ -182,6 +184,34 @@ fn failed_scan<'a>(error: KvError) -> Scan<'a> {
 }
 
 impl RocksKv {
+    /// The batch in the database's own terms.
+    fn translated(&self, batch: &WriteBatch) -> Result<rocksdb::WriteBatch, KvError> {
+        let database = &self.database;
+        let families = [
+            database.column_family(Space::Log)?,
+            database.column_family(Space::State)?,
+            database.column_family(Space::Index)?,
+        ];
+        let family = |space: Space| match space {
+            Space::Log => &families[0],
+            Space::State => &families[1],
+            Space::Index => &families[2],
+        };
+        let mut writes = rocksdb::WriteBatch::default();
+        for op in batch.ops() {
+            match op {
+                Op::Put(space, key, value) => writes.put_cf(family(*space), key, value),
+                Op::Delete(space, key) => writes.delete_cf(family(*space), key),
+                // RocksDB refuses an inverted range; here it is empty.
+                Op::DeleteRange(_, start, end) if end <= start => {}
+                Op::DeleteRange(space, start, end) => {
+                    writes.delete_range_cf(family(*space), start, end);
+                }
+            }
+        }
+        Ok(writes)
+    }
+
     fn get_from(&self, tier: Tier, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let family = self.database.column_family(space)?;
         let value = self
@@ -259,30 +289,21 @@ impl Kv for RocksKv {
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
-        let database = &self.database;
-        let families = [
-            database.column_family(Space::Log)?,
-            database.column_family(Space::State)?,
-            database.column_family(Space::Index)?,
-        ];
-        let family = |space: Space| match space {
-            Space::Log => &families[0],
-            Space::State => &families[1],
-            Space::Index => &families[2],
-        };
-        let mut writes = rocksdb::WriteBatch::default();
-        for op in batch.ops() {
-            match op {
-                Op::Put(space, key, value) => writes.put_cf(family(*space), key, value),
-                Op::Delete(space, key) => writes.delete_cf(family(*space), key),
-                // RocksDB refuses an inverted range; here it is empty.
-                Op::DeleteRange(_, start, end) if end <= start => {}
-                Op::DeleteRange(space, start, end) => {
-                    writes.delete_range_cf(family(*space), start, end);
-                }
-            }
-        }
-        database.change(|db| db.write(writes))
+        let writes = self.translated(&batch)?;
+        self.database.change(|db| db.write(writes))
+    }
+
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, KvError> {
+        let writes = self.translated(batch)?;
+        let mut options = WriteOptions::default();
+        options.set_no_slowdown(true);
+        let mut stalled = false;
+        self.database.change(|db| {
+            let written = db.write_opt(writes, &options);
+            stalled = matches!(&written, Err(error) if error.kind() == ErrorKind::Incomplete);
+            if stalled { Ok(()) } else { written }
+        })?;
+        Ok(!stalled)
     }
 
     fn sync(&self) -> Result<(), KvError> {

@@ -4,7 +4,7 @@
 //! Contract: writes are atomic per batch, visible at once and ordered; [`Kv::sync`] makes every
 //! earlier write durable; after a crash the store holds a prefix of the batches written, at least
 //! up to the last successful sync. Calls may block: never make them on an async thread, but for
-//! [`Kv::snapshot`] and what [`KvRead::in_memory`] answers.
+//! [`Kv::snapshot`], [`Kv::write_at_once`] and what [`KvRead::in_memory`] answers.
 
 mod batch;
 mod memory;
@@ -127,6 +127,15 @@ pub trait Kv: KvRead + 'static {
     /// # Errors
     /// See [`KvError`].
     fn write(&self, batch: WriteBatch) -> Result<(), KvError>;
+
+    /// The same where it need not wait for a disk, so that it may be asked for on an async thread;
+    /// `false` when it would have to, or the store cannot tell: then nothing was written.
+    ///
+    /// # Errors
+    /// See [`KvError`].
+    fn write_at_once(&self, _batch: &WriteBatch) -> Result<bool, KvError> {
+        Ok(false)
+    }
 
     /// Makes every earlier write durable.
     ///

@@ -12,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::LogFormat;
+use crate::log_lines::Lines;
 use crate::log_writer::Batches;
 
 /// Lines that wait for a slow reader of the log; more are dropped and counted.
@@ -43,6 +44,7 @@ impl Telemetry {
         let logs = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_ansi(std::io::stderr().is_terminal())
+                .event_format(Lines::default())
                 .with_writer(writer)
                 .boxed(),
             LogFormat::Json => tracing_subscriber::fmt::layer()
