@@ -97,23 +97,23 @@ impl Drop for Completion {
         let seen = &self.seen;
         tracing::info!(
             target: "access",
-            request_id = %seen.request_id,
-            remote = %seen.remote,
+            request_id = seen.request_id.as_str(),
+            remote = seen.remote.as_str(),
             account = self.account.map_or(0, |account| account.0),
             signature = self.signature,
             operation = self.operation,
-            bucket = %seen.bucket,
-            key = %seen.key,
-            method = %seen.method,
-            uri = %seen.target,
-            host = %seen.host,
+            bucket = seen.bucket.as_str(),
+            key = seen.key.as_str(),
+            method = seen.method.as_str(),
+            uri = seen.target.as_str(),
+            host = seen.host.as_str(),
             status = self.status.as_u16(),
             code = self.code,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,
             duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             cut = self.cut,
-            user_agent = %seen.user_agent,
+            user_agent = seen.user_agent.as_str(),
             "request"
         );
     }

@@ -7,6 +7,7 @@
 //! view of the bucket answers as for an object that is not there, and knows no object by that id
 //! later either; whoever goes on with a newer view asks here again.
 
+use granary_meta_api::pb;
 use granary_oss::error::ec;
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::{Access, Action, BucketFacts, Caller, Decision, Facts, ObjectFacts, evaluate};
@@ -49,8 +50,42 @@ pub(crate) async fn authorise(cx: &mut Ctx) -> Result<(), OssError> {
     }
 }
 
-/// Decides about another object than the request's own: the source of a copy, or one of the
-/// objects that DeleteMultipleObjects names.
+/// Finds another object than the request's own, with its inline bytes, and decides about it: the very
+/// version that was judged is the one to go on with. `None` when the shard does not know this view of
+/// the bucket.
+///
+/// # Errors
+/// AccessDenied, ServiceUnavailable.
+pub(crate) async fn find_authorised(
+    shared: &Shared,
+    caller: Caller,
+    action: Action,
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: VersionRef,
+) -> Result<Option<pb::VersionResult>, OssError> {
+    let mut facts = Facts {
+        bucket: Some(facts_of(bucket)),
+        object: None,
+    };
+    let mut decision = evaluate(caller, action, &facts);
+    if decision == Decision::Deny {
+        return Err(denied(caller, action));
+    }
+    let Some(answer) = find_version_in(shared, bucket, key, version, true).await? else {
+        return Ok(None);
+    };
+    if decision == Decision::NeedsObject {
+        facts.object = Some(object_facts(answer.version.as_ref()));
+        decision = evaluate(caller, action, &facts);
+    }
+    match decision {
+        Decision::Allow => Ok(Some(answer)),
+        Decision::Deny | Decision::NeedsObject => Err(denied(caller, action)),
+    }
+}
+
+/// Decides about one of the objects that DeleteMultipleObjects names.
 ///
 /// # Errors
 /// AccessDenied, ServiceUnavailable.
@@ -105,7 +140,7 @@ fn facts_of(bucket: &Bucket) -> BucketFacts {
 }
 
 /// An ACL of a later version of Granary closes the object rather than opening it.
-fn object_facts(version: Option<&granary_meta_api::pb::state::Version>) -> Option<ObjectFacts> {
+fn object_facts(version: Option<&pb::state::Version>) -> Option<ObjectFacts> {
     let version = version.filter(|version| !version.delete_marker)?;
     let acl = match version.acl {
         0 => ObjectAcl::Default,

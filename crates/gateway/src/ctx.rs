@@ -17,7 +17,7 @@ use granary_types::{AccountId, BucketName, ObjectKey, StorageClass};
 
 use crate::admission::Admission;
 use crate::authn::Authenticator;
-use crate::authz::authorise_object;
+use crate::authz::{authorise, find_authorised};
 use crate::buckets::{Bucket, BucketViews};
 use crate::callback::Callbacks;
 use crate::config::Settings;
@@ -174,7 +174,7 @@ impl Ctx {
     }
 
     /// The current version of another object of the bucket that the request's own was found in, with
-    /// its inline bytes, if the caller may use that one too.
+    /// its inline bytes, if the caller may do `action` to that one.
     ///
     /// # Errors
     /// NoSuchBucket, AccessDenied; ServiceUnavailable, also when the bucket was replaced by another
@@ -182,13 +182,13 @@ impl Ctx {
     pub(crate) async fn find_beside(
         &mut self,
         key: &ObjectKey,
+        action: Action,
     ) -> Result<Option<pb::VersionResult>, OssError> {
         let current = VersionRef::Current;
         for _ in 0..REFRESHES_MAX {
             let bucket = Arc::clone(self.bucket()?);
-            let (shared, caller, action) = (&self.shared, self.caller, self.action);
-            authorise_object(shared, caller, action, &bucket, key, current).await?;
-            let answer = find_version_in(shared, &bucket, key, current, true).await?;
+            let (shared, caller) = (&self.shared, self.caller);
+            let answer = find_authorised(shared, caller, action, &bucket, key, current).await?;
             if let Some(answer) = answer {
                 return Ok(Some(answer).filter(|answer| answer.found));
             }
@@ -204,6 +204,8 @@ impl Ctx {
     /// Decides a command at a key; `build` gets the position. Repeats it with a new view of the
     /// bucket when the shard does not know the old one.
     ///
+    /// Permission counts as of now: a body may have been on its way for hours since the head was judged.
+    ///
     /// `movable` says whether what the command carries may be committed to another bucket of the
     /// same name: chunks belong to the bucket they were written for.
     ///
@@ -215,6 +217,7 @@ impl Ctx {
         movable: bool,
         build: impl Fn(pb::Position) -> C + Send,
     ) -> Result<Result<C::Reply, pb::Rejection>, OssError> {
+        self.authorise_again().await?;
         for _ in 0..REFRESHES_MAX {
             let bucket = Arc::clone(self.bucket()?);
             let command = build(bucket.position(key));
@@ -244,6 +247,24 @@ impl Ctx {
             .source("the shard and the root do not agree about the bucket"))
     }
 
+    /// Asks for permission as a request that comes now would. Costs the bucket's owner nothing.
+    ///
+    /// # Errors
+    /// AccessDenied, ServiceUnavailable.
+    async fn authorise_again(&mut self) -> Result<(), OssError> {
+        let old = Arc::clone(self.bucket()?);
+        if self.caller.account() == Some(old.owner) {
+            return Ok(());
+        }
+        // One that was replaced or is gone is for the shard to tell.
+        let found = self.shared.find_bucket(&old.name).await?;
+        if let Some(bucket) = found.filter(|bucket| bucket.id == old.id) {
+            self.bucket = Some(bucket);
+        }
+        self.found = None;
+        authorise(self).await
+    }
+
     /// Looks the bucket up again and asks for permission again if it has changed.
     ///
     /// # Errors
@@ -269,7 +290,7 @@ impl Ctx {
         if !same {
             self.found = None;
         }
-        crate::authz::authorise(self).await
+        authorise(self).await
     }
 
     /// Whether the bucket of this name is another one than `seen`: what holds no position (a
@@ -288,7 +309,7 @@ impl Ctx {
         let changed = bucket.id != seen.id;
         self.bucket = Some(bucket);
         if changed {
-            crate::authz::authorise(self).await?;
+            authorise(self).await?;
         }
         Ok(changed)
     }

@@ -71,22 +71,17 @@ pub(crate) fn route(head: &Head) -> Result<&'static Row, OssError> {
         let row = table::ROWS.iter().find(|row| row.allows("OPTIONS"));
         return row.ok_or_else(|| OssError::new(ErrorCode::MethodNotAllowed));
     }
-    let rows = || {
-        table::ROWS
-            .iter()
-            .filter(move |row| row.scope.covers(scope))
-    };
-    let best = rows()
-        .filter(|row| row.allows(head.method.as_str()) && row.when.iter().all(|w| holds(w, head)))
+    let rows = table::rows(scope, head.method.as_str());
+    let best = rows
+        .iter()
+        .filter(|row| row.when.iter().all(|when| holds(when, head)))
         .filter(|row| accounts_for_everything(row, scope, head))
         .max_by_key(|row| row.specificity());
     match best {
         Some(row) => Ok(row),
-        None if rows().any(|row| row.allows(head.method.as_str())) => {
-            Err(OssError::new(ErrorCode::NotImplemented)
-                .extra("Resource", head.raw_path.as_str())
-                .extra("Query", head.query.to_raw()))
-        }
+        None if !rows.is_empty() => Err(OssError::new(ErrorCode::NotImplemented)
+            .extra("Resource", head.raw_path.as_str())
+            .extra("Query", head.query.to_raw())),
         None => Err(OssError::new(ErrorCode::MethodNotAllowed)
             .extra("Method", head.method.as_str())
             .extra("ResourceType", scope.as_str())),

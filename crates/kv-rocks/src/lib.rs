@@ -9,7 +9,8 @@
 //!   since can be relied on;
 //! * a snapshot owns the database it reads, so it can outlive every other handle.
 //!
-//! Every call blocks on memory or disk: never call from an async thread.
+//! Every call may block on a disk, but for taking a snapshot and reads that ask for memory alone
+//! ([`KvRead::in_memory`]).
 
 mod options;
 mod snapshot;
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use granary_kv::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
 use parking_lot::Mutex;
-use rocksdb::{BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, properties};
+use rocksdb::{
+    BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, ReadTier, WriteOptions, properties,
+};
 
 pub use options::{RocksBudget, RocksConfig};
 use snapshot::OwnedSnapshot;
@@ -87,6 +90,7 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> KvError {
 fn kv_error(error: &rocksdb::Error) -> KvError {
     match error.kind() {
         ErrorKind::Corruption => KvError::Corrupt(error.to_string().into()),
+        ErrorKind::Incomplete => KvError::NotInMemory,
         _ => KvError::Io(error.to_string().into()),
     }
 }
@@ -128,8 +132,25 @@ impl Drop for Database {
     }
 }
 
+/// Where reads may look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tier {
+    /// Memtables and block cache; elsewhere is [`KvError::NotInMemory`].
+    Memory,
+    All,
+}
+
+fn read_options(tier: Tier) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if tier == Tier::Memory {
+        options.set_read_tier(ReadTier::BlockCache);
+    }
+    options
+}
+
 /// Bounds and mode of a scan; `None` when the range is empty.
 fn scan_options(
+    tier: Tier,
     start: &[u8],
     end: Option<&[u8]>,
     direction: Direction,
@@ -137,7 +158,7 @@ fn scan_options(
     if end.is_some_and(|end| end <= start) {
         return None;
     }
-    let mut options = ReadOptions::default();
+    let mut options = read_options(tier);
     options.set_iterate_lower_bound(start);
     if let Some(end) = end {
         options.set_iterate_upper_bound(end);
@@ -162,41 +183,9 @@ fn failed_scan<'a>(error: KvError) -> Scan<'a> {
     Box::new(std::iter::once(Err(error)))
 }
 
-impl KvRead for RocksKv {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        let family = self.database.column_family(space)?;
-        let value = self.database.db.get_cf(&family, key);
-        Ok(value.map_err(|error| kv_error(&error))?.map(Bytes::from))
-    }
-
-    fn scan(
-        &self,
-        space: Space,
-        start: &[u8],
-        end: Option<&[u8]>,
-        direction: Direction,
-    ) -> Scan<'_> {
-        let Some((options, mode)) = scan_options(start, end, direction) else {
-            return Box::new(std::iter::empty());
-        };
-        match self.database.column_family(space) {
-            Ok(family) => Box::new(
-                self.database
-                    .db
-                    .iterator_cf_opt(&family, options, mode)
-                    .map(entry),
-            ),
-            Err(error) => failed_scan(error),
-        }
-    }
-}
-
-impl Kv for RocksKv {
-    fn snapshot(&self) -> Arc<dyn KvRead> {
-        Arc::new(OwnedSnapshot::of(Arc::clone(&self.database)))
-    }
-
-    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+impl RocksKv {
+    /// The batch in the database's own terms.
+    fn translated(&self, batch: &WriteBatch) -> Result<rocksdb::WriteBatch, KvError> {
         let database = &self.database;
         let families = [
             database.column_family(Space::Log)?,
@@ -220,7 +209,101 @@ impl Kv for RocksKv {
                 }
             }
         }
-        database.change(|db| db.write(writes))
+        Ok(writes)
+    }
+
+    fn get_from(&self, tier: Tier, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let family = self.database.column_family(space)?;
+        let value = self
+            .database
+            .db
+            .get_cf_opt(&family, key, &read_options(tier));
+        Ok(value.map_err(|error| kv_error(&error))?.map(Bytes::from))
+    }
+
+    fn scan_from(
+        &self,
+        tier: Tier,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let Some((options, mode)) = scan_options(tier, start, end, direction) else {
+            return Box::new(std::iter::empty());
+        };
+        match self.database.column_family(space) {
+            Ok(family) => Box::new(
+                self.database
+                    .db
+                    .iterator_cf_opt(&family, options, mode)
+                    .map(entry),
+            ),
+            Err(error) => failed_scan(error),
+        }
+    }
+}
+
+/// What memory knows of the newest state.
+struct InMemory<'a>(&'a RocksKv);
+
+impl KvRead for InMemory<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.0.get_from(Tier::Memory, space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        self.0.scan_from(Tier::Memory, space, start, end, direction)
+    }
+}
+
+impl KvRead for RocksKv {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.get_from(Tier::All, space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        self.scan_from(Tier::All, space, start, end, direction)
+    }
+
+    fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
+        Some(Box::new(InMemory(self)))
+    }
+}
+
+impl Kv for RocksKv {
+    fn snapshot(&self) -> Arc<dyn KvRead> {
+        Arc::new(OwnedSnapshot::of(Arc::clone(&self.database)))
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        let writes = self.translated(&batch)?;
+        self.database.change(|db| db.write(writes))
+    }
+
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, KvError> {
+        let writes = self.translated(batch)?;
+        let mut options = WriteOptions::default();
+        options.set_no_slowdown(true);
+        let mut stalled = false;
+        self.database.change(|db| {
+            let written = db.write_opt(writes, &options);
+            stalled = matches!(&written, Err(error) if error.kind() == ErrorKind::Incomplete);
+            if stalled { Ok(()) } else { written }
+        })?;
+        Ok(!stalled)
     }
 
     fn sync(&self) -> Result<(), KvError> {

@@ -19,7 +19,7 @@
 //!
 //! Memory: a [`RocksBudget`] is shared by all databases of the process. Memtables are charged to
 //! the block cache, index and filter blocks live in it, so its capacity bounds all three. Under a
-//! flood of writes each space in use may hold three memtables of an eighth of their share.
+//! flood of writes each space in use may hold three memtables of a quarter of their share.
 
 use granary_kv::Space;
 use rocksdb::{
@@ -155,7 +155,8 @@ pub(crate) fn column_family(space: Space, config: &RocksConfig) -> ColumnFamilyD
     // The budget makes memtables flush early, but only those of the database that is written; what
     // bounds them when writes outrun flushes is their number. (The budget's own stall could wait
     // forever for an idle database that holds all of it.)
-    options.set_write_buffer_size(config.budget.memtable_bytes / 8);
+    // Not too small either: entries of the log that are cut off in time are never written to a file.
+    options.set_write_buffer_size(config.budget.memtable_bytes / 4);
     options.set_max_write_buffer_number(3);
     // Arena blocks are charged when taken: many small spaces must not look like full ones.
     options.set_arena_block_size(256 * KIB);

@@ -11,7 +11,7 @@ use granary_kv::{Direction, KvError, KvRead, Scan, Space};
 use rocksdb::{DB, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use crate::{Database, entry, failed_scan, kv_error, scan_options};
+use crate::{Database, Tier, entry, failed_scan, kv_error, read_options, scan_options};
 
 type Borrowing<'a> = SnapshotWithThreadMode<'a, DB>;
 
@@ -27,27 +27,30 @@ self_cell!(
 /// A view of the database at one moment.
 pub(crate) struct OwnedSnapshot(Cell);
 
+/// What memory knows of such a view.
+struct InMemory<'a>(&'a OwnedSnapshot);
+
 impl OwnedSnapshot {
     pub(crate) fn of(database: Arc<Database>) -> Self {
         Self(Cell::new(database, |database| database.db.snapshot()))
     }
-}
 
-impl KvRead for OwnedSnapshot {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+    fn get_from(&self, tier: Tier, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let family = self.0.borrow_owner().column_family(space)?;
-        let value = self.0.borrow_dependent().get_cf(&family, key);
+        let snapshot = self.0.borrow_dependent();
+        let value = snapshot.get_cf_opt(&family, key, read_options(tier));
         Ok(value.map_err(|error| kv_error(&error))?.map(Bytes::from))
     }
 
-    fn scan(
+    fn scan_from(
         &self,
+        tier: Tier,
         space: Space,
         start: &[u8],
         end: Option<&[u8]>,
         direction: Direction,
     ) -> Scan<'_> {
-        let Some((options, mode)) = scan_options(start, end, direction) else {
+        let Some((options, mode)) = scan_options(tier, start, end, direction) else {
             return Box::new(std::iter::empty());
         };
         match self.0.borrow_owner().column_family(space) {
@@ -57,5 +60,41 @@ impl KvRead for OwnedSnapshot {
             }
             Err(error) => failed_scan(error),
         }
+    }
+}
+
+impl KvRead for OwnedSnapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.get_from(Tier::All, space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        self.scan_from(Tier::All, space, start, end, direction)
+    }
+
+    fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
+        Some(Box::new(InMemory(self)))
+    }
+}
+
+impl KvRead for InMemory<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.0.get_from(Tier::Memory, space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        self.0.scan_from(Tier::Memory, space, start, end, direction)
     }
 }

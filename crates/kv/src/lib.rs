@@ -3,7 +3,8 @@
 //!
 //! Contract: writes are atomic per batch, visible at once and ordered; [`Kv::sync`] makes every
 //! earlier write durable; after a crash the store holds a prefix of the batches written, at least
-//! up to the last successful sync. Calls may block: never make them on an async thread.
+//! up to the last successful sync. Calls may block: never make them on an async thread, but for
+//! [`Kv::snapshot`], [`Kv::write_at_once`] and what [`KvRead::in_memory`] answers.
 
 mod batch;
 mod memory;
@@ -54,6 +55,9 @@ pub enum KvError {
     /// Another process, or another handle in this one, has the store open.
     #[error("key-value store is in use: {0}")]
     InUse(Arc<str>),
+    /// Only of a view made by [`KvRead::in_memory`]: the answer may be on disk.
+    #[error("the answer is not in memory")]
+    NotInMemory,
     /// The store was closed or crashed.
     #[error("key-value store is closed")]
     Closed,
@@ -90,6 +94,13 @@ pub trait KvRead: Send + Sync {
         end: Option<&[u8]>,
         direction: Direction,
     ) -> Scan<'_>;
+
+    /// The same view for reads that must not wait for a disk: what memory cannot tell is
+    /// [`KvError::NotInMemory`]. It may be asked on an async thread, a few keys at a time. `None` when
+    /// the store cannot keep the two apart.
+    fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
+        None
+    }
 }
 
 /// Sizes and counts for metrics; zero where an implementation has none.
@@ -107,7 +118,7 @@ pub struct KvStats {
 
 /// A durable, ordered key-value store. `get` and `scan` read the newest state.
 pub trait Kv: KvRead + 'static {
-    /// A consistent view that later writes do not change.
+    /// A consistent view that later writes do not change. Waits for nothing but a short lock.
     fn snapshot(&self) -> Arc<dyn KvRead>;
 
     /// Applies a batch atomically: visible when the call returns, durable after the next
@@ -116,6 +127,15 @@ pub trait Kv: KvRead + 'static {
     /// # Errors
     /// See [`KvError`].
     fn write(&self, batch: WriteBatch) -> Result<(), KvError>;
+
+    /// The same where it need not wait for a disk, so that it may be asked for on an async thread;
+    /// `false` when it would have to, or the store cannot tell: then nothing was written.
+    ///
+    /// # Errors
+    /// See [`KvError`].
+    fn write_at_once(&self, _batch: &WriteBatch) -> Result<bool, KvError> {
+        Ok(false)
+    }
 
     /// Makes every earlier write durable.
     ///

@@ -146,7 +146,7 @@ impl Default for MetaSection {
         let raft = RaftConfig::default();
         Self {
             shards: 8,
-            memory_bytes: 64 << 20,
+            memory_bytes: 128 << 20,
             reader_grace_secs: 900,
             write_lease_secs: 3600,
             min_free_bytes: 256 << 20,

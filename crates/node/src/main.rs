@@ -11,6 +11,8 @@ mod descriptors;
 mod files;
 mod greeting;
 mod listeners;
+mod log_lines;
+mod log_writer;
 mod metrics;
 mod process;
 mod readiness;

@@ -12,6 +12,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::LogFormat;
+use crate::log_lines::Lines;
+use crate::log_writer::Batches;
 
 /// Lines that wait for a slow reader of the log; more are dropped and counted.
 const WAITING_LINES_MAX: usize = 65_536;
@@ -37,11 +39,12 @@ impl Telemetry {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(WAITING_LINES_MAX)
-            .finish(std::io::stderr());
+            .finish(Batches::new(std::io::stderr()));
         let dropped = writer.error_counter();
         let logs = match format {
             LogFormat::Text => tracing_subscriber::fmt::layer()
                 .with_ansi(std::io::stderr().is_terminal())
+                .event_format(Lines::default())
                 .with_writer(writer)
                 .boxed(),
             LogFormat::Json => tracing_subscriber::fmt::layer()

@@ -39,6 +39,9 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
 /// a plus. No client sends a bare `+` that means a plus.
 pub fn decode_query(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
+    if !bytes.iter().any(|byte| b"%+".contains(byte)) {
+        return bytes.to_vec();
+    }
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {

@@ -430,6 +430,7 @@ impl Group {
         if !self.members().voters.contains(&to) {
             return Err(RaftError::Membership(format!("node {to} is not a voter")));
         }
+        self.parts.standing.hands_over();
         let asked = self.raft().trigger().transfer_leader(to.0).await;
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
     }
@@ -558,6 +559,7 @@ impl Group {
     ) -> Result<(), RaftError> {
         let _call = self.calling()?;
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        self.parts.standing.changes_members();
         let changing = seeded(0, self.raft().change_membership(voters, false));
         self.within_limit(limit, changing).await
     }

@@ -9,18 +9,28 @@
 //! The lease is as long as the longest election timeout of the leader, three seconds at most, counted
 //! from when a heartbeat that a quorum answered was sent. Every heartbeat says how long it is, and
 //! whoever answers keeps out of elections for that time (`promise`): nodes with other timeouts do no
-//! harm. Only nine tenths of it are used, so clocks may differ in rate by up to 10 %. The library measures with a clock that stands still while the machine sleeps. So
-//! it is compared with the runtime's clock that does not: after a sleep the lease is not trusted
-//! until it must have been renewed.
+//! harm. Only nine tenths of it are used, so clocks may differ in rate by up to 10 %. The library
+//! measures with a clock that stands still while the machine sleeps. So it is compared with the
+//! runtime's clock that does not: after a sleep the lease is not trusted until it must have been
+//! renewed.
+//!
+//! What the library published last is enough for the proof (`Standing::lease_holds`): a quorum that
+//! answered a heartbeat keeps its word whether or not the library's task has said more since. Two things
+//! it may not have said yet end a lease early, and this node itself begins both: a hand-over, which is
+//! an election in spite of the promises, and other voters beside a sole one. From then on the library's
+//! task is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use granary_runtime::Runtime;
 use granary_types::NodeId;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError as ApiError};
-use openraft::metrics::RaftServerMetrics;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
+use openraft::type_config::TypeConfigExt as _;
 use openraft::{LinearizerOption, ServerState};
 use openraft_rt_tokio::TokioWatchReceiver;
 use parking_lot::Mutex;
@@ -35,6 +45,8 @@ use crate::types::{Raft, Types};
 
 /// Entries that a voter may lack which is asked to take over: it has them within a moment.
 const LAG_ENTRIES_MAX: u64 = 1000;
+/// After a hand-over began: longer than any lease from before.
+const HAND_OVER_DOUBT: Duration = Duration::from_secs(60);
 /// Difference between the two clocks that is not taken for a sleep.
 const SLEEP_MIN: Duration = Duration::from_millis(20);
 
@@ -56,10 +68,21 @@ pub(crate) struct Standing {
     node: NodeId,
     raft: Raft,
     metrics: TokioWatchReceiver<RaftServerMetrics<Types>>,
+    all_metrics: TokioWatchReceiver<RaftMetrics<Types>>,
     applied: watch::Receiver<Applied>,
     health: Health,
     state: watch::Receiver<State>,
     clocks: Clocks,
+    unsettled: Arc<Unsettled>,
+}
+
+/// What this node began that may end a lease before its time.
+#[derive(Debug, Default)]
+struct Unsettled {
+    /// Other voters: for good, since what was published of them may be late.
+    members: AtomicBool,
+    /// A hand-over, and until when a lease from before could last.
+    handed_over: Mutex<Option<Instant>>,
 }
 
 impl Standing {
@@ -74,6 +97,8 @@ impl Standing {
             node,
             clocks,
             metrics: raft.server_metrics(),
+            all_metrics: raft.metrics(),
+            unsettled: Arc::default(),
             raft,
             applied,
             state: health.watch(),
@@ -118,6 +143,48 @@ impl Standing {
         }
     }
 
+    /// True when what was published proves that this node leads `term` now: it is the only voter, or a
+    /// quorum has answered a heartbeat that was sent within `lease`.
+    fn lease_holds(&self, term: u64, lease: Duration) -> bool {
+        if self.role() != Role::Leading(term) {
+            return false;
+        }
+        let metrics = self.all_metrics.borrow_watched();
+        if metrics.current_term != term {
+            return false;
+        }
+        if self.is_sole_voter(&metrics) {
+            return !self.unsettled.members.load(Ordering::SeqCst);
+        }
+        let handed_over = *self.unsettled.handed_over.lock();
+        if handed_over.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        let acked = metrics.last_quorum_acked.as_deref();
+        acked.is_some_and(|acked| Types::now() < *acked + lease)
+    }
+
+    /// True when no other node votes, as far as is known.
+    pub(crate) fn votes_alone(&self) -> bool {
+        self.is_sole_voter(&self.all_metrics.borrow_watched())
+    }
+
+    fn is_sole_voter(&self, metrics: &RaftMetrics<Types>) -> bool {
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.all(|voter| voter == self.node.0)
+    }
+
+    /// A hand-over begins: the next leader need not wait for the lease, and this one sends no more
+    /// heartbeats that could renew it.
+    pub(crate) fn hands_over(&self) {
+        *self.unsettled.handed_over.lock() = Some(Instant::now() + HAND_OVER_DOUBT);
+    }
+
+    /// Who votes is going to change.
+    pub(crate) fn changes_members(&self) {
+        self.unsettled.members.store(true, Ordering::SeqCst);
+    }
+
     /// How far the clocks of the voters are from their median; see [`Clocks::off`].
     pub(crate) fn clocks_off(&self) -> Option<BTreeMap<NodeId, i64>> {
         let voters: Vec<NodeId> = {
@@ -156,6 +223,7 @@ impl Standing {
             })
         };
         let (_, heir) = heir?;
+        self.hands_over();
         if self.raft.trigger().transfer_leader(heir).await.is_err() {
             tracing::debug!(heir, "not handed over: the group stops");
         }
@@ -256,8 +324,11 @@ impl LeaseRead<'_> {
     /// [`NotLeader`] when neither proves it within a third of the lease; the snapshot must not be
     /// used.
     pub async fn confirm(self) -> Result<(), NotLeader> {
-        let by_lease = LinearizerOption::new(Some(self.lease / 10 * 9), false)
-            .with_wait_timeout(Duration::ZERO);
+        let usable = self.lease / 10 * 9;
+        if self.standing.lease_holds(self.term, usable) && self.clocks.lease_is_trusted() {
+            return Ok(());
+        }
+        let by_lease = LinearizerOption::new(Some(usable), false).with_wait_timeout(Duration::ZERO);
         if let Proof::Holds = self.prove(by_lease).await?
             && self.clocks.lease_is_trusted()
         {

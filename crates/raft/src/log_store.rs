@@ -260,18 +260,19 @@ impl LogStore {
 
     /// Writes `batch`, and the commit position with it, without a sync.
     async fn write(&self, mut batch: WriteBatch) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let call = move || {
-            if let Some(committed) = shared.committed.lock().as_ref() {
-                let key = key(shared.shard, Kind::Committed, 0);
-                batch.put(Space::Log, key, format::encode_log_id(committed));
-            }
-            shared.kv.write(batch)
-        };
-        self.shared
-            .runtime
-            .blocking(call)
-            .await
+        if let Some(committed) = self.shared.committed.lock().as_ref() {
+            let key = key(self.shared.shard, Kind::Committed, 0);
+            batch.put(Space::Log, key, format::encode_log_id(committed));
+        }
+        // Mostly into memory: another thread would cost more than the write.
+        let written = self.shared.kv.write_at_once(&batch);
+        if written.map_err(|error| self.fatal(error))? {
+            return Ok(());
+        }
+        let kv = Arc::clone(&self.shared.kv);
+        let call = move || kv.write(batch);
+        let written = self.shared.runtime.blocking(call).await;
+        written
             .map_err(io_error)?
             .map_err(|error| self.fatal(error))
     }

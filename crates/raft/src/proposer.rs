@@ -1,7 +1,10 @@
 //! Batches a group's commands into log entries.
 //!
 //! An entry takes what is queued when there is room for one more entry in flight, up to its
-//! limits; there is no timer, so an idle group adds no delay and a busy one fills its entries.
+//! limits; there is no timer, so an idle group adds no delay and a busy one fills its entries. With
+//! peers several entries are in flight, or each would wait for the way to them and back of the one
+//! before. Without peers there is one: an entry that is written while the disk syncs another waits for
+//! that sync all the same, so it may as well take along what comes meanwhile.
 //! Order: commands enter the log in the order in which they were queued.
 //!
 //! When the group is stopped, what waits for an entry is refused at once, and what is in an entry
@@ -64,6 +67,7 @@ impl Proposer {
             standing: standing.clone(),
             commands,
             in_flight: Arc::clone(&in_flight),
+            in_flight_max: config.entries_in_flight,
             carried: None,
             stamped_ms: 0,
             clock_is_wrong: false,
@@ -148,6 +152,7 @@ struct Entries {
     standing: Standing,
     commands: mpsc::Receiver<Pending>,
     in_flight: Arc<Semaphore>,
+    in_flight_max: usize,
     /// A command that did not fit into the last entry.
     carried: Option<Pending>,
     stamped_ms: u64,
@@ -181,7 +186,13 @@ impl Entries {
     /// Returns when the group has stopped.
     async fn propose_all(&mut self) {
         loop {
-            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else {
+            let share = match self.standing.votes_alone() {
+                true => self.in_flight_max,
+                false => 1,
+            };
+            let share = u32::try_from(share).unwrap_or(u32::MAX);
+            let permit = Arc::clone(&self.in_flight).acquire_many_owned(share);
+            let Ok(permit) = permit.await else {
                 return;
             };
             if self.carried.is_none() {

@@ -11,12 +11,12 @@ pub struct ETag(String);
 impl ETag {
     /// The tag of an object written in one piece: the MD5 of its bytes.
     pub fn from_md5(digest: [u8; 16]) -> Self {
-        Self(upper_hex(&digest))
+        Self(hex::encode_upper(digest))
     }
 
     /// The tag of a multipart object: `digest` is the MD5 of the concatenated part tags.
     pub fn from_multipart(digest: [u8; 16], parts: usize) -> Self {
-        Self(format!("{}-{parts}", upper_hex(&digest)))
+        Self(format!("{}-{parts}", hex::encode_upper(digest)))
     }
 
     /// A tag as a client or a record spells it; quotes are dropped, the case is kept.
@@ -41,17 +41,6 @@ impl ETag {
     pub fn matches(&self, other: &ETag) -> bool {
         self.0.eq_ignore_ascii_case(&other.0)
     }
-}
-
-fn upper_hex(digest: &[u8]) -> String {
-    use fmt::Write as _;
-    digest
-        .iter()
-        .fold(String::with_capacity(digest.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02X}");
-            text
-        })
 }
 
 impl fmt::Display for ETag {

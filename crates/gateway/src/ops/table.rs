@@ -8,6 +8,9 @@
 //! The order of rows does not matter: the row with the most conditions wins, and a test proves that
 //! there is never a tie.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
 use granary_policy::{Access, Action};
 
 use super::bucket::{
@@ -82,7 +85,7 @@ pub(crate) enum Plane {
 }
 
 /// What a request addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scope {
     /// No bucket.
     Service,
@@ -101,6 +104,16 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
+    /// All that a request can have.
+    const OF_REQUESTS: [Self; 6] = [
+        Self::Service,
+        Self::Bucket,
+        Self::Object,
+        Self::VectorService,
+        Self::VectorBucket,
+        Self::Tables,
+    ];
+
     /// Whether a row of this scope is meant by a request of `other`.
     pub(crate) fn covers(self, other: Scope) -> bool {
         match self {
@@ -120,13 +133,18 @@ impl Scope {
 }
 
 impl When {
+    /// The parameters that the condition is about.
+    fn parameters(&self) -> &[&'static str] {
+        match self {
+            Has(name) | Is(name, _) | May(name) => std::slice::from_ref(name),
+            AnyOf(names) => names,
+            Header(_) | Path(_) => &[],
+        }
+    }
+
     /// Whether the condition is about this parameter.
     pub(crate) fn names(&self, parameter: &str) -> bool {
-        match self {
-            Has(name) | Is(name, _) | May(name) => *name == parameter,
-            AnyOf(names) => names.contains(&parameter),
-            Header(_) | Path(_) => false,
-        }
+        self.parameters().contains(&parameter)
     }
 }
 
@@ -148,11 +166,45 @@ impl Row {
     }
 }
 
+/// The rows of each scope, so that a request does not go through those of others.
+static SCOPES: LazyLock<HashMap<Scope, Rows>> = LazyLock::new(|| {
+    let scopes = Scope::OF_REQUESTS.into_iter();
+    scopes.map(|scope| (scope, Rows::of(scope))).collect()
+});
+
+#[derive(Default)]
+struct Rows {
+    by_method: HashMap<&'static str, Vec<&'static Row>>,
+    /// What selects an operation, whatever the method.
+    parameters: HashSet<&'static str>,
+}
+
+impl Rows {
+    fn of(scope: Scope) -> Self {
+        let mut rows = Self::default();
+        for row in ROWS.iter().filter(|row| row.scope.covers(scope)) {
+            for method in row.methods.split('/') {
+                rows.by_method.entry(method).or_default().push(row);
+            }
+            for when in row.when {
+                rows.parameters.extend(when.parameters());
+            }
+        }
+        rows
+    }
+}
+
+/// The rows of a scope that have the method, in the table's order.
+pub(crate) fn rows(scope: Scope, method: &str) -> &'static [&'static Row] {
+    let rows = SCOPES.get(&scope);
+    let rows = rows.and_then(|rows| rows.by_method.get(method));
+    rows.map(Vec::as_slice).unwrap_or_default()
+}
+
 /// Whether a parameter selects an operation of the scope, whatever the method.
 pub(crate) fn selects(scope: Scope, parameter: &str) -> bool {
-    let rows = ROWS.iter().filter(|row| row.scope.covers(scope));
-    rows.flat_map(|row| row.when)
-        .any(|when| when.names(parameter))
+    let rows = SCOPES.get(&scope);
+    rows.is_some_and(|rows| rows.parameters.contains(parameter))
 }
 
 /// The operations as a table in Markdown: what works, and how much of what does not.

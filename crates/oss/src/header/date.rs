@@ -16,11 +16,28 @@ pub fn format_http_date(at: Timestamp) -> String {
     let day = DAYS[usize::from(t.weekday().number_days_from_monday())];
     let month = MONTHS[usize::from(u8::from(t.month()) - 1)];
     let (hour, minute, second) = t.to_hms();
-    format!(
-        "{day}, {:02} {month} {:04} {hour:02}:{minute:02}:{second:02} GMT",
-        t.day(),
-        t.year()
-    )
+    // Three in each answer: without the formatter, which takes ten times as long.
+    let mut text = String::with_capacity("Wed, 28 Dec 2022 10:27:41 GMT".len());
+    text.push_str(day);
+    text.push_str(", ");
+    push_two(&mut text, t.day());
+    text.push(' ');
+    text.push_str(month);
+    text.push(' ');
+    let (century, year) = (t.year() / 100, t.year() % 100);
+    push_two(&mut text, u8::try_from(century).unwrap_or(99));
+    push_two(&mut text, u8::try_from(year).unwrap_or(99));
+    for (mark, number) in [(' ', hour), (':', minute), (':', second)] {
+        text.push(mark);
+        push_two(&mut text, number);
+    }
+    text.push_str(" GMT");
+    text
+}
+
+fn push_two(text: &mut String, number: u8) {
+    text.push(char::from(b'0' + number / 10 % 10));
+    text.push(char::from(b'0' + number % 10));
 }
 
 /// `2022-12-28T10:27:41.000Z`: the service shows whole seconds and literal zero milliseconds.

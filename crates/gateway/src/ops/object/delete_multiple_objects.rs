@@ -1,6 +1,7 @@
 //! DeleteMultipleObjects: up to 1000 deletions in one request, each decided on its own.
 //!
-//! Permission for all of them comes first: a caller who may not delete one of them deletes none. The
+//! Permission for all of them comes first: a caller who may not delete one of them deletes none, unless
+//! that changes while the others are being deleted. The
 //! deletions are independent commands with bounded concurrency, so their shards decide them in few
 //! log entries. One that cannot be decided fails the request; repeating it is harmless.
 
@@ -107,6 +108,8 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
         .map(|(key, version)| {
             let (shared, bucket) = (Arc::clone(&shared), Arc::clone(&bucket));
             async move {
+                // Once more: many deletions may lie between the first answer and this one.
+                authorise_object(&shared, caller, action, &bucket, &key, version).await?;
                 let command = command(bucket.position(&key), version);
                 shared.meta.propose(command).await.map_err(failure::of_meta)
             }

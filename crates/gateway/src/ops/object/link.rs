@@ -52,7 +52,7 @@ impl Read {
         let target = ObjectKey::try_from(version.symlink_target.as_str());
         let target = target.map_err(|_| dangling())?;
         // A public link does not open a private object.
-        let found = cx.find_beside(&target).await?;
+        let found = cx.find_beside(&target, cx.action).await?;
         let found = found.ok_or_else(dangling)?;
         let led_to = found.version.filter(|version| !version.delete_marker);
         let led_to = led_to.ok_or_else(dangling)?;

@@ -1,7 +1,8 @@
 //! Rename: gives an object or a directory, with all that is below it, another path in its bucket, at
 //! once and as one change.
-
-use std::sync::Arc;
+//!
+//! What moves with its directory is not asked for an ACL of its own, so that only the bucket's owner
+//! may rename a directory.
 
 use bytes::Bytes;
 use granary_meta_api::pb;
@@ -12,7 +13,8 @@ use granary_policy::{Access, Action};
 use granary_types::ObjectKey;
 use http::StatusCode;
 
-use crate::authz::authorise_object;
+use super::version::is_directory;
+use crate::authz::authorise_owner;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
 use crate::head::Head;
@@ -48,9 +50,13 @@ impl Operation for Rename {
     }
 
     async fn handle(self, cx: &mut Ctx, _: Body<'_>) -> Result<Output, OssError> {
-        let bucket = Arc::clone(cx.bucket()?);
-        let (caller, current) = (cx.caller, VersionRef::Current);
-        authorise_object(&cx.shared, caller, DELETE, &bucket, &self.source, current).await?;
+        if let Err(denied) = authorise_owner(cx) {
+            let found = cx.find_beside(&self.source, DELETE).await?;
+            let moved = found.and_then(|found| found.version);
+            if moved.is_some_and(|moved| is_directory(&moved)) {
+                return Err(denied);
+            }
+        }
         let source = self.source.as_bytes();
         // Not for another bucket of the same name: there the source was not asked about.
         let decision = cx

@@ -13,9 +13,9 @@ use granary_policy::{Access, Action};
 use granary_types::ByteRange;
 
 use super::version::{check_conditions, check_readable, existing, refuse_directory};
-use crate::authz::authorise_object;
+use crate::authz::find_authorised;
 use crate::buckets::{Bucket, Versioning};
-use crate::ctx::{Ctx, find_version_in, no_such_bucket};
+use crate::ctx::{Ctx, no_such_bucket};
 use crate::failure;
 use crate::head::Head;
 use crate::pacer::{PacedRead, Pacer};
@@ -77,8 +77,7 @@ impl Source {
             .await?
             .ok_or_else(|| no_such_bucket(name))?;
         let caller = cx.caller;
-        authorise_object(shared, caller, READ, &bucket, key, self.version).await?;
-        let mut answer = find_version_in(shared, &bucket, key, self.version, true).await?;
+        let mut answer = find_authorised(shared, caller, READ, &bucket, key, self.version).await?;
         if answer.is_none() {
             // The view was old: once more with a new one.
             let found = shared
@@ -87,8 +86,7 @@ impl Source {
                 .await
                 .map_err(failure::of_meta)?;
             bucket = found.ok_or_else(|| no_such_bucket(name))?;
-            authorise_object(shared, caller, READ, &bucket, key, self.version).await?;
-            answer = find_version_in(shared, &bucket, key, self.version, true).await?;
+            answer = find_authorised(shared, caller, READ, &bucket, key, self.version).await?;
             if answer.is_none() {
                 return Err(OssError::new(ErrorCode::ServiceUnavailable));
             }

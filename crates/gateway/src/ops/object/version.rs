@@ -145,12 +145,17 @@ pub(super) fn existing(
 /// # Errors
 /// FileAlreadyExists, as the service answers.
 pub(super) fn refuse_directory(version: &state::Version, key: &ObjectKey) -> Result<(), OssError> {
-    if version.object_type != ObjectType::Directory.number() {
+    if !is_directory(version) {
         return Ok(());
     }
     Err(OssError::new(ErrorCode::FileAlreadyExists)
         .message("The object you specified is a directory.")
         .extra("Key", key.as_str()))
+}
+
+/// Whether it is a directory of a bucket that has a hierarchy.
+pub(super) fn is_directory(version: &state::Version) -> bool {
+    version.object_type == ObjectType::Directory.number()
 }
 
 fn is_delete_marker(marker: &state::Version, key: &ObjectKey, asked: VersionRef) -> OssError {
