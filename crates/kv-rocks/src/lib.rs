@@ -132,6 +132,9 @@ impl Drop for Database {
     }
 }
 
+/// What the database adds to keys and values in a batch: a tag, a column family, two lengths.
+const RECORD_HEAD_BYTES_MAX: usize = 16;
+
 /// Where reads may look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
@@ -197,7 +200,9 @@ impl RocksKv {
             Space::State => &families[1],
             Space::Index => &families[2],
         };
-        let mut writes = rocksdb::WriteBatch::default();
+        // In one piece: a batch that grows copies what it has, which may be megabytes.
+        let bytes = batch.size_bytes() + batch.ops().len() * RECORD_HEAD_BYTES_MAX;
+        let mut writes = rocksdb::WriteBatch::with_capacity_bytes(bytes);
         for op in batch.ops() {
             match op {
                 Op::Put(space, key, value) => writes.put_cf(family(*space), key, value),
