@@ -156,9 +156,9 @@ fn check_form(events: &[FormEvent]) {
     let mut form = Form::default();
     let mut fields = 0;
     // What is passed over behind the file is no event.
-    let file = |event: &FormEvent| matches!(event, FormEvent::File(_));
-    let behind = events.iter().skip_while(|event| !file(event));
-    assert!(!behind.into_iter().any(|event| matches!(event, FormEvent::Field { .. })));
+    let is_file = |event: &&FormEvent| matches!(event, FormEvent::File(_));
+    let mut behind = events.iter().skip_while(|event| !is_file(event));
+    assert!(!behind.any(|event| matches!(event, FormEvent::Field { .. })));
     for event in events {
         match event {
             FormEvent::Field { name, value } => {
