@@ -78,6 +78,9 @@ enum CliCommand {
 fn main() -> ExitCode {
     // Whatever Granary makes, databases and volumes included, is for its owner only.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    if let Err(error) = check_processor() {
+        return ended(Err(error));
+    }
     let outcome = match Cli::parse().command {
         CliCommand::Server(args) => ServerConfig::load(*args).and_then(server::run),
         CliCommand::Start(args) => StartConfig::load(*args).and_then(cluster::node::run),
@@ -89,6 +92,16 @@ fn main() -> ExitCode {
         }
     };
     ended(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+/// What RocksDB is compiled for (`.cargo/config.toml`): without it the process would end without a word.
+fn check_processor() -> anyhow::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    anyhow::ensure!(
+        is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq"),
+        "this processor lacks SSE 4.2 or PCLMULQDQ, which x86-64 processors have since 2010"
+    );
+    Ok(())
 }
 
 /// The exit code of a command, which says what was wrong.
