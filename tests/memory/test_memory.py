@@ -47,11 +47,11 @@ def put_blocks(server, key, blocks):
     return answer.headers
 
 
-def get_blocks(server, key, blocks):
+def get_blocks(server, key, blocks, bucket=BUCKET):
     """GetObject, compared block by block as it arrives."""
     raw = server.wire()
     connection = http.client.HTTPConnection(raw.host, raw.port, timeout=600)
-    connection.request("GET", raw.path(BUCKET, key), headers=raw.signed("GET", BUCKET, key, [], {}, "v4"))
+    connection.request("GET", raw.path(bucket, key), headers=raw.signed("GET", bucket, key, [], {}, "v4"))
     answer = connection.getresponse()
     assert answer.status == 200
     buffer = bytearray(len(BLOCK))
@@ -90,6 +90,50 @@ def test_one_gibibyte(fresh):
 @pytest.mark.long
 def test_five_gibibytes(fresh):
     check_big_body(fresh, 5)
+
+
+def shard_of(server, bucket):
+    """The shard that has a bucket's objects: the one whose log grows with it."""
+    def lengths():
+        return {name: value for name, value in server.metrics().items() if name.startswith("granary_raft_last_index{")}
+
+    raw, before = server.wire(), lengths()
+    for number in range(50):
+        raw.put(bucket, f"shard/{number}", b"x")
+    return max(lengths().items(), key=lambda shard: shard[1] - before[shard[0]])[0]
+
+
+def in_another_shard(server):
+    """A bucket whose objects are in another shard than those of BUCKET."""
+    raw, here = server.wire(), shard_of(server, BUCKET)
+    for number in range(100):
+        bucket = f"elsewhere-{number}"
+        raw.must("PUT", bucket)
+        if shard_of(server, bucket) != here:
+            return bucket
+    raise AssertionError("a hundred buckets in one shard")
+
+
+def test_copies_of_a_gibibyte_into_another_shard(fresh):
+    """A copy, whole or in parts, takes the client nothing and the server no more memory than it has for anything else."""
+    raw, elsewhere, blocks = fresh.wire(), in_another_shard(fresh), 1024
+    stored = put_blocks(fresh, "big", blocks)
+    source = {"x-oss-copy-source": f"/{BUCKET}/big"}
+    copied = raw.must("PUT", elsewhere, "whole", headers=source)
+    assert copied.text("ETag") == stored["ETag"]
+    assert raw.must("HEAD", elsewhere, "whole").headers["x-oss-hash-crc64ecma"] == stored["x-oss-hash-crc64ecma"]
+    upload = raw.must("POST", elsewhere, "parts", query=["uploads"]).text("UploadId")
+    etags, half = [], blocks // 2 << 20
+    for number in (1, 2):
+        span = {"x-oss-copy-source-range": f"bytes={(number - 1) * half}-{number * half - 1}"}
+        part = raw.must("PUT", elsewhere, "parts", query={"partNumber": str(number), "uploadId": upload}, headers={**source, **span})
+        etags.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{part.text('ETag')}</ETag></Part>")
+    document = f"<CompleteMultipartUpload>{''.join(etags)}</CompleteMultipartUpload>".encode()
+    raw.must("POST", elsewhere, "parts", query={"uploadId": upload}, body=document)
+    assert raw.must("HEAD", elsewhere, "parts").headers["x-oss-hash-crc64ecma"] == stored["x-oss-hash-crc64ecma"]
+    raw.must("DELETE", BUCKET, "big")
+    for key in ("whole", "parts"):
+        get_blocks(fresh, key, blocks, elsewhere)
 
 
 def test_64_bodies_of_64_mebibytes_at_once(fresh):
