@@ -19,7 +19,8 @@
 //!
 //! Memory: a [`RocksBudget`] is shared by all databases of the process. Memtables are charged to
 //! the block cache, index and filter blocks live in it, so its capacity bounds all three. Under a
-//! flood of writes each space in use may hold three memtables of a quarter of their share.
+//! flood of writes each space in use may hold three memtables of a quarter of their share: one
+//! database with two such spaces stays within the budget, several at once may exceed it.
 
 use granary_kv::Space;
 use rocksdb::{

@@ -11,8 +11,8 @@ use granary_types::{BucketAcl, ObjectAcl, ObjectType, Redundancy, ShardId, Stora
 use super::client::Sign;
 use super::fixture::{Served, map};
 
-/// A bucket of account 1 with a public link and its public target. After `looks` look-ups of the
-/// target it is gone, and account 2 has a bucket of that name, where the target is private.
+/// A bucket of account 1 with a public link and its public target. After `looks` look-ups of its
+/// objects it is gone, and account 2 has a bucket of that name, where the target is private.
 struct Replaced {
     looks: u32,
     seen: AtomicU32,
@@ -60,9 +60,9 @@ impl Replaced {
             symlink_target: "target".to_owned(),
             ..Default::default()
         };
+        self.seen.fetch_add(1, Ordering::SeqCst);
         let mut inline = Bytes::new();
         if at.key.as_ref() == b"target" {
-            self.seen.fetch_add(1, Ordering::SeqCst);
             inline = Bytes::from_static(b"secret");
             version = pb::state::Version {
                 object_type: ObjectType::Normal.number(),
@@ -103,7 +103,7 @@ impl MetaService for Replaced {
 
 #[tokio::test]
 async fn a_link_leads_into_its_own_bucket_only() {
-    // Never replaced, and between the permission to read the target and the reading.
+    // Never replaced, and between the look-ups of the link and of its target.
     for (looks, status) in [(u32::MAX, 200), (1, 503)] {
         let service = Arc::new(Replaced {
             looks,
