@@ -64,6 +64,9 @@ fn compare_with_strict(data: &[u8]) {
     if declaration.starts_with("<?xml") && quotes % 2 == 1 {
         return;
     }
+    if names_no_character(text) {
+        return;
+    }
     let Ok(strict) = Document::parse(text) else {
         return;
     };
@@ -77,6 +80,18 @@ fn compare_with_strict(data: &[u8]) {
     }
     let read = parse(data, root.tag_name().name()).expect("it is well-formed");
     assert_same(&read, root);
+}
+
+/// Whether a reference has a number that no character has, which the strict reader lets pass.
+fn names_no_character(text: &str) -> bool {
+    text.split("&#").skip(1).any(|rest| {
+        let number = rest.split(';').next().unwrap_or_default();
+        let number = match number.strip_prefix('x') {
+            Some(digits) => u32::from_str_radix(digits, 16),
+            None => number.parse(),
+        };
+        number.ok().and_then(char::from_u32).is_none()
+    })
 }
 
 fn assert_same(read: &Element, strict: Node<'_, '_>) {
