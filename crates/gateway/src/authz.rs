@@ -50,9 +50,8 @@ pub(crate) async fn authorise(cx: &mut Ctx) -> Result<(), OssError> {
     }
 }
 
-/// Finds another object than the request's own, with its inline bytes, and decides about it: the very
-/// version that was judged is the one to go on with. `None` when the shard does not know this view of
-/// the bucket.
+/// Finds an object and decides about it: the very version that was judged is the one to go on with.
+/// `None` when the shard does not know this view of the bucket.
 ///
 /// # Errors
 /// AccessDenied, ServiceUnavailable.
@@ -61,8 +60,8 @@ pub(crate) async fn find_authorised(
     caller: Caller,
     action: Action,
     bucket: &Bucket,
-    key: &ObjectKey,
-    version: VersionRef,
+    (key, version): (&ObjectKey, VersionRef),
+    with_body: bool,
 ) -> Result<Option<pb::VersionResult>, OssError> {
     let mut facts = Facts {
         bucket: Some(facts_of(bucket)),
@@ -72,7 +71,7 @@ pub(crate) async fn find_authorised(
     if decision == Decision::Deny {
         return Err(denied(caller, action));
     }
-    let Some(answer) = find_version_in(shared, bucket, key, version, true).await? else {
+    let Some(answer) = find_version_in(shared, bucket, key, version, with_body).await? else {
         return Ok(None);
     };
     if decision == Decision::NeedsObject {

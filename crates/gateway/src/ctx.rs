@@ -162,9 +162,19 @@ impl Ctx {
                 return Ok(Some(found).filter(|found| found.found));
             }
         }
+        let is_subject =
+            matches!(&self.subject, Subject::Object(k, v) if k == key && *v == version);
         for _ in 0..REFRESHES_MAX {
             let bucket = Arc::clone(self.bucket()?);
-            let answer = find_version_in(&self.shared, &bucket, key, version, with_body).await?;
+            let (shared, caller, action) = (&self.shared, self.caller, self.action);
+            // Of the request's own object what is read is what is judged.
+            let answer = match is_subject {
+                true => {
+                    let object = (key, version);
+                    find_authorised(shared, caller, action, &bucket, object, with_body).await?
+                }
+                false => find_version_in(shared, &bucket, key, version, with_body).await?,
+            };
             match answer {
                 Some(answer) => return Ok(Some(answer).filter(|answer| answer.found)),
                 None => self.refresh_bucket(&bucket).await?,
@@ -188,7 +198,8 @@ impl Ctx {
         for _ in 0..REFRESHES_MAX {
             let bucket = Arc::clone(self.bucket()?);
             let (shared, caller) = (&self.shared, self.caller);
-            let answer = find_authorised(shared, caller, action, &bucket, key, current).await?;
+            let answer =
+                find_authorised(shared, caller, action, &bucket, (key, current), true).await?;
             if let Some(answer) = answer {
                 return Ok(Some(answer).filter(|answer| answer.found));
             }
@@ -258,11 +269,14 @@ impl Ctx {
         }
         // One that was replaced or is gone is for the shard to tell.
         let found = self.shared.find_bucket(&old.name).await?;
-        if let Some(bucket) = found.filter(|bucket| bucket.id == old.id) {
-            self.bucket = Some(bucket);
-        }
+        let Some(bucket) = found.filter(|bucket| bucket.id == old.id) else {
+            return Ok(());
+        };
+        self.bucket = Some(bucket);
+        authorise(self).await?;
+        // What was judged is about to be changed.
         self.found = None;
-        authorise(self).await
+        Ok(())
     }
 
     /// Looks the bucket up again and asks for permission again if it has changed.

@@ -9,7 +9,7 @@ use granary_oss::error::ec;
 const DIGITS: usize = 64;
 
 /// Which version of a key a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum VersionRef {
     /// The current one.
     Current,

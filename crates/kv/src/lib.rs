@@ -128,8 +128,9 @@ pub trait Kv: KvRead + 'static {
     /// See [`KvError`].
     fn write(&self, batch: WriteBatch) -> Result<(), KvError>;
 
-    /// The same where it need not wait for a disk, so that it may be asked for on an async thread;
-    /// `false` when it would have to, or the store cannot tell: then nothing was written.
+    /// The same where it need not wait for the store to catch up, so that small batches may be written
+    /// on an async thread; `false` when it would have to, or the store cannot tell: then nothing was
+    /// written. A system call that hands a buffer to the kernel may be part of it.
     ///
     /// # Errors
     /// See [`KvError`].

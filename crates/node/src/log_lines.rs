@@ -1,5 +1,6 @@
 //! How lines of the log look to people: the usual ones as the library writes them, and those of the
-//! access log, of which each request has one, in the same form without the library's detours.
+//! access log, of which each request has one, in the same form without the library's detours and without
+//! the spans around it: it says itself which request it is about.
 
 use std::fmt;
 

@@ -4,7 +4,8 @@ use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
 /// Rest after a batch. Lines that come meanwhile need not wake the thread that writes: with a line
-/// for each request, waking it costs more than the line.
+/// for each request, waking it costs more than the line. A process that is killed loses what came in
+/// that time.
 const REST: Duration = Duration::from_millis(5);
 const BATCH_BYTES: usize = 64 * 1024;
 

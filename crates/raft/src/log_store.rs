@@ -38,6 +38,8 @@ use crate::types::{Entry, LogId, Types, Vote, io_error};
 
 /// Entries of one page when the log is read to be applied.
 const PAGE_ENTRIES: u64 = 256;
+/// Bytes that are written on an async thread at most.
+const AT_ONCE_BYTES_MAX: usize = 128 * 1024;
 /// Truncations up to this length delete entry by entry: range tombstones slow down later reads.
 const POINT_DELETES_MAX: u64 = 1024;
 
@@ -264,10 +266,13 @@ impl LogStore {
             let key = key(self.shared.shard, Kind::Committed, 0);
             batch.put(Space::Log, key, format::encode_log_id(committed));
         }
-        // Mostly into memory: another thread would cost more than the write.
-        let written = self.shared.kv.write_at_once(&batch);
-        if written.map_err(|error| self.fatal(error))? {
-            return Ok(());
+        // Into memory, mostly: another thread would cost more than the write. A large one may fill the
+        // buffer of the store's own log, which is then written out.
+        if batch.size_bytes() <= AT_ONCE_BYTES_MAX {
+            let written = self.shared.kv.write_at_once(&batch);
+            if written.map_err(|error| self.fatal(error))? {
+                return Ok(());
+            }
         }
         let kv = Arc::clone(&self.shared.kv);
         let call = move || kv.write(batch);

@@ -5,6 +5,7 @@
 //! deletions are independent commands with bounded concurrency, so their shards decide them in few
 //! log entries. One that cannot be decided fails the request; repeating it is harmless.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
@@ -104,12 +105,17 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
         .buffered(CONCURRENT)
         .try_for_each(|()| future::ready(Ok(())))
         .await?;
+    let mut asked = HashSet::new();
     let decisions: Vec<_> = stream::iter(each)
         .map(|(key, version)| {
             let (shared, bucket) = (Arc::clone(&shared), Arc::clone(&bucket));
+            let first = asked.insert((key.clone(), version));
             async move {
-                // Once more: many deletions may lie between the first answer and this one.
-                authorise_object(&shared, caller, action, &bucket, &key, version).await?;
+                // Once more: many deletions may lie between the first answer and this one. Not of one that
+                // this request itself has deleted.
+                if first {
+                    authorise_object(&shared, caller, action, &bucket, &key, version).await?;
+                }
                 let command = command(bucket.position(&key), version);
                 shared.meta.propose(command).await.map_err(failure::of_meta)
             }

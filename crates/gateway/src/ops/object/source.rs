@@ -77,7 +77,8 @@ impl Source {
             .await?
             .ok_or_else(|| no_such_bucket(name))?;
         let caller = cx.caller;
-        let mut answer = find_authorised(shared, caller, READ, &bucket, key, self.version).await?;
+        let mut answer =
+            find_authorised(shared, caller, READ, &bucket, (key, self.version), true).await?;
         if answer.is_none() {
             // The view was old: once more with a new one.
             let found = shared
@@ -86,7 +87,8 @@ impl Source {
                 .await
                 .map_err(failure::of_meta)?;
             bucket = found.ok_or_else(|| no_such_bucket(name))?;
-            answer = find_authorised(shared, caller, READ, &bucket, key, self.version).await?;
+            answer =
+                find_authorised(shared, caller, READ, &bucket, (key, self.version), true).await?;
             if answer.is_none() {
                 return Err(OssError::new(ErrorCode::ServiceUnavailable));
             }
