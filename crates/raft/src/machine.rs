@@ -30,6 +30,12 @@ const APPLY_ENTRIES_MAX: usize = 256;
 /// Weight of commands (see [`StateMachine::weigh`]) after which a write batch is closed.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Weight of commands that are applied on an async thread at most, where memory suffices: changing
+/// threads twice would take longer, and other tasks wait no longer than about a millisecond.
+const AT_ONCE_BYTES_MAX: usize = 64 * 1024;
+/// Their number at most.
+const AT_ONCE_COMMANDS_MAX: usize = 32;
+
 /// How far the state machine is, as readers and the proposer see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
@@ -153,10 +159,30 @@ impl Machine {
         self.books = books;
     }
 
+    /// Has the state machine apply the entries: here when there are few and memory suffices.
+    async fn answers_of(
+        &self,
+        entries: Vec<Committed>,
+        bookkeeping: Bytes,
+        few: bool,
+    ) -> io::Result<Vec<Vec<Bytes>>> {
+        if few {
+            let applied = self.inner.apply_at_once(&entries, &bookkeeping);
+            let applied = applied.map_err(|error| self.fail("applying", error))?;
+            if let Some(answers) = applied {
+                return Ok(answers);
+            }
+        }
+        let inner = Arc::clone(&self.inner);
+        self.blocking("applying", move || inner.apply(entries, bookkeeping))
+            .await
+    }
+
     async fn apply_chunk(
         &mut self,
         entries: Vec<Entry>,
         responders: Vec<Option<ApplyResponder<Types>>>,
+        bytes: usize,
     ) -> io::Result<()> {
         let mut books = self.books.clone();
         let mut committed = Vec::with_capacity(entries.len());
@@ -164,9 +190,10 @@ impl Machine {
             committed.push(commit(&mut books, entry));
         }
         let expected: Vec<usize> = committed.iter().map(|entry| entry.commands.len()).collect();
-        let (inner, encoded) = (Arc::clone(&self.inner), books.encode());
-        let apply = move || check_answers(inner.apply(committed, encoded)?, &expected);
-        let answers = self.blocking("applying", apply).await?;
+        let few =
+            bytes <= AT_ONCE_BYTES_MAX && expected.iter().sum::<usize>() <= AT_ONCE_COMMANDS_MAX;
+        let answers = self.answers_of(committed, books.encode(), few).await?;
+        check_answers(&answers, &expected).map_err(|error| self.fail("applying", error))?;
         // Before the answers, so that whoever got one can read it.
         self.set_books(books);
         self.release_applied();
@@ -209,12 +236,9 @@ pub(crate) fn commit(books: &mut Bookkeeping, entry: Entry) -> Committed {
     }
 }
 
-fn check_answers(
-    answers: Vec<Vec<Bytes>>,
-    expected: &[usize],
-) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
+fn check_answers(answers: &[Vec<Bytes>], expected: &[usize]) -> Result<(), StateMachineError> {
     if answers.iter().map(Vec::len).eq(expected.iter().copied()) {
-        Ok(answers)
+        Ok(())
     } else {
         Err(StateMachineError::Corrupt {
             what: "the state machine's answer",
@@ -265,15 +289,16 @@ impl RaftStateMachine<Types> for Machine {
             chunk.push(entry);
             responders.push(responder);
             if chunk.len() >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
-                self.apply_chunk(std::mem::take(&mut chunk), std::mem::take(&mut responders))
+                let (chunk, responders) =
+                    (std::mem::take(&mut chunk), std::mem::take(&mut responders));
+                self.apply_chunk(chunk, responders, std::mem::take(&mut bytes))
                     .await?;
-                bytes = 0;
             }
         }
         if chunk.is_empty() {
             Ok(())
         } else {
-            self.apply_chunk(chunk, responders).await
+            self.apply_chunk(chunk, responders, bytes).await
         }
     }
 

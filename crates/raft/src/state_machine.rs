@@ -69,6 +69,19 @@ pub trait StateMachine: Send + Sync + 'static {
         bookkeeping: Bytes,
     ) -> Result<Vec<Vec<Bytes>>, StateMachineError>;
 
+    /// The same where nothing need wait for a disk, so that it may be asked for on an async thread;
+    /// `None` when memory does not suffice, or the machine cannot tell: then nothing was written.
+    ///
+    /// # Errors
+    /// As [`StateMachine::apply`].
+    fn apply_at_once(
+        &self,
+        _entries: &[Committed],
+        _bookkeeping: &Bytes,
+    ) -> Result<Option<Vec<Vec<Bytes>>>, StateMachineError> {
+        Ok(None)
+    }
+
     /// A consistent view of the state, bookkeeping included, that later writes do not change.
     /// Cheap: the data is read only when chunks are asked for.
     ///

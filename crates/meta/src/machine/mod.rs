@@ -12,7 +12,7 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use granary_kv::{Kv, KvRead, Space, WriteBatch};
+use granary_kv::{Kv, KvError, KvRead, Space, WriteBatch};
 use granary_meta_api::pb;
 use granary_meta_api::pb::state;
 use granary_raft::{Committed, SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
@@ -30,6 +30,14 @@ use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, ROOT_HOME_SLAB, RowKey};
 use crate::rows::{RawRows, Rows, View};
+
+/// What becomes of entries.
+struct Decided {
+    batch: WriteBatch,
+    answers: Vec<Vec<Bytes>>,
+    /// What the shard owns, if that changes.
+    descriptor: Option<state::ShardDescriptor>,
+}
 
 /// One shard's state over the node's store.
 pub(crate) struct ShardMachine {
@@ -74,6 +82,39 @@ impl ShardMachine {
         }))
     }
 
+    /// What the entries change in the state that `base` reads, and how they are answered.
+    fn decided(
+        &self,
+        base: &dyn KvRead,
+        entries: Vec<Committed>,
+        bookkeeping: Bytes,
+    ) -> Result<Decided, StateMachineError> {
+        let mut tx = Tx::open(base, self.home)?;
+        let mut answers = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let time_ms = tx.clock.applied_ms.max(entry.time_ms);
+            tx.clock.applied_ms = time_ms;
+            let decided: Result<Vec<Bytes>, _> = entry
+                .commands
+                .into_iter()
+                .map(|command| decide(command, time_ms, &mut tx))
+                .collect();
+            answers.push(decided?);
+        }
+        Ok(Decided {
+            descriptor: tx.changed_descriptor().cloned(),
+            batch: tx.into_batch(bookkeeping),
+            answers,
+        })
+    }
+
+    /// Tells who watches what the shard owns, once it is written.
+    fn tell(&self, changed: Option<state::ShardDescriptor>) {
+        if let Some(descriptor) = changed {
+            self.descriptor.send_replace(descriptor);
+        }
+    }
+
     /// The shard's home slab.
     pub(crate) fn home(&self) -> SlabId {
         self.home
@@ -102,25 +143,30 @@ impl StateMachine for ShardMachine {
         entries: Vec<Committed>,
         bookkeeping: Bytes,
     ) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
-        let base: &dyn KvRead = self.kv.as_ref();
-        let mut tx = Tx::open(base, self.home)?;
-        let mut answers = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let time_ms = tx.clock.applied_ms.max(entry.time_ms);
-            tx.clock.applied_ms = time_ms;
-            let decided: Result<Vec<Bytes>, _> = entry
-                .commands
-                .into_iter()
-                .map(|command| decide(command, time_ms, &mut tx))
-                .collect();
-            answers.push(decided?);
+        let decided = self.decided(self.kv.as_ref(), entries, bookkeeping)?;
+        self.kv.write(decided.batch)?;
+        self.tell(decided.descriptor);
+        Ok(decided.answers)
+    }
+
+    fn apply_at_once(
+        &self,
+        entries: &[Committed],
+        bookkeeping: &Bytes,
+    ) -> Result<Option<Vec<Vec<Bytes>>>, StateMachineError> {
+        let Some(memory) = self.kv.in_memory() else {
+            return Ok(None);
+        };
+        let decided = self.decided(memory.as_ref(), entries.to_vec(), bookkeeping.clone());
+        let decided = match decided {
+            Err(StateMachineError::Kv(KvError::NotInMemory)) => return Ok(None),
+            decided => decided?,
+        };
+        if !self.kv.write_at_once(&decided.batch)? {
+            return Ok(None);
         }
-        let changed = tx.changed_descriptor().cloned();
-        self.kv.write(tx.into_batch(bookkeeping))?;
-        if let Some(descriptor) = changed {
-            self.descriptor.send_replace(descriptor);
-        }
-        Ok(answers)
+        self.tell(decided.descriptor);
+        Ok(Some(decided.answers))
     }
 
     fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, StateMachineError> {
