@@ -30,7 +30,7 @@ from collections import Counter, namedtuple
 
 import requirements
 from raw_client import PIECE_BYTES, Connection, field
-from report import Report
+from report import Report, read_arguments
 from targets import start_granary
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
@@ -295,7 +295,7 @@ def check(args):
 
 
 def arguments():
-    """What the command line says; a quick look changes the defaults."""
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", required=True, help="where granary is")
     parser.add_argument("--parts", default=",".join(PARTS), help="(%(default)s)")
@@ -306,14 +306,7 @@ def arguments():
     parser.add_argument("--many-mib", type=int, default=64, help="length of each (%(default)s)")
     parser.add_argument("--big", type=float, default=50, help="GiB of the one very large object (%(default)s)")
     parser.add_argument("--big-connections", type=int, default=4, help="over which its parts go (%(default)s)")
-    parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--quick", action="store_true", help="small and short")
-    parser.add_argument("--out", help="the report goes to this file, too")
-    parser.add_argument("--json", help="every run goes to this file")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return read_arguments(parser, QUICK)
 
 
 def main():

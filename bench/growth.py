@@ -36,7 +36,7 @@ import requirements
 import wrk
 from compare import in_turn
 from raw_client import Connection
-from report import Report
+from report import Report, read_arguments
 from targets import files_bytes, start_granary
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
@@ -421,7 +421,7 @@ def spread(args, place, report):
 
 
 def arguments():
-    """What the command line says; a quick look changes the defaults."""
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", required=True, help="where granary is")
     parser.add_argument("--counts", default="10000,1000000,10000000", help="objects of each bucket, from the smallest on (%(default)s)")
@@ -435,14 +435,7 @@ def arguments():
     parser.add_argument("--around", type=int, default=30, help="seconds that they run before it and after (%(default)s)")
     parser.add_argument("--stable", type=int, default=300, help="seconds without less space until it counts as stable (%(default)s)")
     parser.add_argument("--spread", type=int, default=1000000, help="objects of the bucket that grows at its end; 0: none (%(default)s)")
-    parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--quick", action="store_true", help="small and short")
-    parser.add_argument("--out", help="the report goes to this file, too")
-    parser.add_argument("--json", help="every run goes to this file")
-    if parser.parse_known_args()[0].quick:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args()
+    return read_arguments(parser, QUICK)
 
 
 def main():

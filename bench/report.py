@@ -2,6 +2,19 @@
 import json
 import os
 import platform
+import random
+
+
+def read_arguments(parser, quick):
+    """What the command line says, with what every such tool takes; `quick` are the defaults of a quick look."""
+    parser.add_argument("--place", help="where the data goes (default: a temporary directory)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--quick", action="store_true", help="small and short")
+    parser.add_argument("--out", help="the report goes to this file, too")
+    parser.add_argument("--json", help="every run goes to this file")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    return parser.parse_args()
 
 
 class Report:
