@@ -216,7 +216,9 @@ impl RocksKv {
         }
         Ok(writes)
     }
+}
 
+impl Tiered for RocksKv {
     fn get_from(&self, tier: Tier, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let family = self.database.column_family(space)?;
         let value = self
@@ -249,10 +251,24 @@ impl RocksKv {
     }
 }
 
-/// What memory knows of the newest state.
-struct InMemory<'a>(&'a RocksKv);
+/// A view of the database that can be read with and without its disk.
+trait Tiered: Send + Sync {
+    fn get_from(&self, tier: Tier, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError>;
 
-impl KvRead for InMemory<'_> {
+    fn scan_from(
+        &self,
+        tier: Tier,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_>;
+}
+
+/// What memory knows of a view.
+struct InMemory<'a, T>(&'a T);
+
+impl<T: Tiered> KvRead for InMemory<'_, T> {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         self.0.get_from(Tier::Memory, space, key)
     }

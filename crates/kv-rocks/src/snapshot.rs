@@ -11,7 +11,9 @@ use granary_kv::{Direction, KvError, KvRead, Scan, Space};
 use rocksdb::{DB, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use crate::{Database, Tier, entry, failed_scan, kv_error, read_options, scan_options};
+use crate::{
+    Database, InMemory, Tier, Tiered, entry, failed_scan, kv_error, read_options, scan_options,
+};
 
 type Borrowing<'a> = SnapshotWithThreadMode<'a, DB>;
 
@@ -27,14 +29,13 @@ self_cell!(
 /// A view of the database at one moment.
 pub(crate) struct OwnedSnapshot(Cell);
 
-/// What memory knows of such a view.
-struct InMemory<'a>(&'a OwnedSnapshot);
-
 impl OwnedSnapshot {
     pub(crate) fn of(database: Arc<Database>) -> Self {
         Self(Cell::new(database, |database| database.db.snapshot()))
     }
+}
 
+impl Tiered for OwnedSnapshot {
     fn get_from(&self, tier: Tier, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let family = self.0.borrow_owner().column_family(space)?;
         let snapshot = self.0.borrow_dependent();
@@ -80,21 +81,5 @@ impl KvRead for OwnedSnapshot {
 
     fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
         Some(Box::new(InMemory(self)))
-    }
-}
-
-impl KvRead for InMemory<'_> {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        self.0.get_from(Tier::Memory, space, key)
-    }
-
-    fn scan(
-        &self,
-        space: Space,
-        start: &[u8],
-        end: Option<&[u8]>,
-        direction: Direction,
-    ) -> Scan<'_> {
-        self.0.scan_from(Tier::Memory, space, start, end, direction)
     }
 }
