@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_meta_api::{Meta, pb};
-use granary_oss::sign::parse_authorization;
 use granary_oss::sign::post_policy::PostSignature;
+use granary_oss::sign::{SigningSecret, parse_authorization};
 use granary_oss::{ErrorCode, OssError};
 use granary_policy::Caller;
 use granary_runtime::Runtime;
@@ -87,7 +87,7 @@ struct Known {
 
 struct Key {
     account: AccountId,
-    secret: SecretString,
+    secret: SigningSecret,
     disabled: bool,
 }
 
@@ -127,12 +127,7 @@ impl Authenticator {
         if key.disabled {
             return Err(unknown().message("The OSS Access Key Id is disabled."));
         }
-        presented.verify(
-            key.secret.expose(),
-            self.runtime.now(),
-            &self.region,
-            &signed,
-        )?;
+        presented.verify(&key.secret, self.runtime.now(), &self.region, &signed)?;
         if presented.security_token().is_some() {
             return Err(OssError::new(ErrorCode::InvalidSecurityToken));
         }
@@ -157,7 +152,7 @@ impl Authenticator {
         if key.disabled {
             return Err(unknown().message("The OSS Access Key Id is disabled."));
         }
-        presented.verify(key.secret.expose(), self.runtime.now(), &self.region)?;
+        presented.verify(&key.secret, self.runtime.now(), &self.region)?;
         if presented.security_token().is_some() {
             return Err(OssError::new(ErrorCode::InvalidSecurityToken));
         }
@@ -193,7 +188,7 @@ impl Authenticator {
         })?;
         let key = Arc::new(Key {
             account: AccountId(record.account),
-            secret,
+            secret: SigningSecret::new(secret.expose()),
             disabled: record.disabled,
         });
         let mut keys = self.keys.lock();

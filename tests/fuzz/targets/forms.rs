@@ -9,6 +9,7 @@ use granary_oss::form::{
     FilePart, Form, FormError, FormEvent, FormParser, Success, redirect_target,
 };
 use granary_oss::query::Query;
+use granary_oss::sign::SigningSecret;
 use granary_oss::sign::post_policy::PostSignature;
 use granary_types::limits::{
     FORM_BOUNDARY_BYTES_MAX, FORM_FIELD_NAME_BYTES_MAX, FORM_FIELD_VALUE_BYTES_MAX,
@@ -199,7 +200,7 @@ fn check_form(events: &[FormEvent]) {
     ));
     // Nobody can sign without the secret.
     if let Some(Some(signature)) = checked(PostSignature::of(&form)) {
-        assert!(checked(signature.verify(SECRET, NOW, REGION)).is_none());
+        assert!(checked(signature.verify(&SigningSecret::new(SECRET), NOW, REGION)).is_none());
         let _ = checked(signature.policy());
     }
 }

@@ -6,7 +6,7 @@
 use granary_fuzz::{Head, NOW, REGION, SECRET, checked, signer};
 use granary_oss::escape;
 use granary_oss::sign::client::{Credentials, Request};
-use granary_oss::sign::{SignatureKind, SignedRequest, parse_authorization};
+use granary_oss::sign::{SignatureKind, SignedRequest, SigningSecret, parse_authorization};
 use granary_types::Timestamp;
 use http::{HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
@@ -37,7 +37,12 @@ fuzz_target!(|data: &[u8]| {
     match checked(parse_authorization(&request.as_signed())) {
         // Nobody can sign without the secret.
         Some(Some(presented)) => {
-            let verified = presented.verify(SECRET, NOW, REGION, &request.as_signed());
+            let verified = presented.verify(
+                &SigningSecret::new(SECRET),
+                NOW,
+                REGION,
+                &request.as_signed(),
+            );
             assert!(checked(verified).is_none());
             assert!(!presented.access_key_id().is_empty());
         }
@@ -109,7 +114,12 @@ fn check_signed(kind: SignatureKind, signed: &Request, token: Option<&str>) {
     );
     assert_eq!(presented.security_token(), token);
     let verify = |secret, now, region| {
-        let verified = presented.verify(secret, now, region, &signed.as_signed());
+        let verified = presented.verify(
+            &SigningSecret::new(secret),
+            now,
+            region,
+            &signed.as_signed(),
+        );
         checked(verified).is_some()
     };
     assert!(verify(SECRET, NOW, REGION), "{kind:?}: {signed:?}");
@@ -274,5 +284,9 @@ fn signed_apart(kind: SignatureKind, request: &Request) -> Option<Request> {
 
 fn accepted(request: &SignedRequest<'_>) -> bool {
     let presented = parse_authorization(request).ok().flatten();
-    presented.is_some_and(|presented| presented.verify(SECRET, NOW, REGION, request).is_ok())
+    presented.is_some_and(|presented| {
+        presented
+            .verify(&SigningSecret::new(SECRET), NOW, REGION, request)
+            .is_ok()
+    })
 }

@@ -228,7 +228,7 @@ impl Credentials {
             v4::EmptyValue::Bare,
         );
         let text = v4::string_to_sign(date, scope, &canonical);
-        v4::sign(&self.access_key_secret, scope, &text)
+        v4::sign(v4::signing_key(&self.access_key_secret, scope), &text)
     }
 }
 

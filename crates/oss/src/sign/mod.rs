@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod post_policy;
+mod secret;
 mod subresources;
 mod v1;
 mod v2;
@@ -28,6 +29,8 @@ use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
 use crate::header::date::{format_iso8601, parse_http_date};
 use crate::query::Query;
+
+pub use secret::SigningSecret;
 
 pub(crate) const SECURITY_TOKEN_HEADER: &str = "x-oss-security-token";
 pub(crate) const DATE_HEADER: &str = "x-oss-date";
@@ -202,16 +205,17 @@ impl Presented {
     /// InvalidArgument for a V4 scope that is not ours, SignatureDoesNotMatch with what we signed.
     pub fn verify(
         &self,
-        secret: &str,
+        secret: &SigningSecret,
         now: Timestamp,
         region: &str,
         request: &SignedRequest<'_>,
     ) -> Result<(), OssError> {
+        let text = secret.expose();
         match &self.scheme {
-            Scheme::V1Header => v1::verify_header(self, secret, now, request),
-            Scheme::V1Url { expires } => v1::verify_url(self, expires, secret, now, request),
+            Scheme::V1Header => v1::verify_header(self, text, now, request),
+            Scheme::V1Url { expires } => v1::verify_url(self, expires, text, now, request),
             Scheme::V2 { place, additional } => {
-                v2::verify(self, place, additional, secret, now, request)
+                v2::verify(self, place, additional, text, now, request)
             }
             Scheme::V4 {
                 place,

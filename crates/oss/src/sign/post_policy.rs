@@ -20,7 +20,9 @@ use subtle::ConstantTimeEq as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{SECURITY_TOKEN_HEADER, check_skew, invalid_date, parse_basic_iso8601, v1, v4};
+use super::{
+    SECURITY_TOKEN_HEADER, SigningSecret, check_skew, invalid_date, parse_basic_iso8601, v1, v4,
+};
 use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
 use crate::form::Form;
@@ -135,12 +137,17 @@ impl PostSignature {
     /// # Errors
     /// SignatureDoesNotMatch; for V4 AccessDenied for a date that cannot be read,
     /// RequestTimeTooSkewed for one to come, InvalidArgument for a scope that is not ours.
-    pub fn verify(&self, secret: &str, now: Timestamp, region: &str) -> Result<(), OssError> {
+    pub fn verify(
+        &self,
+        secret: &SigningSecret,
+        now: Timestamp,
+        region: &str,
+    ) -> Result<(), OssError> {
         let computed = match &self.scheme {
-            Scheme::V1 => v1::sign(secret, self.policy.as_bytes()),
+            Scheme::V1 => v1::sign(secret.expose(), self.policy.as_bytes()),
             Scheme::V4 { scope, date } => {
                 check_scope(scope, date, now, region)?;
-                v4::sign(secret, scope, &self.policy)
+                v4::sign(secret.v4_key(scope), &self.policy)
             }
         };
         if self.signature.as_bytes().ct_eq(computed.as_bytes()).into() {

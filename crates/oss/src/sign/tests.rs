@@ -31,12 +31,35 @@ fn verify(request: &Request, secret: &str, now: Timestamp) -> Result<SignatureKi
     let presented = parse_authorization(&signed)?.expect("the request is signed");
     assert_eq!(presented.access_key_id(), "ak");
     presented
-        .verify(secret, now, REGION, &signed)
+        .verify(&SigningSecret::new(secret), now, REGION, &signed)
         .map(|()| presented.kind())
 }
 
 fn seconds(seconds: u64) -> Timestamp {
     Timestamp(seconds * 1000)
+}
+
+#[test]
+fn a_key_that_was_derived_is_good_for_its_day_and_region_only() {
+    let secret = SigningSecret::new("sk");
+    let (today, tomorrow) = (seconds(1_702_743_657), seconds(1_702_830_057));
+    let attempts = [
+        (today, REGION, "sk"),
+        (today, REGION, "other"),
+        (tomorrow, REGION, "sk"),
+        (tomorrow, "cn-other", "sk"),
+        (tomorrow, REGION, "other"),
+        (today, REGION, "sk"),
+        (today, "cn-other", "sk"),
+    ];
+    for (now, region, signed_with) in attempts.into_iter().cycle().take(20) {
+        let mut request = request("GET", Some("k"), "", &[]);
+        Credentials::new("ak", signed_with).sign_v4(&mut request, now, region, &[]);
+        let signed = request.as_signed();
+        let presented = parse_authorization(&signed).unwrap().unwrap();
+        let outcome = presented.verify(&secret, now, region, &signed);
+        assert_eq!(outcome.is_ok(), signed_with == "sk", "{now:?} {region}");
+    }
 }
 
 #[test]
@@ -511,7 +534,7 @@ fn v1_accepts_a_bucket_without_its_slash() {
             ..request.as_signed()
         };
         let presented = parse_authorization(&signed).unwrap().unwrap();
-        let outcome = presented.verify("sk", now, REGION, &signed);
+        let outcome = presented.verify(&SigningSecret::new("sk"), now, REGION, &signed);
         assert_eq!(outcome.is_ok(), accepted, "{key:?} {slashless}");
     }
     // The usual form stays good, and is what a mismatch shows.
@@ -523,7 +546,7 @@ fn v1_accepts_a_bucket_without_its_slash() {
             ..usual.as_signed()
         };
         let presented = parse_authorization(&signed).unwrap().unwrap();
-        let outcome = presented.verify(secret, now, REGION, &signed);
+        let outcome = presented.verify(&SigningSecret::new(secret), now, REGION, &signed);
         assert_eq!(outcome.is_ok(), accepted);
         if let Err(error) = outcome {
             let shown = format!("{error:?}");
@@ -1055,7 +1078,7 @@ proptest! {
     fn arbitrary_authorizations_never_panic(value in "[ -~]{0,80}", query in "[ -$&-~]{0,80}") {
         let request = request("GET", Some("k"), &query, &[("authorization", &value)]);
         if let Ok(Some(presented)) = parse_authorization(&request.as_signed()) {
-            let _ = presented.verify("sk", seconds(0), REGION, &request.as_signed());
+            let _ = presented.verify(&SigningSecret::new("sk"), seconds(0), REGION, &request.as_signed());
         }
     }
 }

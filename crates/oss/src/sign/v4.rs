@@ -5,9 +5,9 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    DATE_HEADER, Presented, SECURITY_TOKEN_HEADER, Scheme, SignedRequest, canonical_headers,
-    check_skew, expired, header_names, header_text, invalid_date, parse_basic_iso8601, resource,
-    signing_time, subresources,
+    DATE_HEADER, Presented, SECURITY_TOKEN_HEADER, Scheme, SignedRequest, SigningSecret,
+    canonical_headers, check_skew, expired, header_names, header_text, invalid_date,
+    parse_basic_iso8601, resource, signing_time, subresources,
 };
 use crate::error::{OssError, ec};
 use crate::error_code::ErrorCode;
@@ -149,7 +149,7 @@ pub(super) struct Claim<'a> {
 impl Claim<'_> {
     pub(super) fn verify(
         &self,
-        secret: &str,
+        secret: &SigningSecret,
         now: Timestamp,
         region: &str,
         request: &SignedRequest<'_>,
@@ -167,6 +167,7 @@ impl Claim<'_> {
             }
         };
         self.check_scope(&date, region)?;
+        let key = secret.v4_key(self.scope);
         let mut tried: Vec<Vec<u8>> = Vec::new();
         for (spelling, empty) in FORMS {
             let canonical = canonical_request(request, self.additional, spelling, empty);
@@ -174,7 +175,7 @@ impl Claim<'_> {
                 continue;
             }
             let text = string_to_sign(&date, self.scope, &canonical);
-            if self.presented.matches(&sign(secret, self.scope, &text)) {
+            if self.presented.matches(&sign(key.clone(), &text)) {
                 return Ok(());
             }
             tried.push(canonical);
@@ -383,22 +384,25 @@ pub(super) fn string_to_sign(date: &str, scope: &Scope, canonical: &[u8]) -> Str
     format!("{ALGORITHM}\n{date}\n{}\n{hash}", scope.to_text())
 }
 
+/// The key of a scope, ready to sign with.
+pub(super) type SigningKey = Hmac<Sha256>;
+
+/// Derives the key of a scope from a secret.
+pub(super) fn signing_key(secret: &str, scope: &Scope) -> SigningKey {
+    let first = keyed(format!("aliyun_v4{secret}").as_bytes());
+    let parts = [&scope.date, &scope.region, &scope.product, TERMINATOR];
+    parts.into_iter().fold(first, |mac, part| {
+        keyed(&mac.chain_update(part).finalize().into_bytes())
+    })
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key length")
+}
+
 /// The signature of a string: lower-case hexadecimal.
-pub(super) fn sign(secret: &str, scope: &Scope, string_to_sign: &str) -> String {
-    let parts = [
-        &scope.date,
-        &scope.region,
-        &scope.product,
-        TERMINATOR,
-        string_to_sign,
-    ];
-    let mut key = format!("aliyun_v4{secret}").into_bytes();
-    for part in parts {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes any key length");
-        mac.update(part.as_bytes());
-        key = mac.finalize().into_bytes().to_vec();
-    }
-    hex::encode(key)
+pub(super) fn sign(key: SigningKey, string_to_sign: &str) -> String {
+    hex::encode(key.chain_update(string_to_sign).finalize().into_bytes())
 }
 
 /// The header that carries the signing time, and the one that carries the payload hash.
