@@ -34,7 +34,7 @@ impl ETag {
         if self.0.is_empty() {
             return String::new();
         }
-        format!("\"{}\"", self.0)
+        ["\"", &self.0, "\""].concat()
     }
 
     /// Equality as clients expect it: hexadecimal digits compare without case.

@@ -30,10 +30,7 @@ pub(super) struct Scope {
 
 impl Scope {
     pub(super) fn to_text(&self) -> String {
-        format!(
-            "{}/{}/{}/{TERMINATOR}",
-            self.date, self.region, self.product
-        )
+        [&self.date, &self.region, &self.product, TERMINATOR].join("/")
     }
 }
 
@@ -381,7 +378,7 @@ fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling, empty: Empty
 /// The string that V4 signs; `date` is `yyyymmddThhmmssZ`.
 pub(super) fn string_to_sign(date: &str, scope: &Scope, canonical: &[u8]) -> String {
     let hash = hex::encode(Sha256::digest(canonical));
-    format!("{ALGORITHM}\n{date}\n{}\n{hash}", scope.to_text())
+    [ALGORITHM, date, &scope.to_text(), &hash].join("\n")
 }
 
 /// The key of a scope, ready to sign with.
