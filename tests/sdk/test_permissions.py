@@ -1,5 +1,7 @@
 """Permission counts for what is read and when it is changed, however long the request was on its way."""
+import base64
 import contextlib
+import hashlib
 import socket
 import threading
 
@@ -86,18 +88,20 @@ def test_copies_are_of_what_may_be_read(wire, bucket, anyone, whole):
 
 
 class Slow:
-    """An anonymous upload of four bytes whose head was accepted."""
+    """An anonymous request whose head was accepted; its body is four bytes unless told otherwise."""
 
-    def __init__(self, server, bucket, key, query=""):
+    def __init__(self, server, bucket, key, query="", body=b"late"):
         host, _, port = server.endpoint.partition("://")[2].partition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=30)
-        method = "POST" if "append" in query else "PUT"
-        self.socket.sendall(f"{method} /{bucket}/{key}{query} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n".encode())
+        self.socket, self.body = socket.create_connection((host, int(port)), timeout=30), body
+        method = "POST" if "append" in query or "delete" in query else "PUT"
+        lines = [f"{method} /{bucket}/{key}{query} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}", "Expect: 100-continue",
+                 f"Content-MD5: {base64.b64encode(hashlib.md5(body).digest()).decode()}"]
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
         assert self.socket.recv(4096).startswith(b"HTTP/1.1 100 ")
 
     def finish(self):
         """Sends the body; the status."""
-        self.socket.sendall(b"late")
+        self.socket.sendall(self.body)
         status = int(self.socket.recv(4096).split(b" ")[1])
         self.socket.close()
         return status
@@ -121,4 +125,20 @@ def test_a_late_body_does_not_come_into_a_bucket_that_was_closed(server, wire, b
     wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "private"})
     wait_for("the gateway's view of the bucket", lambda: anyone.request("PUT", bucket, "n", body=b"x").status == 403)
     assert slow.finish() == 403
+    assert wire.request("HEAD", bucket, "k").status == 404
+
+
+def test_a_late_document_does_not_delete_from_a_bucket_that_was_closed(server, wire, bucket, anyone):
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    for key in ("k", "l"):
+        wire.put(bucket, key, b"kept")
+    document = b"<Delete><Object><Key>k</Key></Object><Object><Key>l</Key></Object></Delete>"
+    slow = Slow(server, bucket, "", "?delete", document)
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "private"})
+    wait_for("the gateway's view of the bucket", lambda: anyone.request("PUT", bucket, "n", body=b"x").status == 403)
+    assert slow.finish() == 403
+    assert wire.get(bucket, "k").body == wire.get(bucket, "l").body == b"kept"
+    wire.must("PUT", bucket, query=["acl"], headers={"x-oss-acl": "public-read-write"})
+    wait_for("the gateway's view of the bucket", lambda: anyone.request("PUT", bucket, "n", body=b"x").status == 200)
+    assert Slow(server, bucket, "", "?delete", document).finish() == 200
     assert wire.request("HEAD", bucket, "k").status == 404

@@ -66,6 +66,24 @@ impl Shared {
     ) -> Result<Option<Arc<Bucket>>, OssError> {
         self.buckets.find(name).await.map_err(failure::of_meta)
     }
+
+    /// The newest view of a bucket for a caller who does not own it: its owner may have closed it since
+    /// the head was judged. One that was replaced or is gone stays as it was: that is for the shard to tell.
+    ///
+    /// # Errors
+    /// ServiceUnavailable.
+    pub(crate) async fn newest(
+        &self,
+        caller: Caller,
+        bucket: &Arc<Bucket>,
+    ) -> Result<Arc<Bucket>, OssError> {
+        if caller.account() == Some(bucket.owner) {
+            return Ok(Arc::clone(bucket));
+        }
+        let found = self.find_bucket(&bucket.name).await?;
+        let same = found.filter(|found| found.id == bucket.id);
+        Ok(same.unwrap_or_else(|| Arc::clone(bucket)))
+    }
 }
 
 /// What a request is about, as far as permissions matter.
@@ -215,7 +233,8 @@ impl Ctx {
     /// Decides a command at a key; `build` gets the position. Repeats it with a new view of the
     /// bucket when the shard does not know the old one.
     ///
-    /// Permission counts as of now: a body may have been on its way for hours since the head was judged.
+    /// Permission counts as of the moment before each command, not of when the head was judged: a body may
+    /// have been on its way for hours since.
     ///
     /// `movable` says whether what the command carries may be committed to another bucket of the
     /// same name: chunks belong to the bucket they were written for.
@@ -228,8 +247,8 @@ impl Ctx {
         movable: bool,
         build: impl Fn(pb::Position) -> C + Send,
     ) -> Result<Result<C::Reply, pb::Rejection>, OssError> {
-        self.authorise_again().await?;
         for _ in 0..REFRESHES_MAX {
+            self.authorise_again().await?;
             let bucket = Arc::clone(self.bucket()?);
             let command = build(bucket.position(key));
             let decision = self
@@ -267,12 +286,7 @@ impl Ctx {
         if self.caller.account() == Some(old.owner) {
             return Ok(());
         }
-        // One that was replaced or is gone is for the shard to tell.
-        let found = self.shared.find_bucket(&old.name).await?;
-        let Some(bucket) = found.filter(|bucket| bucket.id == old.id) else {
-            return Ok(());
-        };
-        self.bucket = Some(bucket);
+        self.bucket = Some(self.shared.newest(self.caller, &old).await?);
         authorise(self).await?;
         // What was judged is about to be changed.
         self.found = None;

@@ -20,7 +20,7 @@ use granary_types::limits::DELETE_OBJECTS_BODY_BYTES_MAX;
 use http::StatusCode;
 
 use super::delete_object::{command, marker_id, outcome};
-use crate::authz::{authorise, authorise_object};
+use crate::authz::authorise_object;
 use crate::buckets::Versioning;
 use crate::ctx::{Ctx, Subject};
 use crate::failure;
@@ -100,7 +100,11 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
     stream::iter(each.clone())
         .map(|(key, version)| {
             let (shared, bucket) = (Arc::clone(&shared), Arc::clone(&bucket));
-            async move { authorise_object(&shared, caller, action, &bucket, &key, version).await }
+            async move {
+                // As it is now: the document may have been on its way for long.
+                let bucket = shared.newest(caller, &bucket).await?;
+                authorise_object(&shared, caller, action, &bucket, &key, version).await
+            }
         })
         .buffered(CONCURRENT)
         .try_for_each(|()| future::ready(Ok(())))
@@ -113,6 +117,7 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
             async move {
                 // Once more: many deletions may lie between the first answer and this one. Not of one that
                 // this request itself has deleted.
+                let bucket = shared.newest(caller, &bucket).await?;
                 if first {
                     authorise_object(&shared, caller, action, &bucket, &key, version).await?;
                 }
@@ -133,10 +138,8 @@ async fn delete_all(cx: &mut Ctx, targets: &[Target]) -> Result<Vec<pb::DeleteRe
                     Reason::StaleGeneration | Reason::NoSuchBucket
                 ) =>
             {
-                // The bucket of this name may be another one by now: the object's own list counts
-                // there, before this command and before each repetition of it.
+                // Each of them asks for permission again: the bucket of this name may be another one by now.
                 cx.subject = Subject::Object(target.key.clone(), target.version);
-                authorise(cx).await?;
                 cx.propose_at(&target.key, true, |at| command(at, target.version))
                     .await?
             }
