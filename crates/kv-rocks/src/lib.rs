@@ -9,8 +9,9 @@
 //!   since can be relied on;
 //! * a snapshot owns the database it reads, so it can outlive every other handle.
 //!
-//! Every call may block on a disk, but for taking a snapshot and reads that ask for memory alone
-//! ([`KvRead::in_memory`]).
+//! Every call may block on a disk, but for taking a snapshot, reads that ask for memory alone
+//! ([`KvRead::in_memory`]), and writes that say whether they would wait ([`Kv::write_at_once`]): those do
+//! not while the log is being synced, and may take as long as it takes to begin another log file.
 
 mod options;
 mod snapshot;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use granary_kv::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{
     BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, ReadTier, WriteOptions, properties,
 };
@@ -40,6 +41,9 @@ struct Database {
     budget: RocksBudget,
     /// The first failure of a write or sync; see the top of the file.
     failed: Mutex<Option<KvError>>,
+    /// Held while the write-ahead log is written out and synced: whoever writes meanwhile waits for that,
+    /// so nobody does on an async thread.
+    syncing: RwLock<()>,
 }
 
 impl std::fmt::Debug for RocksKv {
@@ -66,6 +70,7 @@ impl RocksKv {
             db,
             budget: config.budget,
             failed: Mutex::new(None),
+            syncing: RwLock::new(()),
         };
         Ok(Self {
             database: Arc::new(database),
@@ -135,6 +140,9 @@ impl Drop for Database {
 /// What the database adds to keys and values in a batch: a tag, a column family, two lengths.
 const RECORD_HEAD_BYTES_MAX: usize = 16;
 
+/// Deleted and replaced rows that a scan of memory skips at most between two that it returns.
+const SKIPPED_ROWS_MAX: u64 = 1000;
+
 /// Where reads may look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
@@ -147,6 +155,8 @@ fn read_options(tier: Tier) -> ReadOptions {
     let mut options = ReadOptions::default();
     if tier == Tier::Memory {
         options.set_read_tier(ReadTier::BlockCache);
+        // Behind as many deleted rows nobody can wait on an async thread; it answers as if it did not know.
+        options.set_max_skippable_internal_keys(SKIPPED_ROWS_MAX);
     }
     options
 }
@@ -315,6 +325,9 @@ impl Kv for RocksKv {
     }
 
     fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, KvError> {
+        let Some(_nobody_syncs) = self.database.syncing.try_read() else {
+            return Ok(false);
+        };
         let writes = self.translated(batch)?;
         let mut options = WriteOptions::default();
         options.set_no_slowdown(true);
@@ -328,6 +341,7 @@ impl Kv for RocksKv {
     }
 
     fn sync(&self) -> Result<(), KvError> {
+        let _alone = self.database.syncing.write();
         self.database.change(|db| db.flush_wal(true))
     }
 

@@ -218,6 +218,24 @@ fn what_cannot_be_written_at_once_is_not_written_at_all() {
 }
 
 #[test]
+fn nothing_is_written_at_once_while_the_log_is_synced() {
+    let directory = TempDir::new().unwrap();
+    let kv = open(directory.path());
+    let batch = |number: u32| {
+        let mut batch = WriteBatch::new();
+        batch.put(Space::State, number.to_be_bytes().to_vec(), vec![1]);
+        batch
+    };
+    assert!(kv.write_at_once(&batch(1)).unwrap());
+    let syncing = kv.database.syncing.write();
+    assert!(!kv.write_at_once(&batch(2)).unwrap());
+    drop(syncing);
+    kv.sync().unwrap();
+    assert!(kv.write_at_once(&batch(3)).unwrap());
+    assert_eq!(numbers(&kv, Space::State), [1, 3]);
+}
+
+#[test]
 fn purged_log_ranges_are_gone_and_stay_gone() {
     let directory = TempDir::new().unwrap();
     let kv = open(directory.path());

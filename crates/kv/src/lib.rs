@@ -128,9 +128,9 @@ pub trait Kv: KvRead + 'static {
     /// See [`KvError`].
     fn write(&self, batch: WriteBatch) -> Result<(), KvError>;
 
-    /// The same where it need not wait for the store to catch up, so that small batches may be written
-    /// on an async thread; `false` when it would have to, or the store cannot tell: then nothing was
-    /// written. A system call that hands a buffer to the kernel may be part of it.
+    /// The same where it need not wait for the store to catch up or for a sync that is under way, so that
+    /// small batches may be written on an async thread; `false` when it would have to, or the store cannot
+    /// tell: then nothing was written. A system call that hands a buffer to the kernel may be part of it.
     ///
     /// # Errors
     /// See [`KvError`].
