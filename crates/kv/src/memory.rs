@@ -1,8 +1,11 @@
-//! An in-memory store that can crash: it forgets a suffix of what was not synced.
+//! An in-memory store that can crash: it forgets a suffix of what was not synced. Asked for what memory
+//! knows ([`KvRead::in_memory`], [`Kv::write_at_once`]) it now and then does not, as a store on a disk:
+//! whoever asks has to cope with that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,9 +14,16 @@ use crate::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, Wri
 
 type Map = BTreeMap<Bytes, Bytes>;
 
+/// Every so many rows one is not in memory.
+const MISSES_EVERY: u64 = 61;
+/// Every so many batches one would have to wait.
+const STALLS_EVERY: u64 = 7;
+
 #[derive(Clone, Debug, Default)]
 struct View {
     spaces: [Arc<Map>; 3],
+    /// Rows that were asked for in memory; of all views of a store.
+    asked: Arc<AtomicU64>,
 }
 
 impl View {
@@ -70,6 +80,46 @@ impl KvRead for View {
             Direction::Backward => Box::new(range.rev().map(owned)),
         }
     }
+
+    fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
+        Some(Box::new(Remembered(self)))
+    }
+}
+
+/// What memory knows of a view.
+struct Remembered<V>(V);
+
+impl<V: AsRef<View>> Remembered<V> {
+    fn row<T>(&self, row: Result<T, KvError>) -> Result<T, KvError> {
+        let asked = self.0.as_ref().asked.fetch_add(1, Ordering::Relaxed);
+        match (asked + 1).is_multiple_of(MISSES_EVERY) {
+            true => Err(KvError::NotInMemory),
+            false => row,
+        }
+    }
+}
+
+impl AsRef<View> for View {
+    fn as_ref(&self) -> &View {
+        self
+    }
+}
+
+impl<V: AsRef<View> + Send + Sync> KvRead for Remembered<V> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.row(self.0.as_ref().get(space, key))
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let rows = self.0.as_ref().scan(space, start, end, direction);
+        Box::new(rows.map(|row| self.row(row)))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +128,8 @@ struct State {
     durable: View,
     /// Batches written since the last sync, oldest first.
     pending: VecDeque<WriteBatch>,
+    /// Batches that were to be written at once.
+    batches: u64,
     failure: Option<KvError>,
     closed: bool,
 }
@@ -162,6 +214,11 @@ impl KvRead for MemoryKv {
             }),
         }
     }
+
+    fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
+        let view = self.view().ok()?;
+        Some(Box::new(Remembered(view)))
+    }
 }
 
 /// A scan that owns its view: it finds each next entry from the last key.
@@ -214,6 +271,18 @@ impl Kv for MemoryKv {
         state.live.apply(&batch);
         state.pending.push_back(batch);
         Ok(())
+    }
+
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, KvError> {
+        let stalls = {
+            let mut state = self.state.lock();
+            state.batches += 1;
+            state.batches.is_multiple_of(STALLS_EVERY)
+        };
+        if !stalls {
+            self.write(batch.clone())?;
+        }
+        Ok(!stalls)
     }
 
     fn sync(&self) -> Result<(), KvError> {

@@ -32,7 +32,7 @@ const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Weight of commands that are applied on an async thread at most, where memory suffices: changing
 /// threads twice would take longer, and other tasks wait no longer than about a millisecond.
-const AT_ONCE_BYTES_MAX: usize = 64 * 1024;
+const AT_ONCE_BYTES_MAX: usize = 128 * 1024;
 /// Their number at most.
 const AT_ONCE_COMMANDS_MAX: usize = 32;
 

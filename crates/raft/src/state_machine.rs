@@ -69,8 +69,9 @@ pub trait StateMachine: Send + Sync + 'static {
         bookkeeping: Bytes,
     ) -> Result<Vec<Vec<Bytes>>, StateMachineError>;
 
-    /// The same where nothing need wait for a disk, so that it may be asked for on an async thread;
-    /// `None` when memory does not suffice, or the machine cannot tell: then nothing was written.
+    /// The same where nothing need wait for a disk and it takes about a millisecond at most, so that it may
+    /// be asked for on an async thread; `None` when memory does not suffice, it would take longer, or the
+    /// machine cannot tell: then nothing was written.
     ///
     /// # Errors
     /// As [`StateMachine::apply`].

@@ -1,6 +1,7 @@
 //! One shard's state machine: applies log entries to the store, and lets a snapshot of the shard's
 //! rows be read out and put in place.
 
+mod at_once;
 mod claims;
 mod closing;
 mod own_rows;
@@ -20,6 +21,7 @@ use granary_types::{ShardId, SlabId};
 use prost::Message;
 use tokio::sync::watch;
 
+use at_once::Few;
 pub(crate) use claims::Claims;
 pub(crate) use closing::{clear_all_closed, clear_closed, closing_batch};
 
@@ -157,11 +159,17 @@ impl StateMachine for ShardMachine {
         let Some(memory) = self.kv.in_memory() else {
             return Ok(None);
         };
-        let decided = self.decided(memory.as_ref(), entries.to_vec(), bookkeeping.clone());
+        let decided = {
+            let few = Few::new(memory);
+            self.decided(&few, entries.to_vec(), bookkeeping.clone())
+        };
         let decided = match decided {
             Err(StateMachineError::Kv(KvError::NotInMemory)) => return Ok(None),
             decided => decided?,
         };
+        if decided.batch.size_bytes() > AT_ONCE_BYTES_MAX {
+            return Ok(None);
+        }
         if !self.kv.write_at_once(&decided.batch)? {
             return Ok(None);
         }
@@ -205,6 +213,8 @@ impl StateMachine for ShardMachine {
     }
 }
 
+/// The longest batch that is written on an async thread, in bytes.
+const AT_ONCE_BYTES_MAX: usize = 256 * 1024;
 /// What a command that touches up to ten thousand rows occupies while it is applied.
 const MANY_ROWS_BYTES: usize = 8 * 1024 * 1024;
 
