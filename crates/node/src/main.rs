@@ -94,12 +94,13 @@ fn main() -> ExitCode {
     ended(outcome.map(|()| ExitCode::SUCCESS))
 }
 
-/// What RocksDB is compiled for (`.cargo/config.toml`): without it the process would end without a word.
+/// Says what RocksDB is compiled for (`.cargo/config.toml`), where the process would end without a word. What
+/// runs before `main` cannot be checked.
 fn check_processor() -> anyhow::Result<()> {
     #[cfg(target_arch = "x86_64")]
     anyhow::ensure!(
         is_x86_feature_detected!("sse4.2"),
-        "this processor lacks SSE 4.2, which x86-64 processors have since 2010"
+        "this processor lacks SSE 4.2, which x86-64 processors have since 2010; a virtual machine may hide it: choose a CPU model that has it"
     );
     Ok(())
 }

@@ -41,7 +41,7 @@ pub struct RaftConfig {
     pub message_timeout_ms: u64,
     /// Bytes of log entries in one message to a peer.
     pub message_bytes: usize,
-    /// Entries proposed and not yet applied, per group.
+    /// Entries proposed and not yet applied, per group; one in a group without peers.
     pub entries_in_flight: usize,
     /// Commands that may wait for their entry, per group.
     pub queue_commands: usize,
