@@ -3,17 +3,12 @@
 
 use granary_datapath::{ReadError, WriteError};
 use granary_meta_api::pb::rejection::Reason;
-use granary_meta_api::{ErrorKind, MetaError, pb};
+use granary_meta_api::{ErrorKind, MetaError, detail, pb};
 use granary_oss::{ErrorCode, OssError};
 use http::{HeaderName, HeaderValue};
 
 use crate::body;
 
-/// What a shard says of a list of parts that does not ascend.
-const PART_ORDER: &str = "InvalidPartOrder";
-/// What a shard says of a version whose record would be too long begins so. Whoever asks has checked
-/// that it is not, but against what there was: two changes at once can be too much together.
-const RECORD_TOO_LONG: [&str; 2] = ["a Head record of ", "a Version record of "];
 /// What is said when there is more to do than is done at once.
 const OVERLOADED: &str = "Please reduce your request rate.";
 
@@ -68,8 +63,8 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
             ErrorCode::ServiceUnavailable
         }
         // The client's mistake, whichever caller let it through to the shard.
-        Reason::Invalid if rejection.detail == PART_ORDER => ErrorCode::InvalidPartOrder,
-        Reason::Invalid if is_too_long(&rejection.detail) => ErrorCode::MetadataTooLarge,
+        Reason::Invalid if rejection.detail == detail::PART_ORDER => ErrorCode::InvalidPartOrder,
+        Reason::Invalid if detail::is_object_too_long(rejection) => ErrorCode::MetadataTooLarge,
         Reason::None | Reason::Invalid => ErrorCode::InternalError,
     };
     let error = OssError::new(code);
@@ -81,12 +76,6 @@ pub(crate) fn of_rejection(rejection: &pb::Rejection) -> OssError {
         return error;
     }
     error.source(rejection.detail.clone())
-}
-
-fn is_too_long(detail: &str) -> bool {
-    RECORD_TOO_LONG
-        .iter()
-        .any(|beginning| detail.starts_with(beginning))
 }
 
 /// An append to another place than the end of an object with so many bytes.
@@ -175,24 +164,11 @@ mod tests {
     fn a_list_of_parts_out_of_order_is_the_clients() {
         let mut rejection = pb::Rejection::of(Reason::Invalid);
         assert_eq!(of_rejection(&rejection).code(), ErrorCode::InternalError);
-        rejection.detail = "InvalidPartOrder".to_owned();
+        rejection.detail = detail::PART_ORDER.to_owned();
         rejection.part_number = 2;
         let error = of_rejection(&rejection);
         assert_eq!(error.code(), ErrorCode::InvalidPartOrder);
         assert_eq!(error.extra_value("PartNumber"), Some("2"));
-    }
-
-    #[test]
-    fn only_an_objects_record_is_too_long_by_the_clients_doing() {
-        for (kind, code) in [
-            ("Head", ErrorCode::MetadataTooLarge),
-            ("Version", ErrorCode::MetadataTooLarge),
-            ("PartPage", ErrorCode::InternalError),
-        ] {
-            let detail = format!("a {kind} record of 18000 bytes exceeds 16384");
-            let rejection = pb::Rejection::with_detail(Reason::Invalid, detail);
-            assert_eq!(of_rejection(&rejection).code(), code, "{kind}");
-        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod client;
 mod command;
 mod control;
+pub mod detail;
 pub mod disk_state;
 mod error;
 #[cfg(test)]

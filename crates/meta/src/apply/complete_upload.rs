@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
 use granary_meta_api::pb::state::body::Place as BodyPlace;
 use granary_meta_api::pb::state::owner::State;
+use granary_meta_api::{detail, pb};
 use granary_types::crc64::combine;
 use granary_types::{ETag, ObjectType, StorageClass, limits};
 use md5::{Digest, Md5};
@@ -87,7 +87,7 @@ fn choose<'p>(
         {
             return Err(Refusal::Rejected(pb::Rejection {
                 reason: Reason::Invalid.into(),
-                detail: "InvalidPartOrder".to_owned(),
+                detail: detail::PART_ORDER.to_owned(),
                 part_number: named.number,
                 ..Default::default()
             }));

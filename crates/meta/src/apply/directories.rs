@@ -6,10 +6,10 @@
 //! stands in a directory that is there, and its path is at most `OBJECT_KEY_BYTES_MAX` long.
 
 use bytes::Bytes;
-use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
+use granary_meta_api::{detail, pb};
 use granary_types::{BucketId, SlabId, limits};
 
 use super::{ApplyContext, Refusal, Tx};
@@ -224,10 +224,7 @@ pub(super) fn rename(
     }
     let mut way = walk(tx, place.slab, place.bucket, read(to)?)?;
     if !way.is_whole() {
-        return Err(Refusal::because(
-            Reason::NoSuchKey,
-            "the new path has no such parent",
-        ));
+        return Err(Refusal::because(Reason::NoSuchKey, detail::NO_PARENT));
     }
     let name = way.path.open_name();
     let new_object = head_at(place, way.deepest(), name);

@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use granary_kv::{Direction, Entry, KvError, KvRead, Scan, Space, WriteBatch};
+use granary_meta_api::detail;
 use granary_meta_api::pb::state;
 use granary_raft::StateMachineError;
 use granary_types::{ObjectId, ShardId, SlabId, VersionStamp, limits};
@@ -162,10 +163,9 @@ impl<'a> Tx<'a> {
     ) -> Result<(), Refusal> {
         let length = value.encoded_len();
         if length > bytes_max {
-            let kind = K::KIND;
-            return Err(Refusal::invalid(format!(
-                "a {kind:?} record of {length} bytes exceeds {bytes_max}"
-            )));
+            let kind = format!("{:?}", K::KIND);
+            let detail = detail::record_too_long(&kind, length, bytes_max);
+            return Err(Refusal::invalid(detail));
         }
         self.set(key.encode(), Some(value.encode_to_vec().into()));
         Ok(())

@@ -5,8 +5,8 @@
 //! may rename a directory.
 
 use bytes::Bytes;
-use granary_meta_api::pb;
 use granary_meta_api::pb::rejection::Reason;
+use granary_meta_api::{detail, pb};
 use granary_oss::OssError;
 use granary_oss::header::rename_source;
 use granary_policy::{Access, Action};
@@ -24,9 +24,6 @@ use crate::version_id::VersionRef;
 
 /// What the caller must be allowed to do with the source; with the new path: what the table says.
 const DELETE: Action = Action::new("DeleteObject", Access::WriteObject);
-
-/// What a shard says when it is not the source that is missing, but the directory of the new path.
-const NO_PARENT: &str = "the new path has no such parent";
 
 /// The input.
 #[derive(Debug)]
@@ -66,7 +63,7 @@ impl Operation for Rename {
             })
             .await?;
         decision.map_err(|no| {
-            let missing = no.reason() == Reason::NoSuchKey && no.detail != NO_PARENT;
+            let missing = no.reason() == Reason::NoSuchKey && no.detail != detail::NO_PARENT;
             let key = if missing { &self.source } else { &self.key };
             failure::of_rejection(&no).extra("Key", key.as_str())
         })?;
