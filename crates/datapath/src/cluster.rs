@@ -275,9 +275,13 @@ impl ClusterView {
         let runtime = self.shared.runtime.clone();
         self.shared.runtime.spawn(async move {
             loop {
-                round().await;
+                let round_and_pause = async {
+                    round().await;
+                    runtime.sleep(interval).await;
+                };
+                // A round, too, ends here: it may be asking a root that has stopped before.
                 tokio::select! {
-                    () = runtime.sleep(interval) => {}
+                    () = round_and_pause => {}
                     () = runtime.shutdown().cancelled() => return,
                 }
             }

@@ -38,7 +38,8 @@ pub(crate) struct ServerArgs {
     /// Address that serves health and metrics; `off` for none. [default: 127.0.0.1:9001]
     #[arg(long, value_name = "ADDR", env = "GRANARY_ADMIN_LISTEN")]
     admin_listen: Option<String>,
-    /// Region id that clients sign with. [default: cn-granary-1]
+    /// Region id that clients sign with, such as cn-hangzhou; fixed at the first start.
+    /// [default: cn-granary-1]
     #[arg(long, value_name = "ID", env = "GRANARY_REGION")]
     region: Option<String>,
     /// A domain whose subdomains are buckets (BUCKET.DOMAIN); repeat it for more, or

@@ -125,3 +125,19 @@ fn without_a_word_from_the_root_writes_end_after_a_while_and_reads_do_not() {
         assert_held_by(&cluster, &written, [1, 2, 3]);
     });
 }
+
+#[test]
+fn whoever_stops_does_not_wait_for_a_root_that_is_away() {
+    simulated(async {
+        let cluster = Cluster::start(Shape::default()).await;
+        set_root_away(&cluster, true);
+        let view = cluster.path.view();
+        view.start_refreshing(Duration::from_secs(1));
+        // It asks on and on by now.
+        cluster.runtime.sleep(Duration::from_secs(3)).await;
+        let began = cluster.runtime.monotonic();
+        cluster.runtime.stop().await;
+        let took = cluster.runtime.monotonic() - began;
+        assert!(took < Duration::from_secs(1), "stopped after {took:?}");
+    });
+}
