@@ -275,9 +275,10 @@ impl ClusterView {
         let runtime = self.shared.runtime.clone();
         self.shared.runtime.spawn(async move {
             loop {
+                let (round, pause) = (round(), runtime.sleep(interval));
                 let round_and_pause = async {
-                    round().await;
-                    runtime.sleep(interval).await;
+                    round.await;
+                    pause.await;
                 };
                 // A round, too, ends here: it may be asking a root that has stopped before.
                 tokio::select! {

@@ -269,6 +269,24 @@ async fn a_transfer_that_breaks_off_harms_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_hands_over_reads_no_longer_on_what_voters_said_before() {
+    let cluster = three(22).await;
+    let old = cluster.leader().await;
+    old.put("before").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let to = cluster.ids().into_iter().find(|id| *id != old.id).unwrap();
+    cluster.network.cut_off(old.id, &cluster.ids());
+    // Its lease: nobody else leads for a while, and nobody need be asked.
+    old.group.begin_read().unwrap().confirm().await.unwrap();
+    old.group.transfer_leader(to).await.unwrap();
+    // The other may lead as soon as it hears of it.
+    if let Ok(read) = old.group.begin_read() {
+        let confirmed = tokio::time::timeout(Duration::from_millis(50), read.confirm()).await;
+        assert!(!matches!(confirmed, Ok(Ok(_))), "read on an old lease");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn leadership_is_handed_over_on_request() {
     let cluster = three(21).await;
     let old = cluster.leader().await;
