@@ -268,7 +268,12 @@ mod tests {
             .unwrap()
             .expect("it is signed");
         assert_eq!(presented.kind(), SignatureKind::V4Header);
-        let verified = presented.verify("secret", THEN, "cn-granary-1", &request.as_signed());
+        let verified = presented.verify(
+            &sign::SigningSecret::new("secret"),
+            THEN,
+            "cn-granary-1",
+            &request.as_signed(),
+        );
         verified.unwrap();
     }
 }

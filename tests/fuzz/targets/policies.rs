@@ -100,8 +100,11 @@ fn check_v1(form: &Form, policy: &str, is_policy: bool) {
     let read = PostSignature::of(&with(form, &fields)).ok().flatten();
     let read = read.expect("it is signed");
     assert_eq!((read.access_key_id(), read.kind()), ("owner", "v1_form"));
-    assert!(read.verify(SECRET, NOW, REGION).is_ok());
-    assert!(checked(read.verify("another", NOW, REGION)).is_none());
+    assert!(
+        read.verify(&SigningSecret::new(SECRET), NOW, REGION)
+            .is_ok()
+    );
+    assert!(checked(read.verify(&SigningSecret::new("another"), NOW, REGION)).is_none());
     assert_eq!(checked(read.policy()).is_some(), is_policy);
     let other = format!("{policy} ");
     let fields = [
@@ -110,7 +113,10 @@ fn check_v1(form: &Form, policy: &str, is_policy: bool) {
         ("Signature", &signature),
     ];
     let read = PostSignature::of(&with(form, &fields)).ok().flatten();
-    assert!(read.is_some_and(|read| read.verify(SECRET, NOW, REGION).is_err()));
+    assert!(read.is_some_and(|read| {
+        read.verify(&SigningSecret::new(SECRET), NOW, REGION)
+            .is_err()
+    }));
 }
 
 fn check_v4(form: &Form, policy: &str, is_policy: bool) {
@@ -134,7 +140,10 @@ fn check_v4(form: &Form, policy: &str, is_policy: bool) {
         .flatten();
     let read = read.expect("it is signed");
     assert_eq!((read.access_key_id(), read.kind()), ("owner", "v4_form"));
-    assert!(read.verify(SECRET, NOW, REGION).is_ok());
+    assert!(
+        read.verify(&SigningSecret::new(SECRET), NOW, REGION)
+            .is_ok()
+    );
     for (secret, region, now) in [
         ("another", REGION, NOW),
         (SECRET, "elsewhere", NOW),
@@ -145,7 +154,7 @@ fn check_v4(form: &Form, policy: &str, is_policy: bool) {
             granary_types::Timestamp(NOW.as_millis() - 16 * 60 * 1000),
         ),
     ] {
-        assert!(checked(read.verify(secret, now, region)).is_none());
+        assert!(checked(read.verify(&SigningSecret::new(secret), now, region)).is_none());
     }
     // Its own fields must be named by it.
     assert!(checked(read.policy()).is_none() || is_policy);
@@ -153,7 +162,10 @@ fn check_v4(form: &Form, policy: &str, is_policy: bool) {
     let read = PostSignature::of(&with(form, &fields(&other)))
         .ok()
         .flatten();
-    assert!(read.is_some_and(|read| read.verify(SECRET, NOW, REGION).is_err()));
+    assert!(read.is_some_and(|read| {
+        read.verify(&SigningSecret::new(SECRET), NOW, REGION)
+            .is_err()
+    }));
 }
 
 /// What the API's documentation says of a document.
