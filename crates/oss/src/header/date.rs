@@ -24,15 +24,19 @@ pub fn format_http_date(at: Timestamp) -> String {
     text.push(' ');
     text.push_str(month);
     text.push(' ');
-    let (century, year) = (t.year() / 100, t.year() % 100);
-    push_two(&mut text, u8::try_from(century).unwrap_or(99));
-    push_two(&mut text, u8::try_from(year).unwrap_or(99));
+    push_year(&mut text, t);
     for (mark, number) in [(' ', hour), (':', minute), (':', second)] {
         text.push(mark);
         push_two(&mut text, number);
     }
     text.push_str(" GMT");
     text
+}
+
+fn push_year(text: &mut String, t: OffsetDateTime) {
+    for two in [t.year() / 100, t.year() % 100] {
+        push_two(text, u8::try_from(two).unwrap_or(99));
+    }
 }
 
 fn push_two(text: &mut String, number: u8) {
@@ -43,17 +47,37 @@ fn push_two(text: &mut String, number: u8) {
 /// `2022-12-28T10:27:41.000Z`: the service shows whole seconds and literal zero milliseconds.
 pub fn format_iso8601(at: Timestamp) -> String {
     let t = civil(at);
-    let (hour, minute, second) = t.to_hms();
-    let (year, month, day) = (t.year(), u8::from(t.month()), t.day());
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.000Z")
+    // One for each object of a listing.
+    let mut text = String::with_capacity("2022-12-28T10:27:41.000Z".len());
+    push_year(&mut text, t);
+    let parts = [
+        ('-', u8::from(t.month())),
+        ('-', t.day()),
+        ('T', t.hour()),
+        (':', t.minute()),
+        (':', t.second()),
+    ];
+    for (mark, number) in parts {
+        text.push(mark);
+        push_two(&mut text, number);
+    }
+    text.push_str(".000Z");
+    text
 }
 
 /// `20221228T102741Z`, as V4 signatures carry it.
 pub fn format_basic_iso8601(at: Timestamp) -> String {
     let t = civil(at);
-    let (hour, minute, second) = t.to_hms();
-    let (year, month, day) = (t.year(), u8::from(t.month()), t.day());
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    let mut text = String::with_capacity("20221228T102741Z".len());
+    push_year(&mut text, t);
+    push_two(&mut text, t.month().into());
+    push_two(&mut text, t.day());
+    text.push('T');
+    for number in [t.hour(), t.minute(), t.second()] {
+        push_two(&mut text, number);
+    }
+    text.push('Z');
+    text
 }
 
 /// Reads an HTTP date: IMF-fixdate, RFC 850 or asctime. The day of the week is not compared with

@@ -122,6 +122,10 @@ struct Escaping<'a>(&'a mut String);
 
 impl fmt::Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.bytes().all(stays) {
+            self.0.push_str(text);
+            return Ok(());
+        }
         let mut rest = text;
         while let Some(at) = rest.find(needs_escape) {
             let (plain, tail) = rest.split_at(at);
@@ -139,6 +143,11 @@ impl fmt::Write for Escaping<'_> {
         self.0.push_str(rest);
         Ok(())
     }
+}
+
+/// Whether a byte begins nothing that is escaped. U+FFFE and U+FFFF begin with 0xef, as much else does.
+fn stays(byte: u8) -> bool {
+    !matches!(byte, b'&' | b'<' | b'>' | 0..=8 | 0xb..=0x1f | 0x7f | 0xef)
 }
 
 /// Markup, what XML 1.0 forbids raw, and CR, which parsers would turn into LF.
@@ -170,6 +179,22 @@ mod tests {
              <B>a&lt;b&gt;&amp;\"'&#1;&#13;\n\t&#127;中</B>\n  <C></C>\n  \
              <E>\n    <F>7</F>\n  </E>\n  <G></G>\n</A>\n"
         );
+    }
+
+    #[test]
+    fn what_begins_like_something_forbidden_stays() {
+        // U+FF01 and U+FEFF begin with the byte of U+FFFE, which is forbidden.
+        for (text, expected) in [
+            ("！\u{feff}ab", "！\u{feff}ab"),
+            ("a\u{fffe}b\u{ffff}", "a&#65534;b&#65535;"),
+            ("ab&", "ab&amp;"),
+        ] {
+            let document = String::from_utf8(Writer::text_document("A", text)).unwrap();
+            assert!(
+                document.ends_with(&format!("<A>{expected}</A>\n")),
+                "{document}"
+            );
+        }
     }
 
     #[test]
