@@ -26,7 +26,7 @@ pub fn is_object_too_long(rejection: &pb::Rejection) -> bool {
         let rest = rest.and_then(|rest| rest.strip_prefix(*kind));
         rest.is_some_and(|rest| rest.starts_with(" record of "))
     };
-    rejection.reason() == Reason::Invalid && OF_CLIENTS.iter().any(|kind| says(kind))
+    rejection.reason() == Reason::Invalid && OF_CLIENTS.iter().any(says)
 }
 
 #[cfg(test)]
