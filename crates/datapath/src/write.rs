@@ -42,6 +42,9 @@ where
     let mut pipeline = Pipeline::new(Arc::clone(shared), target, limits.declared_length);
     loop {
         let event = tokio::select! {
+            // The body first: no timer is set while it comes. Chunks in flight are few, so that it cannot
+            // keep them waiting for long.
+            biased;
             frame = body.next() => Event::Frame(frame),
             stored = next_stored(&mut pipeline.in_flight), if !pipeline.in_flight.is_empty() => {
                 Event::Stored(stored?)

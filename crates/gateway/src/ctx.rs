@@ -52,8 +52,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// An id for a request: 24 upper-case hexadecimal digits.
     pub(crate) fn new_request_id(&self) -> String {
-        let random = self.runtime.entropy().next_u128() & ((1 << 96) - 1);
-        format!("{random:024X}")
+        let mut random = [0; 12];
+        self.runtime.entropy().fill(&mut random);
+        hex::encode_upper(random)
     }
 
     /// A bucket as it was a moment ago.

@@ -27,7 +27,7 @@ use granary_types::{AccountId, BucketName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
-use tracing::{Instrument as _, Span, field};
+use tracing::{Instrument as _, Span};
 
 use crate::access_log::{Completion, Seen};
 use crate::admission::Permit;
@@ -86,23 +86,24 @@ pub(crate) async fn serve(
     let seen = seen(&shared, peer, &parts);
     let mut completion = Completion::new(Arc::clone(&shared), phase, seen);
     let mut body = RequestBody::new(incoming, shared.runtime.clone(), shared.settings.timeouts);
-    let span = tracing::info_span!(
-        "request",
-        request_id = %completion.seen.request_id,
-        operation = field::Empty,
-        bucket = field::Empty,
-    );
     let mut waits_for_continue = false;
     let last = is_last(&parts);
     let in_chunks = parts.headers.contains_key(header::TRANSFER_ENCODING);
     let mut cors = HeaderMap::new();
-    let outcome = match find_operation(&shared, parts) {
+    let found = find_operation(&shared, parts);
+    if let Ok((head, row)) = &found {
+        completion.operation = row.name;
+        note_address(&mut completion.seen, head);
+    }
+    let span = tracing::info_span!(
+        "request",
+        request_id = %completion.seen.request_id,
+        operation = completion.operation,
+        bucket = completion.seen.bucket.as_str(),
+    );
+    let outcome = match found {
         Err(error) => Err(error),
         Ok((head, row)) => {
-            completion.operation = row.name;
-            note_address(&mut completion.seen, &head);
-            span.record("operation", row.name);
-            span.record("bucket", completion.seen.bucket.as_str());
             waits_for_continue = head.expects_continue();
             let mut notes = Notes::default();
             let call = Call {

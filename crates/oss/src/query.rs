@@ -20,31 +20,34 @@ pub struct Query {
 /// One parameter. `k` and `k=` are the same parameter with an empty value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    raw_name: String,
-    raw_value: String,
-    name: String,
-    value: String,
+    /// What arrived: a name, and behind an `=` a value that is not empty.
+    raw: String,
+    /// Where the name ends.
+    name_end: usize,
+    /// Decoded, where that is something else.
+    name: Option<String>,
+    value: Option<String>,
 }
 
 impl Parameter {
     /// The name as it arrived, still percent-encoded.
     pub fn raw_name(&self) -> &str {
-        &self.raw_name
+        self.raw.get(..self.name_end).unwrap_or_default()
     }
 
     /// The value as it arrived, still percent-encoded; empty for a bare name.
     pub fn raw_value(&self) -> &str {
-        &self.raw_value
+        self.raw.get(self.name_end + 1..).unwrap_or_default()
     }
 
     /// The decoded name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_deref().unwrap_or_else(|| self.raw_name())
     }
 
     /// The decoded value; empty for a bare name.
     pub fn value(&self) -> &str {
-        &self.value
+        self.value.as_deref().unwrap_or_else(|| self.raw_value())
     }
 }
 
@@ -61,9 +64,10 @@ impl Query {
                     .message("The request has too many query parameters."));
             }
             let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
+            let raw = if raw_value.is_empty() { raw_name } else { pair };
             parameters.push(Parameter {
-                raw_name: raw_name.to_owned(),
-                raw_value: raw_value.to_owned(),
+                raw: raw.to_owned(),
+                name_end: raw_name.len(),
                 name: decode(raw_name)?,
                 value: decode(raw_value)?,
             });
@@ -82,11 +86,18 @@ impl Query {
 
     /// Appends one decoded parameter. For clients and tests.
     pub fn push(&mut self, name: &str, value: &str) {
+        let mut raw = escape::encode(name.as_bytes());
+        let name_end = raw.len();
+        let raw_value = escape::encode(value.as_bytes());
+        if !value.is_empty() {
+            raw.push('=');
+            raw.push_str(&raw_value);
+        }
         self.parameters.push(Parameter {
-            raw_name: escape::encode(name.as_bytes()),
-            raw_value: escape::encode(value.as_bytes()),
-            name: name.to_owned(),
-            value: value.to_owned(),
+            name: (raw.get(..name_end) != Some(name)).then(|| name.to_owned()),
+            value: (raw_value != value).then(|| value.to_owned()),
+            raw,
+            name_end,
         });
     }
 
@@ -94,7 +105,7 @@ impl Query {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters
             .iter()
-            .find(|p| p.name == name)
+            .find(|p| p.name() == name)
             .map(Parameter::value)
     }
 
@@ -125,21 +136,22 @@ impl Query {
             if !raw.is_empty() {
                 raw.push('&');
             }
-            raw.push_str(&parameter.raw_name);
-            if !parameter.raw_value.is_empty() {
-                raw.push('=');
-                raw.push_str(&parameter.raw_value);
-            }
+            raw.push_str(&parameter.raw);
         }
         raw
     }
 }
 
-fn decode(raw: &str) -> Result<String, OssError> {
-    String::from_utf8(escape::decode_query(raw)).map_err(|_| {
+/// The decoded text, unless it is the same.
+fn decode(raw: &str) -> Result<Option<String>, OssError> {
+    if !raw.contains(['%', '+']) {
+        return Ok(None);
+    }
+    let decoded = String::from_utf8(escape::decode_query(raw)).map_err(|_| {
         OssError::new(ErrorCode::InvalidArgument)
             .message("The query parameters must be encoded in UTF-8.")
-    })
+    })?;
+    Ok(Some(decoded))
 }
 
 #[cfg(test)]

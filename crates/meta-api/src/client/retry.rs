@@ -110,12 +110,16 @@ impl Meta {
     ) -> Result<pb::CommandReply, MetaError> {
         let mut backoff = self.request_backoff();
         let mut rounds = LATE_ROUNDS_MAX;
+        let mut envelope = pb::Command {
+            command: Some(command),
+            ..Default::default()
+        };
         loop {
             let guess = named.or_else(|| target.fixed()).or_else(|| match target {
                 Target::At(bucket, key) => self.map.load().shard_at(*bucket, key),
                 Target::Root | Target::Named => None,
             });
-            let envelope = self.envelope(guess, command.clone());
+            self.stamp(guess, &mut envelope);
             let (unknown, open) = (AtomicBool::new(false), AtomicBool::new(false));
             let attempt = |shard| {
                 let (service, envelope) = (Arc::clone(&self.service), envelope.clone());
@@ -156,18 +160,14 @@ impl Meta {
         }
     }
 
-    fn envelope(&self, shard: Option<ShardId>, command: pb::command::Command) -> pb::Command {
+    /// Makes a new command of it: another id, and a deadline from now.
+    fn stamp(&self, shard: Option<ShardId>, envelope: &mut pb::Command) {
         let id = self.runtime.entropy().next_u128().to_be_bytes();
         let now_ms = self.runtime.now().as_millis();
         let wait_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
-        pb::Command {
-            id: Bytes::copy_from_slice(&id),
-            deadline_ms: self
-                .shard_times
-                .base_ms(shard, now_ms)
-                .saturating_add(wait_ms),
-            command: Some(command),
-        }
+        let base_ms = self.shard_times.base_ms(shard, now_ms);
+        envelope.id = Bytes::copy_from_slice(&id);
+        envelope.deadline_ms = base_ms.saturating_add(wait_ms);
     }
 
     /// Whether the shard has been without a leader for too long to wait for one; `asking_since`:

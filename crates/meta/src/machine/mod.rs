@@ -19,6 +19,7 @@ use granary_meta_api::pb::state;
 use granary_raft::{Committed, SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
 use granary_types::{ShardId, SlabId};
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tokio::sync::watch;
 
 use at_once::Few;
@@ -183,6 +184,9 @@ impl StateMachine for ShardMachine {
     }
 
     fn weigh(&self, command: &Bytes) -> usize {
+        if !may_touch_many_rows(command) {
+            return command.len();
+        }
         // What cannot be read is refused when it is applied.
         let known = pb::Command::decode(command.clone()).ok();
         match known.and_then(|known| known.command) {
@@ -227,6 +231,26 @@ pub(crate) fn touches_many_rows(command: &pb::command::Command) -> bool {
         Command::DeleteDirectory(step) => step.recursive,
         _ => false,
     }
+}
+
+/// The fields of [`pb::Command`] that [`touches_many_rows`] is true of, or may be: `complete_upload`,
+/// `abort_upload`, `ack_deletions`, `delete_directory`.
+const MANY_ROWS_FIELDS: [u32; 4] = [14, 15, 18, 33];
+/// Fields below this one are the envelope's.
+const FIRST_COMMAND_FIELD: u32 = 10;
+
+/// Whether an encoded command may be one of those; tells without decoding it, which most are not worth.
+fn may_touch_many_rows(command: &[u8]) -> bool {
+    let mut rest = command;
+    while let Ok((field, wire_type)) = decode_key(&mut rest) {
+        if field >= FIRST_COMMAND_FIELD {
+            return MANY_ROWS_FIELDS.contains(&field);
+        }
+        if skip_field(wire_type, field, &mut rest, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    true
 }
 
 /// Writes the first state of a shard that exists from the cluster's beginning, at a feature level. A

@@ -1,5 +1,7 @@
 //! Signature V4: HMAC-SHA256 over a canonical request, with a key bound to day, region and product.
 
+use std::borrow::Cow;
+
 use granary_types::{Timestamp, limits::PRESIGN_V4_SECS_MAX};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
@@ -339,16 +341,13 @@ fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling, empty: Empty
         .query
         .iter()
         .filter(|p| p.name() != "x-oss-signature");
-    let mut pairs: Vec<(String, String, bool)> = parameters
+    let mut pairs: Vec<(Cow<'_, str>, Cow<'_, str>, bool)> = parameters
         .map(|p| {
             let (name, value) = match spelling {
-                Spelling::AsSent => (
-                    p.raw_name().replace('+', "%20"),
-                    p.raw_value().replace('+', "%20"),
-                ),
+                Spelling::AsSent => (without_plus(p.raw_name()), without_plus(p.raw_value())),
                 Spelling::Canonical => (
-                    escape::encode(p.name().as_bytes()),
-                    escape::encode(p.value().as_bytes()),
+                    escape::encode(p.name().as_bytes()).into(),
+                    escape::encode(p.value().as_bytes()).into(),
                 ),
             };
             let bare = match empty {
@@ -373,6 +372,14 @@ fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling, empty: Empty
         }
     }
     query
+}
+
+/// A space as `%20`, where it was sent as `+`.
+fn without_plus(text: &str) -> Cow<'_, str> {
+    match text.contains('+') {
+        true => text.replace('+', "%20").into(),
+        false => text.into(),
+    }
 }
 
 /// The string that V4 signs; `date` is `yyyymmddThhmmssZ`.
