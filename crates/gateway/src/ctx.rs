@@ -52,9 +52,15 @@ pub(crate) struct Shared {
 impl Shared {
     /// An id for a request: 24 upper-case hexadecimal digits.
     pub(crate) fn new_request_id(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
         let mut random = [0; 12];
         self.runtime.entropy().fill(&mut random);
-        hex::encode_upper(random)
+        let mut id = String::with_capacity(2 * random.len());
+        for byte in random {
+            id.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            id.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        id
     }
 
     /// A bucket as it was a moment ago.

@@ -120,7 +120,10 @@ impl Head {
         // What is sent is looked for in the list, not the other way round: it is mostly less.
         let headers = self.headers.keys().map(HeaderName::as_str);
         let parameters = self.query.iter().map(Parameter::name);
-        match headers.chain(parameters).find(|name| unbuilt.contains(name)) {
+        match headers
+            .chain(parameters)
+            .find(|name| unbuilt.contains(name))
+        {
             Some(name) => Err(not_implemented(name)),
             None => Ok(()),
         }

@@ -6,6 +6,7 @@
 //! unknown parameter without a value (`?newFeature`), which is how OSS spells sub-resources, except
 //! on reads of objects, where sites use such parameters against caches.
 
+use granary_oss::query::Parameter;
 use granary_oss::{ErrorCode, OssError};
 use http::Method;
 
@@ -71,11 +72,14 @@ pub(crate) fn route(head: &Head) -> Result<&'static Row, OssError> {
         let row = table::ROWS.iter().find(|row| row.allows("OPTIONS"));
         return row.ok_or_else(|| OssError::new(ErrorCode::MethodNotAllowed));
     }
-    let rows = table::rows(scope, head.method.as_str());
+    let (rows, asked) = (
+        table::rows(scope, head.method.as_str()),
+        Asked::of(scope, head),
+    );
     let best = rows
         .iter()
-        .filter(|row| row.when.iter().all(|when| holds(when, head)))
-        .filter(|row| accounts_for_everything(row, scope, head))
+        .filter(|row| row.when.iter().all(|when| asked.holds(when, head)))
+        .filter(|row| asked.is_accounted_for(row))
         .max_by_key(|row| row.specificity());
     match best {
         Some(row) => Ok(row),
@@ -88,17 +92,55 @@ pub(crate) fn route(head: &Head) -> Result<&'static Row, OssError> {
     }
 }
 
-fn holds(when: &When, head: &Head) -> bool {
-    match when {
-        When::Has(name) => head.query.contains(name),
-        When::AnyOf(names) => names.iter().any(|name| head.query.contains(name)),
-        When::Is(name, values) => head
+/// What the query asks for, as far as it concerns rows: mostly nothing.
+struct Asked<'a> {
+    /// The parameters that some row of the scope is about.
+    parameters: Vec<&'a Parameter>,
+    /// Whether there is one without a value that nothing knows.
+    unknown: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn of(scope: Scope, head: &'a Head) -> Self {
+        let reads_object =
+            scope == Scope::Object && [Method::GET, Method::HEAD].contains(&head.method);
+        let names = table::parameters(scope);
+        let (parameters, others): (Vec<_>, Vec<_>) = head
             .query
-            .get(name)
-            .is_some_and(|value| values.contains(&value)),
-        When::Header(name) => head.headers.contains_key(*name),
-        When::May(_) => true,
-        When::Path(pattern) => path_fits(pattern, &head.raw_path),
+            .iter()
+            .partition(|parameter| names.contains(parameter.name()));
+        let is_unknown = |parameter: &&Parameter| {
+            let name = parameter.name();
+            let is_bare = parameter.value().is_empty() && !name.is_empty();
+            is_bare && !name.starts_with("x-") && !PLAIN_PARAMETERS.contains(&name)
+        };
+        Self {
+            parameters,
+            unknown: !reads_object && others.iter().any(is_unknown),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let mut parameters = self.parameters.iter();
+        let found = parameters.find(|parameter| parameter.name() == name);
+        found.map(|parameter| parameter.value())
+    }
+
+    fn holds(&self, when: &When, head: &Head) -> bool {
+        match when {
+            When::Has(name) => self.get(name).is_some(),
+            When::AnyOf(names) => names.iter().any(|name| self.get(name).is_some()),
+            When::Is(name, values) => self.get(name).is_some_and(|value| values.contains(&value)),
+            When::Header(name) => head.headers.contains_key(*name),
+            When::May(_) => true,
+            When::Path(pattern) => path_fits(pattern, &head.raw_path),
+        }
+    }
+
+    fn is_accounted_for(&self, row: &Row) -> bool {
+        let mut parameters = self.parameters.iter();
+        let named = |name: &str| row.when.iter().any(|when| when.names(name));
+        !self.unknown && parameters.all(|parameter| named(parameter.name()))
     }
 }
 
@@ -116,22 +158,6 @@ fn path_fits(pattern: &str, path: &str) -> bool {
         })
     });
     fits && segments.next().is_none()
-}
-
-fn accounts_for_everything(row: &Row, scope: Scope, head: &Head) -> bool {
-    let reads_object = scope == Scope::Object && [Method::GET, Method::HEAD].contains(&head.method);
-    head.query.iter().all(|parameter| {
-        let name = parameter.name();
-        if row.when.iter().any(|when| when.names(name)) {
-            return true;
-        }
-        if table::selects(scope, name) {
-            return false;
-        }
-        let is_bare = parameter.value().is_empty() && !name.is_empty();
-        let is_known = PLAIN_PARAMETERS.contains(&name) || name.starts_with("x-");
-        reads_object || !is_bare || is_known
-    })
 }
 
 /// Vectors and tables have hosts of their own (`{region}.oss-vectors.…`), which this gateway

@@ -89,7 +89,8 @@ impl Visit for Fields<'_, '_> {
 /// Writes what clients may have chosen: no control character reaches the log, so that none of them
 /// begins a line or talks to a terminal.
 fn printable(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
-    if !text.contains(char::is_control) {
+    let is_plain = |byte: &u8| (b' '..=b'~').contains(byte);
+    if text.as_bytes().iter().all(is_plain) || !text.contains(char::is_control) {
         return writer.write_str(text);
     }
     text.chars().try_for_each(|char| match char.is_control() {

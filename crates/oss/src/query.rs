@@ -144,7 +144,7 @@ impl Query {
 
 /// The decoded text, unless it is the same.
 fn decode(raw: &str) -> Result<Option<String>, OssError> {
-    if !raw.contains(['%', '+']) {
+    if !raw.bytes().any(|byte| byte == b'%' || byte == b'+') {
         return Ok(None);
     }
     let decoded = String::from_utf8(escape::decode_query(raw)).map_err(|_| {

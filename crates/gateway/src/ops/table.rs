@@ -201,10 +201,10 @@ pub(crate) fn rows(scope: Scope, method: &str) -> &'static [&'static Row] {
     rows.map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Whether a parameter selects an operation of the scope, whatever the method.
-pub(crate) fn selects(scope: Scope, parameter: &str) -> bool {
-    let rows = SCOPES.get(&scope);
-    rows.is_some_and(|rows| rows.parameters.contains(parameter))
+/// The parameters that select an operation of a scope, whatever the method.
+pub(crate) fn parameters(scope: Scope) -> &'static HashSet<&'static str> {
+    static NONE: LazyLock<HashSet<&str>> = LazyLock::new(HashSet::new);
+    SCOPES.get(&scope).map_or(&NONE, |rows| &rows.parameters)
 }
 
 /// The operations as a table in Markdown: what works, and how much of what does not.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use granary_kv::{Direction, Entry, KvError, KvRead, Scan, Space, WriteBatch};
@@ -21,6 +22,7 @@ use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Id, RowKey};
 use crate::limits::INLINE_BYTES_MAX;
+use crate::machine::Known;
 use crate::rows::{Bounds, RawRows, Rows, View};
 
 /// Set in the counter of object ids that apply allocates, never in those of `BeginWrite`.
@@ -47,7 +49,7 @@ pub(crate) struct Tx<'a> {
     removed: Vec<(Bytes, Bytes)>,
     savepoint: Option<Savepoint>,
     /// The descriptor's epoch and children in the store: it is written when they change.
-    stored: state::ShardDescriptor,
+    stored: Arc<state::ShardDescriptor>,
     /// What the shard owns.
     pub(crate) descriptor: state::ShardDescriptor,
     /// The shard's clock and counters.
@@ -66,21 +68,30 @@ impl<'a> Tx<'a> {
                 reason: format!("slab {home} has no descriptor: the replica needs a snapshot"),
             });
         };
-        Ok(Self {
+        let known = Known {
+            descriptor: Arc::new(descriptor),
+            clock: Arc::new(clock),
+        };
+        Ok(Self::of(base, home, &known))
+    }
+
+    /// A transaction over a shard whose descriptor and clock are known.
+    pub(crate) fn of(base: &'a dyn KvRead, home: SlabId, known: &Known) -> Self {
+        Self {
             base,
             home,
             writes: Writes::new(),
             removed: Vec::new(),
             savepoint: None,
-            stored: descriptor.clone(),
-            descriptor,
-            clock,
-        })
+            stored: Arc::clone(&known.descriptor),
+            descriptor: state::ShardDescriptor::clone(&known.descriptor),
+            clock: state::ShardClock::clone(&known.clock),
+        }
     }
 
     /// What the shard owns, if the transaction changed it.
     pub(crate) fn changed_descriptor(&self) -> Option<&state::ShardDescriptor> {
-        (self.descriptor != self.stored).then_some(&self.descriptor)
+        (self.descriptor != *self.stored).then_some(&self.descriptor)
     }
 
     /// The shard's home slab.
@@ -229,7 +240,7 @@ impl<'a> Tx<'a> {
                 None => batch.delete(Space::State, key),
             }
         }
-        if self.descriptor != self.stored {
+        if self.descriptor != *self.stored {
             let key = ShardDescriptorKey { slab }.encode();
             batch.put(Space::State, key, self.descriptor.encode_to_vec());
         }
@@ -330,7 +341,7 @@ mod tests {
             writes: Writes::new(),
             removed: Vec::new(),
             savepoint: None,
-            stored: state::ShardDescriptor::default(),
+            stored: Arc::default(),
             descriptor: state::ShardDescriptor::default(),
             clock: state::ShardClock::default(),
         }

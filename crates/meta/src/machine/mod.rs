@@ -18,6 +18,7 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::state;
 use granary_raft::{Committed, SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
 use granary_types::{ShardId, SlabId};
+use parking_lot::Mutex;
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tokio::sync::watch;
@@ -40,6 +41,22 @@ struct Decided {
     answers: Vec<Vec<Bytes>>,
     /// What the shard owns, if that changes.
     descriptor: Option<state::ShardDescriptor>,
+    /// What is known once the batch is written.
+    known: Known,
+}
+
+/// The two rows of a shard that every query needs, as they are in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) descriptor: Arc<state::ShardDescriptor>,
+    pub(crate) clock: Arc<state::ShardClock>,
+}
+
+impl Known {
+    /// Whether nothing was written between the moments at which these two were taken.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.clock, &other.clock)
+    }
 }
 
 /// One shard's state over the node's store.
@@ -49,6 +66,9 @@ pub(crate) struct ShardMachine {
     kv: Arc<dyn Kv>,
     /// What the shard owns, as of the newest applied entry.
     descriptor: watch::Sender<state::ShardDescriptor>,
+    /// As of the newest applied entry; `None` from before a change is written until it is, and while it is
+    /// not known.
+    known: Mutex<Option<Known>>,
     /// Shared by the node's shards.
     claims: Claims,
 }
@@ -81,8 +101,22 @@ impl ShardMachine {
             home,
             kv,
             descriptor,
+            known: Mutex::default(),
             claims,
         }))
+    }
+
+    /// A view of the store, and what the shard's descriptor and clock are in it, if that is known without
+    /// reading them: nothing that belongs to the shard was written while it was taken.
+    pub(crate) fn view(&self) -> (Arc<dyn KvRead>, Option<Known>) {
+        let before = self.known.lock().clone();
+        let snapshot = self.kv.snapshot();
+        let after = self.known.lock().clone();
+        let unchanged = before
+            .zip(after)
+            .filter(|(before, after)| before.is(after))
+            .map(|(known, _)| known);
+        (snapshot, unchanged)
     }
 
     /// What the entries change in the state that `base` reads, and how they are answered.
@@ -92,7 +126,11 @@ impl ShardMachine {
         entries: Vec<Committed>,
         bookkeeping: Bytes,
     ) -> Result<Decided, StateMachineError> {
-        let mut tx = Tx::open(base, self.home)?;
+        let known = self.known.lock().clone();
+        let mut tx = match &known {
+            Some(known) => Tx::of(base, self.home, known),
+            None => Tx::open(base, self.home)?,
+        };
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
             let time_ms = tx.clock.applied_ms.max(entry.time_ms);
@@ -104,18 +142,34 @@ impl ShardMachine {
                 .collect();
             answers.push(decided?);
         }
+        let descriptor = tx.changed_descriptor().cloned();
+        let same = known.filter(|_| descriptor.is_none());
+        let known = Known {
+            descriptor: match same {
+                Some(known) => known.descriptor,
+                None => Arc::new(tx.descriptor.clone()),
+            },
+            clock: Arc::new(tx.clock.clone()),
+        };
         Ok(Decided {
-            descriptor: tx.changed_descriptor().cloned(),
+            descriptor,
+            known,
             batch: tx.into_batch(bookkeeping),
             answers,
         })
     }
 
-    /// Tells who watches what the shard owns, once it is written.
-    fn tell(&self, changed: Option<state::ShardDescriptor>) {
+    /// Remembers what is written now, and tells who watches what the shard owns.
+    fn tell(&self, known: Known, changed: Option<state::ShardDescriptor>) {
+        *self.known.lock() = Some(known);
         if let Some(descriptor) = changed {
             self.descriptor.send_replace(descriptor);
         }
+    }
+
+    /// From here on the store may be ahead of what is known.
+    fn begin_change(&self) -> Option<Known> {
+        self.known.lock().take()
     }
 
     /// The shard's home slab.
@@ -147,8 +201,9 @@ impl StateMachine for ShardMachine {
         bookkeeping: Bytes,
     ) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
         let decided = self.decided(self.kv.as_ref(), entries, bookkeeping)?;
+        self.begin_change();
         self.kv.write(decided.batch)?;
-        self.tell(decided.descriptor);
+        self.tell(decided.known, decided.descriptor);
         Ok(decided.answers)
     }
 
@@ -171,10 +226,12 @@ impl StateMachine for ShardMachine {
         if decided.batch.size_bytes() > AT_ONCE_BYTES_MAX {
             return Ok(None);
         }
+        let before = self.begin_change();
         if !self.kv.write_at_once(&decided.batch)? {
+            *self.known.lock() = before;
             return Ok(None);
         }
-        self.tell(decided.descriptor);
+        self.tell(decided.known, decided.descriptor);
         Ok(Some(decided.answers))
     }
 
@@ -210,6 +267,7 @@ impl StateMachine for ShardMachine {
     }
 
     fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
+        self.begin_change();
         let descriptor = self.descriptor.clone();
         let mut writer = restore::Writer::start(&self.kv, self.shard, self.home, descriptor)?;
         writer.release_when_done(self.claims.clone());

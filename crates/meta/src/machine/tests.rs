@@ -638,13 +638,22 @@ impl World {
     }
 
     fn ask(&self, shard: usize, query: Query) -> Answered {
-        let snapshot = self.kv.snapshot();
+        let (snapshot, known) = self.machines[shard].view();
         let ids = IdSource {
             shard: ShardId(u32::try_from(shard + 1).unwrap()),
             term: 1,
             counter: Arc::default(),
         };
-        let view = ShardView::open(snapshot.as_ref(), HOMES[shard], self.time_ms, ids).unwrap();
+        let (rows, home) = (snapshot.as_ref(), HOMES[shard]);
+        let view = ShardView::open(rows, home, None, self.time_ms, ids.clone()).unwrap();
+        if let Some(known) = known {
+            // What is known without reading is what stands there.
+            let quick = ShardView::open(rows, home, Some(known), self.time_ms, ids).unwrap();
+            assert_eq!(
+                (quick.descriptor, quick.clock),
+                (Arc::clone(&view.descriptor), Arc::clone(&view.clock))
+            );
+        }
         answer(query, &view).unwrap()
     }
 
@@ -1034,6 +1043,38 @@ impl World {
 /// Random commands with repeats, restarts (power cuts between any two writes), snapshots in place,
 /// against a model.
 /// Each of them may touch ten thousand rows: what is applied together would not fit into memory.
+#[test]
+fn a_view_is_known_only_while_nothing_is_written() {
+    let kv = MemoryKv::new();
+    first_state(&kv);
+    let machine = open(&kv, 0);
+    assert!(machine.view().1.is_none(), "nothing was applied yet");
+    let tick = pb::Command {
+        id: Bytes::from_static(&[7; 16]),
+        deadline_ms: 1_000_000,
+        command: Some(Wire::Tick(pb::Tick {})),
+    };
+    let entry = |index| Committed {
+        index,
+        term: 1,
+        time_ms: 1_000_000 + index,
+        entropy: 0,
+        commands: vec![tick.encode_to_vec().into()],
+    };
+    apply(&machine, vec![entry(0)], bookkeeping(0));
+    let (_, known) = machine.view();
+    assert_eq!(known.unwrap().clock.applied_ms, 1_000_000);
+    apply(&machine, vec![entry(1)], bookkeeping(1));
+    assert_eq!(machine.view().1.unwrap().clock.applied_ms, 1_000_001);
+    // While a change is written the store is ahead or not, nobody knows.
+    let before = machine.begin_change();
+    assert!(machine.view().1.is_none());
+    *machine.known.lock() = before;
+    assert!(machine.view().1.is_some());
+    drop(machine.restore().unwrap());
+    assert!(machine.view().1.is_none());
+}
+
 #[test]
 fn commands_that_touch_many_rows_are_applied_one_by_one() {
     let kv = MemoryKv::new();

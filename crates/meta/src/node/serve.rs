@@ -19,7 +19,7 @@ use crate::apply::{FEATURE_LEVEL, FIRST_LEVEL, level};
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, kind_prefix};
-use crate::machine::touches_many_rows;
+use crate::machine::{Known, touches_many_rows};
 use crate::ownership::data_slabs;
 use crate::query::{IdSource, QueryError, ShardView, Snapshot, answer};
 use crate::rows::{Bounds, Rows, View};
@@ -165,7 +165,7 @@ impl MetaNode {
             .group
             .begin_read()
             .map_err(|error| not_leader(id, error))?;
-        let snapshot = self.kv.snapshot();
+        let (snapshot, known) = shard.machine.view();
         lease
             .confirm()
             .await
@@ -182,11 +182,11 @@ impl MetaNode {
             counter: Arc::clone(&shard.ids),
         };
         let (now_ms, home) = (self.runtime.now().as_millis(), shard.machine.home());
-        let reply = match from_memory(&snapshot, home, now_ms, &ids, &query) {
+        let reply = match from_memory(&snapshot, home, known.clone(), now_ms, &ids, &query) {
             Some(reply) => reply,
             None => {
                 let read = move || {
-                    let view = ShardView::open(snapshot.as_ref(), home, now_ms, ids)?;
+                    let view = ShardView::open(snapshot.as_ref(), home, known, now_ms, ids)?;
                     answer(query, &view)
                 };
                 self.runtime.blocking(read).await.map_err(unavailable)?
@@ -227,6 +227,7 @@ impl MetaNode {
 fn from_memory(
     snapshot: &Snapshot,
     home: SlabId,
+    known: Option<Known>,
     now_ms: u64,
     ids: &IdSource,
     query: &WireQuery,
@@ -235,7 +236,7 @@ fn from_memory(
         return None;
     }
     let memory = snapshot.in_memory()?;
-    let view = ShardView::open(memory.as_ref(), home, now_ms, ids.clone());
+    let view = ShardView::open(memory.as_ref(), home, known, now_ms, ids.clone());
     match view.and_then(|view| answer(query.clone(), &view)) {
         Err(QueryError::Failed(StateMachineError::Kv(KvError::NotInMemory))) => None,
         reply => Some(reply),

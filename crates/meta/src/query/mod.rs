@@ -46,6 +46,7 @@ use granary_types::{BucketId, ShardId, SlabId};
 use crate::keyspace::bucket_view::BucketViewKey;
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
+use crate::machine::Known;
 use crate::ownership::{KeySpan, Place, place_at, slab_of_span};
 use crate::paths::resolve;
 use crate::rows::{Rows, View};
@@ -77,8 +78,8 @@ impl From<KvError> for QueryError {
 pub(crate) struct ShardView<'a> {
     pub(crate) rows: View<'a>,
     pub(crate) home: SlabId,
-    pub(crate) descriptor: state::ShardDescriptor,
-    pub(crate) clock: state::ShardClock,
+    pub(crate) descriptor: Arc<state::ShardDescriptor>,
+    pub(crate) clock: Arc<state::ShardClock>,
     /// The leader's wall clock, not before the applied time.
     pub(crate) now_ms: u64,
     /// Allocates write ids in the leader's term.
@@ -86,19 +87,23 @@ pub(crate) struct ShardView<'a> {
 }
 
 impl<'a> ShardView<'a> {
-    /// The shard in a snapshot.
+    /// The shard in a snapshot; `known` is what [`ShardMachine::view`](crate::machine::ShardMachine::view)
+    /// said with it.
     pub(crate) fn open(
         snapshot: &'a dyn KvRead,
         home: SlabId,
+        known: Option<Known>,
         now_ms: u64,
         ids: IdSource,
     ) -> Result<Self, QueryError> {
         let rows = View(snapshot);
-        let descriptor = rows.get(&ShardDescriptorKey { slab: home })?;
-        let clock = rows.get(&ShardClockKey { slab: home })?.unwrap_or_default();
+        let Known { descriptor, clock } = match known {
+            Some(known) => known,
+            None => read_known(&rows, home)?,
+        };
         Ok(Self {
-            descriptor: descriptor.ok_or(QueryError::WrongShard)?,
             now_ms: now_ms.max(clock.applied_ms),
+            descriptor,
             rows,
             home,
             clock,
@@ -143,6 +148,15 @@ impl<'a> ShardView<'a> {
             _ => Err(QueryError::WrongShard),
         }
     }
+}
+
+fn read_known(rows: &View<'_>, home: SlabId) -> Result<Known, QueryError> {
+    let descriptor = rows.get(&ShardDescriptorKey { slab: home })?;
+    let clock = rows.get(&ShardClockKey { slab: home })?;
+    Ok(Known {
+        descriptor: Arc::new(descriptor.ok_or(QueryError::WrongShard)?),
+        clock: Arc::new(clock.unwrap_or_default()),
+    })
 }
 
 /// A query's answer.

@@ -384,7 +384,7 @@ fn canonical_headers(headers: &HeaderMap, include: impl Fn(&str) -> bool) -> Vec
         .filter(|n| include(n))
         .collect();
     names.sort_unstable();
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(64 * names.len());
     for name in names {
         lines.extend_from_slice(name.as_bytes());
         lines.push(b':');
@@ -401,12 +401,15 @@ fn canonical_headers(headers: &HeaderMap, include: impl Fn(&str) -> bool) -> Vec
 
 /// `/bucket/key`, `/bucket/` or `/`: the resource as all versions name it, whatever the style.
 fn resource(request: &SignedRequest<'_>) -> Vec<u8> {
-    let mut resource = vec![b'/'];
+    let key = request.key.unwrap_or_default();
+    let length = 2 + request.bucket.map_or(0, str::len) + key.len();
+    let mut resource = Vec::with_capacity(length);
+    resource.push(b'/');
     if let Some(bucket) = request.bucket {
         resource.extend_from_slice(bucket.as_bytes());
         resource.push(b'/');
     }
-    resource.extend_from_slice(request.key.unwrap_or_default());
+    resource.extend_from_slice(key);
     resource
 }
 

@@ -360,7 +360,10 @@ fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling, empty: Empty
         })
         .collect();
     pairs.sort_unstable();
-    let mut query = String::new();
+    let length = pairs
+        .iter()
+        .map(|(name, value, _)| name.len() + value.len() + 2);
+    let mut query = String::with_capacity(length.sum());
     for (name, value, has_sign) in pairs {
         if !query.is_empty() {
             query.push('&');
@@ -376,7 +379,7 @@ fn canonical_query(request: &SignedRequest<'_>, spelling: Spelling, empty: Empty
 
 /// A space as `%20`, where it was sent as `+`.
 fn without_plus(text: &str) -> Cow<'_, str> {
-    match text.contains('+') {
+    match text.bytes().any(|byte| byte == b'+') {
         true => text.replace('+', "%20").into(),
         false => text.into(),
     }
@@ -384,7 +387,7 @@ fn without_plus(text: &str) -> Cow<'_, str> {
 
 /// The string that V4 signs; `date` is `yyyymmddThhmmssZ`.
 pub(super) fn string_to_sign(date: &str, scope: &Scope, canonical: &[u8]) -> String {
-    let hash = hex::encode(Sha256::digest(canonical));
+    let hash = hexadecimal(&Sha256::digest(canonical).into());
     [ALGORITHM, date, &scope.to_text(), &hash].join("\n")
 }
 
@@ -406,7 +409,19 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 
 /// The signature of a string: lower-case hexadecimal.
 pub(super) fn sign(key: SigningKey, string_to_sign: &str) -> String {
-    hex::encode(key.chain_update(string_to_sign).finalize().into_bytes())
+    hexadecimal(
+        &key.chain_update(string_to_sign)
+            .finalize()
+            .into_bytes()
+            .into(),
+    )
+}
+
+/// Lower case. In one piece: `hex::encode` pushes digit by digit.
+fn hexadecimal(digest: &[u8; 32]) -> String {
+    let mut digits = vec![0; 2 * digest.len()];
+    hex::encode_to_slice(digest, &mut digits).expect("two digits for each byte");
+    String::from_utf8(digits).expect("digits are ASCII")
 }
 
 /// The header that carries the signing time, and the one that carries the payload hash.
