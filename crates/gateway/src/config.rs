@@ -102,7 +102,7 @@ impl Default for GatewayConfig {
             body_rate_min: 1024,
             write_stall_timeout_ms: 60_000,
             drain_timeout_ms: 30_000,
-            headers_max: 100,
+            headers_max: 512,
             header_bytes_max: 64 * 1024,
             bucket_view_ms: 1_000,
             access_key_view_ms: 5_000,

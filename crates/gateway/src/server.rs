@@ -52,8 +52,6 @@ const REFUSAL_TIME: Duration = Duration::from_secs(2);
 const LINGER_TIME: Duration = Duration::from_secs(10);
 /// Bytes a refused upload may still send after its answer.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Header lines that the HTTP library takes unless it is told otherwise.
-const HEADERS_MAX_OF_HYPER: usize = 100;
 /// Pause after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After this many failures without a connection between them it is the listener that fails.
@@ -150,11 +148,8 @@ async fn serve_connection(
         settings.timeouts,
     );
     let mut http = http1::Builder::new();
-    if settings.headers_max != HEADERS_MAX_OF_HYPER {
-        // Costs memory on the heap for as many with every request; the library's own number does not.
-        http.max_headers(settings.headers_max);
-    }
-    http.max_buf_size(settings.header_bytes_max)
+    http.max_headers(settings.headers_max)
+        .max_buf_size(settings.header_bytes_max)
         .auto_date_header(false)
         // Deadlines are the socket's.
         .header_read_timeout(None);
