@@ -209,7 +209,8 @@ pub(crate) async fn finish(
         operation: upload.operation,
     };
     let (callbacks, metrics) = (&cx.shared.callbacks, &cx.shared.metrics);
-    match callbacks.call(metrics, &callback, &stored).await {
+    // Boxed: every upload's future would have room for a connection and its handshake.
+    match Box::pin(callbacks.call(metrics, &callback, &stored)).await {
         Ok(answer) => {
             output.status = StatusCode::OK;
             output.headers.remove(LOCATION);
