@@ -118,12 +118,12 @@ impl Head {
     /// NotImplemented with the name of the header or parameter.
     pub(crate) fn refuse(&self, unbuilt: &[&'static str]) -> Result<(), OssError> {
         // What is sent is looked for in the list, not the other way round: it is mostly less.
-        let headers = self.headers.keys().map(HeaderName::as_str);
-        let parameters = self.query.iter().map(Parameter::name);
-        match headers
-            .chain(parameters)
-            .find(|name| unbuilt.contains(name))
-        {
+        let mut headers = self.headers.keys().map(HeaderName::as_str);
+        let mut parameters = self.query.iter().map(Parameter::name);
+        let header = |sent| unbuilt.iter().find(|name| name.eq_ignore_ascii_case(sent));
+        let parameter = |sent| unbuilt.iter().find(|name| **name == sent);
+        let found = headers.find_map(header);
+        match found.or_else(|| parameters.find_map(parameter)) {
             Some(name) => Err(not_implemented(name)),
             None => Ok(()),
         }

@@ -26,6 +26,7 @@ mod ownership;
 mod paths;
 mod query;
 mod rows;
+mod shard_rows;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod testsuite;
 

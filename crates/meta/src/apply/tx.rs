@@ -22,8 +22,8 @@ use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Id, RowKey};
 use crate::limits::INLINE_BYTES_MAX;
-use crate::machine::Known;
-use crate::rows::{Bounds, RawRows, Rows, View};
+use crate::rows::{Bounds, RawRows, View};
+use crate::shard_rows::ShardRows;
 
 /// Set in the counter of object ids that apply allocates, never in those of `BeginWrite`.
 const ALLOCATED_BY_APPLY: u32 = 1 << 31;
@@ -59,39 +59,40 @@ pub(crate) struct Tx<'a> {
 impl<'a> Tx<'a> {
     /// A transaction over the shard whose home slab is given.
     pub(crate) fn open(base: &'a dyn KvRead, home: SlabId) -> Result<Self, StateMachineError> {
-        let view = View(base);
-        let descriptor = view.get(&ShardDescriptorKey { slab: home })?;
-        let clock = view.get(&ShardClockKey { slab: home })?;
-        let (Some(descriptor), Some(clock)) = (descriptor, clock) else {
-            return Err(StateMachineError::Corrupt {
+        match ShardRows::read(&View(base), home)? {
+            Some(rows) => Ok(Self::of(base, home, rows)),
+            None => Err(StateMachineError::Corrupt {
                 what: "the state of a shard",
                 reason: format!("slab {home} has no descriptor: the replica needs a snapshot"),
-            });
-        };
-        let known = Known {
-            descriptor: Arc::new(descriptor),
-            clock: Arc::new(clock),
-        };
-        Ok(Self::of(base, home, &known))
+            }),
+        }
     }
 
-    /// A transaction over a shard whose descriptor and clock are known.
-    pub(crate) fn of(base: &'a dyn KvRead, home: SlabId, known: &Known) -> Self {
+    /// A transaction over a shard whose rows are known.
+    pub(crate) fn of(base: &'a dyn KvRead, home: SlabId, rows: ShardRows) -> Self {
         Self {
             base,
             home,
             writes: Writes::new(),
             removed: Vec::new(),
             savepoint: None,
-            stored: Arc::clone(&known.descriptor),
-            descriptor: state::ShardDescriptor::clone(&known.descriptor),
-            clock: state::ShardClock::clone(&known.clock),
+            descriptor: state::ShardDescriptor::clone(&rows.descriptor),
+            clock: Arc::unwrap_or_clone(rows.clock),
+            stored: rows.descriptor,
         }
     }
 
-    /// What the shard owns, if the transaction changed it.
-    pub(crate) fn changed_descriptor(&self) -> Option<&state::ShardDescriptor> {
-        (self.descriptor != *self.stored).then_some(&self.descriptor)
+    /// The shard's rows with the changes of the transaction, and whether it owns something else then.
+    pub(crate) fn shard_rows(&self) -> (ShardRows, bool) {
+        let owns_other = self.descriptor != *self.stored;
+        let rows = ShardRows {
+            descriptor: match owns_other {
+                true => Arc::new(self.descriptor.clone()),
+                false => Arc::clone(&self.stored),
+            },
+            clock: Arc::new(self.clock.clone()),
+        };
+        (rows, owns_other)
     }
 
     /// The shard's home slab.

@@ -18,7 +18,6 @@ use granary_meta_api::pb;
 use granary_meta_api::pb::state;
 use granary_raft::{Committed, SnapshotReader, SnapshotWriter, StateMachine, StateMachineError};
 use granary_types::{ShardId, SlabId};
-use parking_lot::Mutex;
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tokio::sync::watch;
@@ -34,29 +33,16 @@ use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, ROOT_HOME_SLAB, RowKey};
 use crate::rows::{RawRows, Rows, View};
+use crate::shard_rows::{Remembered, ShardRows};
 
 /// What becomes of entries.
 struct Decided {
     batch: WriteBatch,
     answers: Vec<Vec<Bytes>>,
-    /// What the shard owns, if that changes.
-    descriptor: Option<state::ShardDescriptor>,
-    /// What is known once the batch is written.
-    known: Known,
-}
-
-/// The two rows of a shard that every query needs, as they are in the store.
-#[derive(Clone, Debug)]
-pub(crate) struct Known {
-    pub(crate) descriptor: Arc<state::ShardDescriptor>,
-    pub(crate) clock: Arc<state::ShardClock>,
-}
-
-impl Known {
-    /// Whether nothing was written between the moments at which these two were taken.
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.clock, &other.clock)
-    }
+    /// What stands in the store once the batch is written.
+    rows: ShardRows,
+    /// Whether what the shard owns is something else then.
+    owns_other: bool,
 }
 
 /// One shard's state over the node's store.
@@ -66,9 +52,8 @@ pub(crate) struct ShardMachine {
     kv: Arc<dyn Kv>,
     /// What the shard owns, as of the newest applied entry.
     descriptor: watch::Sender<state::ShardDescriptor>,
-    /// As of the newest applied entry; `None` from before a change is written until it is, and while it is
-    /// not known.
-    known: Mutex<Option<Known>>,
+    /// As of the newest applied entry.
+    remembered: Remembered,
     /// Shared by the node's shards.
     claims: Claims,
 }
@@ -101,22 +86,14 @@ impl ShardMachine {
             home,
             kv,
             descriptor,
-            known: Mutex::default(),
+            remembered: Remembered::default(),
             claims,
         }))
     }
 
-    /// A view of the store, and what the shard's descriptor and clock are in it, if that is known without
-    /// reading them: nothing that belongs to the shard was written while it was taken.
-    pub(crate) fn view(&self) -> (Arc<dyn KvRead>, Option<Known>) {
-        let before = self.known.lock().clone();
-        let snapshot = self.kv.snapshot();
-        let after = self.known.lock().clone();
-        let unchanged = before
-            .zip(after)
-            .filter(|(before, after)| before.is(after))
-            .map(|(known, _)| known);
-        (snapshot, unchanged)
+    /// A view of the store, and the shard's rows as they stand in it, if that is known.
+    pub(crate) fn view(&self) -> (Arc<dyn KvRead>, Option<ShardRows>) {
+        self.remembered.view(self.kv.as_ref())
     }
 
     /// What the entries change in the state that `base` reads, and how they are answered.
@@ -126,9 +103,8 @@ impl ShardMachine {
         entries: Vec<Committed>,
         bookkeeping: Bytes,
     ) -> Result<Decided, StateMachineError> {
-        let known = self.known.lock().clone();
-        let mut tx = match &known {
-            Some(known) => Tx::of(base, self.home, known),
+        let mut tx = match self.remembered.get() {
+            Some(rows) => Tx::of(base, self.home, rows),
             None => Tx::open(base, self.home)?,
         };
         let mut answers = Vec::with_capacity(entries.len());
@@ -142,34 +118,23 @@ impl ShardMachine {
                 .collect();
             answers.push(decided?);
         }
-        let descriptor = tx.changed_descriptor().cloned();
-        let same = known.filter(|_| descriptor.is_none());
-        let known = Known {
-            descriptor: match same {
-                Some(known) => known.descriptor,
-                None => Arc::new(tx.descriptor.clone()),
-            },
-            clock: Arc::new(tx.clock.clone()),
-        };
+        let (rows, owns_other) = tx.shard_rows();
         Ok(Decided {
-            descriptor,
-            known,
             batch: tx.into_batch(bookkeeping),
             answers,
+            rows,
+            owns_other,
         })
     }
 
     /// Remembers what is written now, and tells who watches what the shard owns.
-    fn tell(&self, known: Known, changed: Option<state::ShardDescriptor>) {
-        *self.known.lock() = Some(known);
-        if let Some(descriptor) = changed {
-            self.descriptor.send_replace(descriptor);
+    fn tell(&self, rows: ShardRows, owns_other: bool) {
+        let descriptor = owns_other.then(|| Arc::clone(&rows.descriptor));
+        self.remembered.end_change(Some(rows));
+        if let Some(descriptor) = descriptor {
+            self.descriptor
+                .send_replace(Arc::unwrap_or_clone(descriptor));
         }
-    }
-
-    /// From here on the store may be ahead of what is known.
-    fn begin_change(&self) -> Option<Known> {
-        self.known.lock().take()
     }
 
     /// The shard's home slab.
@@ -201,9 +166,9 @@ impl StateMachine for ShardMachine {
         bookkeeping: Bytes,
     ) -> Result<Vec<Vec<Bytes>>, StateMachineError> {
         let decided = self.decided(self.kv.as_ref(), entries, bookkeeping)?;
-        self.begin_change();
+        self.remembered.begin_change();
         self.kv.write(decided.batch)?;
-        self.tell(decided.known, decided.descriptor);
+        self.tell(decided.rows, decided.owns_other);
         Ok(decided.answers)
     }
 
@@ -226,12 +191,12 @@ impl StateMachine for ShardMachine {
         if decided.batch.size_bytes() > AT_ONCE_BYTES_MAX {
             return Ok(None);
         }
-        let before = self.begin_change();
+        let before = self.remembered.begin_change();
         if !self.kv.write_at_once(&decided.batch)? {
-            *self.known.lock() = before;
+            self.remembered.end_change(before);
             return Ok(None);
         }
-        self.tell(decided.known, decided.descriptor);
+        self.tell(decided.rows, decided.owns_other);
         Ok(Some(decided.answers))
     }
 
@@ -267,7 +232,7 @@ impl StateMachine for ShardMachine {
     }
 
     fn restore(&self) -> Result<Box<dyn SnapshotWriter>, StateMachineError> {
-        self.begin_change();
+        self.remembered.begin_change();
         let descriptor = self.descriptor.clone();
         let mut writer = restore::Writer::start(&self.kv, self.shard, self.home, descriptor)?;
         writer.release_when_done(self.claims.clone());
@@ -280,7 +245,8 @@ const AT_ONCE_BYTES_MAX: usize = 256 * 1024;
 /// What a command that touches up to ten thousand rows occupies while it is applied.
 const MANY_ROWS_BYTES: usize = 8 * 1024 * 1024;
 
-/// True for commands whose effect does not show in their length: they are applied one by one.
+/// True for commands whose effect does not show in their length: they are applied one by one. Each has its
+/// field in [`MANY_ROWS_FIELDS`].
 pub(crate) fn touches_many_rows(command: &pb::command::Command) -> bool {
     use pb::command::Command;
     match command {

@@ -6,6 +6,7 @@
 //! crashed, given the same log in other batches, holds the same bytes.
 
 mod appends;
+mod remembered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -1040,41 +1041,7 @@ impl World {
     }
 }
 
-/// Random commands with repeats, restarts (power cuts between any two writes), snapshots in place,
-/// against a model.
 /// Each of them may touch ten thousand rows: what is applied together would not fit into memory.
-#[test]
-fn a_view_is_known_only_while_nothing_is_written() {
-    let kv = MemoryKv::new();
-    first_state(&kv);
-    let machine = open(&kv, 0);
-    assert!(machine.view().1.is_none(), "nothing was applied yet");
-    let tick = pb::Command {
-        id: Bytes::from_static(&[7; 16]),
-        deadline_ms: 1_000_000,
-        command: Some(Wire::Tick(pb::Tick {})),
-    };
-    let entry = |index| Committed {
-        index,
-        term: 1,
-        time_ms: 1_000_000 + index,
-        entropy: 0,
-        commands: vec![tick.encode_to_vec().into()],
-    };
-    apply(&machine, vec![entry(0)], bookkeeping(0));
-    let (_, known) = machine.view();
-    assert_eq!(known.unwrap().clock.applied_ms, 1_000_000);
-    apply(&machine, vec![entry(1)], bookkeeping(1));
-    assert_eq!(machine.view().1.unwrap().clock.applied_ms, 1_000_001);
-    // While a change is written the store is ahead or not, nobody knows.
-    let before = machine.begin_change();
-    assert!(machine.view().1.is_none());
-    *machine.known.lock() = before;
-    assert!(machine.view().1.is_some());
-    drop(machine.restore().unwrap());
-    assert!(machine.view().1.is_none());
-}
-
 #[test]
 fn commands_that_touch_many_rows_are_applied_one_by_one() {
     let kv = MemoryKv::new();
@@ -1105,6 +1072,8 @@ fn commands_that_touch_many_rows_are_applied_one_by_one() {
     assert!(weight(delete(false)) < 100);
 }
 
+/// Random commands with repeats, restarts (power cuts between any two writes), snapshots in place,
+/// against a model.
 #[test]
 fn random_commands_repeats_crashes_and_snapshots_agree_with_a_model() {
     for seed in 0..SEEDS {

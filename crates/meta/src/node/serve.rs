@@ -19,10 +19,11 @@ use crate::apply::{FEATURE_LEVEL, FIRST_LEVEL, level};
 use crate::keyspace::shard_clock::ShardClockKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::{Kind, kind_prefix};
-use crate::machine::{Known, touches_many_rows};
+use crate::machine::touches_many_rows;
 use crate::ownership::data_slabs;
 use crate::query::{IdSource, QueryError, ShardView, Snapshot, answer};
 use crate::rows::{Bounds, Rows, View};
+use crate::shard_rows::ShardRows;
 
 /// Deadline of the commands a node gives itself, in milliseconds.
 pub(super) const OWN_DEADLINE_MS: u64 = 10_000;
@@ -227,7 +228,7 @@ impl MetaNode {
 fn from_memory(
     snapshot: &Snapshot,
     home: SlabId,
-    known: Option<Known>,
+    known: Option<ShardRows>,
     now_ms: u64,
     ids: &IdSource,
     query: &WireQuery,

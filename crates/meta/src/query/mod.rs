@@ -44,12 +44,10 @@ use granary_raft::StateMachineError;
 use granary_types::{BucketId, ShardId, SlabId};
 
 use crate::keyspace::bucket_view::BucketViewKey;
-use crate::keyspace::shard_clock::ShardClockKey;
-use crate::keyspace::shard_descriptor::ShardDescriptorKey;
-use crate::machine::Known;
 use crate::ownership::{KeySpan, Place, place_at, slab_of_span};
 use crate::paths::resolve;
 use crate::rows::{Rows, View};
+use crate::shard_rows::ShardRows;
 
 /// Why a query was not answered.
 #[derive(Debug)]
@@ -88,19 +86,20 @@ pub(crate) struct ShardView<'a> {
 
 impl<'a> ShardView<'a> {
     /// The shard in a snapshot; `known` is what [`ShardMachine::view`](crate::machine::ShardMachine::view)
-    /// said with it.
+    /// gave with it.
     pub(crate) fn open(
         snapshot: &'a dyn KvRead,
         home: SlabId,
-        known: Option<Known>,
+        known: Option<ShardRows>,
         now_ms: u64,
         ids: IdSource,
     ) -> Result<Self, QueryError> {
         let rows = View(snapshot);
-        let Known { descriptor, clock } = match known {
-            Some(known) => known,
-            None => read_known(&rows, home)?,
+        let known = match known {
+            Some(known) => Some(known),
+            None => ShardRows::read(&rows, home)?,
         };
+        let ShardRows { descriptor, clock } = known.ok_or(QueryError::WrongShard)?;
         Ok(Self {
             now_ms: now_ms.max(clock.applied_ms),
             descriptor,
@@ -148,15 +147,6 @@ impl<'a> ShardView<'a> {
             _ => Err(QueryError::WrongShard),
         }
     }
-}
-
-fn read_known(rows: &View<'_>, home: SlabId) -> Result<Known, QueryError> {
-    let descriptor = rows.get(&ShardDescriptorKey { slab: home })?;
-    let clock = rows.get(&ShardClockKey { slab: home })?;
-    Ok(Known {
-        descriptor: Arc::new(descriptor.ok_or(QueryError::WrongShard)?),
-        clock: Arc::new(clock.unwrap_or_default()),
-    })
 }
 
 /// A query's answer.
