@@ -21,7 +21,7 @@ const FORM_PART: usize = 2;
 pub(crate) struct Admission {
     requests: Arc<Semaphore>,
     memory: Arc<Semaphore>,
-    /// Forms whose fields are being read: nobody knows yet who sends them.
+    /// Forms of which nobody knows who sends them: until their fields are read, or they are answered.
     forms: Arc<Semaphore>,
     /// Memory for the fields of forms, apart from that of callers who are known.
     form_memory: Arc<Semaphore>,
@@ -31,6 +31,7 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     _request: OwnedSemaphorePermit,
+    form: Option<OwnedSemaphorePermit>,
     memory: Option<OwnedSemaphorePermit>,
     form_memory: Option<OwnedSemaphorePermit>,
     _in_flight: Tracked,
@@ -57,10 +58,24 @@ impl Admission {
         let place = Arc::clone(&self.requests).try_acquire_owned();
         Ok(Permit {
             _request: place.map_err(|_| refused(metrics))?,
+            form: None,
             memory: None,
             form_memory: None,
             _in_flight: metrics.in_flight.track(),
         })
+    }
+
+    /// As [`Self::enter`], for a form: first a place among the forms, so that those which are refused,
+    /// or wait to hear that they took too long, never hold the places of callers who are known.
+    ///
+    /// # Errors
+    /// ServiceUnavailable when there is none.
+    pub(crate) fn enter_form(&self, metrics: &Metrics) -> Result<Permit, OssError> {
+        let place = Arc::clone(&self.forms).try_acquire_owned();
+        let form = place.map_err(|_| refused(metrics))?;
+        let mut permit = self.enter(metrics)?;
+        permit.form = Some(form);
+        Ok(permit)
     }
 
     /// Takes memory for a body that is read whole, or more of it: once it is known that it may be.
@@ -76,15 +91,6 @@ impl Admission {
         take(&self.memory, metrics, &mut permit.memory, bytes)
     }
 
-    /// A place among the forms whose sender is not known yet.
-    ///
-    /// # Errors
-    /// ServiceUnavailable when there is none.
-    pub(crate) fn enter_form(&self, metrics: &Metrics) -> Result<OwnedSemaphorePermit, OssError> {
-        let place = Arc::clone(&self.forms).try_acquire_owned();
-        place.map_err(|_| refused(metrics))
-    }
-
     /// Takes memory for the fields of a form, or more of it.
     ///
     /// # Errors
@@ -96,6 +102,13 @@ impl Admission {
         bytes: usize,
     ) -> Result<(), OssError> {
         take(&self.form_memory, metrics, &mut permit.form_memory, bytes)
+    }
+}
+
+impl Permit {
+    /// Who sends the form is known: its place among the forms is another's.
+    pub(crate) fn is_known(&mut self) {
+        self.form = None;
     }
 }
 
@@ -147,19 +160,26 @@ mod tests {
     fn forms_of_strangers_leave_room_for_known_callers() {
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let admission = Admission::new(4, 8 * 1024);
-        let mut permits: Vec<Permit> = (0..3).map(|_| admission.enter(&metrics).unwrap()).collect();
-        let places = [0, 1].map(|_| admission.enter_form(&metrics).unwrap());
+        let mut first = admission.enter_form(&metrics).unwrap();
+        let second = admission.enter_form(&metrics).unwrap();
+        let refused: Vec<_> = (0..9).map(|_| admission.enter_form(&metrics)).collect();
+        assert!(refused.iter().all(Result::is_err));
+        let mut known = admission.enter(&metrics).unwrap();
+        let other = admission.enter(&metrics).unwrap();
+        assert!(admission.enter(&metrics).is_err());
+        admission
+            .reserve_fields(&metrics, &mut first, 4 * 1024)
+            .unwrap();
+        assert!(admission.reserve_fields(&metrics, &mut first, 1).is_err());
+        admission.reserve(&metrics, &mut known, 8 * 1024).unwrap();
+        drop((second, other));
+        // Who sends the first form is known by now: two others may come, if there are places.
+        first.is_known();
+        let third = admission.enter_form(&metrics).unwrap();
+        let fourth = admission.enter_form(&metrics).unwrap();
         assert!(admission.enter_form(&metrics).is_err());
-        let [form, known, _] = &mut permits[..] else {
-            panic!("three");
-        };
-        admission.reserve_fields(&metrics, form, 4 * 1024).unwrap();
-        assert!(admission.reserve_fields(&metrics, form, 1).is_err());
-        admission.reserve(&metrics, known, 8 * 1024).unwrap();
-        drop(places);
-        assert!(admission.enter_form(&metrics).is_ok());
-        permits.clear();
-        let mut form = admission.enter(&metrics).unwrap();
+        drop((first, third, fourth));
+        let mut form = admission.enter_form(&metrics).unwrap();
         admission.reserve_fields(&metrics, &mut form, 4096).unwrap();
     }
 }

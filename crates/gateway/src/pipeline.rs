@@ -214,8 +214,12 @@ pub(crate) fn run<Op: Operation>(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
         let operation = call.operation;
         let in_form = Op::BODY == BodyKind::Form;
-        let signed = Op::SIGNED && !in_form;
-        let (mut cx, body, notes) = admit_caller(call, Op::BUCKET, signed).await?;
+        let signature = match (Op::SIGNED, in_form) {
+            (_, true) => SignatureIn::Form,
+            (true, false) => SignatureIn::Head,
+            (false, false) => SignatureIn::None,
+        };
+        let (mut cx, body, notes) = admit_caller(call, Op::BUCKET, signature).await?;
         let mut body = Body::Stream(body);
         if in_form {
             body = read_form(&mut cx, notes, body).await?;
@@ -257,7 +261,6 @@ async fn read_form<'a>(
     let Body::Stream(body) = body else {
         return Ok(body);
     };
-    let _stranger = cx.shared.admission.enter_form(&cx.shared.metrics)?;
     let mut body = FormBody::new(&cx.head, body)?;
     let fields = body.read_fields(|bytes| match &mut notes.permit {
         Some(permit) => {
@@ -269,6 +272,9 @@ async fn read_form<'a>(
     let form = within(FORM_FIELDS_TIME, fields).await;
     let form = form.map_err(|_| OssError::new(ErrorCode::RequestTimeout))??;
     let (identity, form) = form::authenticate(cx, form).await?;
+    if let Some(permit) = &mut notes.permit {
+        permit.is_known();
+    }
     notes.account = identity.caller.account();
     notes.signature = identity.signature;
     cx.caller = identity.caller;
@@ -298,17 +304,25 @@ fn reserve(cx: &Ctx, notes: &mut Notes, max_bytes: usize) -> Result<(), OssError
 pub(crate) fn later(call: Call<'_>) -> Answer<'_> {
     Box::pin(async move {
         let operation = call.operation;
-        admit_caller(call, BucketUse::IfNamed, true).await?;
+        admit_caller(call, BucketUse::IfNamed, SignatureIn::Head).await?;
         Err(OssError::new(ErrorCode::NotImplemented)
             .message(format!("The operation {operation} is not implemented.")))
     })
+}
+
+/// Where a request says who sends it.
+#[derive(Clone, Copy)]
+enum SignatureIn {
+    Head,
+    Form,
+    None,
 }
 
 /// A place among the requests in flight, then the bucket, then the caller.
 async fn admit_caller<'a>(
     call: Call<'a>,
     bucket_use: BucketUse,
-    signed: bool,
+    signature: SignatureIn,
 ) -> Result<(Ctx, &'a mut RequestBody, &'a mut Notes), OssError> {
     let Call {
         shared,
@@ -319,7 +333,10 @@ async fn admit_caller<'a>(
         notes,
         ..
     } = call;
-    notes.permit = Some(shared.admission.enter(&shared.metrics)?);
+    notes.permit = Some(match signature {
+        SignatureIn::Form => shared.admission.enter_form(&shared.metrics)?,
+        SignatureIn::Head | SignatureIn::None => shared.admission.enter(&shared.metrics)?,
+    });
     // A name that no bucket can have is told after the signature, like every error of the input.
     let name = head.address.bucket_name();
     let bucket = match (&name, bucket_use) {
@@ -331,9 +348,9 @@ async fn admit_caller<'a>(
     if let Some(bucket) = &bucket {
         notes.cors = cors::headers(bucket, &head);
     }
-    let identity = match signed {
-        true => shared.authenticator.authenticate(&head).await?,
-        false => Identity::ANONYMOUS,
+    let identity = match signature {
+        SignatureIn::Head => shared.authenticator.authenticate(&head).await?,
+        SignatureIn::Form | SignatureIn::None => Identity::ANONYMOUS,
     };
     notes.account = identity.caller.account();
     notes.signature = identity.signature;
