@@ -117,6 +117,21 @@ impl Database {
         })
     }
 
+    /// About how many bytes of table files an interval has; memtables do not count.
+    fn file_bytes(&self, space: Space, start: &[u8], end: Option<&[u8]>) -> u64 {
+        let Ok(family) = self.column_family(space) else {
+            return 0;
+        };
+        // Keys are much shorter than that, and begin with a slab that is never given out.
+        let end = end.unwrap_or(&BEYOND_ALL_KEYS);
+        if end <= start {
+            return 0;
+        }
+        let interval = rocksdb::Range::new(start, end);
+        let sizes = self.db.get_approximate_sizes_cf(&family, &[interval]);
+        sizes.into_iter().sum()
+    }
+
     /// The sum of a numeric property over the column families.
     fn sum(&self, property: &properties::PropName) -> u64 {
         let value = |space: Space| {
@@ -139,6 +154,9 @@ impl Drop for Database {
 
 /// What the database adds to keys and values in a batch: a tag, a column family, two lengths.
 const RECORD_HEAD_BYTES_MAX: usize = 16;
+
+/// Greater than any key that is in use.
+const BEYOND_ALL_KEYS: [u8; 16] = [0xff; 16];
 
 /// Deleted and replaced rows that a scan of memory skips at most between two that it returns.
 const SKIPPED_ROWS_MAX: u64 = 1000;
@@ -307,6 +325,10 @@ impl KvRead for RocksKv {
         direction: Direction,
     ) -> Scan<'_> {
         self.scan_from(Tier::All, space, start, end, direction)
+    }
+
+    fn approximate_bytes(&self, space: Space, start: &[u8], end: Option<&[u8]>) -> u64 {
+        self.database.file_bytes(space, start, end)
     }
 
     fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {

@@ -79,6 +79,10 @@ impl KvRead for OwnedSnapshot {
         self.scan_from(Tier::All, space, start, end, direction)
     }
 
+    fn approximate_bytes(&self, space: Space, start: &[u8], end: Option<&[u8]>) -> u64 {
+        self.0.borrow_owner().file_bytes(space, start, end)
+    }
+
     fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
         Some(Box::new(InMemory(self)))
     }

@@ -70,6 +70,40 @@ fn conforms() {
 }
 
 #[test]
+fn it_knows_about_how_large_an_interval_is_once_that_is_in_files() {
+    let directory = TempDir::new().unwrap();
+    let kv = open(directory.path());
+    // Several times what a memtable holds, and nothing that a compression makes smaller.
+    let mut next = 1u64;
+    for number in 0..4000u32 {
+        let value: Vec<u8> = std::iter::repeat_with(|| {
+            next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (next >> 33).to_le_bytes()
+        })
+        .take(2048)
+        .flatten()
+        .collect();
+        let mut batch = WriteBatch::new();
+        batch.put(Space::State, number.to_be_bytes().to_vec(), value);
+        kv.write(batch).unwrap();
+    }
+    let bytes = |from: u32, to: u32| {
+        let (from, to) = (from.to_be_bytes(), to.to_be_bytes());
+        kv.snapshot()
+            .approximate_bytes(Space::State, &from, Some(&to))
+    };
+    let whole = kv.approximate_bytes(Space::State, b"", None);
+    assert!((20 << 20..=70 << 20).contains(&whole), "{whole}");
+    let (lower, upper) = (bytes(0, 1000), bytes(1000, 4000));
+    assert!(
+        lower + upper >= whole * 9 / 10 && lower < upper,
+        "{lower} {upper} {whole}"
+    );
+    assert_eq!(bytes(5000, 6000), 0);
+    assert_eq!(bytes(1000, 0), 0);
+}
+
+#[test]
 fn what_was_synced_survives_a_restart() {
     let directory = TempDir::new().unwrap();
     testsuite::survives(&|| Arc::new(open(directory.path())), &|| {});

@@ -95,6 +95,12 @@ pub trait KvRead: Send + Sync {
         direction: Direction,
     ) -> Scan<'_>;
 
+    /// About how many bytes the entries with `start <= key < end` take where the store keeps them, without
+    /// reading them. What was written lately may be missing. 0 where the store cannot tell.
+    fn approximate_bytes(&self, _space: Space, _start: &[u8], _end: Option<&[u8]>) -> u64 {
+        0
+    }
+
     /// The same view for reads that must not wait for a disk: what memory cannot tell is
     /// [`KvError::NotInMemory`]. It may be asked on an async thread, a few keys at a time. `None` when
     /// the store cannot keep the two apart.

@@ -81,6 +81,13 @@ impl KvRead for View {
         }
     }
 
+    fn approximate_bytes(&self, space: Space, start: &[u8], end: Option<&[u8]>) -> u64 {
+        let entries = self.map(space).range::<[u8], _>(bounds(start, end));
+        entries
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum()
+    }
+
     fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
         Some(Box::new(Remembered(self)))
     }
@@ -215,6 +222,11 @@ impl KvRead for MemoryKv {
         }
     }
 
+    fn approximate_bytes(&self, space: Space, start: &[u8], end: Option<&[u8]>) -> u64 {
+        self.view()
+            .map_or(0, |view| view.approximate_bytes(space, start, end))
+    }
+
     fn in_memory(&self) -> Option<Box<dyn KvRead + '_>> {
         let view = self.view().ok()?;
         Some(Box::new(Remembered(view)))
@@ -343,6 +355,20 @@ mod tests {
         assert!(matches!(kv.sync(), Err(KvError::Io(_))));
         assert!(matches!(kv.write(WriteBatch::new()), Err(KvError::Io(_))));
         assert_eq!(kv.unsynced(), 1);
+    }
+
+    #[test]
+    fn it_knows_how_large_an_interval_is() {
+        let kv = MemoryKv::new();
+        put(&kv, "a", "12");
+        put(&kv, "b", "345");
+        put(&kv, "c", "6");
+        let bytes =
+            |start: &[u8], end: Option<&[u8]>| kv.approximate_bytes(Space::State, start, end);
+        assert_eq!(bytes(b"a", Some(b"c")), 7);
+        assert_eq!(bytes(b"b", None), 6);
+        assert_eq!(bytes(b"c", Some(b"a")), 0);
+        assert_eq!(kv.approximate_bytes(Space::Log, b"", None), 0);
     }
 
     #[test]
