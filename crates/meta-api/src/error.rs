@@ -80,7 +80,7 @@ impl MetaError {
     }
 
     /// True when the command may have been applied although this was the answer.
-    pub(crate) fn may_be_applied(&self) -> bool {
+    pub fn may_be_applied(&self) -> bool {
         !matches!(
             self,
             Self::WrongShard(_)

@@ -58,7 +58,7 @@ messages! {
         SetObjectAcl, SetObjectTags, SetBucketTags, SetBucketConfig, SetBucketVersioning,
         FinishConfigureBucket, BucketConfig, AppendObject, SealObject, FoldTail, PutAccount,
         ListAccessKeys, AccessKeysPage, SetObjectMeta, CreateDirectory, RenameEntry,
-        DeleteDirectory, DirectoryCursor, DirectoryDeleted
+        DeleteDirectory, DirectoryCursor, DirectoryDeleted, MeasureRanges, RangeSizes, RangeSize
     ]
 }
 

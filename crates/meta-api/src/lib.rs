@@ -10,6 +10,7 @@ mod control;
 pub mod detail;
 pub mod disk_state;
 mod error;
+pub mod feature_level;
 #[cfg(test)]
 mod golden;
 mod query;

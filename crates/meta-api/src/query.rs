@@ -61,6 +61,7 @@ queries! {
     ListVersions(named) -> Versions(pb::VersionsPage);
     ListReferences(named) -> References(pb::ReferencesPage);
     DescribeShard(named) -> Shard(pb::ShardDescription);
+    MeasureRanges(named) -> RangeSizes(pb::RangeSizes);
     GetBucket(root) -> Bucket(pb::BucketResult);
     GetBucketById(root) -> Bucket(pb::BucketResult);
     ListBuckets(root) -> Buckets(pb::BucketsPage);

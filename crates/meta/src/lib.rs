@@ -33,8 +33,8 @@ pub mod testsuite;
 pub use apply::FEATURE_LEVEL;
 pub use backup::{
     BackupError, BackupSink, BackupSource, Catalog, Renewal, RestoreError, RestoredShard, Seen,
-    ShardSummary, Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, verify_whole,
-    without_backup,
+    ShardSummary, Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, settle_overlap,
+    verify_whole, without_backup,
 };
 pub use database::{database_stamp, stamp_database};
 pub use node::{

@@ -58,3 +58,12 @@ pub(crate) const WRITE_IDS_MAX: u32 = 1024;
 pub(crate) const OWNERS_PER_QUERY_MAX: usize = 4096;
 /// Chunks of one object id that one query may name.
 pub(crate) const CHUNKS_PER_QUERY_MAX: usize = 4096;
+
+/// Ranges of a shard that one measurement looks at.
+pub(crate) const RANGES_MEASURED_MAX: usize = 64;
+/// Steps of the search for the middle of a range; each asks the store for one size.
+pub(crate) const MIDDLE_STEPS_MAX: usize = 64;
+/// Rows of each kind that a measurement reads where the store does not tell enough.
+pub(crate) const ROWS_MEASURED_MAX: usize = 4096;
+/// Bytes of them.
+pub(crate) const BYTES_MEASURED_MAX: u64 = 4 * 1024 * 1024;

@@ -70,6 +70,40 @@ pub(crate) fn overlap(a: &state::Range, b: &state::Range) -> bool {
     end_of(a).is_none_or(|end| start_of(b) < end) && end_of(b).is_none_or(|end| start_of(a) < end)
 }
 
+/// What `old` has below `new`.
+pub(crate) fn below(old: &state::Range, new: &state::Range) -> Option<state::Range> {
+    (start_of(old) < start_of(new)).then(|| state::Range {
+        bounded: true,
+        end_bucket: new.start_bucket,
+        end_key: new.start_key.clone(),
+        ..old.clone()
+    })
+}
+
+/// What `old` has above `new`.
+pub(crate) fn above(old: &state::Range, new: &state::Range) -> Option<state::Range> {
+    let end = end_of(new)?;
+    end_of(old)
+        .is_none_or(|old_end| end < old_end)
+        .then(|| state::Range {
+            start_bucket: new.end_bucket,
+            start_key: new.end_key.clone(),
+            ..old.clone()
+        })
+}
+
+/// What some ranges have outside of another one.
+pub(crate) fn without(ranges: &[state::Range], other: &state::Range) -> Vec<state::Range> {
+    let rest = ranges.iter().flat_map(|range| match overlap(range, other) {
+        false => vec![range.clone()],
+        true => below(range, other)
+            .into_iter()
+            .chain(above(range, other))
+            .collect(),
+    });
+    rest.collect()
+}
+
 /// True when the position lies in the range.
 pub(crate) fn contains(range: &state::Range, bucket: u64, key: &[u8]) -> bool {
     let at = (bucket, key);
@@ -223,6 +257,27 @@ mod tests {
                         contains(range, bucket, key),
                         "{bucket} {key:?} {range:?}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_ranges_has_no_gap_and_nothing_twice() {
+        let all = [range((0, b""), Some((5, b"m"))), range((5, b"m"), None)];
+        for other in [
+            range((3, b"a"), Some((4, b""))),
+            range((4, b""), Some((7, b"q"))),
+            range((5, b"m"), None),
+            range((0, b""), None),
+            range((0, b""), Some((5, b"a"))),
+        ] {
+            let rest = without(&all, &other);
+            for bucket in [0, 3, 4, 5, 6, 7, 8] {
+                for key in [&b""[..], b"a", b"m", b"q", b"z"] {
+                    let owners = rest.iter().chain([&other]);
+                    let owners = owners.filter(|range| contains(range, bucket, key));
+                    assert_eq!(owners.count(), 1, "{bucket} {key:?} beside {other:?}");
                 }
             }
         }

@@ -29,6 +29,19 @@ impl RawRows for View<'_> {
 }
 
 impl View<'_> {
+    /// About how many bytes the store keeps within bounds; see [`KvRead::approximate_bytes`].
+    pub(crate) fn approximate_bytes(&self, bounds: &Bounds) -> u64 {
+        let end = bounds.end.as_deref();
+        self.0.approximate_bytes(Space::State, &bounds.start, end)
+    }
+
+    /// The key of the last row within bounds.
+    pub(crate) fn last_key(&self, bounds: &Bounds) -> Result<Option<Bytes>, KvError> {
+        let (start, end) = (&bounds.start, bounds.end.as_deref());
+        let mut entries = self.0.scan(Space::State, start, end, Direction::Backward);
+        Ok(entries.next().transpose()?.map(|(key, _)| key))
+    }
+
     /// The last row of one kind with `start <= key < end`.
     pub(crate) fn last<K: RowKey>(
         &self,

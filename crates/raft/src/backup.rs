@@ -92,6 +92,16 @@ impl Replay {
         })
     }
 
+    /// Goes on from the first state of a shard that a split has made: its log's first entry says who votes
+    /// and nothing else, and is in no backup.
+    pub fn at_birth() -> Self {
+        let books = Bookkeeping {
+            applied: Some(LogId::new_term_index(0, 0)),
+            ..Default::default()
+        };
+        Self { books }
+    }
+
     /// How far the history is.
     pub fn position(&self) -> Option<LogPosition> {
         self.books.applied.as_ref().map(LogPosition::of)

@@ -103,5 +103,9 @@ pub const BLOCK_BYTES: usize = 64 * 1024;
 pub const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// Chunk references in one extent page; keeps a page well below [`RECORD_BYTES_MAX`].
 pub const EXTENTS_PER_PAGE: usize = 128;
+/// Replicas of metadata shards that splits may bring a node to: each has its timers, tasks and memory.
+pub const META_REPLICAS_PER_NODE_MAX: usize = 512;
+/// The smallest range that a node may be told to split.
+pub const SPLIT_BYTES_MIN: u64 = 1024 * 1024;
 /// Bytes of one Raft log entry at most; a single command may never exceed it.
 pub const LOG_ENTRY_BYTES_MAX: usize = 1024 * 1024;

@@ -333,6 +333,7 @@ macro_rules! meta_testsuite {
             repeats: a_repeat_changes_nothing_after_an_overwrite, rejections_are_repeated_too,
                 a_late_command_is_refused, a_clock_that_stepped_forward_and_back_expires_nothing;
             splits: a_split_moves_nothing_a_client_can_see, listings_go_on_across_splits,
+                a_range_is_split_as_it_was_measured_or_not_at_all,
                 a_split_changes_no_counter, the_sweep_asks_every_piece,
                 more_is_said_only_when_something_follows;
             appends: bytes_are_added_at_the_end, one_of_two_appends_wins_and_repeats_add_nothing,

@@ -304,3 +304,70 @@ pub async fn more_is_said_only_when_something_follows(suite: Suite) {
     initiate("z").await;
     assert_eq!(uploads().await, (1, true));
 }
+
+/// A shard's ranges that have so many bytes at least.
+async fn measured(suite: &Suite, shard: ShardId, at_least: u64) -> Vec<pb::RangeSize> {
+    let query = pb::MeasureRanges { at_least };
+    let told = suite.meta.query_at(shard, query).await.unwrap().ranges;
+    let large = told.into_iter().filter(|size| size.can_split);
+    large.collect()
+}
+
+/// A shard says how large its ranges are and where the middle is. A split that names the epoch of what was
+/// measured is refused for good once that has changed, whoever proposes it and however often.
+pub async fn a_range_is_split_as_it_was_measured_or_not_at_all(suite: Suite) {
+    let bucket = suite.bucket("measured").await;
+    let shard = suite.shard_of(bucket, "k").await;
+    assert_eq!(measured(&suite, shard, 20_000).await, []);
+    for n in 0..60 {
+        suite.put(bucket, &name(n), &"x".repeat(1000)).await;
+    }
+    let [size] = &measured(&suite, shard, 20_000).await[..] else {
+        panic!("one range is large");
+    };
+    assert!((60_000..200_000).contains(&size.bytes), "{size:?}");
+    assert_eq!(measured(&suite, shard, 2 * size.bytes).await, []);
+    assert_eq!(size.split_bucket, bucket.id.0);
+    let (low, high) = (name(20).into_bytes(), name(40).into_bytes());
+    assert!(low < size.split_key && size.split_key < high, "{size:?}");
+
+    let split = async |size: &pb::RangeSize, epoch: u64| {
+        let nonce = suite.runtime.entropy().next_u128().to_be_bytes();
+        let nonce = Bytes::copy_from_slice(&nonce);
+        let child = suite.accepted(pb::AllocateShard { nonce }).await;
+        let command = pb::SplitRange {
+            split_bucket: size.split_bucket,
+            split_key: size.split_key.clone(),
+            child_shard: u32::try_from(child.id).unwrap(),
+            child_home_slab: child.slab,
+            expected_epoch: epoch,
+            ..Default::default()
+        };
+        suite.meta.propose_to(shard, command).await.unwrap()
+    };
+    let epoch = size.range.as_ref().unwrap().epoch;
+    let stale = split(size, epoch + 1).await.unwrap_err();
+    assert_eq!(stale.reason(), pb::rejection::Reason::Stale, "{stale:?}");
+    split(size, epoch).await.unwrap();
+    // The same again, and another measurement from before.
+    for key in [size.split_key.clone(), Bytes::from(name(1))] {
+        let again = pb::RangeSize {
+            split_key: key,
+            ..size.clone()
+        };
+        let stale = split(&again, epoch).await.unwrap_err();
+        assert_eq!(stale.reason(), pb::rejection::Reason::Stale, "{stale:?}");
+    }
+    let rest = &measured(&suite, shard, 20_000).await[0];
+    assert!(rest.bytes < size.bytes * 7 / 10, "{rest:?} of {size:?}");
+    assert!(rest.range.as_ref().unwrap().epoch > epoch);
+    assert!(rest.split_key < size.split_key, "{rest:?}");
+
+    // One key, however large, stays whole; and so does a bucket with directories.
+    let alone = suite.bucket("alone").await;
+    let shard = suite.shard_of(alone, "k").await;
+    suite.put(alone, "k", &"x".repeat(16_000)).await;
+    if shard != suite.shard_of(bucket, "a").await {
+        assert_eq!(measured(&suite, shard, 10_000).await, []);
+    }
+}

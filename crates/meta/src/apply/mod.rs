@@ -74,6 +74,7 @@ pub(crate) use envelope::decide;
 pub(crate) use init_cluster::first_ranges;
 pub(crate) use refusal::Refusal;
 pub(crate) use scope::level;
+pub(crate) use split_range::write_child;
 pub(crate) use tx::{Tx, slab_bounds};
 
 use granary_meta_api::pb;
@@ -86,7 +87,7 @@ use crate::ownership::Place;
 /// The newest feature level this version can apply. Raised when apply learns something that older
 /// versions would do differently. New clusters begin at it; others get there when every metadata node
 /// applies it.
-pub const FEATURE_LEVEL: u64 = PREFIXES;
+pub const FEATURE_LEVEL: u64 = SPLITS;
 /// The level from which on the root is put back by a command (`RenewRoot`), keeps what level nodes
 /// tell and lets in nobody who applies less, changes the state of a disk alone, and takes the word of
 /// a disk that was out for nothing.
@@ -103,6 +104,8 @@ pub(crate) const OBJECTS: u64 = 4;
 /// The level from which on a part of a sequential upload keeps the MD5 of all up to its end, and an append
 /// above a delete marker makes an object.
 pub(crate) const PREFIXES: u64 = 5;
+/// The level from which on a split may name the epoch that it expects, which older versions would not look at.
+pub(crate) const SPLITS: u64 = granary_meta_api::feature_level::SPLITS;
 
 /// What a command knows of its log entry and of where it acts.
 #[derive(Clone, Debug)]

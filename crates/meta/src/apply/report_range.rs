@@ -11,7 +11,7 @@ use super::root_rows::raise_map_epoch;
 use super::{Apply, ApplyContext, Refusal, Tx, empty};
 use crate::keyspace::range_hint::RangeHintKey;
 use crate::keyspace::{Kind, kind_prefix};
-use crate::ownership::{end_of, overlap, start_of};
+use crate::ownership::{above, below, overlap, start_of};
 use crate::rows::{Bounds, Rows};
 
 /// Ranges that one report may name.
@@ -89,28 +89,6 @@ fn with_range(hint: &state::RangeHint, range: state::Range) -> state::RangeHint 
         range: Some(range),
         ..hint.clone()
     }
-}
-
-/// What `old` has below `new`.
-fn below(old: &state::Range, new: &state::Range) -> Option<state::Range> {
-    (start_of(old) < start_of(new)).then(|| state::Range {
-        bounded: true,
-        end_bucket: new.start_bucket,
-        end_key: new.start_key.clone(),
-        ..old.clone()
-    })
-}
-
-/// What `old` has above `new`.
-fn above(old: &state::Range, new: &state::Range) -> Option<state::Range> {
-    let end = end_of(new)?;
-    end_of(old)
-        .is_none_or(|old_end| end < old_end)
-        .then(|| state::Range {
-            start_bucket: new.end_bucket,
-            start_key: new.end_key.clone(),
-            ..old.clone()
-        })
 }
 
 #[cfg(test)]

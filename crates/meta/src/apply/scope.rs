@@ -3,7 +3,7 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command::Command as Wire;
 
-use super::{FIRST_LEVEL, NODES_TELL, OBJECTS, SETTINGS};
+use super::{FIRST_LEVEL, NODES_TELL, OBJECTS, SETTINGS, SPLITS};
 
 /// Where a command acts.
 pub(super) enum Scope<'c> {
@@ -87,6 +87,7 @@ pub(crate) fn level(command: &Wire) -> u64 {
         Wire::SetObjectMeta(_) | Wire::PutAccount(_) => OBJECTS,
         Wire::CreateDirectory(_) | Wire::RenameEntry(_) | Wire::DeleteDirectory(_) => OBJECTS,
         Wire::RenewRoot(_) => NODES_TELL,
+        Wire::SplitRange(c) if c.expected_epoch != 0 => SPLITS,
         Wire::CreateBucket(c) if c.bucket.as_ref().is_some_and(|b| b.hierarchical) => OBJECTS,
         Wire::ConfigureBucket(c) if c.view.is_some_and(|view| view.hierarchical) => OBJECTS,
         _ => FIRST_LEVEL,

@@ -7,6 +7,7 @@
 use granary_meta_api::pb;
 use granary_meta_api::pb::command_reply::Reply;
 use granary_meta_api::pb::fault::Kind as FaultKind;
+use granary_meta_api::pb::rejection::Reason;
 use granary_meta_api::pb::state;
 use granary_types::{BucketId, SlabId, limits};
 
@@ -28,6 +29,17 @@ impl Apply for pb::SplitRange {
         if self.child_shard == 0 || self.child_home_slab == 0 {
             return Err(Refusal::invalid("no child"));
         }
+        let at = (self.split_bucket, self.split_key.as_ref());
+        let owns = |range: &state::Range| contains(range, at.0, at.1);
+        let found = tx.descriptor.ranges.iter().position(owns);
+        let epoch = found.map(|index| tx.descriptor.ranges[index].epoch);
+        if self.expected_epoch != 0 && epoch != Some(self.expected_epoch) {
+            // Measured before another split, or a second attempt at one that was done.
+            return Err(Refusal::because(
+                Reason::Stale,
+                format!("the range at the split point has another epoch by now: {epoch:?}"),
+            ));
+        }
         if self.child_shard <= tx.descriptor.last_child.max(tx.descriptor.shard) {
             // It was split off before, maybe at another point: what it has is not touched.
             return Err(Refusal::invalid("a child needs a new shard"));
@@ -40,12 +52,6 @@ impl Apply for pb::SplitRange {
                 "the root has to hear of earlier children first",
             ));
         }
-        let at = (self.split_bucket, self.split_key.as_ref());
-        let found = tx
-            .descriptor
-            .ranges
-            .iter()
-            .position(|r| contains(r, at.0, at.1));
         let Some(index) = found else {
             return Err(Refusal::fault(
                 FaultKind::WrongShard,
@@ -100,7 +106,7 @@ impl Apply for pb::SplitRange {
 
 /// Writes the child's home slab, and lets go of the buckets that are all its own now. A child that
 /// is there already, because this replica got it by a snapshot, is newer and stays as it is.
-fn write_child(
+pub(crate) fn write_child(
     tx: &mut Tx<'_>,
     child: state::ShardDescriptor,
     time_ms: u64,
@@ -116,7 +122,8 @@ fn write_child(
     if !is_there {
         tx.put(&ShardClockKey { slab }, &clock)?;
     }
-    let first = child.ranges.first().map_or(0, |range| range.start_bucket);
+    let first = child.ranges.iter().map(|range| range.start_bucket);
+    let first = first.min().unwrap_or_default();
     let views = Bounds::prefix(kind_prefix(tx.home(), Kind::BucketView));
     let mut from = kind_prefix(tx.home(), Kind::BucketView);
     BucketId(first).write(&mut from);

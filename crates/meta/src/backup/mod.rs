@@ -30,7 +30,7 @@ use granary_types::{ChunkId, ObjectId};
 pub use catalog::{Catalog, ShardSummary};
 pub use restore::{RestoreError, RestoredShard, restore_shard};
 pub use root::{Renewal, Seen, buckets_in_use, plan_renewal};
-pub use whole::{Wholeness, verify_whole, without_backup};
+pub use whole::{Wholeness, settle_overlap, verify_whole, without_backup};
 pub(crate) use writer::{Progress, ShardWriter, WriterParts};
 
 /// Where a backup is written to.

@@ -1,5 +1,6 @@
 //! Fills an empty store from a backup: per shard the newest complete checkpoint, then the log after
-//! it as far as it goes without a gap.
+//! it as far as it goes without a gap. Parents come before their children: of a child without a checkpoint
+//! that can be used, its parent's log leaves the first state, which its own log goes on from.
 //!
 //! Invariant: what is put back is a state that the shard had. What cannot be read, is another
 //! history's, or lacks what comes before it, is left out and told.
@@ -18,7 +19,10 @@ use prost::Message;
 use super::catalog::{Catalog, FoundCheckpoint, FoundLog};
 use super::format::Part;
 use super::{BackupError, BackupSource};
-use crate::machine::{Claims, ShardMachine};
+use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;
+use crate::keyspace::restore_marker::RestoreMarkerKey;
+use crate::machine::{Claims, ShardMachine, local_shards};
+use crate::rows::{Rows, View};
 
 /// Why a shard is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,15 @@ pub enum RestoreError {
     /// The same.
     #[error(transparent)]
     Kv(#[from] KvError),
+    /// A checkpoint could be read, and a moment later could not; what it was to replace is gone. The store
+    /// is to be filled from the beginning.
+    #[error("shard {shard}: a checkpoint that was just read cannot be read again: {reason}")]
+    BeginAgain {
+        /// The shard.
+        shard: ShardId,
+        /// Why it cannot be read.
+        reason: String,
+    },
     /// The process stops.
     #[error("the process stops")]
     Stopping,
@@ -46,7 +59,7 @@ pub enum RestoreError {
 pub struct RestoredShard {
     /// The shard.
     pub shard: ShardId,
-    /// The checkpoint it was put back from.
+    /// The checkpoint it was put back from; entry 0 for what its parent gave it.
     pub checkpoint: LogPosition,
     /// How far its history goes.
     pub reached: LogPosition,
@@ -190,29 +203,30 @@ pub async fn restore_shard(
         shard,
     };
     let mut unusable = Vec::new();
+    let given = given_by_parent(runtime, &kv, shard).await?;
+    let mut begun = None;
     for found in catalog.checkpoints(shard) {
-        match put_rows(runtime, &kv, &reader, &found).await? {
+        let usable = match given {
+            // Putting it back begins with clearing what the parent gave.
+            Some(_) => look_through(&reader, &found).await,
+            None => Ok(()),
+        };
+        let cleared = given.is_some() && usable.is_ok();
+        let put = match usable {
+            Ok(()) => put_rows(runtime, &kv, &reader, &found).await?,
+            Err(error) => Err(error),
+        };
+        let put = match (put, cleared) {
+            (Err(error), true) => {
+                let reason = error.to_string();
+                return Err(RestoreError::BeginAgain { shard, reason });
+            }
+            (put, _) => put,
+        };
+        match put {
             Ok((machine, bookkeeping)) => {
-                let replay = Replay::begin(&bookkeeping)?;
-                let mut restored = RestoredShard {
-                    shard,
-                    seen_term: catalog.newest_term(shard),
-                    checkpoint: found.position,
-                    reached: found.position,
-                    time_ms: 0,
-                    problems: Vec::new(),
-                    machine,
-                    replay,
-                    kv,
-                };
-                let logs = catalog.logs(shard);
-                apply_log(runtime, &reader, logs, &mut restored, &mut unusable).await?;
-                // What the history has by now, or is older than it, is no loss.
-                let lost = unusable
-                    .into_iter()
-                    .filter(|(at, _)| *at > restored.reached);
-                restored.problems = lost.map(|(_, why)| why).collect();
-                return Ok(restored);
+                begun = Some((found.position, machine, Replay::begin(&bookkeeping)?));
+                break;
             }
             Err(error) => unusable.push((
                 found.position,
@@ -223,6 +237,35 @@ pub async fn restore_shard(
             )),
         }
     }
+    if begun.is_none()
+        && let Some(home) = given
+    {
+        let store = Arc::clone(&kv);
+        let open = move || ShardMachine::open(store, shard, home, Claims::default());
+        let machine = runtime.blocking(open).await.map_err(stopping)??;
+        begun = Some((LogPosition::default(), machine, Replay::at_birth()));
+    }
+    if let Some((checkpoint, machine, replay)) = begun {
+        let mut restored = RestoredShard {
+            shard,
+            seen_term: catalog.newest_term(shard),
+            checkpoint,
+            reached: checkpoint,
+            time_ms: 0,
+            problems: Vec::new(),
+            machine,
+            replay,
+            kv,
+        };
+        let logs = catalog.logs(shard);
+        apply_log(runtime, &reader, logs, &mut restored, &mut unusable).await?;
+        // What the history has by now, or is older than it, is no loss.
+        let lost = unusable
+            .into_iter()
+            .filter(|(at, _)| *at > restored.reached);
+        restored.problems = lost.map(|(_, why)| why).collect();
+        return Ok(restored);
+    }
     let mut reasons: Vec<String> = unusable.into_iter().map(|(_, why)| why).collect();
     if reasons.is_empty() {
         reasons.push("no checkpoint of it is complete".to_owned());
@@ -231,6 +274,49 @@ pub async fn restore_shard(
         shard,
         reason: reasons.join("; "),
     })
+}
+
+/// The home slab of a shard of which a parent's log has left the first state in the store.
+async fn given_by_parent(
+    runtime: &Runtime,
+    kv: &Arc<dyn Kv>,
+    shard: ShardId,
+) -> Result<Option<SlabId>, RestoreError> {
+    let kv = Arc::clone(kv);
+    let look = move || -> Result<_, StateMachineError> {
+        let found = local_shards(kv.as_ref())?.into_iter();
+        let home = found
+            .filter(|(found, _)| *found == shard)
+            .map(|(_, home)| home);
+        let Some(home) = home.max() else {
+            return Ok(None);
+        };
+        let view = View(kv.as_ref());
+        let other = view.exists(&RestoreMarkerKey { slab: home })?
+            || view.exists(&RaftBookkeepingKey { slab: home })?;
+        Ok((!other).then_some(home))
+    };
+    Ok(runtime.blocking(look).await.map_err(stopping)??)
+}
+
+/// Reads a checkpoint to its end and keeps nothing of it.
+async fn look_through(reader: &Reader<'_>, found: &FoundCheckpoint) -> Result<(), BackupError> {
+    let manifest = reader.manifest(found).await?;
+    let mut items = 0;
+    for (number, chunks) in found.parts.iter().enumerate() {
+        items += reader.rows(&manifest, number, chunks).await?.len() as u64;
+    }
+    says_so_many(&manifest, items)
+}
+
+/// An error when a manifest says that there are more items, or fewer.
+fn says_so_many(manifest: &Part, items: u64) -> Result<(), BackupError> {
+    match manifest.items.get(1) {
+        Some(count) if count[..] != items.to_le_bytes() => {
+            Err(BackupError::Damaged("it lacks rows"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is there and could not be used: up to where it went, and why.
@@ -278,9 +364,8 @@ async fn put_rows(
     let Some((machine, writer)) = open else {
         return Ok(Err(BackupError::Damaged("it has no rows")));
     };
-    let count = manifest.items.get(1);
-    if count.is_some_and(|count| count[..] != items.to_le_bytes()) {
-        return Ok(Err(BackupError::Damaged("it lacks rows")));
+    if let Err(error) = says_so_many(&manifest, items) {
+        return Ok(Err(error));
     }
     let bookkeeping = manifest.items[0].clone();
     let books = bookkeeping.clone();

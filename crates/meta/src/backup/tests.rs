@@ -20,7 +20,8 @@ use parking_lot::Mutex;
 
 use super::{
     BackupError, BackupSink, BackupSource, Catalog, Renewal, RestoreError, RestoredShard, Seen,
-    Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, verify_whole, without_backup,
+    Stored, Wholeness, buckets_in_use, plan_renewal, restore_shard, settle_overlap, verify_whole,
+    without_backup,
 };
 use crate::keyspace::Kind;
 use crate::{BackupOptions, MetaConfig, MetaNode, NewCluster};
@@ -36,6 +37,8 @@ struct Pool {
     failing: AtomicU64,
     /// What it does not take.
     refused: Mutex<Vec<BackupKind>>,
+    /// Of which shard it takes no checkpoint.
+    without: Mutex<Option<ShardId>>,
     /// What it cannot delete.
     stuck: Mutex<BTreeSet<ChunkId>>,
     deleted: AtomicU64,
@@ -48,6 +51,7 @@ impl Pool {
             entropy: SeededEntropy::new(seed),
             failing: AtomicU64::new(0),
             refused: Mutex::default(),
+            without: Mutex::default(),
             stuck: Mutex::default(),
             deleted: AtomicU64::new(0),
         })
@@ -76,8 +80,9 @@ impl Pool {
 impl BackupSink for Pool {
     async fn put(&self, object: ObjectId, part: Bytes) -> Result<Stored, BackupError> {
         assert!(part.len() <= granary_types::limits::CHUNK_BYTES_MAX);
-        let kind = BackupObject::of_object_id(object).unwrap().kind;
-        if self.refused.lock().contains(&kind) {
+        let named = BackupObject::of_object_id(object).unwrap();
+        let unwanted = *self.without.lock() == Some(named.shard) && named.kind != BackupKind::Log;
+        if unwanted || self.refused.lock().contains(&named.kind) {
             return Err(BackupError::Pool("refused".to_owned()));
         }
         let fails = self.entropy.below(1000) < self.failing.load(Ordering::SeqCst);
@@ -223,6 +228,18 @@ struct World {
 
 impl World {
     async fn open(runtime: &Runtime, kv: MemoryKv, id: NodeId, pool: &Arc<Pool>) -> Self {
+        // A log that is soon cut when nobody takes it.
+        Self::open_keeping(50, runtime, kv, id, pool).await
+    }
+
+    /// Keeps so many entries of the log.
+    async fn open_keeping(
+        entries: u64,
+        runtime: &Runtime,
+        kv: MemoryKv,
+        id: NodeId,
+        pool: &Arc<Pool>,
+    ) -> Self {
         let bad = Arc::default();
         let store: Arc<dyn Kv> = Arc::new(BadBlock {
             kv: kv.clone(),
@@ -230,11 +247,11 @@ impl World {
         });
         let mut config = MetaConfig {
             data_shards: 2,
+            backs_up: true,
             ..MetaConfig::default()
         };
-        // A log that is soon cut when nobody takes it.
-        config.raft.keep_entries = 50;
-        config.raft.snapshot_every_entries = 50;
+        config.raft.keep_entries = entries;
+        config.raft.snapshot_every_entries = entries;
         let node = MetaNode::open(runtime.child(), id, store, Arc::new(NoPeers), config);
         let node = node.await.unwrap();
         let service: Arc<dyn MetaService> = node.clone();
@@ -329,7 +346,15 @@ impl World {
         }
     }
 
-    async fn split(&self, bucket: &pb::state::Bucket, key: &str) {
+    async fn split(&self, bucket: &pb::state::Bucket, key: &str) -> (ShardId, ShardId) {
+        let (parent, split) = self.splitting(bucket, key).await;
+        let child = ShardId(split.child_shard);
+        self.meta.propose_to(parent, split).await.unwrap().unwrap();
+        (parent, child)
+    }
+
+    /// A shard, and how it could be split at a key of the bucket's first range.
+    async fn splitting(&self, bucket: &pb::state::Bucket, key: &str) -> (ShardId, pb::SplitRange) {
         let nonce = self.runtime.entropy().next_u128().to_be_bytes();
         let nonce = Bytes::copy_from_slice(&nonce);
         let child = self.meta.propose(pb::AllocateShard { nonce }).await;
@@ -342,8 +367,31 @@ impl World {
             child_home_slab: child.slab,
             ..Default::default()
         };
-        let parent = segments[0].shard;
-        self.meta.propose_to(parent, split).await.unwrap().unwrap();
+        (segments[0].shard, split)
+    }
+
+    /// The keys of a bucket, as every shard lists its part.
+    async fn listed(&self, bucket: &pb::state::Bucket) -> Vec<String> {
+        self.meta.refresh_map().await.unwrap();
+        let mut keys = Vec::new();
+        for segment in self.meta.segments(BucketId(bucket.id)).await.unwrap() {
+            let query = pb::ListObjects {
+                bucket_id: bucket.id,
+                limit: 1000,
+                start_key: segment.start_key,
+                bounded: segment.end_key.is_some(),
+                end_key: segment.end_key.unwrap_or_default(),
+                ..Default::default()
+            };
+            let page = self.meta.query_at(segment.shard, query).await.unwrap();
+            for item in page.items {
+                let Some(pb::list_item::Item::Object(entry)) = item.item else {
+                    panic!("a prefix");
+                };
+                keys.push(String::from_utf8(entry.key.to_vec()).unwrap());
+            }
+        }
+        keys
     }
 
     /// The longest time for which something of a shard has not been backed up.
@@ -384,6 +432,26 @@ impl World {
             }
         };
         within(LIMIT, settling).await.unwrap()
+    }
+
+    /// Waits until the log of every shard is in the pool, with or without a checkpoint; the rows by then.
+    async fn logged(&self) -> Vec<Row> {
+        let logging = async {
+            loop {
+                self.runtime.sleep(Duration::from_secs(1)).await;
+                let catalog = self.pool.catalog();
+                let groups = self.node.raft().groups();
+                let behind = groups.iter().any(|group| {
+                    let logs = catalog.logs(group.shard());
+                    let newest = logs.iter().map(|log| log.last.index).max();
+                    newest != group.last_applied()
+                });
+                if !behind {
+                    return rows(&self.kv);
+                }
+            }
+        };
+        within(LIMIT, logging).await.unwrap()
     }
 
     /// The node is gone, and everything it had.
@@ -925,4 +993,227 @@ async fn what_cannot_be_deleted_does_not_keep_the_rest() {
     let deleted = world.pool.deleted.load(Ordering::SeqCst) - before;
     assert!(deleted > 100, "{deleted} chunks deleted");
     world.node.stop().await.unwrap();
+}
+
+/// Everything up to a split and after it, of a shard whose child never gets a checkpoint; the node restarts
+/// meanwhile, so that leaders come who know nothing of what was written.
+#[tokio::test(start_paused = true)]
+async fn a_child_without_a_checkpoint_is_put_back_through_its_parents_history() {
+    let (mut world, bucket) = first(90).await;
+    let runtime = world.runtime.clone();
+    world.back_up();
+    world.commands(&bucket, 60).await;
+    world.settled().await;
+    *world.pool.without.lock() = Some(ShardId(3));
+    let (parent, child) = world.split(&bucket, "key2").await;
+    assert_eq!(child, ShardId(3));
+    for round in 0..4 {
+        world.commands(&bucket, 150).await;
+        for n in 0..40 {
+            world.put(&bucket, n, &format!("{round}")).await;
+        }
+        let expected = world.logged().await;
+        let newest = world.pool.catalog().checkpoints(parent);
+        let (kv, pool) = (world.kv.clone(), world.lose().await);
+        let behind = newest.first().map(|found| found.position);
+        let (back, found, _) = rebuilt(&runtime, &pool).await;
+        assert_eq!(
+            difference(&expected, &found),
+            None,
+            "round {round}, from {behind:?}"
+        );
+        drop(back);
+        world = World::open(&runtime, kv, NodeId(1), &pool).await;
+        world.node.wait_ready(LIMIT).await.unwrap();
+        world.back_up();
+    }
+    // What leads to the child would be lost if its parent, or it, were split before it is backed up.
+    for key in ["key1", "key3"] {
+        let (_, split) = world.splitting(&bucket, key).await;
+        let shard = if key < "key2" { parent } else { child };
+        let meta = world.meta.clone().with_deadline(Duration::from_secs(20));
+        let refused = meta.propose_to(shard, split).await.unwrap_err();
+        assert!(refused.to_string().contains("backup"), "{refused}");
+    }
+    // From now on it has one, and what its parent's history was kept for goes.
+    *world.pool.without.lock() = None;
+    world.commands(&bucket, 200).await;
+    let expected = world.settled().await;
+    let found = world.pool.catalog();
+    assert!(found.summary(child).checkpoints > 0);
+    let before = world.splitting(&bucket, "key1").await;
+    world
+        .meta
+        .propose_to(before.0, before.1)
+        .await
+        .unwrap()
+        .unwrap();
+    drop(expected);
+    let expected = world.settled().await;
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+}
+
+/// However much came after the split that the last leader could not write: the next one writes all of it.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_goes_back_to_a_split_that_is_not_backed_up() {
+    const KEPT: u64 = 100_000;
+    let (world, bucket) = first(93).await;
+    let (runtime, kv, pool) = (world.runtime.clone(), world.kv.clone(), world.lose().await);
+    let world = World::open_keeping(KEPT, &runtime, kv, NodeId(1), &pool).await;
+    world.node.wait_ready(LIMIT).await.unwrap();
+    world.back_up();
+    world.commands(&bucket, 60).await;
+    world.settled().await;
+    *pool.refused.lock() = vec![
+        BackupKind::Log,
+        BackupKind::Checkpoint,
+        BackupKind::Manifest,
+    ];
+    let (_, child) = world.split(&bucket, "key2").await;
+    world.commands(&bucket, 2000).await;
+    let (kv, _) = (world.kv.clone(), world.lose().await);
+    pool.refused.lock().clear();
+    *pool.without.lock() = Some(child);
+    let world = World::open_keeping(KEPT, &runtime, kv, NodeId(1), &pool).await;
+    world.node.wait_ready(LIMIT).await.unwrap();
+    world.back_up();
+    let expected = world.logged().await;
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_split_before_a_node_has_begun_with_its_backup() {
+    let (world, bucket) = first(94).await;
+    let (parent, split) = world.splitting(&bucket, "key2").await;
+    let meta = world.meta.clone().with_deadline(Duration::from_secs(20));
+    let refused = meta.propose_to(parent, split.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("backup"), "{refused}");
+    let told = world.meta.query_at(parent, pb::DescribeShard {}).await;
+    assert!(!told.unwrap().backed_up);
+    world.back_up();
+    world.settled().await;
+    let told = world.meta.query_at(parent, pb::DescribeShard {}).await;
+    assert!(told.unwrap().backed_up);
+    let (_, split) = world.splitting(&bucket, "key2").await;
+    world.meta.propose_to(parent, split).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_childs_damaged_checkpoint_does_not_cost_what_its_parents_history_gives() {
+    for last_part in [false, true] {
+        let (world, bucket) = first(91).await;
+        let runtime = world.runtime.clone();
+        large(&world, &bucket).await;
+        world.back_up();
+        world.settled().await;
+        let (_, child) = world.split(&bucket, "key1").await;
+        world.put(&bucket, 7, "since").await;
+        let expected = world.settled().await;
+        let pool = world.lose().await;
+        let mut damaged = 0;
+        for (object, bytes) in pool.chunks.lock().values_mut() {
+            let part = BackupObject::of_object_id(*object).unwrap();
+            let named = part.shard == child && part.kind == BackupKind::Checkpoint;
+            if named && (part.part > 0) == last_part {
+                *bytes = Bytes::from_static(b"damaged");
+                damaged += 1;
+            }
+        }
+        assert!(damaged > 0);
+        let (_, found, _) = rebuilt(&runtime, &pool).await;
+        assert_eq!(
+            difference(&expected, &found),
+            None,
+            "last part: {last_part}"
+        );
+    }
+}
+
+/// The parent's end is lost, from before the split on; of the child everything is there, or nothing.
+async fn a_parent_from_before_its_split(nothing_of_the_child: bool) {
+    let (world, bucket) = first(92).await;
+    let runtime = world.runtime.clone();
+    world.back_up();
+    for n in 0..40 {
+        world.put(&bucket, n, "before").await;
+    }
+    world.settled().await;
+    let earlier = world.pool.chunks.lock().clone();
+    let (parent, child) = world.split(&bucket, "key2").await;
+    for n in 0..40 {
+        world.put(&bucket, n, "after").await;
+    }
+    world.put(&bucket, 50, "new").await;
+    world.settled().await;
+    let pool = world.lose().await;
+    pool.forget(|part| part.shard == parent || nothing_of_the_child && part.shard == child);
+    let of_parent =
+        |object: &ObjectId| BackupObject::of_object_id(*object).unwrap().shard == parent;
+    let earlier = earlier.into_iter();
+    let earlier = earlier.filter(|(_, (object, _))| of_parent(object));
+    pool.chunks.lock().extend(earlier);
+
+    let (kv, mut restored) = put_back(&runtime, &pool).await;
+    let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
+    let lacks = verify_whole(&kv, &there).unwrap();
+    match nothing_of_the_child {
+        false => {
+            assert_eq!(lacks.overlapping, [(parent, child)]);
+            assert_eq!(lacks.missing, []);
+            settle_overlap(&kv, lacks.overlapping[0]).unwrap();
+        }
+        true => {
+            assert_eq!(lacks.overlapping, []);
+            assert_eq!(lacks.missing, [child]);
+            let begun = without_backup(Arc::new(kv.clone()), child, 0).unwrap();
+            assert_eq!(begun.problems.len(), 1);
+            restored.push(begun);
+        }
+    }
+    let there: Vec<ShardId> = restored.iter().map(|shard| shard.shard).collect();
+    assert_eq!(verify_whole(&kv, &there).unwrap(), Wholeness::default());
+    let plan = go_on(&kv, restored);
+    let world = World::renewed(&runtime, kv, plan, &pool).await;
+    let bucket = world.known(&bucket).await;
+    let mut keys: Vec<String> = (0..40).map(|n| format!("key{n}")).collect();
+    if !nothing_of_the_child {
+        keys.push("key50".to_owned());
+    }
+    keys.sort();
+    assert_eq!(world.listed(&bucket).await, keys);
+    for n in 0..40 {
+        let of_child = format!("key{n}").as_str() >= "key2";
+        let expected = match of_child && !nothing_of_the_child {
+            true => "after",
+            false => "before",
+        };
+        assert_eq!(world.read(&bucket, n).await, expected, "key{n}");
+        world.put(&bucket, n, "again").await;
+        assert_eq!(world.read(&bucket, n).await, "again", "key{n}");
+    }
+    let owners = world.meta.segments(BucketId(bucket.id)).await.unwrap();
+    let owners: Vec<ShardId> = owners.iter().map(|segment| segment.shard).collect();
+    assert_eq!(owners, [parent, child]);
+    // It is backed up, splits and is lost again as any other.
+    world.back_up();
+    world.settled().await;
+    world.split(&bucket, "key1").await;
+    let expected = world.settled().await;
+    let pool = world.lose().await;
+    let (_, found, _) = rebuilt(&runtime, &pool).await;
+    assert_eq!(difference(&expected, &found), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parent_from_before_its_split_keeps_nothing_that_its_child_has() {
+    a_parent_from_before_its_split(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_of_which_nothing_is_left_gets_what_its_parent_had_before_the_split() {
+    a_parent_from_before_its_split(true).await;
 }

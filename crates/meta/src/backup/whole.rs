@@ -13,18 +13,19 @@ use granary_raft::{StateMachine, StateMachineError};
 use granary_types::{DiskId, NodeId, ShardId, SlabId};
 
 use super::restore::{RestoreError, RestoredShard};
-use crate::apply::FIRST_LEVEL;
+use crate::apply::{FIRST_LEVEL, Tx, write_child};
 use crate::keyspace::cluster_info::ClusterInfoKey;
 use crate::keyspace::disk::DiskKey;
 use crate::keyspace::meta_node::NodeKey;
 use crate::keyspace::placement_group::PlacementGroupKey;
+use crate::keyspace::raft_bookkeeping::RaftBookkeepingKey;
 use crate::keyspace::range_hint::RangeHintKey;
 use crate::keyspace::restore_marker::RestoreMarkerKey;
 use crate::keyspace::shard_descriptor::ShardDescriptorKey;
 use crate::keyspace::shard_entry::ShardEntryKey;
 use crate::keyspace::{Kind, ROOT_HOME_SLAB, RowKey, kind_prefix};
 use crate::machine::{Claims, ShardMachine, create_shard, local_shards};
-use crate::ownership::overlap;
+use crate::ownership::{overlap, without};
 use crate::rows::{Bounds, Rows, View};
 
 /// What a restored store lacks.
@@ -49,6 +50,8 @@ pub fn verify_whole(kv: &dyn Kv, restored: &[ShardId]) -> Result<Wholeness, Stat
     for descriptor in &descriptors {
         let children = descriptor.unreported_children.iter();
         known.extend(children.map(|child| child.shard));
+        // The newest one, however long the root has known it: nobody else may remember it.
+        known.extend(Some(descriptor.last_child).filter(|child| *child != 0));
     }
     known.extend(descriptors.iter().map(|known| known.shard));
     let missing = known.into_iter().map(ShardId);
@@ -56,11 +59,7 @@ pub fn verify_whole(kv: &dyn Kv, restored: &[ShardId]) -> Result<Wholeness, Stat
     let mut overlapping = Vec::new();
     for (n, one) in descriptors.iter().enumerate() {
         for other in &descriptors[n + 1..] {
-            let common = one
-                .ranges
-                .iter()
-                .any(|a| other.ranges.iter().any(|b| overlap(a, b)));
-            if common {
+            if share(one, other) {
                 overlapping.push((ShardId(one.shard), ShardId(other.shard)));
             }
         }
@@ -99,12 +98,66 @@ fn disks_in_use(view: &View<'_>) -> Result<Vec<(DiskId, NodeId)>, StateMachineEr
         .collect())
 }
 
+/// Takes from the older one of two shards what both own: it was put back from before it gave that away,
+/// and whoever got it has it as it was later. Ids grow with every split. Blocks.
+///
+/// # Errors
+/// The store failed.
+pub fn settle_overlap(
+    kv: &dyn Kv,
+    (one, other): (ShardId, ShardId),
+) -> Result<(), StateMachineError> {
+    let all = descriptors(kv)?;
+    let of = |shard: ShardId| all.iter().find(|known| known.shard == shard.0);
+    let (Some(giver), Some(receiver)) = (of(one.min(other)), of(one.max(other))) else {
+        return Ok(());
+    };
+    hand_over(kv, giver, receiver, newest_epoch(kv)? + 1)
+}
+
+/// Lets a shard give away what another one is to own, as a split does: with the rows of the shard
+/// itself that go along, unless the other has its own.
+fn hand_over(
+    kv: &dyn Kv,
+    giver: &state::ShardDescriptor,
+    receiver: &state::ShardDescriptor,
+    epoch: u64,
+) -> Result<(), StateMachineError> {
+    let slab = SlabId(giver.home_slab);
+    let mut tx = Tx::open(kv, slab)?;
+    for range in &receiver.ranges {
+        tx.descriptor.ranges = without(&tx.descriptor.ranges, range);
+    }
+    for range in &mut tx.descriptor.ranges {
+        range.epoch = epoch;
+    }
+    tx.descriptor.epoch = epoch;
+    tx.descriptor.last_child = tx.descriptor.last_child.max(receiver.shard);
+    let time_ms = tx.clock.applied_ms;
+    let written = write_child(&mut tx, receiver.clone(), time_ms);
+    written.map_err(|refusal| StateMachineError::Corrupt {
+        what: "a shard that was put back",
+        reason: format!("{refusal:?}"),
+    })?;
+    let bookkeeping = View(kv).get(&RaftBookkeepingKey { slab })?;
+    Ok(kv.write(tx.into_batch(bookkeeping.unwrap_or_default()))?)
+}
+
+/// The highest epoch of a range that anybody knows of.
+fn newest_epoch(kv: &dyn Kv) -> Result<u64, StateMachineError> {
+    let told = hints(&View(kv))?.into_iter().filter_map(|hint| hint.range);
+    let told = told.map(|range| range.epoch);
+    let own = descriptors(kv)?.into_iter().map(|known| known.epoch);
+    Ok(told.chain(own).max().unwrap_or_default())
+}
+
 /// A shard of which no checkpoint can be used: what its parent's history gave it, which is there once
-/// that was put back, or nothing but its place in the root. `seen_term`: the highest that its backup names
+/// that was put back, or its place in the root with what a shard that was put back from before a split has
+/// there. `seen_term`: the highest that its backup names
 /// ([`Catalog::newest_term`](super::Catalog::newest_term)). Blocks.
 ///
 /// # Errors
-/// The root does not say what it owned, or another shard owns that; the store failed.
+/// The root does not say what it owned; the store failed.
 pub fn without_backup(
     kv: Arc<dyn Kv>,
     shard: ShardId,
@@ -123,8 +176,12 @@ pub fn without_backup(
     let (home, lacks) = match given {
         Some(home) => (home, "only what its parent gave it is there"),
         None => {
-            let home = begin_anew(kv.as_ref(), shard)?;
-            (home, "nothing of it is there: it begins anew, empty")
+            let (home, taken) = begin_anew(kv.as_ref(), shard)?;
+            let lacks = match taken {
+                true => "only what its parent had before the split is there",
+                false => "nothing of it is there: it begins anew, empty",
+            };
+            (home, lacks)
         }
     };
     RestoredShard::without_history(kv, (shard, home), seen_term, lacks)
@@ -149,8 +206,9 @@ fn drop_half_restored(
     Ok(true)
 }
 
-/// Writes the first state of a shard that owns what the root's hints say; its home slab.
-fn begin_anew(kv: &dyn Kv, shard: ShardId) -> Result<SlabId, RestoreError> {
+/// Writes the first state of a shard that owns what the root's hints say; its home slab, and whether other
+/// shards had that and gave it.
+fn begin_anew(kv: &dyn Kv, shard: ShardId) -> Result<(SlabId, bool), RestoreError> {
     let view = View(kv);
     let slab = ROOT_HOME_SLAB;
     let refused = |reason: &str| RestoreError::NoCheckpoint {
@@ -169,20 +227,43 @@ fn begin_anew(kv: &dyn Kv, shard: ShardId) -> Result<SlabId, RestoreError> {
     let (Some(entry), Some(epoch)) = (entry, ranges.iter().map(|range| range.epoch).max()) else {
         return Err(refused("the root does not say what it owned"));
     };
-    let mut others = descriptors(kv)?.into_iter().flat_map(|other| other.ranges);
-    if others.any(|other| ranges.iter().any(|own| overlap(own, &other))) {
-        return Err(refused("another shard owns its keys"));
-    }
-    let descriptor = state::ShardDescriptor {
+    let mut descriptor = state::ShardDescriptor {
         shard: shard.0,
         home_slab: entry.home_slab,
         ranges,
         epoch,
-        ..Default::default()
+        unreported_children: Vec::new(),
+        last_child: shard.0,
     };
-    let level = info.feature_level.max(FIRST_LEVEL);
-    create_shard(kv, &descriptor, info.settings.unwrap_or_default(), level)?;
-    Ok(SlabId(entry.home_slab))
+    let home = SlabId(entry.home_slab);
+    let others = descriptors(kv)?.into_iter();
+    let (givers, newer): (Vec<_>, Vec<_>) = others
+        .filter(|other| share(other, &descriptor))
+        .partition(|other| other.shard < shard.0);
+    // What it gave away itself, to a shard of which there is more than the root's hint.
+    for range in newer.iter().flat_map(|other| &other.ranges) {
+        descriptor.ranges = without(&descriptor.ranges, range);
+    }
+    if givers.is_empty() {
+        let level = info.feature_level.max(FIRST_LEVEL);
+        create_shard(kv, &descriptor, info.settings.unwrap_or_default(), level)?;
+        return Ok((home, false));
+    }
+    let epoch = newest_epoch(kv)? + 1;
+    descriptor.epoch = epoch;
+    for range in &mut descriptor.ranges {
+        range.epoch = epoch;
+    }
+    for giver in &givers {
+        hand_over(kv, giver, &descriptor, epoch)?;
+    }
+    Ok((home, true))
+}
+
+/// Whether two shards own the same keys.
+fn share(one: &state::ShardDescriptor, other: &state::ShardDescriptor) -> bool {
+    let mut ranges = one.ranges.iter();
+    ranges.any(|a| other.ranges.iter().any(|b| overlap(a, b)))
 }
 
 fn hints(view: &View<'_>) -> Result<Vec<state::RangeHint>, StateMachineError> {

@@ -23,6 +23,9 @@ use super::format::{ITEM_OVERHEAD_BYTES, Part};
 use super::{BackupError, BackupSink};
 use crate::machine::ShardMachine;
 
+/// Chunks without rows that are read for one part: each has looked at thousands of rows of shards in the same
+/// slab, and other shards wait for their turn.
+const EMPTY_CHUNKS_MAX: usize = 64;
 /// Items of one part, in bytes: a chunk without room for the header.
 const PART_BYTES: usize = CHUNK_BYTES_MAX - 64 * 1024;
 /// Bytes of entries read for one log part.
@@ -148,11 +151,22 @@ impl ShardWriter {
         }
     }
 
-    /// Writes some of what is to be written. `may_begin`: a checkpoint may be begun now.
+    /// Whether the next step has to know that the shard's newest child has a checkpoint: for one of the shard
+    /// itself, if it may begin one (`begins`), and for where its log begins.
+    pub(crate) fn asks_for_child(&self, begins: bool) -> bool {
+        self.written.is_none() || (begins && self.running.is_none() && self.needs_checkpoint())
+    }
+
+    /// Writes some of what is to be written. `settled`: the child that is known to have a checkpoint; `begins`:
+    /// a checkpoint may be begun now, unless the shard has split off a newer child than that.
     ///
     /// # Errors
     /// See [`BackupError`]: step again, later.
-    pub(crate) async fn step(&mut self, may_begin: bool) -> Result<Progress, BackupError> {
+    pub(crate) async fn step(
+        &mut self,
+        settled: Option<u32>,
+        begins: bool,
+    ) -> Result<Progress, BackupError> {
         let target = self.parts.group.last_applied();
         let stalled = |running: &mut Checkpoint| {
             let now = self.parts.runtime.monotonic();
@@ -161,10 +175,14 @@ impl ShardWriter {
         if let Some(running) = self.running.take_if(stalled) {
             self.give_up(running);
         }
-        self.write_log().await?;
-        let may_begin = may_begin && self.running.is_none() && self.written.is_some();
-        if may_begin && self.needs_checkpoint() {
-            self.begin().await?;
+        self.write_log(settled).await?;
+        if let Some(settled) = settled
+            && begins
+            && self.running.is_none()
+            && self.written.is_some()
+            && self.needs_checkpoint()
+        {
+            self.begin(settled).await?;
         }
         self.write_checkpoint().await?;
         Ok(self.progress(target))
@@ -200,11 +218,16 @@ impl ShardWriter {
         self.log_bytes > least || age >= AGE_MAX
     }
 
-    /// Opens a view of the state.
-    async fn begin(&mut self) -> Result<(), BackupError> {
+    /// Opens a view of the state, unless that has a newer child.
+    async fn begin(&mut self, settled: u32) -> Result<(), BackupError> {
         let machine = Arc::clone(&self.parts.machine);
-        let open = move || machine.snapshot();
-        let reader = self.blocking(open).await??;
+        // The view first: what is not there yet is not in it either.
+        let open = move || (machine.snapshot(), machine.stored_last_child());
+        let (reader, child) = self.blocking(open).await?;
+        let reader = reader?;
+        if child? != settled {
+            return Ok(());
+        }
         let Some(bookkeeping) = reader.bookkeeping() else {
             return Ok(());
         };
@@ -243,14 +266,25 @@ impl ShardWriter {
     }
 
     /// The entry before the first one that is written: the log goes back a little, but not beyond
-    /// where it was cut. `None` when nothing is applied.
-    async fn start_of_log(&self) -> Result<Option<LogPosition>, BackupError> {
+    /// where it was cut. That of a young child is written from its beginning on: before it has a checkpoint, its
+    /// state can be made from nothing else. So is that of its parent, which has to lead through the split. `None`
+    /// when nothing is applied.
+    async fn start_of_log(&self, settled: Option<u32>) -> Result<Option<LogPosition>, BackupError> {
         let group = &self.parts.group;
         let Some(applied) = group.last_applied() else {
             return Ok(None);
         };
-        let from = applied.saturating_sub(OVERLAP_ENTRIES);
-        if let Some(cut) = group.purged().filter(|cut| cut.index >= from) {
+        let purged = group.purged();
+        let child = self.parts.machine.last_child();
+        // After a restart a log of which nothing was cut begins behind entry 0.
+        let whole = purged.is_none_or(|cut| cut.index == 0);
+        let young = whole && child == group.shard().0;
+        let parent = child != 0 && child != group.shard().0 && settled != Some(child);
+        let from = match young || parent {
+            false => applied.saturating_sub(OVERLAP_ENTRIES),
+            true => 0,
+        };
+        if let Some(cut) = purged.filter(|cut| cut.index >= from) {
             return Ok(Some(cut));
         }
         let found = group.read_applied(from, 1).await;
@@ -270,9 +304,9 @@ impl ShardWriter {
     }
 
     /// Writes log parts: also before there is a checkpoint, because those of others count too.
-    async fn write_log(&mut self) -> Result<(), BackupError> {
+    async fn write_log(&mut self, settled: Option<u32>) -> Result<(), BackupError> {
         if self.written.is_none() {
-            self.written = self.start_of_log().await?;
+            self.written = self.start_of_log(settled).await?;
         }
         for _ in 0..LOG_PARTS_PER_STEP {
             let Some(written) = self.written else {
@@ -307,7 +341,7 @@ impl ShardWriter {
                     after = written.index,
                     "the log was cut before it was backed up: a new checkpoint is written"
                 );
-                self.written = self.start_of_log().await?;
+                self.written = self.start_of_log(None).await?;
                 // From those before the gap nothing leads to what is written from now on.
                 let cut = self.written;
                 self.complete.retain(|at| Some(*at) >= cut);
@@ -399,7 +433,8 @@ impl ShardWriter {
             bytes += ITEM_OVERHEAD_BYTES + left.len();
             items.push(left);
         }
-        while bytes < PART_BYTES && !running.ended {
+        let mut empty = 0;
+        while bytes < PART_BYTES && empty < EMPTY_CHUNKS_MAX && !running.ended {
             let reader = running.reader.get_mut().take();
             let mut reader = reader.ok_or_else(|| replica("its rows cannot be read on"))?;
             let read = move || (reader.next_chunk(), reader);
@@ -409,6 +444,13 @@ impl ShardWriter {
                 break;
             };
             *running.reader.get_mut() = Some(reader);
+            if chunk.is_empty() {
+                empty += 1;
+                // The last one is kept: a part without items would be a manifest.
+                if empty < EMPTY_CHUNKS_MAX {
+                    continue;
+                }
+            }
             running.items += 1;
             let more = ITEM_OVERHEAD_BYTES + chunk.len();
             if bytes + more > PART_BYTES && !items.is_empty() {

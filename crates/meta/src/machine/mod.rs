@@ -142,6 +142,17 @@ impl ShardMachine {
         self.home
     }
 
+    /// The newest shard that was split off; 0 or the shard itself: none.
+    pub(crate) fn last_child(&self) -> u32 {
+        self.descriptor.borrow().last_child
+    }
+
+    /// The same, as of every write of the store that has begun to show. Blocks.
+    pub(crate) fn stored_last_child(&self) -> Result<u32, StateMachineError> {
+        let descriptor = View(self.kv.as_ref()).get(&ShardDescriptorKey { slab: self.home })?;
+        Ok(descriptor.map_or(0, |descriptor| descriptor.last_child))
+    }
+
     /// Follows what the shard owns.
     pub(crate) fn watch(&self) -> watch::Receiver<state::ShardDescriptor> {
         self.descriptor.subscribe()

@@ -203,6 +203,7 @@ impl World {
                 child_shard: 2,
                 child_home_slab: HOMES[1].0,
                 voters: vec![1],
+                ..Default::default()
             }),
         );
         world.kv.sync().unwrap();

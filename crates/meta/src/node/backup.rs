@@ -1,10 +1,19 @@
 //! Lets the shards that this node leads be backed up: one task per shard for as long as it leads.
+//!
+//! Invariant: while a child has no checkpoint of its own, its parent gets no newer one. What the backup has of
+//! the parent leads through the split then, and so to the child: its own log goes on from what the split left. Nobody
+//! has to remember that: the parent's descriptor names the newest child, and only a shard whose newest child has
+//! a checkpoint, and which has one itself, is split.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use granary_meta_api::pb::query::Query as WireQuery;
+use granary_meta_api::pb::query_reply::Reply;
+use granary_meta_api::{MetaError, MetaService, pb};
 use granary_raft::LogPosition;
+use granary_runtime::within;
 use granary_types::ShardId;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +29,10 @@ const STEPS_AT_ONCE: usize = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A backup that was complete so long ago does not count as complete now: a step takes that long.
 const CURRENT_FOR: Duration = Duration::from_secs(5);
+/// Longest wait for a child to say whether it is backed up: its parent's log waits meanwhile.
+const CHILD_LIMIT: Duration = Duration::from_secs(1);
+/// Pause until a child is asked again.
+const CHILD_AGAIN: Duration = Duration::from_secs(5);
 /// How often a backup that does not get on is told in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -60,7 +73,11 @@ pub struct BackupStatus {
 
 /// The backups under way.
 #[derive(Default)]
-pub(super) struct Backups(Mutex<BTreeMap<ShardId, Known>>);
+pub(super) struct Backups {
+    known: Mutex<BTreeMap<ShardId, Known>>,
+    /// Per parent its newest child that is known to have a checkpoint.
+    settled: Mutex<BTreeMap<ShardId, u32>>,
+}
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -70,8 +87,8 @@ struct Known {
 }
 
 impl MetaNode {
-    /// Backs up every shard while this node leads it, until the node stops. Only the first call
-    /// counts.
+    /// Backs up every shard while this node leads it, until the node stops. Called once, where
+    /// [`MetaConfig::backs_up`](super::MetaConfig::backs_up) says that it will be.
     pub fn start_backup(self: &Arc<Self>, options: BackupOptions) {
         let meta = Arc::clone(self);
         self.runtime.spawn(async move {
@@ -100,7 +117,7 @@ impl MetaNode {
     /// How far the backups of the shards that this node leads are.
     pub fn backup_status(&self) -> Vec<BackupStatus> {
         let now = self.runtime.monotonic();
-        let known = self.backups.0.lock();
+        let known = self.backups.known.lock();
         let statuses = known.iter().map(|(shard, known)| BackupStatus {
             shard: *shard,
             lag: match now.saturating_sub(known.current_at) {
@@ -114,10 +131,55 @@ impl MetaNode {
     }
 }
 
+impl MetaNode {
+    /// Whether a checkpoint of a shard that this node leads is in the backup, or none will be.
+    pub(super) fn is_backed_up(&self, shard: ShardId) -> bool {
+        !self.config.backs_up || self.backups.has_checkpoint(shard)
+    }
+
+    /// The newest child of a shard that this node leads, if nothing of the parent's backup is needed for
+    /// it any more; an error says that it is. 0: it has none.
+    pub(super) async fn settled_child(&self, shard: &Shard) -> Result<u32, MetaError> {
+        let (id, child) = (shard.group.shard(), shard.machine.last_child());
+        let known = self.backups.settled.lock().get(&id).copied();
+        // Shards that were made by a split name themselves.
+        if child == 0 || child == id.0 || known == Some(child) {
+            return Ok(child);
+        }
+        let route = self.root_route.read().clone();
+        let query = pb::Query {
+            query: Some(WireQuery::DescribeShard(pb::DescribeShard {})),
+        };
+        let asked = async {
+            match route {
+                Some(service) => service.query(ShardId(child), query).await,
+                None => self.query(ShardId(child), query).await,
+            }
+        };
+        let silent = |_| MetaError::Unavailable(format!("shard {child} does not answer"));
+        let told = within(CHILD_LIMIT, asked).await.map_err(silent)??;
+        match told.reply {
+            Some(Reply::Shard(told)) if told.backed_up => {
+                self.backups.settled.lock().insert(id, child);
+                Ok(child)
+            }
+            _ => Err(MetaError::Unavailable(format!(
+                "shard {child}, which it has split off, is not backed up yet"
+            ))),
+        }
+    }
+}
+
 impl Backups {
+    fn has_checkpoint(&self, shard: ShardId) -> bool {
+        let known = self.known.lock();
+        let progress = known.get(&shard).map(|known| known.progress);
+        progress.is_some_and(|progress| progress.checkpoint.is_some())
+    }
+
     /// False when the shard is being backed up already.
     fn begin(&self, meta: &MetaNode, shard: &Shard) -> bool {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let id = shard.group.shard();
         if known.contains_key(&id) {
             return false;
@@ -132,7 +194,7 @@ impl Backups {
 
     /// `began`: when the step began whose outcome this is.
     fn note(&self, shard: ShardId, progress: Progress, began: Duration) {
-        if let Some(known) = self.0.lock().get_mut(&shard) {
+        if let Some(known) = self.known.lock().get_mut(&shard) {
             known.progress = progress;
             if progress.current {
                 known.current_at = began;
@@ -142,13 +204,13 @@ impl Backups {
 
     /// Something may have been written since.
     fn not_current(&self, shard: ShardId) {
-        if let Some(known) = self.0.lock().get_mut(&shard) {
+        if let Some(known) = self.known.lock().get_mut(&shard) {
             known.progress.current = false;
         }
     }
 
     fn end(&self, shard: ShardId) {
-        self.0.lock().remove(&shard);
+        self.known.lock().remove(&shard);
     }
 }
 
@@ -189,14 +251,22 @@ async fn write(
     let mut turn: Option<OwnedSemaphorePermit> = None;
     let mut pause = interval;
     let mut complained = meta.runtime.monotonic();
+    let mut ask_after = complained;
     while shard.group.is_leader() {
         if turn.is_none() {
             turn = Arc::clone(&turns.checkpoints).try_acquire_owned().ok();
         }
+        let mut settled = None;
+        if writer.asks_for_child(turn.is_some()) && meta.runtime.monotonic() >= ask_after {
+            settled = meta.settled_child(shard).await.ok();
+            if settled.is_none() {
+                ask_after = meta.runtime.monotonic() + CHILD_AGAIN;
+            }
+        }
         let (began, step) = {
             let _step = turns.steps.acquire().await;
             let began = meta.runtime.monotonic();
-            (began, writer.step(turn.is_some()).await)
+            (began, writer.step(settled, turn.is_some()).await)
         };
         if !writer.is_busy() {
             turn = None;

@@ -22,6 +22,9 @@ pub struct MetaConfig {
     pub queries_running_max: usize,
     /// Queries that may wait for their turn; more are refused as busy.
     pub queries_waiting_max: usize,
+    /// Whether this node backs up what it leads, once it knows where to: until then nothing it leads is
+    /// backed up, and so nothing is split ([`MetaNode::start_backup`](super::MetaNode::start_backup)).
+    pub backs_up: bool,
     /// How the shards elect and replicate.
     pub raft: RaftConfig,
 }
@@ -36,6 +39,7 @@ impl Default for MetaConfig {
             tick_ms: 10_000,
             queries_running_max: 64,
             queries_waiting_max: 4096,
+            backs_up: false,
             raft: RaftConfig::default(),
         }
     }

@@ -80,7 +80,10 @@ impl MetaNode {
         match &mut command.command {
             // It must not get into the log: replicas stop at what they do not know.
             None => return Err(MetaError::Invalid("an unknown command".to_owned())),
-            Some(WireCommand::SplitRange(split)) => stamp_voters(&shard, split)?,
+            Some(WireCommand::SplitRange(split)) => {
+                stamp_voters(&shard, split)?;
+                self.check_backup(&shard).await?;
+            }
             Some(WireCommand::ActivateFeature(activate)) => {
                 if activate.level > FEATURE_LEVEL {
                     return Err(MetaError::Invalid("an unknown feature level".to_owned()));
@@ -143,6 +146,18 @@ impl MetaNode {
         Ok(())
     }
 
+    /// Keeps a split out of the log that the backup could not be led through.
+    async fn check_backup(&self, shard: &Shard) -> Result<(), MetaError> {
+        if !self.config.backs_up {
+            return Ok(());
+        }
+        if !self.is_backed_up(shard.group.shard()) {
+            let why = "the shard has no checkpoint in the backup yet";
+            return Err(MetaError::Unavailable(why.to_owned()));
+        }
+        self.settled_child(shard).await.map(|_| ())
+    }
+
     async fn read(&self, id: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
         let query = query.query;
         let query = query.ok_or_else(|| MetaError::Invalid("an unknown query".to_owned()))?;
@@ -196,6 +211,7 @@ impl MetaNode {
         let mut reply = reply.map_err(|error| query_error(id, error))?;
         if let Reply::Shard(description) = &mut reply {
             description.members = shard.group.agreed_members().map(membership);
+            description.backed_up = self.is_backed_up(id);
         }
         Ok(pb::QueryReply { reply: Some(reply) })
     }
@@ -326,18 +342,18 @@ fn grows(command: &WireCommand) -> bool {
     }
 }
 
-/// The child's voters are the parent's, as they are when the split is proposed.
+/// The child's voters are the parent's, as they are when the split is proposed. Whoever names them has
+/// looked whether they stay: they must be the same still.
 fn stamp_voters(shard: &Shard, split: &mut pb::SplitRange) -> Result<(), MetaError> {
-    if !split.voters.is_empty() {
-        return Ok(());
-    }
     let members = shard.group.members();
-    if members.changing {
+    let voters: Vec<u64> = members.voters.into_iter().map(|node| node.0).collect();
+    let others = !split.voters.is_empty() && split.voters != voters;
+    if members.changing || others {
         return Err(MetaError::Unavailable(
             "the shard's members are changing".to_owned(),
         ));
     }
-    split.voters = members.voters.into_iter().map(|node| node.0).collect();
+    split.voters = voters;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ impl Answer for pb::DescribeShard {
             clock: Some(state::ShardClock::clone(&shard.clock)),
             // Not in the store: whoever serves the question knows.
             members: None,
+            backed_up: false,
         }))
     }
 }

@@ -29,6 +29,7 @@ mod list_uploads;
 mod list_versions;
 mod lookup_chunks;
 mod lookup_owners;
+mod measure_ranges;
 
 pub(crate) use begin_write::IdSource;
 
@@ -172,6 +173,7 @@ pub(crate) fn answer(query: Wire, shard: &ShardView<'_>) -> Result<Reply, QueryE
         Wire::ListVersions(q) => q.answer(shard),
         Wire::ListReferences(q) => q.answer(shard),
         Wire::LookupChunks(q) => q.answer(shard),
+        Wire::MeasureRanges(q) => q.answer(shard),
         root => {
             shard.root_only()?;
             answer_root(root, shard)

@@ -170,7 +170,10 @@ impl MetaRole {
         let (node, entropy) = (member.identity.node, Arc::clone(runtime.entropy()));
         let same = move || same_database(own.as_ref(), &shown, node, entropy.as_ref());
         runtime.blocking(same).await??;
-        let config = meta_config(member.section);
+        let config = MetaConfig {
+            backs_up: member.section.backup,
+            ..meta_config(member.section)
+        };
         let node = MetaNode::open(
             runtime.clone(),
             member.identity.node,

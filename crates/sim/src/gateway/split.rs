@@ -37,6 +37,7 @@ impl Gateway {
             child_home_slab: allocated.slab,
             // The leader fills in its own.
             voters: Vec::new(),
+            ..Default::default()
         };
         match self.meta.propose_to(holder.shard, command).await {
             Ok(Ok(_)) => {

@@ -112,6 +112,7 @@ fn split() -> Wire {
         child_shard: CHILD.0.0,
         child_home_slab: CHILD.1.0,
         voters: vec![1],
+        ..Default::default()
     })
 }
 

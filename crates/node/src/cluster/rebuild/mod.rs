@@ -24,7 +24,7 @@ use granary_kv::Kv;
 use granary_kv_rocks::RocksBudget;
 use granary_meta::{
     FEATURE_LEVEL, Renewal, RestoreError, RestoredShard, buckets_in_use, plan_renewal,
-    restore_shard, verify_whole, without_backup,
+    restore_shard, settle_overlap, verify_whole, without_backup,
 };
 use granary_meta_api::{Meta, MetaService, pb};
 use granary_raft::NoPeers;
@@ -392,11 +392,15 @@ impl Build<'_> {
                 report.problems.push(problem);
             }
         }
-        if let Some((one, other)) = whole.overlapping.first() {
-            return Ok(Some(format!(
-                "shards {one} and {other} both own the same keys: one was put back from before a \
-                 split of it; name more nodes (--from), so that its newer log is found"
-            )));
+        for pair in whole.overlapping {
+            let (older, newer) = (pair.0.min(pair.1), pair.0.max(pair.1));
+            report.problems.push(format!(
+                "shard {older} was put back from before it gave keys to shard {newer}: what it did \
+                 after that is missing"
+            ));
+            let store = Arc::clone(kv);
+            let settle = move || settle_overlap(store.as_ref(), pair);
+            self.runtime.blocking(settle).await??;
         }
         for shard in whole.missing {
             let store = Arc::clone(kv);

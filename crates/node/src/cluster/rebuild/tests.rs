@@ -466,6 +466,7 @@ impl World {
         let config = MetaConfig {
             data_shards: 2,
             first_feature_level: 1,
+            backs_up: true,
             ..MetaConfig::default()
         };
         let kv: Arc<dyn Kv> = Arc::new(MemoryKv::new());
