@@ -368,6 +368,25 @@ def start_granary_cluster(place, binaries, disks=1, signature=SIGNATURES[0]):
     return target
 
 
+def start_granary_nodes(place, binaries, settings, signature=SIGNATURES[0]):
+    """Three processes with the metadata and a disk each, the first one with the only gateway. Sections of their configuration; the rest is as
+    it is by default."""
+    rest = ("meta", "storage", "worker")
+    specs = [Spec("a", "z1"), Spec("b", "z1", rest), Spec("c", "z1", rest)]
+    cluster = Cluster(place, specs, settings=settings, relays=False, network=network.Loopback,
+                      program=[os.path.abspath(os.path.join(binaries, "granary"))])
+    try:
+        cluster.form()
+        target = OssCluster("granary", cluster, place, signature)
+        status, content = target.call("PUT", target.sign("PUT", ""))
+        if status != 200:
+            raise RuntimeError(f"cannot make a bucket: {status} {content[:300]!r}")
+    except BaseException:
+        cluster.close()
+        raise
+    return target
+
+
 def start_bare(place, binaries):
     """The ceiling: hyper answering from memory."""
     target = Memory("bare hyper", free_ports(1)[0], place)

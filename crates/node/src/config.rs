@@ -10,6 +10,7 @@ use granary_blob::BlobConfig;
 use granary_datapath::DataPathConfig;
 use granary_gateway::GatewayConfig;
 use granary_raft::RaftConfig;
+use granary_types::limits;
 use granary_workers::{KeeperConfig, ScrubConfig};
 use serde::Deserialize;
 
@@ -132,6 +133,8 @@ pub(crate) struct MetaSection {
     pub(crate) write_lease_secs: u64,
     /// Free bytes of the file system below which writes are refused; 0 for never.
     pub(crate) min_free_bytes: u64,
+    /// A range of a shard with more bytes than this is split; 0 for never.
+    pub(crate) split_bytes: u64,
     /// Voters of every shard of a cluster, 3 or 5; as many as there are while there are fewer nodes.
     pub(crate) voters: usize,
     /// A shard whose leader is gone has another one within two of these; in milliseconds.
@@ -151,6 +154,7 @@ impl Default for MetaSection {
             reader_grace_secs: 900,
             write_lease_secs: 3600,
             min_free_bytes: 256 << 20,
+            split_bytes: 1 << 30,
             voters: 3,
             election_timeout_ms: raft.election_max_ms,
             heartbeat_ms: raft.heartbeat_ms,
@@ -451,6 +455,12 @@ pub(crate) fn check_sections(
     if !(1..=1024).contains(&meta.shards) {
         bail!("meta.shards must be between 1 and 1024");
     }
+    if meta.split_bytes != 0 && meta.split_bytes < limits::SPLIT_BYTES_MIN {
+        bail!(
+            "meta.split_bytes must be 0 (never) or at least {}",
+            limits::SPLIT_BYTES_MIN
+        );
+    }
     if !matches!(meta.voters, 3 | 5) {
         bail!("meta.voters must be 3 or 5");
     }
@@ -570,7 +580,7 @@ mod tests {
         let sections: toml::Table = toml::from_str(block(2)).unwrap();
         let keys = |section: &str| sections[section].as_table().unwrap().len();
         let counts = ["gateway", "datapath", "storage", "meta", "workers"].map(keys);
-        assert_eq!((flags.len(), counts), (12, [19, 10, 7, 9, 8]));
+        assert_eq!((flags.len(), counts), (12, [19, 10, 7, 10, 8]));
     }
 
     #[test]
@@ -603,6 +613,7 @@ mod tests {
             "[meta]\nreader_grace_secs = 0",
             "[meta]\nelection_timeout_ms = 599",
             "[meta]\nelection_timeout_ms = 60000",
+            "[meta]\nsplit_bytes = 1000000",
             "[meta]\nheartbeat_ms = 0",
             "[meta]\nheartbeat_ms = 301",
             "[meta]\nelection_timeout_ms = 600\nheartbeat_ms = 150",

@@ -17,7 +17,7 @@ use granary_meta::MetaNode;
 use granary_meta_api::{MetaControl, pb};
 use granary_runtime::{CancellationToken, Runtime};
 use granary_types::NodeId;
-use granary_workers::MetaNodes;
+use granary_workers::{MetaNodes, RangeKeeperConfig};
 use prometheus_client::registry::Registry;
 
 use crate::accounts::AccountsService;
@@ -114,6 +114,7 @@ impl Running {
             Members {
                 nodes: Arc::new(OnlyNode(Arc::clone(&meta.node))),
                 config: None,
+                ranges: RangeKeeperConfig::above(config.meta.split_bytes),
             },
         );
         wait_for_placement(runtime, &view, &storage).await?;

@@ -25,8 +25,10 @@ pub struct Scenario {
     pub fault_interval: Option<Duration>,
     /// Settings of the Raft groups.
     pub raft: RaftConfig,
-    /// Ranges split during the run.
+    /// Ranges that the operator splits during the run.
     pub splits: u32,
+    /// Bytes from which on a range is split by itself; 0: none is.
+    pub split_bytes: u64,
     /// How long a gateway tries one request to the metadata service.
     pub meta_deadline: Duration,
     /// How long it waits for one answer before it asks another node.
@@ -118,6 +120,10 @@ impl Scenario {
             meta_deadline: Duration::from_millis(rng.random_range(1500..10_000)),
             meta_attempt: Duration::from_millis(rng.random_range(500..3000)),
             clock_skew_ms: rng.random_range(0..300),
+            split_bytes: match rng.random_range(0..3) {
+                0 => 0,
+                _ => rng.random_range(700..6000),
+            },
         }
     }
 }

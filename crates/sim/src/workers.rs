@@ -7,7 +7,8 @@ use granary_meta_api::Meta;
 use granary_runtime::Runtime;
 use granary_workers::{
     BucketFinisher, DeletionWorker, KeeperConfig, MemberKeeper, MemberKeeperConfig, OrphanSweep,
-    PlacementKeeper, RedundancyWorker, RunnerConfig, Worker, WorkerMetrics,
+    PlacementKeeper, RangeKeeper, RangeKeeperConfig, RedundancyWorker, RunnerConfig, Worker,
+    WorkerMetrics,
 };
 
 use crate::Cluster;
@@ -22,6 +23,9 @@ const UNREACHABLE_OUT_MS: u64 = 10 * 60 * 1000;
 const BUCKET_PATIENCE: Duration = Duration::from_secs(15);
 /// How often everything is compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
+/// So that ranges split by themselves during a run, and not all the time: replicas of a node that splits may
+/// bring it to. It begins with those of the root and the first shards.
+const REPLICAS_MAX: usize = 5;
 
 struct Starter {
     runtime: Runtime,
@@ -70,6 +74,14 @@ pub(crate) fn start(cluster: &Cluster, life: &Life) {
     starter.start(
         2000,
         MemberKeeper::new(meta.clone(), Arc::new(replicas), members),
+    );
+    let ranges = RangeKeeperConfig {
+        split_bytes: cluster.scenario().split_bytes,
+        replicas_per_node_max: REPLICAS_MAX,
+    };
+    starter.start(
+        2000,
+        RangeKeeper::new(runtime.clone(), meta.clone(), metrics.clone(), ranges),
     );
     let keeper = KeeperConfig {
         unreachable_out_ms: UNREACHABLE_OUT_MS,

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::WorkerError;
 use crate::outsiders::Outsiders;
+use crate::shard_walk::ShardWalk;
 pub(crate) use sums::{GroupSums, IdSum};
 
 /// Damage that a report tells one by one; more is only counted.
@@ -157,9 +158,9 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
     /// Goes through every row that names chunks; what the objects refer to, summed by group.
     async fn compare_copies(&mut self) -> Result<GroupSums, WorkerError> {
         let mut named = GroupSums::default();
-        let shards = self.fsck.view.map().shards().to_vec();
-        self.told.shards.1 = shards.len() as u64;
-        for shard in shards {
+        let mut shards = ShardWalk::new(&self.fsck.view);
+        while let Some(shard) = shards.current() {
+            self.told.shards.1 = shards.known() as u64;
             let mut pages = References::new(shard);
             while let Some(page) = pages.next(&self.fsck.meta).await? {
                 let named_now: Vec<Named> = page.iter().filter_map(Named::of).collect();
@@ -175,6 +176,7 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
                 self.told.chunks += named_now.len() as u64;
                 (self.progress)(self.told);
             }
+            shards.advance(&self.fsck.meta, &self.fsck.view).await?;
             self.report.shards_checked += 1;
             self.told.shards.0 += 1;
             (self.progress)(self.told);

@@ -1,4 +1,4 @@
-//! Background work: deletion, sweep, buckets half deleted, placement, redundancy, scrub.
+//! Background work: deletion, sweep, buckets half deleted, placement, redundancy, scrub, splits.
 //!
 //! A worker is one file with a bounded, idempotent, resumable `tick`. One loop owns lease, jitter,
 //! trigger, backoff and pause. Workers know neither the state machine nor the disk engine, only
@@ -21,9 +21,11 @@ mod orphan_sweep;
 mod outsiders;
 mod owners;
 mod placement_keeper;
+mod range_keeper;
 mod redundancy;
 mod runner;
 mod scrub;
+mod shard_walk;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -39,6 +41,7 @@ pub use member_keeper::{MemberKeeper, MemberKeeperConfig, MetaNodes};
 pub use metrics::WorkerMetrics;
 pub use orphan_sweep::OrphanSweep;
 pub use placement_keeper::{Away, KeeperConfig, PlacementKeeper, Silence, Waits};
+pub use range_keeper::{RangeKeeper, RangeKeeperConfig};
 pub use redundancy::{PassProgress, RedundancyStatus, RedundancyWorker};
 pub use runner::{RunnerConfig, WorkerHandle, WorkerState, start};
 pub use scrub::{Scrub, ScrubConfig, ScrubProgress, ScrubReport, ScrubStatus, ScrubWorker};

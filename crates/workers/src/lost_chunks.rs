@@ -13,11 +13,12 @@ use granary_datapath::ClusterView;
 use granary_meta_api::Meta;
 use granary_meta_api::client::OwnerFate;
 use granary_runtime::within;
-use granary_types::{BucketId, ChunkId, DiskId, PgId, ShardId};
+use granary_types::{BucketId, ChunkId, DiskId, PgId};
 
 use crate::WorkerError;
 use crate::fsck::{GroupSums, Named, References};
 use crate::outsiders::Outsiders;
+use crate::shard_walk::ShardWalk;
 
 /// Chunks looked for in one step.
 const LOOKS_PER_STEP: usize = 256;
@@ -69,22 +70,26 @@ enum Stage {
 
 /// The rows of all shards.
 struct Rows {
-    shards: VecDeque<ShardId>,
+    shards: ShardWalk,
     pages: Option<References>,
 }
 
 impl Rows {
     fn new(view: &ClusterView) -> Self {
         Self {
-            shards: view.map().shards().iter().copied().collect(),
+            shards: ShardWalk::new(view),
             pages: None,
         }
     }
 
     /// A page of what objects and parts refer to; `None` at the end.
-    async fn next(&mut self, meta: &Meta) -> Result<Option<Vec<Named>>, WorkerError> {
+    async fn next(
+        &mut self,
+        meta: &Meta,
+        view: &ClusterView,
+    ) -> Result<Option<Vec<Named>>, WorkerError> {
         loop {
-            let Some(&shard) = self.shards.front() else {
+            let Some(shard) = self.shards.current() else {
                 return Ok(None);
             };
             let pages = self.pages.get_or_insert_with(|| References::new(shard));
@@ -92,7 +97,7 @@ impl Rows {
                 let named = page.iter().filter_map(Named::of);
                 return Ok(Some(named.filter(|chunk| !chunk.pending).collect()));
             }
-            self.shards.pop_front();
+            self.shards.advance(meta, view).await?;
             self.pages = None;
         }
     }
@@ -154,14 +159,14 @@ impl LostSearch {
             return Ok(None);
         }
         let next = match &mut self.stage {
-            Stage::Sum { named, rows } => match rows.next(meta).await? {
+            Stage::Sum { named, rows } => match rows.next(meta, view).await? {
                 Some(page) => {
                     page.iter().for_each(|chunk| named.add(chunk.id));
                     None
                 }
                 None => Some(named.differing(held)),
             },
-            Stage::Look { groups, rows } => match rows.next(meta).await? {
+            Stage::Look { groups, rows } => match rows.next(meta, view).await? {
                 Some(page) => {
                     let differs = |chunk: &Named| groups.contains(&chunk.id.pg());
                     self.queue.extend(page.into_iter().filter(differs));

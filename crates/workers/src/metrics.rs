@@ -38,6 +38,12 @@ pub struct WorkerMetrics {
     pub(crate) chunks_restored: Counter,
     /// Deletions that wait in the shards' queues, as last seen.
     pub(crate) deletions_pending: Gauge<u64, AtomicU64>,
+    /// Ranges of shards that were split.
+    pub(crate) ranges_split: Counter,
+    /// Bytes of the largest range, as last measured.
+    pub(crate) largest_range_bytes: Gauge<u64, AtomicU64>,
+    /// Ranges that are too large, as last counted.
+    pub(crate) large_ranges: Gauge<u64, AtomicU64>,
     scrub: ScrubNumbers,
     /// The one true number, and what it was counted by.
     redundancy: RedundancyNumbers,
@@ -130,6 +136,11 @@ impl WorkerMetrics {
                 "Chunks copied to restore redundancy",
                 &self.chunks_restored,
             ),
+            (
+                "ranges_split",
+                "Ranges whose upper half was given to a new shard",
+                &self.ranges_split,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -137,6 +148,16 @@ impl WorkerMetrics {
             "deletions_pending",
             "Deletions waiting in the shards",
             self.deletions_pending.clone(),
+        );
+        registry.register(
+            "largest_range_bytes",
+            "Bytes of the metadata's largest range, where the job runs that splits them",
+            self.largest_range_bytes.clone(),
+        );
+        registry.register(
+            "large_ranges",
+            "Ranges of the metadata that are larger than split_bytes, where the job runs that splits them",
+            self.large_ranges.clone(),
         );
         self.scrub
             .register(registry.sub_registry_with_prefix("scrub"));

@@ -12,6 +12,7 @@ mod hanging;
 mod rescue;
 mod scrub;
 mod silence;
+mod splits;
 mod world;
 
 use std::collections::BTreeSet;

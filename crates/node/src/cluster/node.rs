@@ -23,7 +23,7 @@ use granary_raft::grpc::{GrpcTransport, RemovedSender, routes as raft_routes};
 use granary_runtime::{CancellationToken, Runtime, Task};
 use granary_types::NodeId;
 use granary_vfs::DirLock;
-use granary_workers::{MemberKeeperConfig, Scrub};
+use granary_workers::{MemberKeeperConfig, RangeKeeperConfig, Scrub};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tonic::service::Routes;
@@ -444,6 +444,7 @@ impl Node {
                 config: Some(MemberKeeperConfig {
                     voters: config.meta.voters,
                 }),
+                ranges: RangeKeeperConfig::above(config.meta.split_bytes),
             };
             let node = base.identity.node;
             let client = client.clone();

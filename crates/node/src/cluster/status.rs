@@ -163,6 +163,17 @@ pub(crate) struct ShardStatus {
     /// ahead: they lead nothing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) wrong_clocks: BTreeMap<u64, i64>,
+    /// Where its ranges begin, as the root was told; each ends where the next one of any shard begins.
+    pub(crate) ranges: Vec<RangeStart>,
+}
+
+/// The first position of a range.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RangeStart {
+    pub(crate) bucket_id: u64,
+    /// Empty for the bucket's beginning.
+    pub(crate) key: String,
 }
 
 /// Placement groups by how they do.

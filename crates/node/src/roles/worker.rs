@@ -10,8 +10,9 @@ use granary_runtime::{Backoff, Runtime};
 use granary_types::NodeId;
 use granary_workers::{
     BucketFinisher, DeletionWorker, FeatureKeeper, MemberKeeper, MemberKeeperConfig, MetaNodes,
-    OrphanSweep, PlacementKeeper, RedundancyStatus, RedundancyWorker, RunnerConfig, ScrubWorker,
-    Silence, Waits, Worker, WorkerHandle, WorkerMetrics, start,
+    OrphanSweep, PlacementKeeper, RangeKeeper, RangeKeeperConfig, RedundancyStatus,
+    RedundancyWorker, RunnerConfig, ScrubWorker, Silence, Waits, Worker, WorkerHandle,
+    WorkerMetrics, start,
 };
 
 use crate::config::WorkersSection;
@@ -20,6 +21,8 @@ use crate::roles::storage::StorageRole;
 const FINISHER_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks whether the last node was upgraded.
 const FEATURE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks whether ranges have become too large.
+const RANGES_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPER_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two looks whether some groups have their turn to be read.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(30);
@@ -62,6 +65,8 @@ impl Jobs {
 pub(crate) struct Members {
     pub(crate) nodes: Arc<dyn MetaNodes>,
     pub(crate) config: Option<MemberKeeperConfig>,
+    /// When their ranges are split.
+    pub(crate) ranges: RangeKeeperConfig,
 }
 
 impl WorkerRole {
@@ -109,7 +114,8 @@ impl WorkerRole {
             metrics.clone(),
             config.scrub(),
         );
-        let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics);
+        let sweep = OrphanSweep::new(meta.clone(), view.clone(), metrics.clone());
+        let ranges = RangeKeeper::new(runtime.clone(), meta.clone(), metrics, members.ranges);
         let finisher = BucketFinisher::new(runtime, meta.clone(), FINISHER_INTERVAL);
         jobs.start(KEEPER_INTERVAL, keeper);
         jobs.start(REDUNDANCY_INTERVAL, redundancy);
@@ -117,6 +123,7 @@ impl WorkerRole {
         jobs.start(Duration::from_secs(config.sweep_interval_secs), sweep);
         jobs.start(FINISHER_INTERVAL, finisher);
         jobs.start(SCRUB_INTERVAL, scrub);
+        jobs.start(RANGES_INTERVAL, ranges);
         let levels = FeatureKeeper::new(meta.clone(), Arc::clone(&members.nodes));
         jobs.start(FEATURE_INTERVAL, levels);
         if let Some(config) = members.config {

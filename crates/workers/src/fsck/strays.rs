@@ -14,6 +14,7 @@ use crate::WorkerError;
 use crate::backups::is_backup;
 use crate::group_listing::GroupListing;
 use crate::owners::{expired_since, owner_fates};
+use crate::shard_walk::ShardWalk;
 
 /// Time the sweep may take for one turn, besides that between two of them.
 const SWEEP_TIME: Duration = Duration::from_secs(10 * 60);
@@ -160,7 +161,8 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
         candidates: &mut Candidates,
     ) -> Result<(), WorkerError> {
         let groups: HashSet<PgId> = groups.iter().copied().collect();
-        for &shard in self.fsck.view.map().shards() {
+        let mut shards = ShardWalk::new(&self.fsck.view);
+        while let Some(shard) = shards.current() {
             let mut pages = References::new(shard);
             while let Some(page) = pages.next(&self.fsck.meta).await? {
                 for chunk in page.iter().filter_map(Named::of) {
@@ -169,6 +171,7 @@ impl<P: Fn(FsckProgress)> Run<'_, P> {
                     }
                 }
             }
+            shards.advance(&self.fsck.meta, &self.fsck.view).await?;
         }
         Ok(())
     }

@@ -4,17 +4,18 @@
 //! when it says something else and a copy that says the same was just read, every byte of it.
 //! Without such proof nothing is touched.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use granary_blob_api::{ChunkEntry, ChunkOwner};
 use granary_datapath::CopyCheck;
 use granary_meta_api::pb;
-use granary_types::{BucketId, ChunkId, DiskId, ObjectId, ShardId};
+use granary_types::{BucketId, ChunkId, DiskId, ObjectId};
 
 use super::batch::{Batch, Reader};
 use crate::WorkerError;
 use crate::group_listing::GroupListing;
+use crate::shard_walk::ShardWalk;
 
 /// References per page.
 const PAGE: u32 = 2000;
@@ -22,7 +23,7 @@ const PAGE: u32 = 2000;
 /// A look through the rows of every shard for some chunks.
 pub(super) struct Lookup {
     /// Shards whose rows are still to be read.
-    shards: VecDeque<ShardId>,
+    shards: ShardWalk,
     after: bytes::Bytes,
     named: BTreeMap<ChunkId, Named>,
 }
@@ -65,11 +66,11 @@ impl Reader {
             return Ok(true);
         }
         let lookup = batch.lookup.get_or_insert_with(|| Lookup {
-            shards: self.view.map().shards().iter().copied().collect(),
+            shards: ShardWalk::new(&self.view),
             after: bytes::Bytes::new(),
             named: BTreeMap::new(),
         });
-        while let Some(&shard) = lookup.shards.front()
+        while let Some(shard) = lookup.shards.current()
             && lookup.named.len() < batch.differing.len()
         {
             if self.runtime.monotonic() >= until {
@@ -86,7 +87,7 @@ impl Reader {
             lookup.named.extend(wanted);
             lookup.after = page.next_after;
             if !page.more {
-                lookup.shards.pop_front();
+                lookup.shards.advance(&self.meta, &self.view).await?;
                 lookup.after = bytes::Bytes::new();
             }
         }

@@ -22,7 +22,8 @@ use crate::cluster::pb::DescribeNodeRequest;
 use crate::cluster::pb::admin_client::AdminClient;
 use crate::cluster::status::{
     AwayReport, Capacity, ClusterStatus, DiskStatus, GroupCounts, NodeReport, NodeStatus,
-    RedundancyReport, ShardStatus, SilenceReport, WaitsReport, WorkerReport, ZoneStatus,
+    RangeStart, RedundancyReport, ShardStatus, SilenceReport, WaitsReport, WorkerReport,
+    ZoneStatus,
 };
 
 /// Longest time for one node's answer, so that a status never waits for those that are away.
@@ -421,8 +422,21 @@ pub(super) fn shard_statuses(map: &meta::ClusterMap, replicas: &Replicas) -> Vec
     let mut ids: BTreeSet<u32> = map.ranges.iter().map(|hint| hint.shard).collect();
     ids.insert(ShardId::ROOT.0);
     ids.into_iter()
-        .map(|id| shard_status(id, replicas))
+        .map(|id| ShardStatus {
+            ranges: range_starts(map, id),
+            ..shard_status(id, replicas)
+        })
         .collect()
+}
+
+fn range_starts(map: &meta::ClusterMap, shard: u32) -> Vec<RangeStart> {
+    let own = map.ranges.iter().filter(|hint| hint.shard == shard);
+    let own = own.filter_map(|hint| hint.range.as_ref());
+    own.map(|range| RangeStart {
+        bucket_id: range.start_bucket,
+        key: String::from_utf8_lossy(&range.start_key).into_owned(),
+    })
+    .collect()
 }
 
 /// A shard, as its leader tells it; of several that call themselves that, the one of the newest term.
@@ -477,6 +491,7 @@ fn shard_status(id: u32, replicas: &[(NodeId, Vec<meta::Replica>)]) -> ShardStat
             .iter()
             .map(|clock| (clock.node, clock.ahead_ms))
             .collect(),
+        ranges: Vec::new(),
     }
 }
 
