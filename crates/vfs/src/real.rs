@@ -1,5 +1,7 @@
 //! The machine's file system, through positioned system calls.
 
+mod direct;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
+use self::direct::Direct;
 use crate::{DirLock, LOCK_FILE, Space, Vfs, VfsFile, in_use};
 
 /// Slices one `pwritev` may carry (`IOV_MAX` of Linux).
@@ -27,7 +30,17 @@ impl RealVfs {
 }
 
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    direct: Direct,
+}
+
+impl RealFile {
+    fn shared(file: File) -> Arc<dyn VfsFile> {
+        let direct = Direct::default();
+        Arc::new(Self { file, direct })
+    }
+}
 
 impl VfsFile for RealFile {
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
@@ -37,7 +50,7 @@ impl VfsFile for RealFile {
             let at = offset + bytes.len() as u64;
             let read = retry(|| {
                 let spare = rustix::buffer::spare_capacity(&mut bytes);
-                Ok(rustix::io::pread(&self.0, spare, at)?)
+                Ok(rustix::io::pread(&self.file, spare, at)?)
             })?;
             if read == 0 {
                 break;
@@ -55,9 +68,12 @@ impl VfsFile for RealFile {
             .copied()
             .collect();
         let mut left = owned.as_mut_slice();
+        let past_cache = self.direct.write_at(&self.file, offset, left)?;
+        IoSlice::advance_slices(&mut left, past_cache);
+        offset += past_cache as u64;
         while !left.is_empty() {
             let some = &left[..left.len().min(SLICES_MAX)];
-            let written = retry(|| Ok(rustix::io::pwritev(&self.0, some, offset)?))?;
+            let written = retry(|| Ok(rustix::io::pwritev(&self.file, some, offset)?))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -69,7 +85,7 @@ impl VfsFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         // Not retried: after an error the kernel may have dropped the dirty pages.
-        Ok(rustix::fs::fdatasync(&self.0)?)
+        Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
     fn drop_cache(&self) -> io::Result<()> {
@@ -79,7 +95,7 @@ impl VfsFile for RealFile {
     fn drop_cache_of(&self, offset: u64, length: u64) -> io::Result<()> {
         // No length: to the end of the file.
         let length = NonZeroU64::new(length);
-        match rustix::fs::fadvise(&self.0, offset, length, Advice::DontNeed) {
+        match rustix::fs::fadvise(&self.file, offset, length, Advice::DontNeed) {
             // Advice; not every file system takes it.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::SPIPE) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
@@ -87,16 +103,16 @@ impl VfsFile for RealFile {
     }
 
     fn file_id(&self) -> io::Result<(u64, u64)> {
-        let metadata = self.0.metadata()?;
+        let metadata = self.file.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
@@ -104,9 +120,9 @@ impl VfsFile for RealFile {
         if now >= length {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), now, length - now) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), now, length - now) {
             Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.set_len(length),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.set_len(length),
             Err(error) => Err(error.into()),
         }
     }
@@ -135,7 +151,7 @@ impl Vfs for RealVfs {
             }
             outcome => outcome?,
         };
-        Ok(Arc::new(RealFile(file)))
+        Ok(RealFile::shared(file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
@@ -144,7 +160,7 @@ impl Vfs for RealVfs {
             .write(true)
             .create_new(true)
             .open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(RealFile::shared(file))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -218,6 +234,9 @@ fn create_dir(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
 
     #[test]
@@ -234,6 +253,44 @@ mod tests {
         assert_eq!(file.read_at(20_000, 100).unwrap().len(), 0);
         file.allocate(1 << 20).unwrap();
         assert_eq!(file.read_at((1 << 20) - 4, 8).unwrap(), [0; 4]);
+    }
+
+    /// Large writes and small ones, over each other, in slices of any length: the file is what was written last.
+    #[test]
+    fn writes_past_the_cache_and_through_it_are_one_file() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealVfs.create(&dir.path().join("f")).unwrap();
+        let mut expected = vec![0; 8 << 20];
+        file.allocate(expected.len() as u64).unwrap();
+        for round in 0..100 {
+            let length: usize = match round % 3 {
+                0 => random.random_range(1..20_000),
+                1 => random.random_range(100_000..3 << 20),
+                _ => 4096 * random.random_range(1..900),
+            };
+            let at = random.random_range(0..expected.len() - length);
+            let at = if round % 5 == 0 { at } else { at - at % 4096 };
+            let mut bytes = vec![0; length];
+            random.fill(&mut bytes[..]);
+            let mut slices = Vec::new();
+            let mut left = &bytes[..];
+            while !left.is_empty() {
+                let (one, more) = left.split_at(random.random_range(0..=left.len()));
+                slices.push(IoSlice::new(one));
+                left = more;
+            }
+            file.write_at(at as u64, &slices).unwrap();
+            expected[at..at + length].copy_from_slice(&bytes);
+            let from = random.random_range(0..expected.len());
+            let read = file.read_at(from as u64, 1 << 20).unwrap();
+            let to = expected.len().min(from + (1 << 20));
+            assert!(read == expected[from..to], "round {round}");
+        }
+        file.sync_data().unwrap();
+        assert!(file.read_at(0, expected.len()).unwrap() == expected);
     }
 
     #[test]
