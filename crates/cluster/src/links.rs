@@ -26,6 +26,10 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of one stream, and of one connection, that may be under way unread.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Longest frame of HTTP/2 that is asked for. A frame costs its sender a small record of TLS and its
+/// reader a turn of the connection, so one of 16 KiB, the protocol's own, is expensive for chunks.
+/// Small messages do not wait behind it: they have their own lanes.
+pub(crate) const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// The name that stands for any node; it is not looked at.
 const ANY_NODE: &str = "any.granary";
 
@@ -262,7 +266,8 @@ fn endpoint(
         .keep_alive_timeout(answer)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX))
 }
 
 /// The first word of the user agent of every request between nodes.

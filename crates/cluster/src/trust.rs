@@ -13,11 +13,11 @@ use arc_swap::ArcSwap;
 use granary_runtime::Runtime;
 use granary_types::{NodeId, Timestamp};
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
 use crate::pki::{CertificateFacts, Fingerprint, NodeKey, PkiError};
@@ -343,8 +343,14 @@ fn client(
     Ok(any_node::finished(config))
 }
 
+/// AES-128 comes first: on the way to and from a disk, encryption is the largest single cost, and ten
+/// rounds of it take a quarter less than the fourteen of AES-256. Nodes offer all, in this order.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    let mut provider = aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
 }
 
 fn private_key(key: &NodeKey) -> PrivateKeyDer<'static> {

@@ -7,14 +7,23 @@ use std::task::{Context, Poll};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 /// One connection.
 pub(crate) enum Wire {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<BufReader<TcpStream>>>),
+}
+
+/// What TLS reads from. rustls asks the system for 4 KiB at a time (its `READ_SIZE`), which makes
+/// four calls of one record and 256 of a mebibyte; so more is read at once, and kept for it.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A connection below TLS.
+pub(crate) fn below_tls(tcp: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(READ_BYTES, tcp)
 }
 
 /// TLS for a connection to be made: what to show and believe, and whom to expect.
@@ -28,7 +37,9 @@ pub(crate) async fn connect(address: &str, tls: Expecting) -> io::Result<Wire> {
     match tls {
         None => Ok(Wire::Plain(tcp)),
         Some((config, name)) => {
-            let stream = TlsConnector::from(config).connect(name, tcp).await?;
+            let stream = TlsConnector::from(config)
+                .connect(name, below_tls(tcp))
+                .await?;
             Ok(Wire::Tls(Box::new(TlsStream::Client(stream))))
         }
     }

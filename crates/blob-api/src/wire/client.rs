@@ -9,7 +9,7 @@ use granary_types::{BucketId, ChunkId, DiskId, PgId};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::{MESSAGE_BYTES_MAX, convert, fault};
+use super::{MESSAGE_BYTES_MAX, bulk, convert, fault};
 use crate::pb::{self, blob_client::BlobClient};
 use crate::{
     BlobError, BlobNode, ChunkPage, ChunkRead, CopyChunk, DiskStatus, GetChunk, PutChunk,
@@ -21,6 +21,8 @@ use crate::{
 /// A channel is one connection; bulk bytes must not share it with Raft or heartbeats.
 #[derive(Clone, Debug)]
 pub struct GrpcBlobNode {
+    channel: Channel,
+    /// For the calls that move no chunks.
     client: BlobClient<Channel>,
     deadline: Duration,
 }
@@ -28,10 +30,14 @@ pub struct GrpcBlobNode {
 impl GrpcBlobNode {
     /// A node behind `channel`; a call that takes longer than `deadline` is `Unreachable`.
     pub fn new(channel: Channel, deadline: Duration) -> Self {
-        let client = BlobClient::new(channel)
+        let client = BlobClient::new(channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Self { client, deadline }
+        Self {
+            channel,
+            client,
+            deadline,
+        }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -49,8 +55,16 @@ impl GrpcBlobNode {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, BlobError> {
+        self.reply(async { call.await.map(Response::into_inner) })
+            .await
+    }
+
+    async fn reply<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, BlobError> {
         match within(self.deadline, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(reply)) => Ok(reply),
             Ok(Err(status)) => Err(fault::from_status(&status)),
             Err(elapsed) => Err(BlobError::Unreachable(elapsed.to_string())),
         }
@@ -61,9 +75,9 @@ impl GrpcBlobNode {
 impl BlobNode for GrpcBlobNode {
     async fn put(&self, disk: DiskId, chunk: PutChunk) -> Result<(), BlobError> {
         let request = self.request(convert::put_request(disk, chunk));
-        let mut client = self.client.clone();
-        match self.answer(client.put(request)).await {
-            Ok(_) => Ok(()),
+        let call = bulk::call(self.channel.clone(), bulk::PUT, request);
+        match self.reply(call).await {
+            Ok(pb::PutReply {}) => Ok(()),
             // A node without memory says so before it has read which disk the chunk is for.
             Err(BlobError::Busy(_)) => Err(BlobError::Busy(disk)),
             Err(error) => Err(error),
@@ -72,8 +86,8 @@ impl BlobNode for GrpcBlobNode {
 
     async fn get(&self, disk: DiskId, range: GetChunk) -> Result<ChunkRead, BlobError> {
         let request = self.request(convert::get_request(disk, range));
-        let mut client = self.client.clone();
-        convert::chunk_read(self.answer(client.get(request)).await?)
+        let call = bulk::call(self.channel.clone(), bulk::GET, request);
+        convert::chunk_read(self.reply(call).await?)
     }
 
     async fn copy(&self, disk: DiskId, copy: CopyChunk) -> Result<(), BlobError> {

@@ -1,5 +1,6 @@
 //! Both gRPC adapters of the storage-node trait and the one mapping between its types and the wire.
 
+mod bulk;
 mod client;
 mod convert;
 mod fault;

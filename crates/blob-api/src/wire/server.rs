@@ -12,12 +12,10 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 
 use super::room::{Room, Share, SharedBody};
-use super::{MESSAGE_BYTES_MAX, convert, fault};
-use crate::pb::{self, blob_server::BlobServer};
+use super::{MESSAGE_BYTES_MAX, bulk, convert, fault};
+use crate::pb;
+use crate::pb::blob_server::{Blob, BlobServer};
 use crate::{BlobError, BlobNode};
-
-/// The call whose body is a chunk.
-const PUT: &str = "/Put";
 
 /// Memory that the chunks of all callers together may take up.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +42,8 @@ impl Default for ServerLimits {
 /// Serves a [`BlobNode`]. The deadline that a client sends is enforced by tonic's server.
 #[derive(Clone)]
 pub struct BlobService {
+    calls: Calls,
+    /// For the calls that move no chunks.
     server: BlobServer<Calls>,
     puts: Arc<Room>,
     gets: Arc<Room>,
@@ -52,10 +52,12 @@ pub struct BlobService {
 impl BlobService {
     /// The service to add to a tonic server, with its message limits set.
     pub fn new(node: Arc<dyn BlobNode>, limits: ServerLimits) -> Self {
-        let server = BlobServer::new(Calls { node })
+        let calls = Calls { node };
+        let server = BlobServer::new(calls.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self {
+            calls,
             server,
             puts: Room::new(limits.put_bytes),
             gets: Room::new(limits.get_bytes),
@@ -78,7 +80,9 @@ impl Service<http::Request<Body>> for BlobService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (mut parts, mut body) = request.into_parts();
-        let share = if parts.uri.path().ends_with(PUT) {
+        let path = parts.uri.path();
+        let (is_put, is_get) = (path == bulk::PUT, path == bulk::GET);
+        let share = if is_put {
             let share = Share::of(&self.puts);
             body = SharedBody::coming_in(body, &share);
             share
@@ -86,7 +90,17 @@ impl Service<http::Request<Body>> for BlobService {
             Share::of(&self.gets)
         };
         parts.extensions.insert(Arc::clone(&share));
-        let answering = self.server.call(http::Request::from_parts(parts, body));
+        let request = http::Request::from_parts(parts, body);
+        let calls = self.calls.clone();
+        let answering: BoxFuture<_, Infallible> = if is_put {
+            let put = move |request| async move { calls.put(request).await };
+            Box::pin(async move { Ok(bulk::answer(request, put).await) })
+        } else if is_get {
+            let get = move |request| async move { calls.get(request).await };
+            Box::pin(async move { Ok(bulk::answer(request, get).await) })
+        } else {
+            self.server.call(request)
+        };
         Box::pin(async move {
             let (parts, body) = answering.await?.into_parts();
             let body = SharedBody::going_out(body, share);
@@ -127,7 +141,7 @@ fn checked<T>(value: Result<T, BlobError>) -> Result<T, Status> {
 }
 
 #[tonic::async_trait]
-impl pb::blob_server::Blob for Calls {
+impl Blob for Calls {
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutReply> {
         take_room(&request, DiskId(request.get_ref().disk), 0)?;
         let request = request.into_inner();

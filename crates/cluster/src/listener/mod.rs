@@ -28,16 +28,26 @@ use self::connection::Accepted;
 pub(crate) use self::connection::Caller;
 pub use self::guard::{Access, AccessTable};
 use self::guard::{Guard, GuardLayer};
-use crate::links::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use crate::wire::Wire;
+use crate::links::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
+use crate::wire::{Wire, below_tls};
 use crate::{AddressBook, Peer, Security};
 
 /// Connections that have shaken hands and wait to be served.
 const QUEUE: usize = 64;
 /// A connection is made anew after this time, so that certificates are looked at again.
 const CONNECTION_AGE: Duration = Duration::from_secs(12 * 60 * 60);
-/// Bytes of a stranger's connection that may be under way unread: it has one small request.
-const STRANGER_WINDOW_BYTES: u32 = 64 * 1024;
+/// What nodes may have under way.
+const KNOWN: Flow = Flow {
+    stream_bytes: STREAM_WINDOW_BYTES,
+    connection_bytes: CONNECTION_WINDOW_BYTES,
+    frame_bytes: FRAME_BYTES_MAX,
+};
+/// What a stranger may: it has one small request.
+const STRANGE: Flow = Flow {
+    stream_bytes: 64 * 1024,
+    connection_bytes: 64 * 1024,
+    frame_bytes: 16 * 1024,
+};
 /// Silence after which a peer is asked whether it is there, and how long it may take to say so.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 /// Requests of one connection at once.
@@ -127,16 +137,14 @@ impl Listener {
         });
         runtime.spawn(front.accept_all(socket, stopping.clone()));
         let routes = merged(services);
-        let windows = (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES);
         let known = serve(
             queue,
-            windows,
+            KNOWN,
             Arc::clone(&guard),
             routes.clone(),
             stopping.clone(),
         );
-        let windows = (STRANGER_WINDOW_BYTES, STRANGER_WINDOW_BYTES);
-        let unknown = serve(strangers, windows, guard, routes, stopping.clone());
+        let unknown = serve(strangers, STRANGE, guard, routes, stopping.clone());
         let serving = async {
             tokio::join!(known, unknown);
         };
@@ -180,17 +188,27 @@ fn merged(services: Vec<Routes>) -> Routes {
     all
 }
 
+/// What a connection lets its other end send before it was read, in bytes.
+#[derive(Clone, Copy)]
+struct Flow {
+    stream_bytes: u32,
+    connection_bytes: u32,
+    /// Longest frame.
+    frame_bytes: u32,
+}
+
 async fn serve(
     queue: mpsc::Receiver<io::Result<Accepted>>,
-    (stream_bytes, connection_bytes): (u32, u32),
+    flow: Flow,
     guard: Arc<Guard>,
     routes: Routes,
     stopping: CancellationToken,
 ) {
     let served = Server::builder()
         .layer(GuardLayer(guard))
-        .initial_stream_window_size(stream_bytes)
-        .initial_connection_window_size(connection_bytes)
+        .initial_stream_window_size(flow.stream_bytes)
+        .initial_connection_window_size(flow.connection_bytes)
+        .max_frame_size(flow.frame_bytes)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
@@ -404,7 +422,7 @@ impl Front {
         };
         let config = trust.server_config();
         let config = config.ok_or_else(|| io::Error::other("only a node can be connected to"))?;
-        let stream = TlsAcceptor::from(config).accept(tcp).await?;
+        let stream = TlsAcceptor::from(config).accept(below_tls(tcp)).await?;
         let shown = stream.get_ref().1.peer_certificates();
         let (peer, issuer) = trust.peer_and_issuer(shown).map_err(io::Error::other)?;
         Ok(Greeted {
