@@ -104,8 +104,10 @@ impl DataPathConfig {
 
 /// Slower repair would not come to an end in the time that one of its steps may take.
 const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 * 1024 * 1024;
-/// Bytes by which a request's share of the write buffer grows.
+/// Bytes by which a request's share of the write buffer grows at most.
 pub(crate) const BUFFER_STEP_BYTES: usize = 256 * 1024;
+/// A chunk that is filled within this time, however short it is cut, comes from a quick client.
+pub(crate) const QUICK_CHUNK: Duration = Duration::from_secs(1);
 /// Chunks of one request that may be on their way to disks at once.
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 2;
 /// Chunk references a request holds before it stages them in the shard.

@@ -617,6 +617,42 @@ fn many_writers_share_a_small_budget_and_quiet_ones_make_room() {
 }
 
 #[test]
+fn slow_clients_hold_what_they_have_sent_and_not_what_they_will() {
+    simulated(async {
+        let budget = 8 * MIB as u64;
+        let config = DataPathConfig {
+            write_buffer_bytes: budget,
+            ..Default::default()
+        };
+        let cluster = Cluster::start(Shape {
+            config,
+            ..Default::default()
+        })
+        .await;
+        // All of it together is three times the budget, and takes longer than anybody waits for memory.
+        let slow = (0..100).map(|n| {
+            let path = cluster.path.clone();
+            cluster.runtime.spawn(async move {
+                let bytes = content(256 * 1024, n);
+                let body = frames(&bytes, 8 * 1024).then(|frame| async {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    frame
+                });
+                path.write(target(), Box::pin(body), limits(Some(256 * 1024)))
+                    .await
+            })
+        });
+        let slow: Vec<_> = slow.collect();
+        for task in slow {
+            assert_eq!(task.await.unwrap().unwrap().size, 256 * 1024);
+        }
+        let budgets = &cluster.path.shared.write_budget;
+        assert!(budgets.peak_bytes() <= budget);
+        assert_eq!(budgets.used_bytes(), 0);
+    });
+}
+
+#[test]
 fn readers_that_fall_asleep_hold_a_bounded_amount() {
     simulated(async {
         let config = DataPathConfig {

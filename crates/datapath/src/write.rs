@@ -19,6 +19,7 @@ use crate::budget::Share;
 use crate::chunk_writer::store_chunk;
 use crate::config::{
     BUFFER_STEP_BYTES, CHUNK_BYTES, CHUNKS_IN_FLIGHT, HASH_IN_PLACE_MAX, IDLE_FLUSH_AFTER,
+    QUICK_CHUNK,
 };
 use crate::digest::{BodyDigests, CutChunk, Digested};
 use crate::error::{BodyError, WriteError};
@@ -194,6 +195,10 @@ struct Pipeline {
     declared: Option<u64>,
     fed: u64,
     filling: Filling,
+    /// Monotonic time at which the chunk that is being filled had its first memory.
+    filling_since: Duration,
+    /// The last chunk was filled fast enough to take memory for the next in advance.
+    is_quick: bool,
     digests: Digests,
     in_flight: VecDeque<StoringChunk>,
     session: Option<WriteSession>,
@@ -208,6 +213,8 @@ impl Pipeline {
             declared,
             fed: 0,
             filling: Filling::default(),
+            filling_since: Duration::ZERO,
+            is_quick: false,
             digests: Digests::Here(Box::new(digests)),
             in_flight: VecDeque::new(),
             session: None,
@@ -238,7 +245,7 @@ impl Pipeline {
     async fn find_room(&mut self, coming: usize) -> Result<(), WriteError> {
         let step = self.step_bytes(coming);
         if let Some(share) = self.shared.write_budget.try_take(step) {
-            self.filling.grow(step, share);
+            self.grow(step, share);
             return Ok(());
         }
         if !self.in_flight.is_empty() {
@@ -251,7 +258,7 @@ impl Pipeline {
         let wait = Duration::from_millis(self.shared.config.buffer_wait_ms);
         match self.shared.write_budget.take(step, wait).await {
             Some(share) => {
-                self.filling.grow(step, share);
+                self.grow(step, share);
                 Ok(())
             }
             None => {
@@ -261,17 +268,28 @@ impl Pipeline {
         }
     }
 
-    /// The next segment: what is known to come, in steps; a block when nothing is known.
+    fn grow(&mut self, bytes: usize, share: Share) {
+        if self.filling.is_empty() {
+            self.filling_since = self.shared.runtime.monotonic();
+        }
+        self.filling.grow(bytes, share);
+    }
+
+    /// The next segment: as long as all before it, so that a slow client holds no more than twice what
+    /// it has sent, or a block; in whole steps once a chunk has come quickly.
     fn step_bytes(&self, coming: usize) -> usize {
-        let expected = match self.declared {
-            Some(declared) => usize::try_from(declared - self.fed).unwrap_or(usize::MAX),
-            None if self.filling.is_empty() && self.session.is_none() => {
-                coming.next_multiple_of(BLOCK_BYTES)
-            }
-            None => BUFFER_STEP_BYTES,
+        let so_far = self
+            .filling
+            .length
+            .max(coming.next_multiple_of(BLOCK_BYTES));
+        let step = if self.is_quick {
+            BUFFER_STEP_BYTES
+        } else {
+            so_far.min(BUFFER_STEP_BYTES)
         };
-        expected
-            .min(BUFFER_STEP_BYTES)
+        let left = self.declared.map(|declared| declared - self.fed);
+        let left = left.and_then(|left| usize::try_from(left).ok());
+        step.min(left.unwrap_or(usize::MAX))
             .min(self.shared.write_budget.total_bytes())
             .min(CHUNK_BYTES - self.filling.length)
     }
@@ -300,6 +318,12 @@ impl Pipeline {
             self.keep(extent).await?;
         }
         let owner = self.owner().await?;
+        let took = self
+            .shared
+            .runtime
+            .monotonic()
+            .saturating_sub(self.filling_since);
+        self.is_quick = took <= QUICK_CHUNK;
         let (pieces, shares, length) = self.filling.take();
         let (hashed, coming) = oneshot::channel();
         let digests = std::mem::replace(&mut self.digests, Digests::With(coming));
