@@ -61,8 +61,11 @@ pub(crate) const CHUNKS_PER_QUERY_MAX: usize = 4096;
 
 /// Ranges of a shard that one measurement looks at.
 pub(crate) const RANGES_MEASURED_MAX: usize = 64;
-/// Steps of the search for the middle of a range; each asks the store for one size.
-pub(crate) const MIDDLE_STEPS_MAX: usize = 64;
+/// Steps of the search for the middle of a range; each asks the store for one size and reads one row. Thirty are usual.
+pub(crate) const HALVING_STEPS_MAX: usize = 256;
+/// A range is split only where each side gets at least one such part of its bytes: a split that sheds a few keys
+/// costs a shard and helps nobody.
+pub(crate) const SPLIT_SHARE_MIN: u64 = 8;
 /// Rows of each kind that a measurement reads where the store does not tell enough.
 pub(crate) const ROWS_MEASURED_MAX: usize = 4096;
 /// Bytes of them.

@@ -1,10 +1,11 @@
 //! MeasureRanges: how large the shard's ranges are, and where a large one would be split.
 //!
 //! Counted are the rows that stand by position: heads, versions, inline bytes, uploads and parts. What stands by
-//! object id is small beside them, and in no order that a split could follow. The store says how large an interval of
-//! keys is without reading it; what it has written lately is missing there, so where little is asked for, some rows
-//! are read too. The split point is where half of the bytes lie below, always at the first row of a key: all rows of a
-//! position stay on one side.
+//! object id is in no order that a split could follow: the extents and part pages of large objects, and the owners of
+//! chunks. The store says how large an interval of keys is without reading it; what it has written lately is missing
+//! there, so where little is asked for, some rows are read too. The split point is where about half of the bytes lie
+//! below, always at the first row of a key: all rows of a position stay on one side. Where no point divides them
+//! passably there is none.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,10 @@ use granary_meta_api::pb::state;
 use granary_raft::StateMachineError;
 use granary_types::BucketId;
 
+use super::halving::{first_from, row_at_half};
 use super::{Answer, QueryError, ShardView};
 use crate::keyspace::{KeyField, Kind};
-use crate::limits::{BYTES_MEASURED_MAX, MIDDLE_STEPS_MAX, RANGES_MEASURED_MAX, ROWS_MEASURED_MAX};
+use crate::limits::{BYTES_MEASURED_MAX, RANGES_MEASURED_MAX, ROWS_MEASURED_MAX, SPLIT_SHARE_MIN};
 use crate::ownership::{contains, positional_bounds, start_of};
 use crate::rows::{Bounds, RawRows};
 
@@ -50,28 +52,27 @@ fn measure(
         bytes: stored.iter().sum(),
         ..Default::default()
     };
-    let mut point = None;
-    if size.bytes < at_least && at_least <= BYTES_MEASURED_MAX {
+    let point = if size.bytes >= at_least {
+        let near = near_half(shard, range, &kinds.each_ref(), &stored)?;
+        let below = |at: &Position| {
+            let low = below(range, at);
+            let of = |kind| shard.rows.approximate_bytes(&positional_bounds(&low, kind));
+            Kind::POSITIONAL.map(of).iter().sum()
+        };
+        most_even(shard, range, near, size.bytes, below)?
+    } else if at_least <= BYTES_MEASURED_MAX {
         let read = read_some(shard, &kinds)?;
-        size.bytes = size.bytes.max(read.values().sum());
-        if size.bytes >= at_least
-            && let Some(near) = middle_of_rows(read)
-        {
-            point = split_point(shard, range, near)?;
-        }
-    } else if size.bytes >= at_least {
-        let mut largest: Vec<(Kind, u64)> = Kind::POSITIONAL.into_iter().zip(stored).collect();
-        largest.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        for (kind, bytes) in largest {
-            // One of another kind is better than none: where one key has all of the largest.
-            if point.is_none()
-                && bytes > 0
-                && let Some(near) = middle_of_files(shard, range, kind, bytes)?
-            {
-                point = split_point(shard, range, near)?;
-            }
-        }
-    }
+        let total: u64 = read.values().sum();
+        size.bytes = size.bytes.max(total);
+        let near = match total >= at_least {
+            true => middle_of_rows(&read),
+            false => Vec::new(),
+        };
+        let below = |at: &Position| read.range(..at).map(|(_, bytes)| bytes).sum();
+        most_even(shard, range, near, total, below)?
+    } else {
+        None
+    };
     if let Some((bucket, key)) = point {
         (size.can_split, size.split_bucket, size.split_key) = (true, bucket, key);
     }
@@ -100,90 +101,66 @@ fn read_some(
     Ok(read)
 }
 
-/// The first position with half of the bytes below it, but not the very first one.
-fn middle_of_rows(read: BTreeMap<Position, u64>) -> Option<Position> {
-    let half = read.values().sum::<u64>() / 2;
+/// The position that contains the middle byte, and the next one.
+fn middle_of_rows(read: &BTreeMap<Position, u64>) -> Vec<Position> {
+    let half = read.values().sum::<u64>().div_ceil(2);
     let mut below = 0;
-    let mut last = None;
-    for (n, (position, bytes)) in read.into_iter().enumerate() {
-        if n > 0 {
-            last = Some(position);
-            if below >= half {
-                break;
-            }
-        }
-        below += bytes;
-    }
-    last
+    let from_middle = read.iter().skip_while(|(_, bytes)| {
+        below += **bytes;
+        below < half
+    });
+    from_middle.take(2).map(|(at, _)| at.clone()).collect()
 }
 
-/// The same by what the store says of the rows of one kind.
-fn middle_of_files(
+/// The same for each kind that matters, by what the store says of its rows.
+fn near_half(
     shard: &ShardView<'_>,
     range: &state::Range,
-    kind: Kind,
-    total: u64,
-) -> Result<Option<Position>, QueryError> {
-    let bounds = &positional_bounds(range, kind);
-    let first = shard
-        .rows
-        .scan_raw(&bounds.start, bounds.end.as_deref())
-        .next();
-    let (Some(first), Some(last)) = (first, shard.rows.last_key(bounds)?) else {
-        return Ok(None);
-    };
-    let (first, _) = first?;
-    let (mut low, mut high) = (first.to_vec(), last.to_vec());
-    for _ in 0..MIDDLE_STEPS_MAX {
-        let Some(middle) = between(&low, &high) else {
-            break;
+    kinds: &[&Bounds],
+    stored: &[u64],
+) -> Result<Vec<Position>, QueryError> {
+    let enough = stored.iter().sum::<u64>().div_ceil(SPLIT_SHARE_MIN);
+    let mut near = Vec::new();
+    for ((kind, bounds), bytes) in Kind::POSITIONAL.into_iter().zip(kinds).zip(stored) {
+        if *bytes < enough {
+            continue;
+        }
+        let Some(row) = row_at_half(&shard.rows, bounds, *bytes)? else {
+            continue;
         };
-        let below = Bounds {
-            start: bounds.start.clone(),
-            end: Some(middle.clone()),
-        };
-        if shard.rows.approximate_bytes(&below) < total / 2 {
-            low = middle;
-        } else {
-            high = middle;
+        let at = position_of(&row)?;
+        let behind = positional_bounds(&from(range, &behind(&at)), kind);
+        near.push(at);
+        if let Some(row) = first_from(&shard.rows, behind)? {
+            near.push(position_of(&row)?);
         }
     }
-    let lowest = position_of(&first)?;
-    let behind_lowest = {
-        let (bucket, key) = &lowest;
-        let next = state::Range {
-            start_bucket: *bucket,
-            start_key: [&key[..], &[0]].concat().into(),
-            ..range.clone()
-        };
-        positional_bounds(&next, kind).start
-    };
-    // A row is read with its value, and that may be inline bytes: one is enough.
-    let from = high.max(behind_lowest);
-    let row = shard.rows.scan_raw(&from, bounds.end.as_deref()).next();
-    let position = row.map(|row| position_of(&row?.0)).transpose();
-    Ok(position?)
+    Ok(near)
 }
 
-/// A key between two others, about half way as far as the first bytes that differ tell; `None` when they
-/// are next to each other.
-fn between(low: &[u8], high: &[u8]) -> Option<Vec<u8>> {
-    let common = low.iter().zip(high).take_while(|(a, b)| a == b).count();
-    let number = |key: &[u8]| {
-        let mut bytes = [0; 8];
-        for (to, from) in bytes.iter_mut().zip(&key[common..]) {
-            *to = *from;
+/// The least position above another one.
+fn behind((bucket, key): &Position) -> Position {
+    (*bucket, [key, &[0][..]].concat().into())
+}
+
+/// Of the points that the range can be split at near some positions, the one that divides its bytes most evenly, if
+/// passably.
+fn most_even(
+    shard: &ShardView<'_>,
+    range: &state::Range,
+    near: Vec<Position>,
+    total: u64,
+    below: impl Fn(&Position) -> u64,
+) -> Result<Option<Position>, QueryError> {
+    let mut best = None;
+    for near in near {
+        for at in split_points(shard, range, near)? {
+            let below = below(&at);
+            best = best.max(Some((below.min(total.saturating_sub(below)), at)));
         }
-        u64::from_be_bytes(bytes)
-    };
-    let (from, to) = (number(low), number(high));
-    let half = to.checked_sub(from)? / 2;
-    if half == 0 {
-        return None;
     }
-    let mut middle = low[..common].to_vec();
-    middle.extend_from_slice(&(from + half).to_be_bytes());
-    Some(middle)
+    let enough = total.div_ceil(SPLIT_SHARE_MIN);
+    Ok(best.filter(|(less, _)| *less >= enough).map(|(_, at)| at))
 }
 
 fn position_of(key: &[u8]) -> Result<Position, StateMachineError> {
@@ -198,47 +175,41 @@ fn position_of(key: &[u8]) -> Result<Position, StateMachineError> {
 }
 
 /// Where the range can be split near a position: a bucket with directories stays whole.
-fn split_point(
+fn split_points(
     shard: &ShardView<'_>,
     range: &state::Range,
     near: Position,
-) -> Result<Option<Position>, QueryError> {
+) -> Result<Vec<Position>, QueryError> {
     let (bucket, _) = near;
     let view = shard.view(BucketId(bucket))?;
-    let whole = view.is_some_and(|view| view.hierarchical);
-    let points = match whole {
+    let mut points = match view.is_some_and(|view| view.hierarchical) {
         false => vec![near],
-        true => vec![(bucket, Bytes::new()), (bucket + 1, Bytes::new())],
+        true => {
+            let edges = [Some(bucket), bucket.checked_add(1)].into_iter().flatten();
+            edges.map(|bucket| (bucket, Bytes::new())).collect()
+        }
     };
-    let inside =
-        |at: &Position| start_of(range) < (at.0, at.1.as_ref()) && contains(range, at.0, &at.1);
-    let mut found = points.into_iter().filter(inside);
-    Ok(match whole {
-        false => found.next(),
-        // Only where something lies on both sides.
-        true => found.find(|at| has_rows(shard, range, at)),
-    })
+    points.retain(|at| start_of(range) < (at.0, &at.1) && contains(range, at.0, &at.1));
+    Ok(points)
 }
 
-fn has_rows(shard: &ShardView<'_>, range: &state::Range, at: &Position) -> bool {
-    let halves = [
-        state::Range {
-            bounded: true,
-            end_bucket: at.0,
-            end_key: at.1.clone(),
-            ..range.clone()
-        },
-        state::Range {
-            start_bucket: at.0,
-            start_key: at.1.clone(),
-            ..range.clone()
-        },
-    ];
-    halves.iter().all(|half| {
-        let bounds = positional_bounds(half, Kind::Head);
-        let mut rows = shard.rows.scan_raw(&bounds.start, bounds.end.as_deref());
-        rows.next().is_some()
-    })
+/// What of a range lies below a position.
+fn below(range: &state::Range, at: &Position) -> state::Range {
+    state::Range {
+        bounded: true,
+        end_bucket: at.0,
+        end_key: at.1.clone(),
+        ..range.clone()
+    }
+}
+
+/// What of a range lies at a position and above.
+fn from(range: &state::Range, at: &Position) -> state::Range {
+    state::Range {
+        start_bucket: at.0,
+        start_key: at.1.clone(),
+        ..range.clone()
+    }
 }
 
 #[cfg(test)]
@@ -246,31 +217,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_of_two_keys_lies_between_them() {
-        for (low, high) in [
-            (&b"a"[..], &b"c"[..]),
-            (b"key-0000", b"key-9999"),
-            (b"key", b"key\0\0\0\0\0\0\0\x09"),
-            (b"\0", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
-        ] {
-            let middle = between(low, high).unwrap();
-            assert!(low < &middle[..] && &middle[..] <= high, "{low:?} {high:?}");
-        }
-        assert_eq!(between(b"a", b"a"), None);
-        assert_eq!(between(b"a\xff\xff\xff\xff\xff\xff\xff", b"b"), None);
-    }
-
-    #[test]
-    fn half_of_the_bytes_lie_below_the_middle_and_never_none() {
+    fn the_middle_byte_lies_in_the_first_position_and_the_next_one_follows() {
         let of = |sizes: &[u64]| {
             let rows = sizes.iter().enumerate();
             let rows = rows.map(|(n, bytes)| ((n as u64, Bytes::new()), *bytes));
-            middle_of_rows(rows.collect()).map(|(n, _)| n)
+            let near = middle_of_rows(&rows.collect());
+            near.into_iter().map(|(n, _)| n).collect::<Vec<_>>()
         };
-        assert_eq!(of(&[]), None);
-        assert_eq!(of(&[9]), None);
-        assert_eq!(of(&[1, 1, 1, 1]), Some(2));
-        assert_eq!(of(&[9, 1, 1]), Some(1));
-        assert_eq!(of(&[1, 1, 9]), Some(2));
+        assert!(of(&[]).is_empty());
+        assert_eq!(of(&[9]), [0]);
+        assert_eq!(of(&[1, 1, 1, 1]), [1, 2]);
+        assert_eq!(of(&[9, 1, 1]), [0, 1]);
+        assert_eq!(of(&[1, 1, 9]), [2]);
     }
 }

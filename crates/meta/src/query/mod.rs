@@ -5,6 +5,7 @@
 //! the snapshot's own descriptor says.
 
 mod grouping;
+mod halving;
 mod tree;
 
 mod begin_write;
