@@ -31,6 +31,13 @@ use rocksdb::{
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// Memtables of all databases: more would make files larger and fewer, but a start reads them from the log again.
+const MEMTABLE_BYTES_MAX: usize = 64 * MIB;
+/// A file is compacted soon when so much of it is deletions, as after many objects were deleted: whatever lists what
+/// is behind them passes each, until they have met what they delete. What replaces objects and forgets answers leaves
+/// less than half.
+const DELETED_SHARE: f64 = 0.6;
+
 /// Memory that databases of one process share. Clones share it.
 #[derive(Clone)]
 pub struct RocksBudget {
@@ -50,11 +57,11 @@ impl std::fmt::Debug for RocksBudget {
 
 impl RocksBudget {
     /// A budget of about `total_bytes`: three quarters for blocks, indexes, filters and memtables
-    /// together (memtables at most half of that), the rest for what is not counted (compaction,
+    /// together (memtables at most half of that, and 64 MiB), the rest for what is not counted (compaction,
     /// log buffers, open table files). At least 16 MiB are used.
     pub fn new(total_bytes: usize) -> Self {
         let cache_bytes = total_bytes.max(16 * MIB) / 4 * 3;
-        let memtable_bytes = cache_bytes / 2;
+        let memtable_bytes = (cache_bytes / 2).min(MEMTABLE_BYTES_MAX);
         let cache = Cache::new_lru_cache(cache_bytes);
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
             memtable_bytes,
@@ -180,6 +187,7 @@ pub(crate) fn column_family(space: Space, config: &RocksConfig) -> ColumnFamilyD
             options.set_max_bytes_for_level_base(128 * MIB as u64);
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);
+            options.add_compact_on_deletion_collector_factory(0, 0, DELETED_SHARE);
             options.set_bottommost_compression_type(DBCompressionType::Zstd);
             options.set_bottommost_zstd_max_train_bytes(0, true);
         }

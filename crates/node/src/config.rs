@@ -125,7 +125,7 @@ struct File {
 pub(crate) struct MetaSection {
     /// Data shards of a new installation; later values are ignored because the shards exist.
     pub(crate) shards: u32,
-    /// Memory for caches and write buffers of all databases of the process, in bytes.
+    /// Memory for caches and write buffers of all databases of the process, in bytes; 0 for what suits the machine.
     pub(crate) memory_bytes: usize,
     /// Replaced or deleted bytes stay readable this long for requests already running, in seconds.
     pub(crate) reader_grace_secs: u64,
@@ -150,7 +150,7 @@ impl Default for MetaSection {
         let raft = RaftConfig::default();
         Self {
             shards: 8,
-            memory_bytes: 128 << 20,
+            memory_bytes: 0,
             reader_grace_secs: 900,
             write_lease_secs: 3600,
             min_free_bytes: 256 << 20,

@@ -13,6 +13,7 @@ mod greeting;
 mod listeners;
 mod log_lines;
 mod log_writer;
+mod memory;
 mod metrics;
 mod process;
 mod readiness;

@@ -84,7 +84,7 @@ impl Running {
         let admin = Admin::new(Arc::clone(&readiness));
         let admin_until = CancellationToken::new();
         let admin_address = serve_admin(runtime, config, &admin, admin_until.clone())?;
-        let budget = RocksBudget::new(config.meta.memory_bytes);
+        let budget = config.meta.budget();
         let meta = start_meta(runtime, config, budget.clone()).await?;
         let credentials = credentials::install(
             &meta.client,

@@ -12,7 +12,6 @@ use granary_cluster::{
     Authority, CertificateFacts, Identity, KeySealer as _, NodeKey, StateDir, certificate_pem,
     check_cluster_id, new_token,
 };
-use granary_kv_rocks::RocksBudget;
 use granary_meta_api::{Meta, pb};
 use granary_runtime::Runtime;
 use granary_types::NodeId;
@@ -113,7 +112,7 @@ pub(crate) async fn init(
         disks_belong_to: cluster.as_deref(),
         found_elsewhere: None,
     };
-    let budget = RocksBudget::new(config.meta.memory_bytes);
+    let budget = config.meta.budget();
     let meta = MetaRole::start(runtime, &config.state_dir, budget, first).await?;
     let made = complete(runtime, config, &state, &meta, root).await;
     meta.stop().await;

@@ -153,7 +153,7 @@ impl Base {
         }
         Ok(Self {
             links: Arc::new(Links::new(security.clone(), Arc::new(book))),
-            budget: RocksBudget::new(config.meta.memory_bytes),
+            budget: config.meta.budget(),
             identity,
             security,
             state,

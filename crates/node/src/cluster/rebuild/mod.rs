@@ -212,7 +212,7 @@ pub(crate) async fn rebuild(
     if report.refused.is_some() {
         return Ok(report);
     }
-    let budget = RocksBudget::new(config.meta.memory_bytes);
+    let budget = config.meta.budget();
     let local = sources::open_local(
         runtime,
         &cluster.cluster_id,
