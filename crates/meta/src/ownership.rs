@@ -195,6 +195,33 @@ fn bounds_after(range: &state::Range, prefix: Vec<u8>) -> Bounds {
     Bounds { start, end }
 }
 
+/// The rows of a kind that stands by bucket and object id among which all are that belong to some of a shard's
+/// ranges; those of siblings with keys of the same buckets are among them too.
+pub(crate) fn object_bounds(ranges: &[state::Range], slab: SlabId, kind: Kind) -> Bounds {
+    let prefix = kind_prefix(slab, kind);
+    let of_slab = || ranges.iter().filter(|range| range.slab == slab.0);
+    let first = of_slab().map(|range| range.start_bucket).min();
+    let behind = |range| match end_of(range) {
+        Some((bucket, b"")) => bucket,
+        Some((bucket, _)) => bucket.saturating_add(1),
+        None => u64::MAX,
+    };
+    let at = |bucket: u64| {
+        let mut key = prefix.clone();
+        bucket.write(&mut key);
+        key
+    };
+    let end = match of_slab().map(behind).max() {
+        // The last bucket of all has no number behind it.
+        Some(u64::MAX) => Bounds::prefix(prefix.clone()).end,
+        behind => Some(at(behind.unwrap_or(0))),
+    };
+    Bounds {
+        start: at(first.unwrap_or(0)),
+        end,
+    }
+}
+
 /// The rows of a positional kind that lie in a span of keys.
 pub(crate) fn span_bounds(slab: SlabId, kind: Kind, span: &KeySpan<'_>) -> Bounds {
     let prefix = kind_prefix(slab, kind);
@@ -215,8 +242,9 @@ pub(crate) fn key_bounds(place: &Place, kind: Kind) -> Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyspace::RowKey;
     use crate::keyspace::head::HeadKey;
+    use crate::keyspace::owner::OwnerKey;
+    use crate::keyspace::{Id, RowKey};
 
     fn range(start: (u64, &'static [u8]), end: Option<(u64, &'static [u8])>) -> state::Range {
         let (end_bucket, end_key) = end.unwrap_or((0, b""));
@@ -260,6 +288,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_stands_by_object_lies_in_the_bounds_of_its_bucket() {
+        let inside = |ranges: &[state::Range], bucket| {
+            let row = OwnerKey {
+                slab: SlabId(3),
+                bucket: BucketId(bucket),
+                object: Id([0xff; 16]),
+            };
+            let (row, bounds) = (row.encode(), object_bounds(ranges, SlabId(3), Kind::Owner));
+            bounds.start <= row && bounds.end.is_none_or(|end| row < end)
+        };
+        let buckets = [0, 4, 5, 8, 9, u64::MAX];
+        let of = |ranges: &[state::Range]| buckets.map(|bucket| inside(ranges, bucket));
+        let (yes, no) = (true, false);
+        let lower = range((0, b""), Some((5, b"m")));
+        let middle = range((5, b"m"), Some((9, b"")));
+        let upper = range((9, b""), None);
+        assert_eq!(of(&[lower.clone()]), [yes, yes, yes, no, no, no]);
+        assert_eq!(of(&[middle.clone()]), [no, no, yes, yes, no, no]);
+        assert_eq!(of(&[upper.clone()]), [no, no, no, no, yes, yes]);
+        assert_eq!(of(&[upper, lower.clone()]), [yes; 6]);
+        assert_eq!(of(&[middle, lower]), [yes, yes, yes, yes, no, no]);
+        assert_eq!(of(&[]), [no; 6]);
     }
 
     #[test]

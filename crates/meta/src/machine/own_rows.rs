@@ -17,7 +17,7 @@ use crate::apply::slab_bounds;
 use crate::keyspace::deletion::DeletionKey;
 use crate::keyspace::owner::OwnerKey;
 use crate::keyspace::{KeyField, Kind, RowKey, decode_value, kind_prefix};
-use crate::ownership::{contains, positional_bounds, timed_bounds};
+use crate::ownership::{contains, object_bounds, positional_bounds, timed_bounds};
 use crate::rows::{Bounds, RawRows, View};
 
 /// Rows, own or others', that one step looks at.
@@ -68,7 +68,7 @@ impl OwnRows {
         for slab in slabs {
             let deletions = Bounds::prefix(kind_prefix(slab, Kind::Deletion));
             sections.push_back(Section::Deletions(slab, deletions));
-            let owners = Bounds::prefix(kind_prefix(slab, Kind::Owner));
+            let owners = object_bounds(ranges, slab, Kind::Owner);
             sections.push_back(Section::Owners(slab, owners));
         }
         Self {

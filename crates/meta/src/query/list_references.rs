@@ -21,7 +21,7 @@ use crate::keyspace::part_page::PartPageKey;
 use crate::keyspace::version::VersionKey;
 use crate::keyspace::{Id, Kind, RowKey, decode_value, kind_prefix};
 use crate::limits::{PAGE_BYTES_MAX, ROWS_PER_PAGE_MAX};
-use crate::ownership::{data_slabs, place_at, positional_bounds, start_of};
+use crate::ownership::{data_slabs, object_bounds, place_at, positional_bounds, start_of};
 use crate::paths::path_of;
 use crate::rows::{Bounds, RawRows, Rows};
 
@@ -76,18 +76,21 @@ impl Answer for pb::ListReferences {
     }
 }
 
-/// Where the rows of a slab stand, ascending. What stands by object id belongs to every shard of the slab, and is
-/// told apart row by row.
+/// Where the rows of a slab stand, ascending. What stands by time or by object id is among that of other shards of the
+/// slab, and is told apart row by row.
 fn sections(descriptor: &state::ShardDescriptor, slab: SlabId) -> Vec<(Kind, Bounds)> {
     let ranges = descriptor.ranges.iter();
     let mut ranges: Vec<_> = ranges.filter(|range| range.slab == slab.0).collect();
     ranges.sort_by(|a, b| start_of(a).cmp(&start_of(b)));
-    let of_kind = |kind: Kind| match Kind::POSITIONAL.contains(&kind) {
-        true => {
+    let of_kind = |kind: Kind| {
+        if Kind::POSITIONAL.contains(&kind) {
             let bounds = ranges.iter().map(|range| positional_bounds(range, kind));
             bounds.map(|bounds| (kind, bounds)).collect::<Vec<_>>()
+        } else if Kind::OWNED.contains(&kind) {
+            vec![(kind, object_bounds(&descriptor.ranges, slab, kind))]
+        } else {
+            vec![(kind, Bounds::prefix(kind_prefix(slab, kind)))]
         }
-        false => vec![(kind, Bounds::prefix(kind_prefix(slab, kind)))],
     };
     KINDS.into_iter().flat_map(of_kind).collect()
 }
