@@ -618,7 +618,17 @@ fn many_writers_share_a_small_budget_and_quiet_ones_make_room() {
 
 #[test]
 fn slow_clients_hold_what_they_have_sent_and_not_what_they_will() {
-    simulated(async {
+    slow_clients_get_through(0);
+}
+
+#[test]
+fn a_burst_makes_no_quick_client() {
+    slow_clients_get_through(64 * 1024);
+}
+
+/// Each sends so much at once, and the rest slowly.
+fn slow_clients_get_through(burst: usize) {
+    simulated(async move {
         let budget = 8 * MIB as u64;
         let config = DataPathConfig {
             write_buffer_bytes: budget,
@@ -634,10 +644,11 @@ fn slow_clients_hold_what_they_have_sent_and_not_what_they_will() {
             let path = cluster.path.clone();
             cluster.runtime.spawn(async move {
                 let bytes = content(256 * 1024, n);
-                let body = frames(&bytes, 8 * 1024).then(|frame| async {
+                let rest = frames(&bytes.slice(burst..), 8 * 1024).then(|frame| async {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     frame
                 });
+                let body = frames(&bytes.slice(..burst), 64 * 1024).chain(rest);
                 path.write(target(), Box::pin(body), limits(Some(256 * 1024)))
                     .await
             })

@@ -313,17 +313,19 @@ impl Pipeline {
         if self.filling.is_empty() {
             return Ok(());
         }
-        while self.in_flight.len() >= CHUNKS_IN_FLIGHT {
-            let extent = next_stored(&mut self.in_flight).await?;
-            self.keep(extent).await?;
-        }
-        let owner = self.owner().await?;
+        // What comes next waits for disks and shards: that is not the client's time. A block or two may have waited in
+        // the socket's buffers for memory: they say nothing of the client.
         let took = self
             .shared
             .runtime
             .monotonic()
             .saturating_sub(self.filling_since);
-        self.is_quick = took <= QUICK_CHUNK;
+        self.is_quick = took <= QUICK_CHUNK && self.filling.length >= BUFFER_STEP_BYTES;
+        while self.in_flight.len() >= CHUNKS_IN_FLIGHT {
+            let extent = next_stored(&mut self.in_flight).await?;
+            self.keep(extent).await?;
+        }
+        let owner = self.owner().await?;
         let (pieces, shares, length) = self.filling.take();
         let (hashed, coming) = oneshot::channel();
         let digests = std::mem::replace(&mut self.digests, Digests::With(coming));

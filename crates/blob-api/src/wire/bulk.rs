@@ -36,6 +36,9 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Before every message: whether it is compressed, and how long it is.
 const PREFIX_BYTES: usize = 1 + 4;
+/// A message has some hundred in frames of 16 KiB, the smallest largest size of a peer. Each is an entry in memory, and
+/// reading a block looks at all that are left.
+const FRAMES_MAX: usize = 2048;
 /// The type of a field that says how long it is.
 const WITH_LENGTH: u8 = 2;
 /// The field `Block.data`.
@@ -117,8 +120,15 @@ fn pieces(mut message: impl Bulk) -> Result<Vec<Bytes>, EncodeError> {
 
 /// Reads a message, if there is one, and what follows it.
 async fn read<M: Bulk>(body: Body) -> Result<(Option<M>, Option<HeaderMap>), Status> {
-    let limited = Limited::new(body, PREFIX_BYTES + MESSAGE_BYTES_MAX);
-    let collected = limited.collect().await.map_err(Status::from_error)?;
+    let mut limited = Limited::new(body, PREFIX_BYTES + MESSAGE_BYTES_MAX);
+    let mut frames = Vec::new();
+    while let Some(frame) = limited.frame().await {
+        if frames.len() == FRAMES_MAX {
+            return Err(Status::internal("a message in too many frames"));
+        }
+        frames.push(Ok::<_, Infallible>(frame.map_err(Status::from_error)?));
+    }
+    let Ok(collected) = StreamBody::new(stream::iter(frames)).collect().await;
     let trailers = collected.trailers().cloned();
     let mut bytes = collected.aggregate();
     if bytes.remaining() == 0 {
@@ -146,7 +156,7 @@ fn written(message: impl Bulk, trailers: Option<HeaderMap>) -> Result<Body, Stat
     Ok(Body::new(StreamBody::new(frames)))
 }
 
-/// Asks. A deadline in the metadata is the server's; this call does not end with it.
+/// Asks. A deadline in the metadata is the server's; beyond the head of the answer this call does not end with it.
 pub(super) async fn call<M: Bulk, R: Bulk, S>(
     mut channel: S,
     path: &'static str,

@@ -1,8 +1,8 @@
 //! Large writes past the kernel's cache of pages (`O_DIRECT`, open(2)).
 //!
 //! Through the cache every byte is copied into a page that has to be found for it, and what was there before is given
-//! up: for the bytes of large objects that cost more than everything but their MD5. Here they are copied into one piece
-//! of memory that stays warm, and the disk takes them from there. They are not in the cache afterwards: the first
+//! up: for the bytes of large objects that cost more than everything but their MD5. Here they are copied into a
+//! buffer of 1 MiB, again and again, and the disk takes them from there. They are not in the cache afterwards: the first
 //! reader fetches them from the disk. A write is as durable as through the cache, after the next sync.
 //!
 //! A file system, or a disk, that does not take such writes gets them through the cache.

@@ -240,6 +240,11 @@ async fn what_is_no_message_is_refused() {
         assert!(error.message().contains(why), "{why}: {error:?}");
     }
     assert_eq!(message_in(Vec::new()).await.unwrap(), None);
+    let crumbs = whole.iter().map(|byte| Bytes::copy_from_slice(&[*byte]));
+    assert!(message_in(crumbs.collect()).await.unwrap().is_some());
+    let crumbs = vec![Bytes::from_static(&[0]); FRAMES_MAX + 1];
+    let error = message_in(crumbs).await.unwrap_err();
+    assert!(error.message().contains("too many frames"), "{error:?}");
 }
 
 async fn message_in(frames: Vec<Bytes>) -> Result<Option<pb::PutRequest>, Status> {
