@@ -33,11 +33,6 @@ const MIB: usize = 1024 * KIB;
 
 /// Memtables of all databases: more would make files larger and fewer, but a start reads them from the log again.
 const MEMTABLE_BYTES_MAX: usize = 64 * MIB;
-/// A file is compacted soon when so much of it is deletions, as after many objects were deleted: whatever lists what
-/// is behind them passes each, until they have met what they delete. What replaces objects and forgets answers leaves
-/// less than half.
-const DELETED_SHARE: f64 = 0.6;
-
 /// Memory that databases of one process share. Clones share it.
 #[derive(Clone)]
 pub struct RocksBudget {
@@ -187,7 +182,6 @@ pub(crate) fn column_family(space: Space, config: &RocksConfig) -> ColumnFamilyD
             options.set_max_bytes_for_level_base(128 * MIB as u64);
             options.set_memtable_prefix_bloom_ratio(0.02);
             options.set_memtable_whole_key_filtering(true);
-            options.add_compact_on_deletion_collector_factory(0, 0, DELETED_SHARE);
             options.set_bottommost_compression_type(DBCompressionType::Zstd);
             options.set_bottommost_zstd_max_train_bytes(0, true);
         }
