@@ -33,6 +33,7 @@ const MIB: usize = 1024 * KIB;
 
 /// Memtables of all databases: more would make files larger and fewer, but a start reads them from the log again.
 const MEMTABLE_BYTES_MAX: usize = 64 * MIB;
+
 /// Memory that databases of one process share. Clones share it.
 #[derive(Clone)]
 pub struct RocksBudget {
