@@ -36,9 +36,11 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Before every message: whether it is compressed, and how long it is.
 const PREFIX_BYTES: usize = 1 + 4;
-/// A message has some hundred in frames of 16 KiB, the smallest largest size of a peer. Each is an entry in memory, and
-/// reading a block looks at all that are left.
-const FRAMES_MAX: usize = 2048;
+/// Frames of a message, of which each is an entry in memory: one for each KiB of the longest one.
+const FRAMES_MAX: usize = 8192;
+/// Frames of a message that is read as it came; one of more is copied into one piece, because reading a block looks at
+/// all that are left. In frames of 16 KiB, the least that a peer may ask for, the longest message has as many.
+const FRAMES_APART_MAX: usize = 520;
 /// The type of a field that says how long it is.
 const WITH_LENGTH: u8 = 2;
 /// The field `Block.data`.
@@ -128,11 +130,19 @@ async fn read<M: Bulk>(body: Body) -> Result<(Option<M>, Option<HeaderMap>), Sta
         }
         frames.push(Ok::<_, Infallible>(frame.map_err(Status::from_error)?));
     }
+    let apart = frames.len() <= FRAMES_APART_MAX;
     let Ok(collected) = StreamBody::new(stream::iter(frames)).collect().await;
     let trailers = collected.trailers().cloned();
-    let mut bytes = collected.aggregate();
+    let message = match apart {
+        true => decoded(collected.aggregate())?,
+        false => decoded(collected.to_bytes())?,
+    };
+    Ok((message, trailers))
+}
+
+fn decoded<M: Bulk>(mut bytes: impl Buf) -> Result<Option<M>, Status> {
     if bytes.remaining() == 0 {
-        return Ok((None, trailers));
+        return Ok(None);
     }
     if bytes.remaining() < PREFIX_BYTES {
         return Err(Status::internal("a message that is cut off"));
@@ -144,7 +154,7 @@ async fn read<M: Bulk>(body: Body) -> Result<(Option<M>, Option<HeaderMap>), Sta
         return Err(Status::internal("a message of another length than it says"));
     }
     let message = M::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
-    Ok((Some(message), trailers))
+    Ok(Some(message))
 }
 
 /// What [`read`] reads.
