@@ -106,7 +106,8 @@ impl DataPathConfig {
 const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 * 1024 * 1024;
 /// Bytes by which a request's share of the write buffer grows at most.
 pub(crate) const BUFFER_STEP_BYTES: usize = 256 * 1024;
-/// A chunk that is filled within this time, however short it is cut, comes from a quick client.
+/// A chunk of [`BUFFER_STEP_BYTES`] or more that is filled within this time comes from a quick client. Waits for disks
+/// while it was filled count as the client's.
 pub(crate) const QUICK_CHUNK: Duration = Duration::from_secs(1);
 /// Chunks of one request that may be on their way to disks at once.
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 2;

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::retry;
 
-/// Offset, length and memory are multiples of this: of the page, and of a block of any disk.
+/// Offset, length and memory are multiples of this: of a page of 4 KiB, and of a block of any disk.
 const ALIGN: usize = 4096;
 /// Shorter writes are left to the cache: the kernel writes many of them at once.
 const BYTES_MIN: usize = 128 * 1024;
