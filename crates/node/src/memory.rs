@@ -36,7 +36,8 @@ fn available() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     let machine = Some(system.total_memory()).filter(|bytes| *bytes > 0);
-    let limit = own_limit(&mut system);
+    // Of a group whose files cannot be read nothing is known; a container's root says what all in it may have.
+    let limit = own_limit(&mut system).or_else(|| Some(system.cgroup_limits()?.total_memory));
     machine.into_iter().chain(limit).min()
 }
 
