@@ -14,19 +14,21 @@
 //! not while the log is being synced, and may take as long as it takes to begin another log file.
 
 mod options;
+mod reclaim;
+mod scan;
 mod snapshot;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use granary_kv::{Direction, Entry, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
+use granary_kv::{Direction, Kv, KvError, KvRead, KvStats, Op, Scan, Space, WriteBatch};
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{
-    BoundColumnFamily, DB, ErrorKind, IteratorMode, ReadOptions, ReadTier, WriteOptions, properties,
-};
+use rocksdb::{BoundColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteOptions, properties};
 
 pub use options::{RocksBudget, RocksConfig};
+use reclaim::{Reclaimer, Watch};
+use scan::RocksScan;
 use snapshot::OwnedSnapshot;
 
 /// A database on disk. Cheap to clone; the database closes with the last handle, scan and
@@ -37,7 +39,8 @@ pub struct RocksKv {
 }
 
 struct Database {
-    db: DB,
+    db: Arc<DB>,
+    reclaimer: Reclaimer,
     budget: RocksBudget,
     /// The first failure of a write or sync; see the top of the file.
     failed: Mutex<Option<KvError>>,
@@ -66,8 +69,12 @@ impl RocksKv {
         let spaces = Space::ALL.map(|space| options::column_family(space, &config));
         let db = DB::open_cf_descriptors(&options::database(&config), path, spaces)
             .map_err(|error| open_error(path, &error))?;
+        let db = Arc::new(db);
+        let reclaimer = Reclaimer::start(Arc::clone(&db))
+            .map_err(|error| KvError::Io(error.to_string().into()))?;
         let database = Database {
             db,
+            reclaimer,
             budget: config.budget,
             failed: Mutex::new(None),
             syncing: RwLock::new(()),
@@ -117,6 +124,18 @@ impl Database {
         })
     }
 
+    /// Counts what a scan steps over, unless it gives up before that takes long.
+    fn watch(
+        &self,
+        tier: Tier,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Option<Watch<'_>> {
+        (tier == Tier::All).then(|| Watch::new(&self.reclaimer, space, start, end, direction))
+    }
+
     /// About how many bytes of table files an interval has; memtables do not count.
     fn file_bytes(&self, space: Space, start: &[u8], end: Option<&[u8]>) -> u64 {
         let Ok(family) = self.column_family(space) else {
@@ -149,6 +168,7 @@ impl Drop for Database {
     fn drop(&mut self) {
         // Compactions of a closing database are thrown away; do not wait for them to finish.
         self.db.cancel_all_background_work(true);
+        self.reclaimer.stop();
     }
 }
 
@@ -179,13 +199,8 @@ fn read_options(tier: Tier) -> ReadOptions {
     options
 }
 
-/// Bounds and mode of a scan; `None` when the range is empty.
-fn scan_options(
-    tier: Tier,
-    start: &[u8],
-    end: Option<&[u8]>,
-    direction: Direction,
-) -> Option<(ReadOptions, IteratorMode<'static>)> {
+/// Options of a scan; `None` when the range is empty.
+fn scan_options(tier: Tier, start: &[u8], end: Option<&[u8]>) -> Option<ReadOptions> {
     if end.is_some_and(|end| end <= start) {
         return None;
     }
@@ -194,19 +209,7 @@ fn scan_options(
     if let Some(end) = end {
         options.set_iterate_upper_bound(end);
     }
-    let mode = match direction {
-        Direction::Forward => IteratorMode::Start,
-        Direction::Backward => IteratorMode::End,
-    };
-    Some((options, mode))
-}
-
-/// Key and value as the binding's iterators yield them.
-type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
-
-fn entry(found: Found) -> Result<Entry, KvError> {
-    let (key, value) = found.map_err(|error| kv_error(&error))?;
-    Ok((Bytes::from(key), Bytes::from(value)))
+    Some(options)
 }
 
 /// A scan of one failure.
@@ -264,16 +267,16 @@ impl Tiered for RocksKv {
         end: Option<&[u8]>,
         direction: Direction,
     ) -> Scan<'_> {
-        let Some((options, mode)) = scan_options(tier, start, end, direction) else {
+        let Some(options) = scan_options(tier, start, end) else {
             return Box::new(std::iter::empty());
         };
-        match self.database.column_family(space) {
-            Ok(family) => Box::new(
-                self.database
-                    .db
-                    .iterator_cf_opt(&family, options, mode)
-                    .map(entry),
-            ),
+        let database = &self.database;
+        match database.column_family(space) {
+            Ok(family) => {
+                let rows = database.db.raw_iterator_cf_opt(&family, options);
+                let watch = database.watch(tier, space, start, end, direction);
+                Box::new(RocksScan::new(rows, direction, watch))
+            }
             Err(error) => failed_scan(error),
         }
     }

@@ -11,9 +11,8 @@ use granary_kv::{Direction, KvError, KvRead, Scan, Space};
 use rocksdb::{DB, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use crate::{
-    Database, InMemory, Tier, Tiered, entry, failed_scan, kv_error, read_options, scan_options,
-};
+use crate::scan::RocksScan;
+use crate::{Database, InMemory, Tier, Tiered, failed_scan, kv_error, read_options, scan_options};
 
 type Borrowing<'a> = SnapshotWithThreadMode<'a, DB>;
 
@@ -51,13 +50,18 @@ impl Tiered for OwnedSnapshot {
         end: Option<&[u8]>,
         direction: Direction,
     ) -> Scan<'_> {
-        let Some((options, mode)) = scan_options(tier, start, end, direction) else {
+        let Some(options) = scan_options(tier, start, end) else {
             return Box::new(std::iter::empty());
         };
-        match self.0.borrow_owner().column_family(space) {
+        let database = self.0.borrow_owner();
+        match database.column_family(space) {
             Ok(family) => {
-                let snapshot = self.0.borrow_dependent();
-                Box::new(snapshot.iterator_cf_opt(&family, options, mode).map(entry))
+                let rows = self
+                    .0
+                    .borrow_dependent()
+                    .raw_iterator_cf_opt(&family, options);
+                let watch = database.watch(tier, space, start, end, direction);
+                Box::new(RocksScan::new(rows, direction, watch))
             }
             Err(error) => failed_scan(error),
         }

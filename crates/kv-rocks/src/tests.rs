@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use granary_kv::{Direction, Kv, KvError, KvRead, Space, WriteBatch, testsuite};
@@ -67,6 +68,58 @@ fn conforms() {
         next.set(next.get() + 1);
         Arc::new(open(&directory.path().join(next.get().to_string())))
     });
+}
+
+/// More rows than a scan steps over before it has their place compacted, all of them deleted.
+fn write_and_delete(kv: &RocksKv) {
+    for number in 0..30_000 {
+        write(kv, number, 1);
+    }
+    let mut batch = WriteBatch::new();
+    for number in 0..30_000u32 {
+        batch.delete(Space::State, number.to_be_bytes().to_vec());
+    }
+    kv.write(batch).unwrap();
+}
+
+#[test]
+fn deleted_rows_that_a_scan_meets_are_gone_soon() {
+    for direction in [Direction::Forward, Direction::Backward] {
+        let directory = TempDir::new().unwrap();
+        let kv = open(directory.path());
+        write(&kv, 1 << 20, 1);
+        write_and_delete(&kv);
+        // In memory a scan gives up behind a thousand of them.
+        let in_the_way = || {
+            let memory = kv.in_memory().unwrap();
+            let first = memory
+                .scan(Space::State, b"", Some(&[0, 8]), direction)
+                .next();
+            matches!(first, Some(Err(KvError::NotInMemory)))
+        };
+        assert!(in_the_way());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while in_the_way() {
+            assert!(Instant::now() < deadline, "{direction:?}");
+            assert_eq!(
+                kv.scan(Space::State, b"", Some(&[0, 8]), direction).count(),
+                0
+            );
+            std::thread::yield_now();
+        }
+        assert_eq!(numbers(&kv, Space::State), [1 << 20]);
+    }
+}
+
+#[test]
+fn a_database_closes_while_deleted_rows_are_cleared_away() {
+    let directory = TempDir::new().unwrap();
+    for _ in 0..5 {
+        let kv = open(directory.path());
+        write_and_delete(&kv);
+        assert_eq!(numbers(&kv, Space::State), []);
+    }
+    assert_eq!(numbers(&open(directory.path()), Space::Log).len(), 30_000);
 }
 
 #[test]
