@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use granary_types::BucketId;
 
 use super::{BucketSegment, Meta};
@@ -13,6 +14,9 @@ const REROUTES_MAX: usize = 8;
 /// The first pause before such a try; it doubles with every one.
 const REROUTE_PAUSE: Duration = Duration::from_millis(5);
 
+/// Shards that are asked at the same time at most; the more have left room in a page, the more.
+const SHARDS_AT_ONCE_MAX: usize = 8;
+
 /// The part of a bucket that one shard is asked for.
 struct Interval {
     start_key: Bytes,
@@ -21,11 +25,59 @@ struct Interval {
     limit: u32,
 }
 
+impl Interval {
+    fn of(segment: &BucketSegment, limit: usize) -> Self {
+        Self {
+            start_key: segment.start_key.clone(),
+            bounded: segment.end_key.is_some(),
+            end_key: segment.end_key.clone().unwrap_or_default(),
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// The names of a listing.
+struct Names {
+    prefix: Bytes,
+    delimiter: Bytes,
+}
+
+impl Names {
+    /// Whether a page that has come to its cursor may show keys of the segment.
+    fn may_show(&self, segment: &BucketSegment, page: &impl Page) -> bool {
+        let start = &segment.start_key;
+        let is_behind = start > &self.prefix && !start.starts_with(&self.prefix);
+        let is_passed = segment.end_key.as_ref().is_some_and(|end| {
+            let passed = page.passed().filter(|name| self.is_group(name));
+            end <= page.cursor()
+                || end <= &self.prefix
+                || passed.is_some_and(|group| end.starts_with(group))
+        });
+        !is_behind && !is_passed
+    }
+
+    fn is_group(&self, name: &[u8]) -> bool {
+        let rest = name.strip_prefix(&self.prefix[..]).unwrap_or_default();
+        let delimiter = &self.delimiter[..];
+        if delimiter.is_empty() {
+            return false;
+        }
+        let first = rest
+            .windows(delimiter.len())
+            .position(|part| part == delimiter);
+        first.is_some_and(|at| at + delimiter.len() == rest.len())
+    }
+}
+
 /// A page that is put together from the answers of several shards.
 trait Page {
     fn count(&self) -> usize;
     /// The key or group that the page has come to.
     fn cursor(&self) -> &Bytes;
+    /// The cursor, where nothing of that name is still to come.
+    fn passed(&self) -> Option<&Bytes>;
+    /// Removes a group from the front: of keys of one group, every shard that was asked at the same time shows its own.
+    fn remove_group(&mut self, group: &[u8]);
     /// Takes the items of a shard that go on from the cursor, and moves it.
     fn extend(&mut self, answer: Self);
     fn more(&mut self) -> &mut bool;
@@ -44,17 +96,19 @@ impl Meta {
             ..Default::default()
         };
         let bucket = BucketId(query.bucket_id);
-        self.list(bucket, query.limit, page, |page: &pb::ObjectsPage, part| {
-            pb::ListObjects {
-                after: page.resume_after.clone(),
-                limit: part.limit,
-                start_key: part.start_key,
-                bounded: part.bounded,
-                end_key: part.end_key,
-                ..query.clone()
-            }
-        })
-        .await
+        let names = Names {
+            prefix: query.prefix.clone(),
+            delimiter: query.delimiter.clone(),
+        };
+        let part = |page: &pb::ObjectsPage, part: Interval| pb::ListObjects {
+            after: page.resume_after.clone(),
+            limit: part.limit,
+            start_key: part.start_key,
+            bounded: part.bounded,
+            end_key: part.end_key,
+            ..query.clone()
+        };
+        self.list(bucket, &names, query.limit, page, part).await
     }
 
     /// Versions, delete markers and common prefixes of a bucket after the markers, at most
@@ -72,21 +126,20 @@ impl Meta {
             ..Default::default()
         };
         let bucket = BucketId(query.bucket_id);
-        self.list(
-            bucket,
-            query.limit,
-            page,
-            |page: &pb::VersionsPage, part| pb::ListVersions {
-                key_marker: page.next_key.clone(),
-                stamp_marker: page.next_stamp,
-                limit: part.limit,
-                start_key: part.start_key,
-                bounded: part.bounded,
-                end_key: part.end_key,
-                ..query.clone()
-            },
-        )
-        .await
+        let names = Names {
+            prefix: query.prefix.clone(),
+            delimiter: query.delimiter.clone(),
+        };
+        let part = |page: &pb::VersionsPage, part: Interval| pb::ListVersions {
+            key_marker: page.next_key.clone(),
+            stamp_marker: page.next_stamp,
+            limit: part.limit,
+            start_key: part.start_key,
+            bounded: part.bounded,
+            end_key: part.end_key,
+            ..query.clone()
+        };
+        self.list(bucket, &names, query.limit, page, part).await
     }
 
     /// Uploads and common prefixes of a bucket after the markers, at most `query.limit`.
@@ -101,24 +154,28 @@ impl Meta {
             ..Default::default()
         };
         let bucket = BucketId(query.bucket_id);
-        self.list(bucket, query.limit, page, |page: &pb::UploadsPage, part| {
-            pb::ListUploads {
-                key_marker: page.next_key.clone(),
-                upload_id_marker: page.next_upload_id.clone(),
-                limit: part.limit,
-                start_key: part.start_key,
-                bounded: part.bounded,
-                end_key: part.end_key,
-                ..query.clone()
-            }
-        })
-        .await
+        let names = Names {
+            prefix: query.prefix.clone(),
+            delimiter: query.delimiter.clone(),
+        };
+        let part = |page: &pb::UploadsPage, part: Interval| pb::ListUploads {
+            key_marker: page.next_key.clone(),
+            upload_id_marker: page.next_upload_id.clone(),
+            limit: part.limit,
+            start_key: part.start_key,
+            bounded: part.bounded,
+            end_key: part.end_key,
+            ..query.clone()
+        };
+        self.list(bucket, &names, query.limit, page, part).await
     }
 
-    /// Asks the shards of a bucket in key order until the page is full, and whether more follows.
+    /// Asks the shards of a bucket in key order until the page is full, and whether more follows. One at first: it
+    /// may fill the page. Then several at the same time, all from where the page has come to.
     async fn list<Q: Query>(
         &self,
         bucket: BucketId,
+        names: &Names,
         limit: u32,
         mut page: Q::Reply,
         query: impl Fn(&Q::Reply, Interval) -> Q + Send + Sync,
@@ -132,36 +189,52 @@ impl Meta {
             return Ok(page);
         }
         'route: loop {
-            for segment in self.segments(bucket).await? {
-                let end = segment.end_key.as_ref();
-                if end.is_some_and(|end| end <= page.cursor()) {
-                    continue;
+            let mut segments = self.segments(bucket).await?;
+            let mut at_once = 1;
+            loop {
+                segments.retain(|segment| names.may_show(segment, &page));
+                if segments.is_empty() {
+                    return Ok(page);
                 }
                 // A full page still has to know whether anything follows.
-                let room = limit.saturating_sub(page.count());
-                let part = Interval {
-                    start_key: segment.start_key.clone(),
-                    bounded: segment.end_key.is_some(),
-                    end_key: segment.end_key.clone().unwrap_or_default(),
-                    limit: u32::try_from(room.max(1)).unwrap_or(u32::MAX),
-                };
-                let part = query(&page, part);
-                let Some(mut answer) = self.ask(&segment, part, &mut reroutes).await? else {
-                    continue 'route;
-                };
-                let more = *answer.more();
-                if room > 0 {
-                    page.extend(answer);
-                } else if answer.count() > 0 {
-                    *page.more() = true;
-                    return Ok(page);
+                let room = limit.saturating_sub(page.count()).max(1);
+                let asked = segments.iter().take(at_once).map(|segment| {
+                    self.query_at(segment.shard, query(&page, Interval::of(segment, room)))
+                });
+                let mut come_by = 0;
+                for answer in join_all(asked).await {
+                    let mut answer = match answer {
+                        Ok(answer) => answer,
+                        Err(error) => {
+                            self.reroute(error, &mut reroutes).await?;
+                            continue 'route;
+                        }
+                    };
+                    if let Some(name) = page.passed() {
+                        answer.remove_group(name);
+                    }
+                    let room = limit.saturating_sub(page.count());
+                    if room == 0 && answer.count() > 0 {
+                        *page.more() = true;
+                        return Ok(page);
+                    }
+                    if answer.count() > room {
+                        // It did not know of what came before; it is asked again, for less.
+                        break;
+                    }
+                    let more = *answer.more();
+                    if room > 0 {
+                        page.extend(answer);
+                    }
+                    if more {
+                        *page.more() = true;
+                        return Ok(page);
+                    }
+                    come_by += 1;
                 }
-                if more {
-                    *page.more() = true;
-                    return Ok(page);
-                }
+                segments.drain(..come_by);
+                at_once = (at_once * 2).min(SHARDS_AT_ONCE_MAX);
             }
-            return Ok(page);
         }
     }
 
@@ -186,8 +259,12 @@ impl Meta {
                 let query = pb::GetCounters {
                     bucket_id: bucket.0,
                 };
-                let Some(answer) = self.ask(&segment, query, &mut reroutes).await? else {
-                    continue 'route;
+                let answer = match self.query_at(segment.shard, query).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        self.reroute(error, &mut reroutes).await?;
+                        continue 'route;
+                    }
                 };
                 for class in answer.classes {
                     add_class(&mut total, class);
@@ -197,24 +274,15 @@ impl Meta {
         }
     }
 
-    /// Asks one segment's shard; `None` when the map had to be refreshed first.
-    async fn ask<Q: Query>(
-        &self,
-        segment: &BucketSegment,
-        query: Q,
-        reroutes: &mut usize,
-    ) -> Result<Option<Q::Reply>, MetaError> {
-        match self.query_at(segment.shard, query).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.kind() == ErrorKind::Reroute && *reroutes < REROUTES_MAX => {
-                *reroutes += 1;
-                // A shard that was split off is known to the root only a moment later.
-                self.runtime.sleep(REROUTE_PAUSE * (1 << *reroutes)).await;
-                self.refresh_map().await?;
-                Ok(None)
-            }
-            Err(error) => Err(error),
+    /// Reads the map again when a shard said that a segment is no longer its own.
+    async fn reroute(&self, error: MetaError, reroutes: &mut usize) -> Result<(), MetaError> {
+        if error.kind() != ErrorKind::Reroute || *reroutes == REROUTES_MAX {
+            return Err(error);
         }
+        *reroutes += 1;
+        // A shard that was split off is known to the root only a moment later.
+        self.runtime.sleep(REROUTE_PAUSE * (1 << *reroutes)).await;
+        self.refresh_map().await
     }
 }
 
@@ -225,6 +293,17 @@ impl Page for pb::ObjectsPage {
 
     fn cursor(&self) -> &Bytes {
         &self.resume_after
+    }
+
+    fn passed(&self) -> Option<&Bytes> {
+        Some(&self.resume_after)
+    }
+
+    fn remove_group(&mut self, group: &[u8]) {
+        let first = self.items.first().and_then(|first| first.item.as_ref());
+        if matches!(first, Some(pb::list_item::Item::CommonPrefix(name)) if name == group) {
+            self.items.remove(0);
+        }
     }
 
     fn extend(&mut self, answer: Self) {
@@ -250,6 +329,17 @@ impl Page for pb::VersionsPage {
         &self.next_key
     }
 
+    fn passed(&self) -> Option<&Bytes> {
+        (self.next_stamp == 0).then_some(&self.next_key)
+    }
+
+    fn remove_group(&mut self, group: &[u8]) {
+        let first = self.items.first().and_then(|first| first.item.as_ref());
+        if matches!(first, Some(pb::version_item::Item::CommonPrefix(name)) if name == group) {
+            self.items.remove(0);
+        }
+    }
+
     fn extend(&mut self, answer: Self) {
         if !answer.next_key.is_empty() {
             self.next_key = answer.next_key;
@@ -270,6 +360,17 @@ impl Page for pb::UploadsPage {
 
     fn cursor(&self) -> &Bytes {
         &self.next_key
+    }
+
+    fn passed(&self) -> Option<&Bytes> {
+        self.next_upload_id.is_empty().then_some(&self.next_key)
+    }
+
+    fn remove_group(&mut self, group: &[u8]) {
+        let first = self.items.first().and_then(|first| first.item.as_ref());
+        if matches!(first, Some(pb::upload_item::Item::CommonPrefix(name)) if name == group) {
+            self.items.remove(0);
+        }
     }
 
     fn extend(&mut self, answer: Self) {

@@ -1,11 +1,17 @@
 //! Listings of objects against a model of what they must show.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use granary_types::ShardId;
 
+use super::settings::all_versions;
+use super::splits::split;
+use super::uploads::all_uploads;
 use super::{Suite, TestBucket};
-use crate::pb;
+use crate::{Meta, MetaError, MetaService, pb};
 
 /// More pages than any listing of these cases has.
 const PAGES_MAX: usize = 1000;
@@ -85,18 +91,130 @@ pub async fn pages_agree_with_a_model(suite: Suite) {
         .filter(|name| **name != "a0")
         .map(|name| (*name).to_owned())
         .collect();
+    every_listing_agrees(&suite, bucket, &keys).await;
+}
+
+async fn every_listing_agrees(suite: &Suite, bucket: TestBucket, keys: &BTreeSet<String>) {
     for prefix in ["", "a", "a/", "b\0", "c/", "nothing"] {
         for delimiter in ["", "/", "//", "b"] {
             for after in ["", "a/", "a/b", "b", "c//", "zz"] {
-                let expected = model(&keys, prefix, delimiter, after);
+                let expected = model(keys, prefix, delimiter, after);
                 for limit in [1, 3, 1000] {
-                    let seen = walk(&suite, bucket, (prefix, delimiter, after), limit).await;
+                    let seen = walk(suite, bucket, (prefix, delimiter, after), limit).await;
                     let what = format!("{prefix:?} {delimiter:?} {after:?} {limit}");
                     assert_eq!(seen, expected, "{what}");
                 }
             }
         }
     }
+}
+
+/// The same where nearly every key has a shard of its own, and groups span several.
+pub async fn pages_of_many_shards_agree_with_a_model(suite: Suite) {
+    let bucket = suite.bucket("pieces").await;
+    let names = [
+        "a", "a/", "a/b", "a/b/c", "a/b/d", "a/b/e", "a/c", "b", "b/x", "c//d", "c//e", "c/f", "d",
+        "e", "f", "g/1", "g/2", "h",
+    ];
+    let keys: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
+    for key in names {
+        suite.put(bucket, key, "x").await;
+        suite.put(bucket, key, "y").await;
+        initiate_upload(&suite, bucket, key).await;
+    }
+    let others = async || {
+        let mut others = Vec::new();
+        for limit in [1, 3, 1000] {
+            for delimiter in ["", "/"] {
+                let versions = all_versions(&suite, bucket, limit, delimiter).await;
+                let uploads = all_uploads(&suite, bucket, limit, delimiter).await;
+                others.push((versions, uploads));
+            }
+        }
+        others
+    };
+    let before = others().await;
+    for at in [
+        "a/b", "a/b/d", "a/b/e", "b", "c//d", "c//e", "c/", "d", "e", "f", "g/", "g/2", "h",
+    ] {
+        split(&suite, bucket, at).await;
+    }
+    every_listing_agrees(&suite, bucket, &keys).await;
+    assert_eq!(others().await, before);
+}
+
+async fn initiate_upload(suite: &Suite, bucket: TestBucket, key: &str) {
+    let upload_id = suite.begin_write(bucket, key).await;
+    let command = pb::InitiateUpload {
+        at: Some(bucket.at(key)),
+        upload_id,
+        ..Default::default()
+    };
+    suite.accepted(command).await;
+}
+
+/// Notes which shards are asked.
+struct Asked {
+    service: Arc<dyn MetaService>,
+    shards: Mutex<BTreeSet<ShardId>>,
+}
+
+#[async_trait]
+impl MetaService for Asked {
+    async fn propose(
+        &self,
+        shard: ShardId,
+        command: pb::Command,
+    ) -> Result<pb::CommandReply, MetaError> {
+        self.service.propose(shard, command).await
+    }
+
+    async fn query(&self, shard: ShardId, query: pb::Query) -> Result<pb::QueryReply, MetaError> {
+        if matches!(query.query, Some(pb::query::Query::ListObjects(_))) {
+            self.shards.lock().unwrap().insert(shard);
+        }
+        self.service.query(shard, query).await
+    }
+}
+
+/// A listing does not depend on shards that cannot have any key of it.
+pub async fn only_shards_that_may_have_keys_are_asked(suite: Suite) {
+    let bucket = suite.bucket("asked").await;
+    let mut shards = vec![suite.shard_of(bucket, "a").await];
+    // In order: up to b, up to p/3, up to p/6, up to q, the rest.
+    for at in ["b", "p/3", "p/6", "q"] {
+        shards.push(split(&suite, bucket, at).await);
+    }
+    for key in ["a", "b", "p/1", "p/4", "p/7", "q/1"] {
+        suite.put(bucket, key, "x").await;
+    }
+    let asked = Arc::new(Asked {
+        service: Arc::clone(&suite.service),
+        shards: Mutex::default(),
+    });
+    let meta = Meta::new(suite.runtime.clone(), Arc::<Asked>::clone(&asked));
+    let told = async |prefix: &'static str, delimiter: &'static str, after: &'static str| {
+        let query = pb::ListObjects {
+            bucket_id: bucket.id.0,
+            prefix: Bytes::from_static(prefix.as_bytes()),
+            delimiter: Bytes::from_static(delimiter.as_bytes()),
+            after: Bytes::from_static(after.as_bytes()),
+            limit: 1000,
+            ..Default::default()
+        };
+        let found = meta.list_objects(query).await.unwrap().items.len();
+        let asked = std::mem::take(&mut *asked.shards.lock().unwrap());
+        let places = (0..shards.len()).filter(|n| asked.contains(&shards[*n]));
+        (found, places.collect::<Vec<_>>())
+    };
+    assert_eq!(told("", "", "").await, (6, vec![0, 1, 2, 3, 4]));
+    assert_eq!(told("a", "", "").await, (1, vec![0]));
+    assert_eq!(told("p/4", "", "").await, (1, vec![2]));
+    assert_eq!(told("p/", "", "p/3").await, (2, vec![2, 3]));
+    assert_eq!(told("p/", "/", "").await, (3, vec![1, 2, 3]));
+    // The second and the third end within the group.
+    assert_eq!(told("", "/", "p/").await, (1, vec![3, 4]));
+    assert_eq!(told("", "/", "b").await.0, 2);
 }
 
 /// A group of many keys costs one entry; a marker that is a group passes over all of it.

@@ -467,7 +467,7 @@ pub async fn versions_are_listed_across_splits(suite: Suite) {
     }
 }
 
-async fn all_versions(
+pub(super) async fn all_versions(
     suite: &Suite,
     bucket: TestBucket,
     limit: u32,

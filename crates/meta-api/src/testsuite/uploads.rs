@@ -375,7 +375,7 @@ pub async fn uploads_are_listed_by_key_and_age(suite: Suite) {
     assert_eq!(keys, ["a", "a", "a", "b/", "c", "c", "c"]);
 }
 
-async fn all_uploads(
+pub(super) async fn all_uploads(
     suite: &Suite,
     bucket: TestBucket,
     limit: u32,
