@@ -106,9 +106,8 @@ impl DataPathConfig {
 const REPAIR_BYTES_PER_SEC_MIN: u64 = 32 * 1024 * 1024;
 /// Bytes by which a request's share of the write buffer grows at most.
 pub(crate) const BUFFER_STEP_BYTES: usize = 256 * 1024;
-/// A chunk of [`BUFFER_STEP_BYTES`] or more that is filled within this time comes from a quick client. Waits for disks
-/// while it was filled count as the client's.
-pub(crate) const QUICK_CHUNK: Duration = Duration::from_secs(1);
+/// A client for whose [`BUFFER_STEP_BYTES`] the server waits at most so long is quick.
+pub(crate) const QUICK_STEP: Duration = Duration::from_millis(250);
 /// Chunks of one request that may be on their way to disks at once.
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 2;
 /// Chunk references a request holds before it stages them in the shard.

@@ -618,16 +618,17 @@ fn many_writers_share_a_small_budget_and_quiet_ones_make_room() {
 
 #[test]
 fn slow_clients_hold_what_they_have_sent_and_not_what_they_will() {
-    slow_clients_get_through(0);
+    slow_clients_get_through(0, 256 * 1024);
 }
 
 #[test]
 fn a_burst_makes_no_quick_client() {
-    slow_clients_get_through(64 * 1024);
+    slow_clients_get_through(64 * 1024, 256 * 1024);
+    slow_clients_get_through(256 * 1024, 512 * 1024);
 }
 
-/// Each sends so much at once, and the rest slowly.
-fn slow_clients_get_through(burst: usize) {
+/// Each sends so much at once, and the rest of the whole slowly.
+fn slow_clients_get_through(burst: usize, whole: usize) {
     simulated(async move {
         let budget = 8 * MIB as u64;
         let config = DataPathConfig {
@@ -639,23 +640,23 @@ fn slow_clients_get_through(burst: usize) {
             ..Default::default()
         })
         .await;
-        // All of it together is three times the budget, and takes longer than anybody waits for memory.
+        // All of it together is several times the budget, and takes longer than anybody waits for memory.
         let slow = (0..100).map(|n| {
             let path = cluster.path.clone();
             cluster.runtime.spawn(async move {
-                let bytes = content(256 * 1024, n);
+                let bytes = content(whole, n);
                 let rest = frames(&bytes.slice(burst..), 8 * 1024).then(|frame| async {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     frame
                 });
                 let body = frames(&bytes.slice(..burst), 64 * 1024).chain(rest);
-                path.write(target(), Box::pin(body), limits(Some(256 * 1024)))
+                path.write(target(), Box::pin(body), limits(Some(whole as u64)))
                     .await
             })
         });
         let slow: Vec<_> = slow.collect();
         for task in slow {
-            assert_eq!(task.await.unwrap().unwrap().size, 256 * 1024);
+            assert_eq!(task.await.unwrap().unwrap().size, whole as u64);
         }
         let budgets = &cluster.path.shared.write_budget;
         assert!(budgets.peak_bytes() <= budget);

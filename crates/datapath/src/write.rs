@@ -19,7 +19,7 @@ use crate::budget::Share;
 use crate::chunk_writer::store_chunk;
 use crate::config::{
     BUFFER_STEP_BYTES, CHUNK_BYTES, CHUNKS_IN_FLIGHT, HASH_IN_PLACE_MAX, IDLE_FLUSH_AFTER,
-    QUICK_CHUNK,
+    QUICK_STEP,
 };
 use crate::digest::{BodyDigests, CutChunk, Digested};
 use crate::error::{BodyError, WriteError};
@@ -42,6 +42,7 @@ where
     let mut intake = Intake::new(limits)?;
     let mut pipeline = Pipeline::new(Arc::clone(shared), target, limits.declared_length);
     loop {
+        let asked = shared.runtime.monotonic();
         let event = tokio::select! {
             // The body first: no timer is set while it comes. Chunks in flight are few, so that it cannot
             // keep them waiting for long.
@@ -54,6 +55,9 @@ where
                 Event::Idle
             }
         };
+        pipeline
+            .pace
+            .waited(shared.runtime.monotonic().saturating_sub(asked));
         match event {
             Event::Frame(Some(frame)) => {
                 let frame = frame?;
@@ -175,6 +179,33 @@ impl Digests {
     }
 }
 
+/// How fast a client sends, by how long its body was waited for: not by the clock, since what waits in the socket
+/// while memory or disks are waited for comes at once.
+#[derive(Default)]
+struct Pace {
+    /// Its last bytes came fast enough to take memory for the next in advance.
+    is_quick: bool,
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Pace {
+    fn waited(&mut self, time: Duration) {
+        self.waited += time;
+        self.is_quick &= self.waited <= QUICK_STEP;
+    }
+
+    fn received(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= BUFFER_STEP_BYTES {
+            *self = Self {
+                is_quick: self.waited <= QUICK_STEP,
+                ..Self::default()
+            };
+        }
+    }
+}
+
 type StoringChunk = AbortOnDropHandle<Result<pb::state::Extent, WriteError>>;
 
 /// Waits for the oldest chunk in flight; chunks are kept in the order of their bytes.
@@ -195,10 +226,7 @@ struct Pipeline {
     declared: Option<u64>,
     fed: u64,
     filling: Filling,
-    /// Monotonic time at which the chunk that is being filled had its first memory.
-    filling_since: Duration,
-    /// The last chunk was filled fast enough to take memory for the next in advance.
-    is_quick: bool,
+    pace: Pace,
     digests: Digests,
     in_flight: VecDeque<StoringChunk>,
     session: Option<WriteSession>,
@@ -213,8 +241,7 @@ impl Pipeline {
             declared,
             fed: 0,
             filling: Filling::default(),
-            filling_since: Duration::ZERO,
-            is_quick: false,
+            pace: Pace::default(),
             digests: Digests::Here(Box::new(digests)),
             in_flight: VecDeque::new(),
             session: None,
@@ -234,7 +261,9 @@ impl Pipeline {
             } else {
                 let before = self.filling.length;
                 self.filling.append(&mut frame);
-                self.fed += (self.filling.length - before) as u64;
+                let taken = self.filling.length - before;
+                self.fed += taken as u64;
+                self.pace.received(taken);
             }
         }
         Ok(())
@@ -245,7 +274,7 @@ impl Pipeline {
     async fn find_room(&mut self, coming: usize) -> Result<(), WriteError> {
         let step = self.step_bytes(coming);
         if let Some(share) = self.shared.write_budget.try_take(step) {
-            self.grow(step, share);
+            self.filling.grow(step, share);
             return Ok(());
         }
         if !self.in_flight.is_empty() {
@@ -258,7 +287,7 @@ impl Pipeline {
         let wait = Duration::from_millis(self.shared.config.buffer_wait_ms);
         match self.shared.write_budget.take(step, wait).await {
             Some(share) => {
-                self.grow(step, share);
+                self.filling.grow(step, share);
                 Ok(())
             }
             None => {
@@ -268,21 +297,14 @@ impl Pipeline {
         }
     }
 
-    fn grow(&mut self, bytes: usize, share: Share) {
-        if self.filling.is_empty() {
-            self.filling_since = self.shared.runtime.monotonic();
-        }
-        self.filling.grow(bytes, share);
-    }
-
     /// The next segment: as long as all before it, so that a slow client holds no more than twice what
-    /// it has sent, or a block; in whole steps once a chunk has come quickly.
+    /// it has sent, or a block; in whole steps while it is quick.
     fn step_bytes(&self, coming: usize) -> usize {
         let so_far = self
             .filling
             .length
             .max(coming.next_multiple_of(BLOCK_BYTES));
-        let step = if self.is_quick {
+        let step = if self.pace.is_quick {
             BUFFER_STEP_BYTES
         } else {
             so_far.min(BUFFER_STEP_BYTES)
@@ -313,14 +335,6 @@ impl Pipeline {
         if self.filling.is_empty() {
             return Ok(());
         }
-        // What comes next waits for disks and shards: that is not the client's time. A block or two may have waited in
-        // the socket's buffers for memory: they say nothing of the client.
-        let took = self
-            .shared
-            .runtime
-            .monotonic()
-            .saturating_sub(self.filling_since);
-        self.is_quick = took <= QUICK_CHUNK && self.filling.length >= BUFFER_STEP_BYTES;
         while self.in_flight.len() >= CHUNKS_IN_FLIGHT {
             let extent = next_stored(&mut self.in_flight).await?;
             self.keep(extent).await?;
