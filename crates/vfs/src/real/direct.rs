@@ -28,9 +28,9 @@ const PIECE_BYTES: usize = 1 << 20;
 /// The second way into a file.
 #[derive(Debug, Default)]
 pub(super) struct Direct {
-    /// Opened for the first large write; `None`: it cannot be.
-    file: OnceLock<Option<File>>,
-    /// It could be opened, but not written.
+    /// Opened for the first large write.
+    file: OnceLock<File>,
+    /// It cannot be opened or written this way, now or later.
     refused: AtomicBool,
 }
 
@@ -55,7 +55,8 @@ impl Direct {
         let mut slices = slices.iter().map(|slice| &slice[..]);
         let mut slice: &[u8] = &[];
         let mut written = 0;
-        while written < whole {
+        // A rest of a few pages would be a write of its own, and waited for.
+        while whole - written >= BYTES_MIN {
             let end = begin + PIECE_BYTES.min(whole - written);
             piece.clear();
             piece.resize(begin, 0);
@@ -85,23 +86,39 @@ impl Direct {
         Ok(written)
     }
 
+    /// `None` when it does not work, which is not for the write to fail: the cache takes it.
     fn open(&self, file: &File) -> Option<&File> {
         if self.refused.load(Ordering::Relaxed) {
             return None;
         }
-        let open = || {
-            // By the descriptor: the name may be another file's by now.
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, Mode::empty()).ok()
-        };
-        self.file.get_or_init(|| open().map(File::from)).as_ref()
+        if let Some(direct) = self.file.get() {
+            return Some(direct);
+        }
+        // By the descriptor: the name may be another file's by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(direct) => Some(self.file.get_or_init(|| File::from(direct))),
+            Err(error) => {
+                let refused = is_refusal(&error.into());
+                self.refused.fetch_or(refused, Ordering::Relaxed);
+                None
+            }
+        }
     }
 }
 
-/// Whether the file system or the disk takes no such write at all.
+/// Whether the file system, the disk or the container takes no such write at all. What passes, such as a lack of
+/// descriptors, is none.
 fn is_refusal(error: &io::Error) -> bool {
-    let refusals = [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+    let refusals = [
+        Errno::INVAL,
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+        Errno::NOENT,
+        Errno::ACCESS,
+        Errno::PERM,
+    ];
     refusals
         .iter()
         .any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
