@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use granary_kv::{Direction, Space};
+use granary_runtime::{Clock as _, SystemClock};
 use parking_lot::{Condvar, Mutex};
-use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+use rocksdb::perf::{PerfContext, PerfMetric};
 use rocksdb::{BottommostLevelCompaction, CompactOptions, DB};
 
 /// Tombstones stepped over, since the scan began or the last interval was reported, that make it worth a compaction:
@@ -23,18 +24,24 @@ const SKIPPED_MIN: u64 = 20_000;
 /// As many of them for each row that was returned.
 const SKIPPED_PER_ROW: u64 = 8;
 
-/// Between two compactions: while a snapshot keeps the tombstones, scans report the same interval again.
-const REST: Duration = Duration::from_secs(30);
+/// Rest after a compaction, in times of what it took: the rows between tombstones, and the file of the last level
+/// that a short interval lies in, are written again each time, so a tenth of the time is for it and no more.
+const REST_SHARE: u32 = 9;
+/// The shortest rest.
+const REST_MIN: Duration = Duration::from_secs(1);
 
 /// From one key to another; `None` is an end of the space.
 struct Interval {
     space: Space,
     start: Option<Vec<u8>>,
     end: Option<Vec<u8>>,
+    /// No tombstone that was stepped over in it is younger.
+    sequence: u64,
 }
 
 /// Compacts what scans report, one interval at a time, on a thread of its own.
 pub(crate) struct Reclaimer {
+    db: Arc<DB>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -57,11 +64,12 @@ impl Reclaimer {
     /// When the operating system has no thread to give.
     pub(crate) fn start(db: Arc<DB>) -> std::io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let reports = Arc::clone(&shared);
+        let (database, reports) = (Arc::clone(&db), Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("reclaim".into())
-            .spawn(move || reclaim(&db, &reports))?;
+            .spawn(move || reclaim(&database, &reports))?;
         Ok(Self {
+            db,
             shared,
             thread: Some(thread),
         })
@@ -83,26 +91,48 @@ impl Reclaimer {
     }
 }
 
-fn reclaim(db: &DB, shared: &Shared) {
-    loop {
-        let mut wanted = shared.wanted.lock();
-        shared.changed.wait_while(&mut wanted, |wanted| {
-            wanted.interval.is_none() && !wanted.closing
-        });
+impl Shared {
+    /// The next interval; `None` when the database closes.
+    fn next(&self) -> Option<Interval> {
+        let mut wanted = self.wanted.lock();
+        let idle = |wanted: &mut Wanted| wanted.interval.is_none() && !wanted.closing;
+        self.changed.wait_while(&mut wanted, idle);
         if wanted.closing {
-            return;
+            return None;
         }
-        let interval = wanted.interval.take();
-        drop(wanted);
-        if let Some(interval) = interval {
-            compact(db, &interval);
-        }
-        let mut wanted = shared.wanted.lock();
-        let resting = |wanted: &mut Wanted| !wanted.closing;
-        shared.changed.wait_while_for(&mut wanted, resting, REST);
-        // It may be what was compacted just now.
-        wanted.interval = None;
+        wanted.interval.take()
     }
+
+    /// Waits, and forgets what was reported meanwhile: it may be gone. Where it is not, a scan reports it again.
+    /// False when the database closes.
+    fn rest(&self, time: Duration) -> bool {
+        let mut wanted = self.wanted.lock();
+        let resting = |wanted: &mut Wanted| !wanted.closing;
+        self.changed.wait_while_for(&mut wanted, resting, time);
+        wanted.interval = None;
+        !wanted.closing
+    }
+}
+
+fn reclaim(db: &DB, shared: &Shared) {
+    while let Some(interval) = shared.next() {
+        while is_kept(db, &interval) {
+            if !shared.rest(REST_MIN) {
+                return;
+            }
+        }
+        let began = SystemClock.monotonic();
+        compact(db, &interval);
+        let took = SystemClock.monotonic().saturating_sub(began);
+        shared.rest(REST_MIN.max(took * REST_SHARE));
+    }
+}
+
+/// Whether a snapshot may be older than some of the tombstones: a compaction would only write them again.
+fn is_kept(db: &DB, interval: &Interval) -> bool {
+    // Zero where there is no snapshot.
+    let oldest = db.property_int_value(c"rocksdb.oldest-snapshot-sequence");
+    oldest.is_ok_and(|oldest| oldest.is_some_and(|oldest| (1..interval.sequence).contains(&oldest)))
 }
 
 fn compact(db: &DB, interval: &Interval) {
@@ -110,7 +140,7 @@ fn compact(db: &DB, interval: &Interval) {
         return;
     };
     let mut options = CompactOptions::default();
-    // Automatic ones go on beside it.
+    // An exclusive one keeps automatic ones from starting until it is through with the whole interval.
     options.set_exclusive_manual_compaction(false);
     // Otherwise files may be moved to the last level as they are, and stay.
     options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
@@ -121,10 +151,8 @@ fn compact(db: &DB, interval: &Interval) {
 /// What a thread has stepped over so far, in all its reads.
 pub(crate) fn skipped_by_this_thread() -> u64 {
     thread_local! {
-        static COUNTERS: PerfContext = {
-            set_perf_stats(PerfStatsLevel::EnableCount);
-            PerfContext::default()
-        };
+        // Counting is on unless it is turned off.
+        static COUNTERS: PerfContext = PerfContext::default();
     }
     COUNTERS.with(|counters| counters.metric(PerfMetric::InternalDeleteSkippedCount))
 }
@@ -183,6 +211,7 @@ impl<'a> Watch<'a> {
             space: self.space,
             start,
             end,
+            sequence: self.reclaimer.db.latest_sequence_number(),
         });
         (self.skipped, self.rows) = (0, 0);
     }

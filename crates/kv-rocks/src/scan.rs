@@ -59,18 +59,23 @@ impl Iterator for RocksScan<'_> {
         let before = self.watch.as_ref().map(|_| skipped_by_this_thread());
         self.go_on();
         let row = self.rows.item();
+        self.progress = if row.is_some() {
+            Progress::Within
+        } else {
+            Progress::Ended
+        };
+        if row.is_none()
+            && let Err(error) = self.rows.status()
+        {
+            return Some(Err(kv_error(&error)));
+        }
         if let (Some(watch), Some(before)) = (&mut self.watch, before) {
             watch.went_on(before, row.map(|(key, _)| key));
         }
-        if let Some((key, value)) = row {
-            self.progress = Progress::Within;
-            Some(Ok((
-                Bytes::copy_from_slice(key),
-                Bytes::copy_from_slice(value),
-            )))
-        } else {
-            self.progress = Progress::Ended;
-            self.rows.status().err().map(|error| Err(kv_error(&error)))
-        }
+        let (key, value) = row?;
+        Some(Ok((
+            Bytes::copy_from_slice(key),
+            Bytes::copy_from_slice(value),
+        )))
     }
 }

@@ -82,6 +82,19 @@ fn write_and_delete(kv: &RocksKv) {
     kv.write(batch).unwrap();
 }
 
+fn scan_deleted(kv: &dyn KvRead, direction: Direction) -> usize {
+    kv.scan(Space::State, b"", Some(&[0, 8]), direction).count()
+}
+
+/// In memory a scan gives up behind a thousand of them.
+fn rows_are_in_the_way(kv: &RocksKv, direction: Direction) -> bool {
+    let memory = kv.in_memory().unwrap();
+    let first = memory
+        .scan(Space::State, b"", Some(&[0, 8]), direction)
+        .next();
+    matches!(first, Some(Err(KvError::NotInMemory)))
+}
+
 #[test]
 fn deleted_rows_that_a_scan_meets_are_gone_soon() {
     for direction in [Direction::Forward, Direction::Backward] {
@@ -89,25 +102,34 @@ fn deleted_rows_that_a_scan_meets_are_gone_soon() {
         let kv = open(directory.path());
         write(&kv, 1 << 20, 1);
         write_and_delete(&kv);
-        // In memory a scan gives up behind a thousand of them.
-        let in_the_way = || {
-            let memory = kv.in_memory().unwrap();
-            let first = memory
-                .scan(Space::State, b"", Some(&[0, 8]), direction)
-                .next();
-            matches!(first, Some(Err(KvError::NotInMemory)))
-        };
-        assert!(in_the_way());
+        assert!(rows_are_in_the_way(&kv, direction));
         let deadline = Instant::now() + Duration::from_secs(60);
-        while in_the_way() {
+        while rows_are_in_the_way(&kv, direction) {
             assert!(Instant::now() < deadline, "{direction:?}");
-            assert_eq!(
-                kv.scan(Space::State, b"", Some(&[0, 8]), direction).count(),
-                0
-            );
+            assert_eq!(scan_deleted(&kv, direction), 0);
             std::thread::yield_now();
         }
         assert_eq!(numbers(&kv, Space::State), [1 << 20]);
+    }
+}
+
+#[test]
+fn deleted_rows_that_a_snapshot_keeps_are_gone_after_it() {
+    let directory = TempDir::new().unwrap();
+    let kv = open(directory.path());
+    write(&kv, 1 << 20, 1);
+    let snapshot = kv.snapshot();
+    write_and_delete(&kv);
+    assert_eq!(scan_deleted(&kv, Direction::Forward), 0);
+    assert_eq!(scan_deleted(snapshot.as_ref(), Direction::Forward), 0);
+    drop(snapshot);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while rows_are_in_the_way(&kv, Direction::Forward) {
+        assert!(Instant::now() < deadline);
+        // The block behind them has to be in memory, too.
+        let behind = kv.get(Space::State, &(1u32 << 20).to_be_bytes());
+        assert!(behind.unwrap().is_some());
+        std::thread::yield_now();
     }
 }
 
