@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use granary_types::BucketId;
 
 use super::{BucketSegment, Meta};
@@ -56,6 +57,13 @@ impl Names {
         !is_behind && !is_passed
     }
 
+    /// Whether an answer without items would take the page back into a group that it shows already.
+    fn falls_back<P: Page>(&self, page: &P, answer: &P) -> bool {
+        let passed = page.passed().filter(|name| self.is_group(name));
+        let is_within = |group: &Bytes| answer.cursor().starts_with(group);
+        answer.more() && answer.count() == 0 && passed.is_some_and(is_within)
+    }
+
     fn is_group(&self, name: &[u8]) -> bool {
         let rest = name.strip_prefix(&self.prefix[..]).unwrap_or_default();
         let delimiter = &self.delimiter[..];
@@ -80,7 +88,8 @@ trait Page {
     fn remove_group(&mut self, group: &[u8]);
     /// Takes the items of a shard that go on from the cursor, and moves it.
     fn extend(&mut self, answer: Self);
-    fn more(&mut self) -> &mut bool;
+    fn more(&self) -> bool;
+    fn set_more(&mut self);
 }
 
 impl Meta {
@@ -201,8 +210,10 @@ impl Meta {
                 let asked = segments.iter().take(at_once).map(|segment| {
                     self.query_at(segment.shard, query(&page, Interval::of(segment, room)))
                 });
-                let mut come_by = 0;
-                for answer in join_all(asked).await {
+                // Taken in order: a full page does not wait for the shards behind it.
+                let mut answers: FuturesOrdered<_> = asked.collect();
+                let (mut come_by, all) = (0, answers.len());
+                while let Some(answer) = answers.next().await {
                     let mut answer = match answer {
                         Ok(answer) => answer,
                         Err(error) => {
@@ -215,25 +226,30 @@ impl Meta {
                     }
                     let room = limit.saturating_sub(page.count());
                     if room == 0 && answer.count() > 0 {
-                        *page.more() = true;
+                        page.set_more();
                         return Ok(page);
                     }
-                    if answer.count() > room {
-                        // It did not know of what came before; it is asked again, for less.
+                    if answer.count() > room || (come_by > 0 && names.falls_back(&page, &answer)) {
+                        // It did not know of what came before, and is asked again.
                         break;
                     }
-                    let more = *answer.more();
+                    let more = answer.more();
                     if room > 0 {
                         page.extend(answer);
                     }
                     if more {
-                        *page.more() = true;
+                        page.set_more();
                         return Ok(page);
                     }
                     come_by += 1;
                 }
+                drop(answers);
                 segments.drain(..come_by);
-                at_once = (at_once * 2).min(SHARDS_AT_ONCE_MAX);
+                at_once = if come_by == all {
+                    (at_once * 2).min(SHARDS_AT_ONCE_MAX)
+                } else {
+                    1
+                };
             }
         }
     }
@@ -315,8 +331,12 @@ impl Page for pb::ObjectsPage {
         self.items.extend(answer.items);
     }
 
-    fn more(&mut self) -> &mut bool {
-        &mut self.more
+    fn more(&self) -> bool {
+        self.more
+    }
+
+    fn set_more(&mut self) {
+        self.more = true;
     }
 }
 
@@ -348,8 +368,12 @@ impl Page for pb::VersionsPage {
         self.items.extend(answer.items);
     }
 
-    fn more(&mut self) -> &mut bool {
-        &mut self.more
+    fn more(&self) -> bool {
+        self.more
+    }
+
+    fn set_more(&mut self) {
+        self.more = true;
     }
 }
 
@@ -381,8 +405,12 @@ impl Page for pb::UploadsPage {
         self.items.extend(answer.items);
     }
 
-    fn more(&mut self) -> &mut bool {
-        &mut self.more
+    fn more(&self) -> bool {
+        self.more
+    }
+
+    fn set_more(&mut self) {
+        self.more = true;
     }
 }
 

@@ -327,7 +327,8 @@ macro_rules! meta_testsuite {
                 many_parts_are_aborted_in_steps,
                 uploads_are_listed_by_key_and_age;
             listing: pages_agree_with_a_model, groups_are_skipped_not_read,
-                delete_markers_do_not_make_a_page_endless, pages_of_many_shards_agree_with_a_model,
+                delete_markers_do_not_make_a_page_endless, delete_markers_do_not_show_a_group_twice,
+                pages_of_many_shards_agree_with_a_model,
                 only_shards_that_may_have_keys_are_asked;
             buckets: created_once_by_one_owner, a_bucket_with_contents_stays,
                 unfinished_buckets_are_finished, attempts_to_delete_do_not_mix;
